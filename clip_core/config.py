@@ -1,0 +1,267 @@
+"""The one configuration: flags, the TUI's form, config.json and the documentation are made from these models.
+
+`TrainConfig` is what a user says; `ClipConfig` is what a network is. A value of None in `TrainConfig` means
+"worked out from the data and the hardware"; what it became is stored under `resolved` in config.json.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clip_core.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """Immutable, typed, and without room for a misspelt key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# ---------------------------------------------------------------- what a network is
+
+
+class Pooling(StrEnum):
+    MEAN = "mean"
+    CLASS_TOKEN = "class_token"
+    END_OF_TEXT = "end_of_text"
+
+
+class Activation(StrEnum):
+    GELU = "gelu"
+    QUICK_GELU = "quick_gelu"
+
+
+class Stem(StrEnum):
+    PATCH = "patch"
+    CONV = "conv"
+
+
+class ImageTower(Frozen):
+    """A Vision Transformer (Dosovitskiy et al. 2020)."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
+    patch_size: Annotated[int, Field(ge=2, le=128)] = 8
+    width: Annotated[int, Field(ge=8)] = 256
+    heads: Annotated[int, Field(ge=1)] = 4
+    layers: Annotated[int, Field(ge=1)] = 6
+    mlp_ratio: float = 4.0
+    stem: Stem = Stem.PATCH
+    pooling: Literal[Pooling.MEAN, Pooling.CLASS_TOKEN] = Pooling.MEAN
+    pre_norm: bool = False
+    patch_bias: bool = True
+    activation: Activation = Activation.GELU
+    norm_eps: float = 1e-5
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class TextTower(Frozen):
+    """A causal Transformer whose answer stands at the end-of-text token (Radford et al. 2021)."""
+
+    vocab_size: Annotated[int, Field(ge=3)]
+    end_token: Annotated[int, Field(ge=0)]
+    context_length: Annotated[int, Field(ge=3, le=4096)] = 77
+    width: Annotated[int, Field(ge=8)] = 256
+    heads: Annotated[int, Field(ge=1)] = 4
+    layers: Annotated[int, Field(ge=1)] = 6
+    mlp_ratio: float = 4.0
+    causal: bool = True
+    pooling: Literal[Pooling.END_OF_TEXT] = Pooling.END_OF_TEXT
+    activation: Activation = Activation.GELU
+    norm_eps: float = 1e-5
+
+
+class Preprocessing(Frozen):
+    """How a picture becomes `pixel_values`: resize the short side, crop the centre, scale to [0, 1], normalise."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own statistics
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic"] = "bicubic"
+
+
+class ClipConfig(Frozen):
+    """The identity of a network: both towers, the shared embedding, and how its pictures are prepared."""
+
+    embed_dim: Annotated[int, Field(ge=8)]
+    image: ImageTower
+    text: TextTower
+    preprocessing: Preprocessing
+
+
+class Preset(NamedTuple):
+    embed_dim: int
+    heads: int
+    layers: int
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(256, 4, 6),
+    "small": Preset(384, 6, 8),
+    "base": Preset(512, 8, 12),
+    "large": Preset(768, 12, 24),
+}
+
+
+# ---------------------------------------------------------------- what a user says
+
+
+class DataConfig(Frozen):
+    """Where the pairs come from and how they are split."""
+
+    data_file: Path | None = Field(None, description="pair list: JSON [{image, caption}]")
+    image_root: Path | None = Field(None, description="folder the image paths start from (default: beside the list)")
+    val_file: Path | None = Field(None, description="pair list to evaluate on (default: a share of the pictures)")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures held out for evaluation")
+    create_synthetic: bool = Field(False, description="draw coloured shapes where the data file is not there yet")
+    synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="how many shapes to draw")
+    synthetic_size: int = Field(64, ge=16, le=1024, description="side of a drawn picture, pixels")
+    holdout_combinations: int = Field(
+        0, ge=0, le=12, description="colour-shape combinations kept out of training entirely"
+    )
+    tokenizer: Literal["char", "bpe"] | Path | None = Field(
+        None, description="char, bpe (trained on the captions) or a tokenizer.json (default: by the captions)"
+    )
+    vocab_size: int = Field(3000, ge=300, le=200_000, description="largest vocabulary of a trained BPE")
+    context_length: int = Field(77, ge=3, le=4096, description="longest caption, in tokens")
+    bad_pairs: Literal["skip", "refuse"] = Field("skip", description="what to do with unusable pairs")
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of unusable pairs past which training refuses")
+    cache_gb: float = Field(4.0, ge=0, description="decoded pictures kept in memory up to this many GB")
+    workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
+
+
+class ModelConfig(Frozen):
+    """The network to train from scratch."""
+
+    model_size: Literal["tiny", "small", "base", "large"] = Field("tiny", description="preset of both towers")
+    image_size: int = Field(64, ge=16, le=1024, description="side of the picture the model sees, pixels")
+    patch_size: int = Field(8, ge=2, le=128, description="side of a patch, pixels")
+    stem: Literal["patch", "conv"] = Field(
+        "patch", description="how patches are embedded: one linear map, or small convolutions"
+    )
+    layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: the preset's)")
+
+
+class OptimConfig(Frozen):
+    """How the weights are moved."""
+
+    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training pairs")
+    batch_size: int | None = Field(None, ge=2, le=65536, description="pairs a step (default: by the data)")
+    lr: float | None = Field(None, gt=0, le=1, description="peak learning rate (default: by the model size)")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the run over which the learning rate rises")
+    min_lr: float = Field(0.01, ge=0, le=1, description="share of the peak that the cosine decay ends at")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="decay of matrices; norms, biases, temperature have none")
+    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay")
+    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    temperature: float = Field(0.07, ge=0.01, le=1, description="initial softmax temperature (1 / logit scale)")
+    augment: bool = Field(True, description="random crops in training; never flips or changes colour")
+
+
+class RunConfig(Frozen):
+    """Where the run is written, on what it computes, and how often it reports."""
+
+    run_dir: Path | None = Field(None, description="the run's directory (default: runs/DATE-TIME)")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, crops and split")
+    device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first there is)")
+    precision: Literal["fp32", "bf16"] | None = Field(None, description="default: bf16 where the hardware has it")
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: once an epoch, "
+                                                           "at most about 30 a run)")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at evaluations)")
+    keep_checkpoints: int = Field(2, ge=1, description="how many latest checkpoints to keep beside the best")
+    log_every: int = Field(10, ge=1, description="steps between train lines in metrics.jsonl")
+
+
+class TrainConfig(Frozen):
+    """Everything that a training run is told."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+
+SECTIONS: tuple[str, ...] = tuple(TrainConfig.model_fields)
+
+
+def flag(field: str) -> str:
+    """The command-line spelling of a field: `batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def explain(error: ValidationError) -> UsageError:
+    """A validation error as one sentence per mistake: the flag, what it was, what it may be."""
+    sentences = []
+    for mistake in error.errors(include_url=False):
+        names = [str(part) for part in mistake["loc"] if str(part) in _FIELDS] or [str(p) for p in mistake["loc"][-1:]]
+        message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if mistake["type"] == "extra_forbidden":
+            sentences.append(f"unknown setting {'.'.join(str(p) for p in mistake['loc'])}")
+        elif mistake["type"] == "value_error" or not names:
+            sentences.append(message)
+        else:
+            sentences.append(f"{flag(names[-1])} is {mistake['input']!r}; it {message}")
+    return UsageError("; ".join(dict.fromkeys(sentences)) + ".")
+
+
+_FIELDS = frozenset(
+    name for section in (DataConfig, ModelConfig, OptimConfig, RunConfig) for name in section.model_fields
+)
+
+
+def parse_config(values: dict[str, Any]) -> TrainConfig:
+    """A nested dict, as config.json holds it, as a TrainConfig.
+
+    Raises:
+        UsageError: naming each flag that is unknown or out of range.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def architecture(model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int) -> ClipConfig:
+    """The network that a preset names, for a tokenizer's vocabulary.
+
+    Raises:
+        UsageError: if the picture size is not a multiple of the patch size.
+    """
+    preset = PRESETS[model.model_size]
+    layers = model.layers or preset.layers
+    try:
+        return ClipConfig(
+            embed_dim=preset.embed_dim,
+            image=ImageTower(
+                image_size=model.image_size,
+                patch_size=model.patch_size,
+                width=preset.embed_dim,
+                heads=preset.heads,
+                layers=layers,
+                stem=Stem(model.stem),
+            ),
+            text=TextTower(
+                vocab_size=vocab_size,
+                end_token=end_token,
+                context_length=context_length,
+                width=preset.embed_dim,
+                heads=preset.heads,
+                layers=layers,
+            ),
+            preprocessing=Preprocessing(image_size=model.image_size),
+        )
+    except ValidationError as error:
+        raise explain(error) from None

@@ -1,0 +1,74 @@
+"""The picture's tower: a Vision Transformer.
+
+Shapes: B pictures, S picture side, P patches, T = P (+ 1 class token), W width, D embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip_core.config import ImageTower, Pooling, Stem
+from clip_core.model.transformer import Block, initialise_blocks
+
+
+class ImageEncoder(nn.Module):
+    """Patches, positions, Transformer, pooling, projection, unit length (Dosovitskiy et al. 2020).
+
+    forward: pixel_values float (B, 3, S, S), normalised -> image_embeds (B, D) of length one.
+    """
+
+    def __init__(self, config: ImageTower, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.patches = make_stem(config)
+        class_tokens = int(config.pooling is Pooling.CLASS_TOKEN)
+        self.class_token = nn.Parameter(torch.randn(width) * width**-0.5) if class_tokens else None
+        self.positions = nn.Parameter(torch.randn(config.grid**2 + class_tokens, width) * width**-0.5)
+        self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                causal=False,
+                activation=config.activation,
+                norm_eps=config.norm_eps,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm_post = nn.LayerNorm(width, eps=config.norm_eps)
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+        initialise_blocks(self.blocks, width)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)  # (B, P, W)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)  # (B, T, W)
+        tokens = self.norm_pre(tokens + self.positions)
+        for block in self.blocks:
+            tokens = block(tokens)
+        pooled = self.norm_post(pool_patches(tokens, self.config.pooling))  # (B, W)
+        return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
+
+
+def pool_patches(tokens: Tensor, how: Pooling) -> Tensor:
+    """One vector a picture: the mean over patches, or the class token.  (B, T, W) -> (B, W)"""
+    return tokens.mean(dim=1) if how is Pooling.MEAN else tokens[:, 0]
+
+
+def make_stem(config: ImageTower) -> nn.Module:
+    """Pictures to patch vectors.  (B, 3, S, S) -> (B, W, S / patch, S / patch)
+
+    `patch` is the linear map of ViT; `conv` halves the picture with 3x3 convolutions until a patch is left, which
+    learns faster from few pictures (Xiao et al. 2021, "Early convolutions help transformers see better").
+    """
+    if config.stem is Stem.PATCH:
+        return nn.Conv2d(3, config.width, config.patch_size, config.patch_size, bias=config.patch_bias)
+    halvings = config.patch_size.bit_length() - 1
+    widths = [3, *(max(config.width >> (halvings - i), 16) for i in range(1, halvings + 1))]
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], config.width, 1))

@@ -1,0 +1,56 @@
+"""The caption's tower: a causal Transformer.
+
+Shapes: B captions, T tokens (at most the context length), W width, D embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip_core.config import TextTower
+from clip_core.model.transformer import Block, initialise_blocks
+
+
+class TextEncoder(nn.Module):
+    """Tokens, positions, Transformer, the end-of-text token, projection, unit length (Radford et al. 2021).
+
+    forward: input_ids int64 (B, T) -> text_embeds (B, D) of length one. What follows a caption's first end token is
+    padding: the causal mask keeps it from the answer, so captions may be trimmed or padded to any length.
+    """
+
+    def __init__(self, config: TextTower, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.tokens = nn.Embedding(config.vocab_size, width)
+        self.positions = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                causal=config.causal,
+                activation=config.activation,
+                norm_eps=config.norm_eps,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm_final = nn.LayerNorm(width, eps=config.norm_eps)
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        initialise_blocks(self.blocks, width)
+        nn.init.normal_(self.projection.weight, std=width**-0.5)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        tokens = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]  # (B, T, W)
+        for block in self.blocks:
+            tokens = block(tokens)
+        pooled = self.norm_final(pool_end_of_text(tokens, input_ids, self.config.end_token))  # (B, W)
+        return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
+
+
+def pool_end_of_text(tokens: Tensor, input_ids: Tensor, end_token: int) -> Tensor:
+    """The vector at each caption's first end token.  (B, T, W), (B, T) -> (B, W)"""
+    end = (input_ids == end_token).int().argmax(dim=1)  # (B,)
+    index = end[:, None, None].expand(-1, 1, tokens.shape[2])  # (B, 1, W)
+    return tokens.gather(1, index.long()).squeeze(1)

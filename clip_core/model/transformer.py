@@ -1,0 +1,74 @@
+"""The Transformer that both towers are made of.
+
+Shapes: B batch, T tokens, W width, H heads, E = W / H.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip_core.config import Activation
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation that OpenAI's CLIP weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def make_activation(activation: Activation) -> nn.Module:
+    return QuickGELU() if activation is Activation.QUICK_GELU else nn.GELU()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017), causal or not.  (B, T, W) -> (B, T, W)"""
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, E)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, E)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A pre-norm residual block: attention, then a two-layer MLP.  (B, T, W) -> (B, T, W)"""
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float, causal: bool, activation: Activation, norm_eps: float
+    ) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm_1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attention = Attention(width, heads, causal=causal)
+        self.norm_2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), make_activation(activation), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_1(x))
+        return x + self.mlp(self.norm_2(x))
+
+
+def initialise_blocks(blocks: nn.ModuleList, width: int) -> None:
+    """CLIP's own initialisation: what is added to the residual stream shrinks with depth (Radford et al. 2021)."""
+    attention_std = width**-0.5
+    residual_std = attention_std * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        assert isinstance(block, Block)
+        first, last = block.mlp[0], block.mlp[2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        for linear, std in (
+            (block.attention.qkv, attention_std),
+            (block.attention.out, residual_std),
+            (first, (2 * width) ** -0.5),
+            (last, residual_std),
+        ):
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)

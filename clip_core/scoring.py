@@ -1,0 +1,126 @@
+"""Scores of embeddings, in NumPy: the one place for training, TUI, command line and ONNX alike.
+
+Shapes: Q queries, G gallery rows, D embedding size, C classes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_core.errors import ShapeError
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+_CHUNK = 1024  # rows of the similarity matrix held at once
+RECALL_AT = (1, 5, 10)
+
+
+def l2_normalise(vectors: FloatArray) -> FloatArray:
+    """Rows of length one; a zero row stays zero.  (N, D) -> (N, D)"""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def similarity(queries: FloatArray, gallery: FloatArray) -> FloatArray:
+    """Cosine of every query with every gallery row.  (Q, D), (G, D) -> (Q, G)
+
+    Raises:
+        ShapeError: if the embedding sizes differ.
+    """
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise ShapeError(f"embeddings of shape {queries.shape} cannot be compared with {gallery.shape}.")
+    return np.asarray(queries @ gallery.T, dtype=np.float32)
+
+
+def top_k(scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    """The k largest of each row, best first, ties by the lower index.  (Q, G) -> indices (Q, k), scores (Q, k)"""
+    k = min(k, scores.shape[1])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order.astype(np.int64), np.take_along_axis(scores, order, axis=1)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def positive_ranks(
+    queries: FloatArray, gallery: FloatArray, query_rows: IntArray, gallery_rows: IntArray
+) -> IntArray:
+    """For each query, how many gallery rows stand before its best positive.  -> (Q,)
+
+    A row that ties with the best positive stands before it unless it is a positive too, so that a model whose
+    embeddings have all become one scores nothing. Memory grows with Q + G, not with Q x G.
+
+    Args:
+        queries: L2-normalised, float32, shape (Q, D).
+        gallery: L2-normalised, float32, shape (G, D).
+        query_rows, gallery_rows: the matches as index pairs, each of shape (P,); every query has at least one.
+    Raises:
+        ShapeError: if the embedding sizes differ, or a query has no positive.
+    """
+    order = np.argsort(query_rows, kind="stable")
+    query_rows, gallery_rows = query_rows[order], gallery_rows[order]
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), _CHUNK):
+        scores = similarity(queries[start : start + _CHUNK], gallery)
+        positive = np.zeros(scores.shape, dtype=bool)
+        low, high = np.searchsorted(query_rows, [start, start + len(scores)])
+        positive[query_rows[low:high] - start, gallery_rows[low:high]] = True
+        if not positive.any(axis=1).all():
+            raise ShapeError("every query needs at least one positive in the gallery.")
+        best = np.where(positive, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks[start : start + len(scores)] = ((scores >= best) & ~positive).sum(axis=1)
+    return ranks
+
+
+def recall_at_k(ranks: IntArray, k: int) -> float:
+    """Share of queries with a positive among their k nearest, from `positive_ranks`.
+
+    Source: the any-hit convention of Karpathy & Fei-Fei 2015, as CLIP's own evaluation uses.
+    """
+    return float((ranks < k).mean()) if len(ranks) else 0.0
+
+
+def retrieval_scores(
+    images: FloatArray, texts: FloatArray, image_rows: IntArray, text_rows: IntArray
+) -> dict[str, float]:
+    """Recall@1/5/10 both ways over a validation set.
+
+    Args:
+        images: one row per distinct picture, (I, D), L2-normalised.
+        texts: one row per distinct normalised caption, (T, D), L2-normalised.
+        image_rows, text_rows: for each pair, its picture's row and its caption's row, (P,).
+    Returns:
+        `image_to_text_recall@k` and `text_to_image_recall@k` for k in 1, 5, 10.
+    """
+    ranks = {
+        "image_to_text": positive_ranks(images, texts, image_rows, text_rows),
+        "text_to_image": positive_ranks(texts, images, text_rows, image_rows),
+    }
+    return {f"{way}_recall@{k}": recall_at_k(rank, k) for way, rank in ranks.items() for k in RECALL_AT}
+
+
+def class_prototypes(embeddings: FloatArray, classes: int) -> FloatArray:
+    """Mean of each class's template embeddings, normalised again.  (templates x C, D) -> (C, D)
+
+    Source: prompt ensembling of Radford et al. 2021, section 3.1.4.
+    """
+    return l2_normalise(embeddings.reshape(-1, classes, embeddings.shape[1]).mean(axis=0))
+
+
+def zero_shot_scores(images: FloatArray, classes: FloatArray, labels: IntArray) -> dict[str, float]:
+    """Top-1, top-5 and the mean of the per-class top-1.  (N, D), (C, D), (N,) -> shares in [0, 1]"""
+    hits1, hits5 = np.zeros(len(images), bool), np.zeros(len(images), bool)
+    for start in range(0, len(images), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        best, _ = top_k(similarity(images[rows], classes), 5)
+        hits1[rows] = best[:, 0] == labels[rows]
+        hits5[rows] = (best == labels[rows, None]).any(axis=1)
+    per_class = [hits1[labels == label].mean() for label in np.unique(labels)]
+    return {
+        "zero_shot_top1": float(hits1.mean()),
+        "zero_shot_top5": float(hits5.mean()),
+        "zero_shot_mean_per_class": float(np.mean(per_class)),
+    }

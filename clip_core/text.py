@@ -1,0 +1,21 @@
+"""Text that came from a file, made safe for a terminal, and captions made comparable."""
+
+import unicodedata
+
+# Characters that move the cursor, recolour, reverse or hide text: C0/C1 controls, bidi overrides, line separators.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """`text` on one line without control characters, cut to `limit` characters; never markup, never an escape."""
+    safe = "".join(
+        " " if c in "\n\r\t" else "" if unicodedata.category(c) in _UNSAFE_CATEGORIES or c in _BIDI else c
+        for c in text
+    )
+    return safe if limit is None or len(safe) <= limit else safe[: max(limit - 1, 0)] + "…"
+
+
+def normalise_caption(caption: str) -> str:
+    """The form in which two captions count as the same: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", caption).casefold().split())

@@ -1,0 +1,77 @@
+"""What to compute on, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import psutil
+import torch
+
+from clip_core.errors import UsageError
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """CUDA, then Apple's MPS, then CPU, unless one is asked for.
+
+    Raises:
+        UsageError: if the device asked for is not there.
+    """
+    if wanted is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(f"--device is {wanted!r}; it may be cuda, cuda:N, mps or cpu.") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise UsageError(f"--device {wanted} is not there; this machine has {', '.join(_present())}.")
+    return device
+
+
+def _present() -> list[str]:
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
+
+
+def choose_precision(device: torch.device, wanted: str | None) -> str:
+    """bf16 where the hardware multiplies it natively, else fp32.
+
+    Raises:
+        UsageError: if bf16 is asked for on a GPU that has none.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
+    if wanted == "bf16" and not native and device.type != "cpu":
+        raise UsageError(f"--precision bf16 is not to be had on {describe(device)}; use --precision fp32.")
+    return wanted or ("bf16" if native else "fp32")
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Matrix products in bf16 with fp32 weights, or nothing at all."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: a GPU by its name, a CPU by the threads that torch uses."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return "Apple GPU (mps)" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory on a GPU, resident size on a CPU, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return float(psutil.Process().memory_info().rss) / 1e6

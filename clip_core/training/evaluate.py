@@ -1,0 +1,135 @@
+"""The held-out pairs: validation loss, recall both ways, zero-shot accuracy, and a probe to look at.
+
+Shapes: I distinct pictures, T distinct captions, P pairs, D embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from clip_core.config import Preprocessing
+from clip_core.data.dataset import PairSet
+from clip_core.data.store import PictureStore
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.model.clip import CLIP
+from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
+from clip_core.training.augment import to_pixel_values
+from clip_core.training.device import autocast
+from clip_core.training.loss import CLIPLoss, matching_pairs
+
+_BATCH = 256
+_PROBES = 8
+_IN_BATCH_LOSS = 128  # pairs a batch of the validation loss: fixed, so that runs can be compared
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a run is judged by."""
+
+    pairs: PairSet
+    store: PictureStore
+    classes: list[str] | None
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+
+    def probe_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The first pairs that share neither picture nor caption."""
+        rows: list[int] = []
+        images: set[int] = set()
+        captions: set[int] = set()
+        for row, (image, caption) in enumerate(zip(self.pairs.pair_images, self.pairs.pair_captions, strict=True)):
+            if int(image) not in images and int(caption) not in captions:
+                rows.append(row)
+                images.add(int(image))
+                captions.add(int(caption))
+            if len(rows) == _PROBES:
+                break
+        return np.array(rows, dtype=np.int64)
+
+
+@torch.inference_mode()
+def embed_pictures(
+    model: CLIP, store: PictureStore, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
+) -> FloatArray:
+    """Every picture of a store.  -> (I, D)"""
+    device = model.log_logit_scale.device
+    parts = []
+    for start in range(0, len(store), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(store)))
+        pictures = torch.from_numpy(store.get(rows)).to(device, non_blocking=True)
+        with autocast(device, precision):
+            parts.append(model.encode_image(to_pixel_values(pictures, preprocessing)).float().cpu().numpy())
+        beat()
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def embed_captions(model: CLIP, tokenizer: Tokenizer, captions: list[str], precision: str) -> FloatArray:
+    """Captions in their order.  -> (T, D)"""
+    device = model.log_logit_scale.device
+    parts = []
+    for start in range(0, len(captions), _BATCH):
+        input_ids = torch.from_numpy(tokenizer.encode(captions[start : start + _BATCH])).to(device)
+        with autocast(device, precision):
+            parts.append(model.encode_text(input_ids).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def evaluate(
+    model: CLIP, held_out: HeldOut, precision: str, beat: Callable[[], None] = lambda: None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores over the whole validation set, and the probe of the fixed pairs."""
+    model.eval()
+    images = embed_pictures(model, held_out.store, held_out.preprocessing, precision, beat)
+    texts = embed_captions(model, held_out.tokenizer, held_out.pairs.captions, precision)
+    model.train()
+    pairs = held_out.pairs
+    scores = {"val_loss": _validation_loss(images, texts, pairs, float(model.logit_scale().detach()))}
+    scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
+    scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
+    if held_out.classes:
+        class_embeds = embed_captions(model, held_out.tokenizer, held_out.classes, precision)
+        model.train()
+        labels = _labels(pairs, held_out.classes)
+        scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(held_out.classes)), labels)
+    return scores, _probe(images, texts, held_out)
+
+
+def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The class of each picture, from its one caption.  -> (I,)"""
+    from clip_core.text import normalise_caption
+
+    number = {normalise_caption(name): index for index, name in enumerate(classes)}
+    of_caption = np.array([number[normalise_caption(caption)] for caption in pairs.captions], dtype=np.int64)
+    labels = np.empty(len(pairs.images), dtype=np.int64)
+    labels[pairs.pair_images] = of_caption[pairs.pair_captions]
+    return labels
+
+
+def _validation_loss(images: FloatArray, texts: FloatArray, pairs: PairSet, logit_scale: float) -> float:
+    """The training loss over the held-out pairs in fixed batches."""
+    order = np.random.default_rng(0).permutation(len(pairs.pair_images))
+    loss, scale, total = CLIPLoss(), torch.tensor(logit_scale), 0.0
+    for start in range(0, len(order), _IN_BATCH_LOSS):
+        rows = order[start : start + _IN_BATCH_LOSS]
+        image_ids, caption_ids = pairs.pair_images[rows], pairs.pair_captions[rows]
+        matches = matching_pairs(torch.from_numpy(image_ids), torch.from_numpy(caption_ids))
+        value, _ = loss(torch.from_numpy(images[image_ids]), torch.from_numpy(texts[caption_ids]), scale, matches)
+        total += float(value) * len(rows)
+    return total / len(order)
+
+
+def _probe(images: FloatArray, texts: FloatArray, held_out: HeldOut) -> dict[str, Any]:
+    rows = held_out.probe_rows()
+    image_rows, caption_rows = held_out.pairs.pair_images[rows], held_out.pairs.pair_captions[rows]
+    scores = similarity(images[image_rows], texts[caption_rows])
+    return {
+        "images": [str(held_out.pairs.images[i]) for i in image_rows],
+        "captions": [held_out.pairs.captions[c] for c in caption_rows],
+        "similarity": scores.round(5).tolist(),
+        "image_to_text": top_k(scores, 5)[0].tolist(),
+        "text_to_image": top_k(np.ascontiguousarray(scores.T), 5)[0].tolist(),
+    }

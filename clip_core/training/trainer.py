@@ -1,0 +1,317 @@
+"""The training loop: one step at a time, everything that happened written to the run directory."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_core.config import OptimConfig, Preprocessing
+from clip_core.errors import TrainingError
+from clip_core.model.checkpoint import (
+    checkpoint_name,
+    delete_damaged,
+    delete_superseded,
+    load_tensors,
+    load_weights,
+    read_state,
+    save_checkpoint,
+    valid_checkpoints,
+)
+from clip_core.model.clip import CLIP
+from clip_core.run_dir import RunWriter, State
+from clip_core.training.augment import random_crop, to_pixel_values
+from clip_core.training.batches import Batch, BatchMaker, BatchStream
+from clip_core.training.control import Signals
+from clip_core.training.device import autocast, memory_mb
+from clip_core.training.evaluate import HeldOut, evaluate
+from clip_core.training.log import Log, Pace
+from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs
+from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+from clip_core.training.recipe import Recipe
+
+_PAUSE_POLL = 0.2  # seconds
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything that resuming needs and that is no tensor."""
+
+    step: int = 0  # steps done
+    best_score: tuple[float, float] = (-1.0, 0.0)  # mean recall, minus the validation loss
+    best_checkpoint: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    scored_at: int = -1
+    train_seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a model from wherever `progress` stands to the end, or to a request or signal to stop."""
+
+    def __init__(
+        self,
+        model: CLIP,
+        batches: BatchMaker,
+        held_out: HeldOut,
+        writer: RunWriter,
+        log: Log,
+        *,
+        recipe: Recipe,
+        optim: OptimConfig,
+        seed: int,
+        log_every: int,
+        keep_checkpoints: int,
+    ) -> None:
+        self.device = torch.device(recipe.device)
+        self.model = model.to(self.device)
+        self.batches, self.held_out, self.writer, self.log = batches, held_out, writer, log
+        self.recipe, self.optim, self.seed = recipe, optim, seed
+        self.log_every, self.keep_checkpoints = log_every, keep_checkpoints
+        self.preprocessing: Preprocessing = model.config.preprocessing
+        self.loss = CLIPLoss()
+        self.optimiser = make_optimiser(self.model, optim, recipe.lr, self.device)
+        self.progress = Progress()
+        self.pace = Pace()
+        self._saved_at = -1
+
+    # ------------------------------------------------------------ the loop
+
+    def train(self, signals: Signals) -> State:
+        """Train to the end. Returns FINISHED, or STOPPED when a signal or a request came first.
+
+        Raises:
+            TrainingError: at a non-finite loss or gradient; no such step reaches the weights.
+        """
+        self.model.train()
+        stream = BatchStream(self.batches, self.progress.step, self.recipe.steps, self.device)
+        self.log.start_bar(self.recipe.steps, self.progress.step)
+        self.status(State.RUNNING)
+        try:
+            if self.progress.step == 0 and self.progress.scored_at < 0:
+                self.evaluate()
+            self.pace.read(stream.waited)
+            started = time.perf_counter()
+            for batch in stream:
+                measured = self.train_step(batch.to(self.device))
+                self.progress.train_seconds += time.perf_counter() - started
+                self.after_step(measured, stream)
+                started = time.perf_counter()
+                if self.wants_to_stop(signals):
+                    self.save()
+                    return State.STOPPED
+            if self.progress.scored_at != self.progress.step:
+                self.evaluate()
+            self.save()
+            return State.FINISHED
+        finally:
+            stream.close()
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, backward, one move of the weights; returns what was measured, still on the device."""
+        step = self.progress.step
+        lr = self.set_learning_rate(step)
+        pixel_values = to_pixel_values(batch.pictures, self.preprocessing)
+        if self.optim.augment:
+            pixel_values = random_crop(pixel_values, _generator(self.seed, step))
+        matches = matching_pairs(batch.image_ids, batch.caption_ids)
+        with autocast(self.device, self.recipe.precision):
+            images, texts = self.model(pixel_values, batch.input_ids)
+        logit_scale = self.model.logit_scale()
+        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
+        self.refuse_non_finite(loss, grad_norm, lr)
+        self.optimiser.step()
+        self.model.clamp_temperature()
+        self.progress.step += 1
+        image_top1, text_top1 = batch_top1(logits, matches)
+        return {
+            "loss": loss.detach(),
+            "grad_norm": grad_norm,
+            "logit_scale": logit_scale.detach(),
+            "image_to_text_top1": image_top1,
+            "text_to_image_top1": text_top1,
+        }
+
+    def set_learning_rate(self, step: int) -> float:
+        lr = learning_rate(
+            step,
+            peak=self.recipe.lr,
+            steps=self.recipe.steps,
+            warmup_steps=self.recipe.warmup_steps,
+            floor=self.optim.min_lr,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def refuse_non_finite(self, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
+        if torch.isfinite(loss + grad_norm):
+            return
+        what = "loss" if not torch.isfinite(loss) else "gradient"
+        raise TrainingError(
+            f"the {what} is not finite at step {self.progress.step} (learning rate {lr:g}); no checkpoint holds it. "
+            f"Start again with a lower --lr, or with --precision fp32."
+        )
+
+    # ------------------------------------------------------------ between steps
+
+    def after_step(self, measured: dict[str, Tensor], stream: BatchStream) -> None:
+        """Report, evaluate and save as often as the recipe says, and serve what a reader asked for."""
+        step = self.progress.step
+        self.pace.count(self.recipe.batch_size)
+        if step % self.log_every == 0 or step == 1 or step == self.recipe.steps:
+            self.report({name: float(value) for name, value in measured.items()}, stream)
+        if self.log.interactive:
+            self.log.advance(self.figures(float(measured["loss"])))
+        started = time.perf_counter()
+        if step % self.recipe.eval_every == 0 or step == self.recipe.steps:
+            self.evaluate()
+        if step % self.recipe.checkpoint_every == 0:
+            self.save()
+        self.writer.heartbeat(step=step, epoch=self.epoch)
+        self.pace.skip(time.perf_counter() - started)
+
+    def report(self, measured: dict[str, float], stream: BatchStream) -> None:
+        scale = measured["logit_scale"]
+        self.writer.metric(
+            "train",
+            self.progress.step,
+            epoch=self.epoch,
+            **{name: round(value, 6) for name, value in measured.items()},
+            temperature=round(1 / scale, 6),
+            lr=self.optimiser.param_groups[0]["lr"],
+            memory_mb=round(memory_mb(self.device), 1),
+            **self.pace.read(stream.waited),
+        )
+
+    def figures(self, loss: float) -> dict[str, str]:
+        recall = self.progress.scores.get("mean_recall", 0.0)
+        return {"loss": f"{loss:.3f}", "recall": f"{recall:.1%}", "pictures/s": f"{self.pace.last:.0f}"}
+
+    @property
+    def epoch(self) -> int:
+        return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
+
+    def evaluate(self) -> None:
+        """Score the held-out pairs, remember whether they are the best so far, write metrics and a probe."""
+        started = time.perf_counter()
+        step = self.progress.step
+        scores, probe = evaluate(
+            self.model, self.held_out, self.recipe.precision, lambda: self.writer.heartbeat(step=step, epoch=self.epoch)
+        )
+        seconds = time.perf_counter() - started
+        self.progress.scores, self.progress.scored_at = scores, step
+        self.writer.metric(
+            "eval",
+            step,
+            epoch=self.epoch,
+            **{k: round(v, 6) for k, v in scores.items()},
+            train_seconds=round(self.progress.train_seconds, 2),
+            seconds=round(seconds, 3),
+        )
+        self.writer.probe(step, {"step": step, **probe})
+        self.log.say(self.line(scores))
+        score = (scores["mean_recall"], -scores["val_loss"])
+        if step > 0 and score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
+            self.save()
+
+    def line(self, scores: dict[str, float]) -> str:
+        """An evaluation in one plain line."""
+        left = self.recipe.steps - self.progress.step
+        rate = self.progress.step / max(self.progress.train_seconds, 1e-9)
+        parts = [
+            f"step {self.progress.step}/{self.recipe.steps}",
+            f"val loss {scores['val_loss']:.3f}",
+            f"recall@1 {scores['image_to_text_recall@1']:.1%} to text, {scores['text_to_image_recall@1']:.1%} to image",
+        ]
+        if "zero_shot_top1" in scores:
+            parts.append(f"zero-shot {scores['zero_shot_top1']:.1%}")
+        if self.progress.step:
+            parts += [f"{self.pace.last:.0f} pictures/s", f"{left / rate:.0f} s left"]
+        return "  ".join(parts)
+
+    def wants_to_stop(self, signals: Signals) -> bool:
+        """Serve signals and requests; a pause waits here."""
+        if signals.received is not None:
+            self.writer.event(self.progress.step, f"stopping: signal {signals.received}")
+            return True
+        asked = self.writer.request()
+        if asked is None:
+            return False
+        self.writer.event(self.progress.step, f"asked to {asked}")
+        if asked == "checkpoint":
+            self.save()
+        elif asked == "evaluate":
+            self.evaluate()
+        elif asked == "pause":
+            return self.pause(signals)
+        return asked == "stop"
+
+    def pause(self, signals: Signals) -> bool:
+        """Wait, with a checkpoint on disk, until asked to go on or to stop; returns whether to stop."""
+        self.save()
+        self.status(State.PAUSED)
+        self.log.say(f"paused at step {self.progress.step}")
+        started = time.perf_counter()
+        while signals.received is None:
+            asked = self.writer.request()
+            if asked in ("resume", "stop"):
+                break
+            self.writer.heartbeat()
+            time.sleep(_PAUSE_POLL)
+        self.pace.skip(time.perf_counter() - started)
+        if signals.received is not None or asked == "stop":
+            return True
+        self.log.say("going on")
+        self.status(State.RUNNING)
+        return False
+
+    def status(self, state: State, **values: Any) -> None:
+        self.writer.status(state=state, step=self.progress.step, epoch=self.epoch, **values)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint, let latest.json (and best.json) name it, then delete what they superseded."""
+        progress = self.progress
+        name = checkpoint_name(progress.step)
+        folder = self.writer.path / "checkpoints" / name
+        if self._saved_at != progress.step:
+            state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
+            save_checkpoint(
+                folder,
+                model=self.model,
+                tensors=optimiser_tensors(self.model, self.optimiser),
+                state=state,
+                step=progress.step,
+                epoch=self.epoch,
+                scores=progress.scores if progress.scored_at == progress.step else {},
+            )
+            self._saved_at = progress.step
+        self.writer.point("latest", name, step=progress.step)
+        if progress.best_checkpoint == name:
+            self.writer.point("best", name, step=progress.step, scores=progress.scores)
+        delete_superseded(self.writer.path, keep=self.keep_checkpoints, best=progress.best_checkpoint)
+
+    def resume(self) -> bool:
+        """Go back to the last whole checkpoint, if there is one; returns whether there was."""
+        delete_damaged(self.writer.path)
+        for folder in valid_checkpoints(self.writer.path):
+            state = read_state(folder)
+            load_weights(self.model, folder)
+            restore_optimiser(self.model, self.optimiser, load_tensors(folder / "state.safetensors"))
+            self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
+            self.writer.forget_after(self.progress.step)
+            self._saved_at = self.progress.step
+            return True
+        self.writer.forget_after(-1)
+        return False
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    """Randomness that depends on the seed and the step alone."""
+    return torch.Generator().manual_seed((seed << 32) ^ step)

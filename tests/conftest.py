@@ -1,0 +1,48 @@
+"""What every test may use: a drawn data set and a short real run, made once a session by the real commands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clip_core.data.synthetic import create_synthetic
+
+# Tests run beside each other; more threads than cores only make them wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHORT_RUN = [
+    "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--patch-size", "16", "--layers", "1",
+    "--log-every", "1", "--device", "cpu", "--precision", "fp32",
+]  # fmt: skip
+
+
+def clip_train(*flags: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "clip_core.cli.train", *flags],
+        cwd=cwd, env=command_environment(), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def command_environment() -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair list of 180 drawn shapes, ten of each combination."""
+    data_file = tmp_path_factory.mktemp("shapes") / "dataset.json"
+    create_synthetic(data_file, count=180, seed=0, size=32)
+    return data_file
+
+
+@pytest.fixture(scope="session")
+def trained_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of ten steps; read it, do not write to it."""
+    run = tmp_path_factory.mktemp("runs") / "short"
+    done = clip_train("--data-file", str(shapes), "--run-dir", str(run), *SHORT_RUN, cwd=run.parent)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return run

@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_core.config import ModelConfig, TrainConfig, architecture, parse_config
+from clip_core.errors import UsageError
+from clip_core.text import normalise_caption, printable
+
+
+def test_config_survives_json() -> None:
+    config = parse_config({"data": {"data_file": "a.json", "tokenizer": "bpe"}, "optim": {"lr": 0.001}})
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"optim": {"batch_size": 1}}, "--batch-size is 1; it should be greater than or equal to 2"),
+        ({"model": {"model_size": "huge"}}, "--model-size is 'huge'; it should be 'tiny', 'small', 'base' or 'large'"),
+        ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
+        ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(values: dict, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_config(values)
+    assert said in str(error.value)
+
+
+def test_a_picture_size_that_patches_do_not_fill_is_refused() -> None:
+    with pytest.raises(UsageError, match="64 is not a multiple of patch_size 7"):
+        architecture(ModelConfig(patch_size=7), vocab_size=10, end_token=1, context_length=8)
+
+
+def test_the_configuration_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().optim.epochs = 3  # type: ignore[misc]
+
+
+@given(st.text())
+def test_printable_text_has_no_control_character_and_one_line(text: str) -> None:
+    safe = printable(text)
+    assert "\x1b" not in safe
+    assert all(ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 for c in safe)
+    assert len(safe.splitlines()) <= 1
+    assert printable(safe) == safe
+
+
+@given(st.text())
+def test_normalised_captions_stay_as_they_are_when_normalised_again(text: str) -> None:
+    assert " ".join(normalise_caption(text).split()) == normalise_caption(text)
+
+
+def test_captions_that_differ_in_case_and_space_are_the_same() -> None:
+    assert normalise_caption("  A  Red\tCircle ") == normalise_caption("a red circle")

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_core import scoring
+from clip_core.errors import ShapeError
+from clip_core.scoring import (
+    class_prototypes,
+    l2_normalise,
+    positive_ranks,
+    recall_at_k,
+    retrieval_scores,
+    top_k,
+    zero_shot_scores,
+)
+
+
+def naive_recall(images, texts, image_rows, text_rows, k):  # type: ignore[no-untyped-def]
+    """The full matrix, a Python loop, and no ties."""
+    matches = set(zip(image_rows.tolist(), text_rows.tolist(), strict=True))
+    scores = images @ texts.T
+    hits = [any((i, t) in matches for t in np.argsort(-scores[i])[:k]) for i in range(len(images))]
+    return float(np.mean(hits))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 40), texts=st.integers(1, 40), k=st.sampled_from([1, 5, 10]))
+def test_chunked_recall_equals_the_naive_full_matrix(seed: int, images: int, texts: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    pictures = l2_normalise(rng.normal(size=(images, 8)).astype(np.float32))
+    captions = l2_normalise(rng.normal(size=(texts, 8)).astype(np.float32))
+    extra = rng.integers(0, 20)
+    image_rows = np.concatenate([np.arange(images), rng.integers(0, images, texts), rng.integers(0, images, extra)])
+    text_rows = np.concatenate([rng.integers(0, texts, images), np.arange(texts), rng.integers(0, texts, extra)])
+    scores = retrieval_scores(pictures, captions, image_rows, text_rows)
+    assert scores[f"image_to_text_recall@{k}"] == naive_recall(pictures, captions, image_rows, text_rows, k)
+    assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, pictures, text_rows, image_rows, k)
+
+
+def test_chunks_do_not_change_the_ranks() -> None:
+    rng = np.random.default_rng(0)
+    count = scoring._CHUNK * 2 + 7
+    pictures = l2_normalise(rng.normal(size=(count, 16)).astype(np.float32))
+    captions = l2_normalise(pictures + rng.normal(size=pictures.shape).astype(np.float32) * 0.3)
+    rows = np.arange(count)
+    ranks = positive_ranks(pictures, captions, rows, rows)
+    similarity = pictures @ captions.T
+    assert (ranks == (similarity > np.diag(similarity)[:, None]).sum(axis=1)).all()
+
+
+def test_a_collapsed_model_scores_nothing() -> None:
+    same = np.ones((50, 4), np.float32) / 2
+    rows = np.arange(50)
+    assert recall_at_k(positive_ranks(same, same, rows, rows), 10) == 0.0
+
+
+def test_a_query_without_a_positive_is_an_error() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    with pytest.raises(ShapeError, match="positive"):
+        positive_ranks(vectors, vectors, np.array([0, 1]), np.array([0, 1]))
+
+
+def test_different_embedding_sizes_are_an_error() -> None:
+    with pytest.raises(ShapeError, match="cannot be compared"):
+        positive_ranks(np.eye(3, dtype=np.float32), np.eye(4, dtype=np.float32), np.arange(3), np.arange(3))
+
+
+def test_zero_shot_counts_each_class_alike_in_its_mean() -> None:
+    classes = np.eye(2, dtype=np.float32)
+    images = np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float32)
+    scores = zero_shot_scores(images, classes, np.array([0, 0, 0, 1]))
+    assert scores["zero_shot_top1"] == 0.75
+    assert scores["zero_shot_mean_per_class"] == 0.5
+    assert scores["zero_shot_top5"] == 1.0
+
+
+def test_templates_are_averaged_class_by_class() -> None:
+    embeddings = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)  # two templates x two classes
+    prototypes = class_prototypes(embeddings, 2)
+    np.testing.assert_allclose(prototypes, [[1, 0], [2**-0.5, 2**-0.5]], rtol=1e-6)
+
+
+def test_top_k_is_best_first_and_ties_go_to_the_lower_index() -> None:
+    order, scores = top_k(np.array([[0.1, 0.5, 0.5, 0.2]], np.float32), 3)
+    assert order.tolist() == [[1, 2, 3]]
+    assert scores.shape == (1, 3)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from clip_core.config import (
+    PRESETS,
+    Activation,
+    ClipConfig,
+    ImageTower,
+    ModelConfig,
+    Pooling,
+    Preprocessing,
+    Stem,
+    TextTower,
+    architecture,
+)
+from clip_core.model.clip import CLIP
+from clip_core.model.size import measure, parameters
+
+
+def small(**image: object) -> ClipConfig:
+    return ClipConfig(
+        embed_dim=24,
+        image=ImageTower(**({"image_size": 32, "patch_size": 8, "width": 32, "heads": 2, "layers": 2} | image)),
+        text=TextTower(vocab_size=50, end_token=1, context_length=16, width=32, heads=2, layers=2),
+        preprocessing=Preprocessing(image_size=32),
+    )
+
+
+@pytest.mark.parametrize("stem", Stem)
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLASS_TOKEN])
+@pytest.mark.parametrize("activation", Activation)
+def test_embeddings_have_length_one_for_every_trait(stem: Stem, pooling: Pooling, activation: Activation) -> None:
+    model = CLIP(small(stem=stem, pooling=pooling, activation=activation, pre_norm=True))
+    ids = torch.randint(2, 50, (3, 9))
+    ids[:, -1] = 1
+    images, texts = model(torch.randn(3, 3, 32, 32), ids)
+    for embeds in (images, texts):
+        assert embeds.shape == (3, 24)
+        torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(3))
+
+
+def test_what_follows_the_first_end_token_changes_nothing() -> None:
+    model = CLIP(small()).eval()
+    ids = torch.tensor([[0, 7, 9, 1]])
+    padded = torch.tensor([[0, 7, 9, 1, 5, 1, 30, 2]])
+    torch.testing.assert_close(model.encode_text(ids), model.encode_text(padded), atol=1e-6, rtol=0)
+
+
+def test_a_caption_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+    model = CLIP(small()).eval()
+    ids = torch.tensor([[0, 7, 9, 1, 2, 2], [0, 3, 4, 5, 6, 1]])
+    together = model.encode_text(ids)
+    torch.testing.assert_close(together[:1], model.encode_text(ids[:1, :4]), atol=1e-6, rtol=0)
+
+
+def test_the_logit_scale_stays_between_1_and_100() -> None:
+    model = CLIP(small(), temperature=0.07)
+    assert float(model.logit_scale().detach()) == pytest.approx(1 / 0.07)
+    for value, expected in ((50.0, 100.0), (-3.0, 1.0)):
+        with torch.no_grad():
+            model.log_logit_scale.fill_(value)
+        assert float(model.logit_scale().detach()) == pytest.approx(expected)
+        model.clamp_temperature()
+        assert 0 <= float(model.log_logit_scale) <= 4.7
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_parameter_counts_are_those_of_the_built_towers(name: str) -> None:
+    config = architecture(ModelConfig(model_size=name), vocab_size=100, end_token=1, context_length=20)
+    size, model = measure(config), CLIP(config)
+    assert size.image_parameters == parameters(model.image) == sum(p.numel() for p in model.image.parameters())
+    assert size.text_parameters == parameters(model.text)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_flops_are_those_of_the_formula(name: str) -> None:
+    config = architecture(ModelConfig(model_size=name), vocab_size=100, end_token=1, context_length=20)
+    for flops, tokens, tower in (
+        (measure(config).image_flops, config.image.grid**2, config.image),
+        (measure(config).text_flops, 20, config.text),
+    ):
+        layer = 24 * tokens * tower.width**2 + 4 * tokens**2 * tower.width
+        assert flops == pytest.approx(tower.layers * layer, rel=0.03)  # and a little for patches and projection
