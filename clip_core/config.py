@@ -178,8 +178,9 @@ class RunConfig(Frozen):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, crops and split")
     device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first there is)")
     precision: Literal["fp32", "bf16"] | None = Field(None, description="default: bf16 where the hardware has it")
-    eval_every: int | None = Field(None, ge=1, description="steps between evaluations (default: once an epoch, "
-                                                           "at most about 30 a run)")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between evaluations (default: once an epoch, at most about 30 a run)"
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at evaluations)")
     keep_checkpoints: int = Field(2, ge=1, description="how many latest checkpoints to keep beside the best")
     log_every: int = Field(10, ge=1, description="steps between train lines in metrics.jsonl")

@@ -2,7 +2,7 @@
 
 
 class ClipError(Exception):
-    """Base of every error that is the user's to mend. The commands print it as one sentence and exit with `exit_code`."""
+    """Base of every error that is the user's to mend: printed as one sentence; the command exits with `exit_code`."""
 
     exit_code = 1
 

@@ -44,7 +44,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON; NaN and infinity, which JSON has not, become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8: only JSON's own escapes can carry it
+        text = json.dumps(finite(value), indent=2)
+    write_text(path, text + "\n")
 
 
 def finite(value: Any) -> Any:

@@ -1,10 +1,10 @@
 """The run directory: all that passes between a trainer and everyone who watches it.
 
-    runs/NAME/
-      config.json     schema, config, resolved, model, git, versions, seed
-      status.json     see Status; replaced at every heartbeat
-      metrics.jsonl   one object a line: {"kind": "train" | "eval" | "system" | "event", "step": n, "time": t, ...}
-      probes/STEP.json, control.json, train.log, checkpoints/, latest.json, best.json, tokenizer.json
+runs/NAME/
+  config.json     schema, config, resolved, model, git, versions, seed
+  status.json     see Status; replaced at every heartbeat
+  metrics.jsonl   one object a line: {"kind": "train" | "eval" | "system" | "event", "step": n, "time": t, ...}
+  probes/STEP.json, control.json, train.log, checkpoints/, latest.json, best.json, tokenizer.json
 """
 
 import fcntl
@@ -150,10 +150,10 @@ class RunReader:
         values = _read_json(self.path / "status.json")
         if values is None:
             return None
-        known = {f.name for f in fields(Status)}
+        known: dict[str, Any] = {f.name: values[f.name] for f in fields(Status) if f.name in values}
         try:
-            return Status(**{k: State(v) if k == "state" else v for k, v in values.items() if k in known})
-        except (TypeError, ValueError):
+            return Status(**known | {"state": State(known["state"])})
+        except (KeyError, TypeError, ValueError):
             return None
 
     def state(self, status: Status | None = None) -> State:

@@ -45,9 +45,7 @@ def softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def positive_ranks(
-    queries: FloatArray, gallery: FloatArray, query_rows: IntArray, gallery_rows: IntArray
-) -> IntArray:
+def positive_ranks(queries: FloatArray, gallery: FloatArray, query_rows: IntArray, gallery_rows: IntArray) -> IntArray:
     """For each query, how many gallery rows stand before its best positive.  -> (Q,)
 
     A row that ties with the best positive stands before it unless it is a positive too, so that a model whose

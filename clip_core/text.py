@@ -10,8 +10,7 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 def printable(text: str, limit: int | None = None) -> str:
     """`text` on one line without control characters, cut to `limit` characters; never markup, never an escape."""
     safe = "".join(
-        " " if c in "\n\r\t" else "" if unicodedata.category(c) in _UNSAFE_CATEGORIES or c in _BIDI else c
-        for c in text
+        " " if c in "\n\r\t" else "" if unicodedata.category(c) in _UNSAFE_CATEGORIES or c in _BIDI else c for c in text
     )
     return safe if limit is None or len(safe) <= limit else safe[: max(limit - 1, 0)] + "…"
 

@@ -12,8 +12,15 @@ from clip_core.errors import ClipError, MissingExtraError
 from clip_core.text import printable
 
 _EXTRAS = {
-    "torch": "train", "torchvision": "train", "safetensors": "train", "tqdm": "train", "psutil": "train",
-    "matplotlib": "plot", "onnx": "export", "onnxscript": "export", "textual": "tui",
+    "torch": "train",
+    "torchvision": "train",
+    "safetensors": "train",
+    "tqdm": "train",
+    "psutil": "train",
+    "matplotlib": "plot",
+    "onnx": "export",
+    "onnxscript": "export",
+    "textual": "tui",
 }
 
 
@@ -21,9 +28,7 @@ def run_app(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; a user's mistake becomes one sentence on stderr."""
     name = app.name[0]
     try:
-        result = app(
-            argv, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value"
-        )
+        result = app(argv, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except ClipError as error:
         return _say(name, str(error), error.exit_code)

@@ -59,9 +59,7 @@ def _list_models(model: ModelConfig, data: DataConfig) -> int:
           f"{'GFLOPs/picture':>16}{'GFLOPs/caption':>16}")  # fmt: skip
     for name, preset in PRESETS.items():
         sized = model.model_copy(update={"model_size": name})
-        network = architecture(
-            sized, vocab_size=data.vocab_size, end_token=1, context_length=data.context_length
-        )
+        network = architecture(sized, vocab_size=data.vocab_size, end_token=1, context_length=data.context_length)
         size = measure(network)
         print(
             f"{name:8}{preset.embed_dim:6}{preset.heads:6}{network.image.layers:7}"

@@ -95,7 +95,9 @@ def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         for name, expected in files.items():
             path = folder / Path(name).name
             if path.stat().st_size != expected["size"] or (verify and sha256(path) != expected["sha256"]):
-                raise CheckpointError(f"{path} is damaged: it is not the file that its meta.json describes; use another checkpoint.")
+                raise CheckpointError(
+                    f"{path} is damaged: it is not the file that its meta.json describes; use another checkpoint."
+                )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint ({error}).") from None
     return dict(meta)
@@ -118,7 +120,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'} cannot be read ({error}); resume from another checkpoint.") from None
+        raise CheckpointError(
+            f"{folder / 'state.json'} cannot be read ({error}); resume from another checkpoint."
+        ) from None
 
 
 def delete_damaged(run: Path) -> None:
@@ -201,7 +205,9 @@ def load_model(path: Path) -> LoadedModel:
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{folder / 'meta.json'} does not describe a network: {error}.") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
-    tokenizer = next((d / "tokenizer.json" for d in (folder, folder.parent.parent) if (d / "tokenizer.json").is_file()), None)
+    tokenizer = next(
+        (d / "tokenizer.json" for d in (folder, folder.parent.parent) if (d / "tokenizer.json").is_file()), None
+    )
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
     with torch.device("meta"):

@@ -3,6 +3,8 @@
 Shapes: B pictures, S picture side, P patches, T = P (+ 1 class token), W width, D embedding.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,6 +71,6 @@ def make_stem(config: ImageTower) -> nn.Module:
     halvings = config.patch_size.bit_length() - 1
     widths = [3, *(max(config.width >> (halvings - i), 16) for i in range(1, halvings + 1))]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], config.width, 1))

@@ -98,9 +98,10 @@ class BatchStream:
     def _put(self, item: Batch | BaseException) -> None:
         while not self._closed.is_set():
             try:
-                return self._queue.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
+            return
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self._count):

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ class Log:
 
     def __init__(self) -> None:
         self._file: IO[str] | None = None
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._terminal_open = True
         self.interactive = sys.stdout.isatty() and sys.stderr.isatty()
         self._early: list[str] = []
@@ -64,7 +64,7 @@ class Log:
             write()
         except OSError:
             self._terminal_open, self._bar = False, None
-            sys.stdout = sys.stderr = Path(os.devnull).open("w")
+            sys.stdout = sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _is_stdout(path: Path) -> bool:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def matching_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Which pictures and captions of a batch belong together: same picture, or same caption.  (B,), (B,) -> bool (B, B)"""
+    """Same picture or same caption: what belongs together in a batch.  (B,), (B,) -> bool (B, B)"""
     return (image_ids[:, None] == image_ids) | (caption_ids[:, None] == caption_ids)
 
 
@@ -33,7 +33,7 @@ class CLIPLoss(nn.Module):
 
 @torch.no_grad()
 def batch_top1(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of pictures whose best caption matches, and of captions whose best picture does.  (B, B), (B, B) -> 2 scalars"""
+    """Share of pictures whose best caption matches, and the reverse.  (B, B), (B, B) -> two scalars"""
     by_image = matches.gather(1, logits.argmax(dim=1, keepdim=True))
     by_text = matches.gather(0, logits.argmax(dim=0, keepdim=True))
     return by_image.float().mean(), by_text.float().mean()

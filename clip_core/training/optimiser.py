@@ -9,7 +9,7 @@ from clip_core.config import OptimConfig
 
 
 def make_optimiser(model: nn.Module, config: OptimConfig, lr: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with decay on matrices only: norms, biases, positions, the temperature have none."""
+    """AdamW (Loshchilov & Hutter 2019); norms, biases, positions and the temperature do not decay."""
     groups = [
         {"params": [p for _, p in _by_decay(model, True)], "weight_decay": config.weight_decay},
         {"params": [p for _, p in _by_decay(model, False)], "weight_decay": 0.0},
@@ -22,7 +22,7 @@ def _by_decay(model: nn.Module, decays: bool) -> list[tuple[str, nn.Parameter]]:
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:
-    """Linear rise over `warmup_steps`, then half a cosine to `floor` x `peak` at the last step. `step` counts from 0."""
+    """Linear rise over `warmup_steps`, then half a cosine to `floor` x `peak` at the last step; `step` from 0."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)

@@ -14,7 +14,6 @@ import torch
 
 from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config
 from clip_core.data.dataset import Data, load_data
-from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, RunError, UsageError
 from clip_core.files import write_json
@@ -61,9 +60,7 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
         writer.close()
 
 
-def _train(
-    config: TrainConfig, run: Path, writer: RunWriter, log: Log, signals: Signals, *, resume: bool
-) -> State:
+def _train(config: TrainConfig, run: Path, writer: RunWriter, log: Log, signals: Signals, *, resume: bool) -> State:
     use_all_cores()
     torch.manual_seed(config.run.seed)
     writer.status(state=State.STARTING)
@@ -278,4 +275,3 @@ def _finish(run: Path, log: Log, trainer: Trainer, state: State) -> None:
 def _failed(writer: RunWriter, log: Log, sentence: str) -> None:
     writer.status(state=State.FAILED, error=sentence)
     log.say(f"failed: {sentence}")
-

@@ -22,8 +22,13 @@ def test_a_second_writer_is_refused_and_welcome_once_the_first_is_gone(tmp_path:
 
 
 def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
-    code = f"from clip_core.run_dir import RunWriter; import time, pathlib; w = RunWriter(pathlib.Path({str(tmp_path)!r})); print('up', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=command_environment())
+    code = (
+        "import pathlib, sys, time; from clip_core.run_dir import RunWriter; "
+        "writer = RunWriter(pathlib.Path(sys.argv[1])); print('up', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=command_environment()
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == b"up\n"
     with pytest.raises(RunBusyError):
@@ -142,8 +147,13 @@ def test_runs_are_found_below_a_folder_latest_first(tmp_path: Path) -> None:
 def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     write_json(path, {"old": 1})
-    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
-        beside.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with replacing(path) as beside:
+            beside.write_text("half")
+            tmp_path.write_text("a folder is no file")
+
+    with pytest.raises(IsADirectoryError):
+        fail_half_way()
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]

@@ -1,0 +1,1 @@
+"""What is measured: each script prints a Markdown table. Run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,179 @@
+"""clip-data: look at image-text pairs before training on them, and draw synthetic ones."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from clip_core.cli.app import run_app
+from clip_core.config import DataConfig
+from clip_core.text import normalise_caption, printable
+
+if TYPE_CHECKING:
+    from clip_core.data.pairs import Report
+    from clip_core.data.tokenizer import Tokenizer
+
+_SHOWN = 20  # unusable pairs named on the screen; --json has them all
+
+app = App(name="clip-data", help="Check image-text pairs, or draw synthetic ones.")
+
+
+@dataclass(frozen=True)
+class TokenizerFit:
+    """How well a tokenizer trained on the captions would hold them."""
+
+    kind: str
+    vocab_size: int
+    context_length: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `clip-data check` says about a pair list."""
+
+    usable_pairs: int
+    pictures: int
+    picture_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
+    captions: int  # distinct, normalised
+    repeated_captions: int  # usable pairs whose caption an earlier pair has too
+    longest_caption: int  # characters
+    tokenizers: list[TokenizerFit]
+    bad_pairs: list[dict[str, Any]]
+    bad_share: float
+
+
+@app.command
+def check(
+    file: Path,
+    *,
+    image_root: Path | None = None,
+    workers: int | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Decode every picture of a pair list and say what training would make of it.
+
+    Exits 1 where training would refuse the list because too many of its pairs are unusable.
+
+    Parameters
+    ----------
+    file
+        Pair list: JSON [{image, caption}].
+    image_root
+        Folder the image paths start from (default: beside the list).
+    workers
+        Decoding threads (default: the cores).
+    as_json
+        Print one JSON object instead of text.
+    """
+    from clip_core.data.pairs import check_pairs, read_pairs
+
+    sizes: dict[Path, tuple[int, int]] = {}
+    report = check_pairs(read_pairs(file, image_root), workers=workers, sizes=sizes)
+    findings = _findings(report, sizes)
+    if as_json:
+        print(json.dumps(asdict(findings), indent=2))
+    else:
+        print(f"{printable(str(file))}: {report.sentence()}")
+        print(_text(findings))
+    return int(findings.bad_share > DataConfig().max_bad_share)
+
+
+@app.command
+def synthetic(
+    out: Path,
+    *,
+    count: Annotated[int, Parameter(validator=Number(gte=18, lte=1_000_000))] = 1800,
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    size: Annotated[int, Parameter(validator=Number(gte=16, lte=1024))] = 64,
+    holdout_combinations: Annotated[int, Parameter(validator=Number(gte=0, lte=12))] = 0,
+) -> None:
+    """Draw coloured shapes, write them as pictures and a pair list.
+
+    Parameters
+    ----------
+    out
+        Pair list to write (.json), or the folder for dataset.json; the pictures go below images/ beside it.
+    count
+        How many shapes to draw.
+    seed
+        The same seed draws the same pictures.
+    size
+        Side of a picture, pixels.
+    holdout_combinations
+        Colour-shape combinations left out, and listed in a second file ending in _unseen.
+    """
+    from clip_core.data.synthetic import create_synthetic
+
+    data_file = out if out.suffix == ".json" else out / "dataset.json"
+    drawn = create_synthetic(
+        data_file, count=count, seed=seed, size=size, holdout_combinations=holdout_combinations
+    )
+    print(printable(drawn.sentence()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_app(app, argv)
+
+
+def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
+    captions = [pair.caption for pair in report.good]
+    distinct = {normalise_caption(text) for text in captions}
+    by_area = sorted((sizes[path] for path in {pair.image for pair in report.good}), key=math.prod)
+    places = {"smallest": 0, "median": len(by_area) // 2, "largest": -1}
+    return Findings(
+        usable_pairs=len(captions),
+        pictures=len(by_area),
+        picture_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
+        captions=len(distinct),
+        repeated_captions=len(captions) - len(distinct),
+        longest_caption=max(map(len, captions), default=0),
+        tokenizers=_tokenizer_fits(captions) if captions else [],
+        bad_pairs=[{"entry": bad.pair.entry, "reason": bad.reason} for bad in report.bad],
+        bad_share=report.bad_share,
+    )
+
+
+def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
+    from clip_core.data.tokenizer import train_bpe, train_characters
+
+    defaults = DataConfig()
+
+    def fit(tokenizer: "Tokenizer") -> TokenizerFit:
+        cut = tokenizer.count_truncated(captions)
+        return TokenizerFit(tokenizer.kind, tokenizer.vocab_size, tokenizer.context_length, cut)
+
+    return [
+        fit(train_characters(captions, defaults.context_length)),
+        fit(train_bpe(captions, defaults.vocab_size, defaults.context_length)),
+    ]
+
+
+def _text(findings: Findings) -> str:
+    """The findings as lines for a person."""
+    sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.picture_sizes.items()]
+    lines = [
+        f"pictures    {findings.pictures:,}; {', '.join(sizes)} pixels" if sizes else "pictures    none",
+        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated",
+        f"longest     {findings.longest_caption:,} characters",
+    ]
+    lines += [
+        f"{fit.kind:<11} {fit.vocab_size:,} tokens; {fit.truncated:,} captions "
+        f"({fit.truncated / findings.usable_pairs:.1%}) are cut at {fit.context_length}"
+        for fit in findings.tokenizers
+    ]
+    lines.append(f"not usable  {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
+    lines += [f"  entry {bad['entry']}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
+    if len(findings.bad_pairs) > _SHOWN:
+        lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

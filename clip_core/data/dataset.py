@@ -1,0 +1,211 @@
+"""Pairs ready to train on: distinct pictures and captions, the split, and the classes where there are few.
+
+Shapes: P pairs, I distinct pictures, T distinct normalised captions.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_core.config import DataConfig
+from clip_core.data.pairs import Pair, Report, distinct_images, read_pairs, sort_pairs
+from clip_core.data.store import PictureStore
+from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
+from clip_core.errors import DataError, UsageError
+from clip_core.text import normalise_caption, printable
+
+IntArray = NDArray[np.int64]
+
+MAX_CLASSES = 100  # more distinct captions than this are not classes
+MIN_CLASS_PICTURES = 5  # nor are captions with fewer pictures than this on average
+
+
+@dataclass
+class PairSet:
+    """Pairs as rows into distinct pictures and distinct captions.
+
+    Two pairs match if and only if they share a row of either: the same picture, or the same caption.
+    """
+
+    images: list[Path]  # I distinct pictures
+    captions: list[str]  # T distinct captions, each as it was first spelt
+    pair_images: IntArray  # (P,) rows of `images`
+    pair_captions: IntArray  # (P,) rows of `captions`
+    names: list[str] = field(default_factory=list)  # I paths below the image root, by which the split goes
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[Pair]) -> Self:
+        image_rows: dict[Path, int] = {}
+        caption_rows: dict[str, int] = {}
+        names: list[str] = []
+        captions: list[str] = []
+        rows = np.empty((len(pairs), 2), dtype=np.int64)
+        for number, pair in enumerate(pairs):
+            if pair.image not in image_rows:
+                image_rows[pair.image] = len(image_rows)
+                names.append(pair.name or str(pair.image))
+            same = normalise_caption(pair.caption)
+            if same not in caption_rows:
+                caption_rows[same] = len(caption_rows)
+                captions.append(pair.caption)
+            rows[number] = image_rows[pair.image], caption_rows[same]
+        return cls(list(image_rows), captions, rows[:, 0].copy(), rows[:, 1].copy(), names)
+
+    def __len__(self) -> int:
+        return len(self.pair_images)
+
+    def subset(self, image_mask: NDArray[np.bool_]) -> Self:
+        """The pairs of some pictures, (I,) of bool, with rows counted anew."""
+        kept = image_mask[self.pair_images]
+        images = np.flatnonzero(image_mask)
+        captions = np.unique(self.pair_captions[kept])
+        return type(self)(
+            [self.images[row] for row in images],
+            [self.captions[row] for row in captions],
+            np.searchsorted(images, self.pair_images[kept]),
+            np.searchsorted(captions, self.pair_captions[kept]),
+            [self.names[row] for row in images] if self.names else [],
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training run needs; each store's rows are those of its set's `images`."""
+
+    train: PairSet
+    val: PairSet
+    train_store: PictureStore
+    val_store: PictureStore
+    classes: list[str] | None  # captions as classes, where there are few
+    report: Report
+
+
+def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
+    """Hold out a share of the pictures, each with all its captions.
+
+    A picture's place is drawn from the seed and its name alone: the order of the list and the folder it lies
+    in change nothing, and a few pictures more or less move only a few others.
+
+    Returns:
+        (train, val), neither of them empty.
+    Raises:
+        DataError: if there are fewer than two pictures.
+    """
+    count = len(pairset.images)
+    if count < 2:
+        raise DataError("one picture cannot be split into training and evaluation; give more, or --val-file.")
+    names = pairset.names or [str(path) for path in pairset.images]
+    draws = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    held_out = min(max(round(val_fraction * count), 1), count - 1)
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[sorted(range(count), key=lambda row: draws[row])[:held_out]] = True
+    return pairset.subset(~mask), pairset.subset(mask)
+
+
+def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
+    """The captions as class names, sorted, if they look like classes; else None.
+
+    They do where no picture has two captions, both sets together have at most 100 distinct captions, and each
+    caption has five pictures or more on average.
+    """
+    spelling: dict[str, str] = {}
+    for text in (*train.captions, *val.captions):
+        spelling.setdefault(normalise_caption(text), text)
+    pictures = len(train.images) + len(val.images)
+    few = 2 <= len(spelling) <= MAX_CLASSES and pictures >= MIN_CLASS_PICTURES * len(spelling)
+    if not few or _several_captions(train) or _several_captions(val):
+        return None
+    return sorted(spelling.values())
+
+
+def load_data(config: DataConfig, image_size: int, seed: int, say: Callable[[str], None]) -> Data:
+    """From the configuration to pairs and pictures: draw if asked, read, decode once, drop bad pairs, split.
+
+    Args:
+        config: where the pairs are, and what to do with bad ones.
+        image_size: side of the stored pictures, in pixels.
+        seed: of the drawing and of the split.
+        say: takes one sentence at a time for the person who watches.
+    Raises:
+        DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
+        UsageError: if there is no list to read.
+    """
+    files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
+    lists = [read_pairs(file, config.image_root) for file in files]
+    store = PictureStore.build(
+        distinct_images(pair for pairs in lists for pair in pairs),
+        image_size,
+        cache_gb=config.cache_gb,
+        workers=config.workers,
+    )
+    failures = {store.paths[row]: why for row, why in store.failures.items()}
+    reports = [sort_pairs(pairs, failures) for pairs in lists]
+    for file, report in zip(files, reports, strict=True):
+        say(printable(f"{file}: {report.sentence()}"))
+        _refuse_bad(file, report, config)
+    sets = [PairSet.from_pairs(report.good) for report in reports]
+    if config.val_file is None:
+        train, val = split_by_image(sets[0], config.val_fraction, seed)
+    else:
+        train, val = sets
+        _say_shared(train, val, say)
+    row_of = {path: row for row, path in enumerate(store.paths)}
+    stores = [store.subset(np.array([row_of[path] for path in part.images])) for part in (train, val)]
+    report = Report([p for r in reports for p in r.good], [b for r in reports for b in r.bad])
+    return Data(train, val, stores[0], stores[1], few_classes(train, val), report)
+
+
+def _data_file(config: DataConfig, seed: int, say: Callable[[str], None]) -> Path:
+    """The list to train on, drawn if it was asked for and is not there yet."""
+    if not config.create_synthetic:
+        if config.data_file is None:
+            raise UsageError("no pairs to train on; give --data-file FILE, or --create-synthetic.")
+        return config.data_file
+    data_file = config.data_file or DEFAULT_SYNTHETIC
+    if data_file.exists():
+        say(printable(f"{data_file} is already there, so nothing is drawn."))
+        return data_file
+    drawn = create_synthetic(
+        data_file,
+        count=config.synthetic_count,
+        seed=seed,
+        size=config.synthetic_size,
+        holdout_combinations=config.holdout_combinations,
+    )
+    say(printable(drawn.sentence()))
+    return data_file
+
+
+def _refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
+    """Raise DataError where bad pairs are not to be skipped, or are too many."""
+    if not report.bad:
+        return
+    first, count = report.bad[0], len(report.bad)
+    where = f"{file}, entry {first.pair.entry}: {first.reason}"
+    affected = f"{count:,} of {report.total:,} pairs {'is' if count == 1 else 'are'} affected"
+    if config.bad_pairs == "refuse":
+        raise DataError(f"{where}. {affected}; skip with --bad-pairs skip, or correct the list.")
+    if not report.good:
+        raise DataError(f"{where}. All {count:,} pairs are affected; correct the list or --image-root.")
+    if report.bad_share > config.max_bad_share:
+        raise DataError(
+            f"{where}. {affected}, more than --max-bad-share {config.max_bad_share:g} allows; "
+            "correct the list or --image-root, or raise it."
+        )
+
+
+def _say_shared(train: PairSet, val: PairSet, say: Callable[[str], None]) -> None:
+    shared = len(set(train.images) & set(val.images))
+    if shared:
+        say(f"{shared:,} pictures are in both lists, so the scores are not all on held-out pictures.")
+
+
+def _several_captions(pairset: PairSet) -> bool:
+    """Whether any picture has more than one distinct caption."""
+    rows = np.stack([pairset.pair_images, pairset.pair_captions], axis=1)
+    return len(np.unique(rows, axis=0)) > len(pairset.images)

@@ -1,0 +1,204 @@
+"""How a picture becomes numbers, for both backends: read, resize, crop, normalise; Pillow and NumPy only.
+
+Shapes: N pictures, S the side of the square that the model sees.
+"""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from clip_core.config import Preprocessing
+from clip_core.errors import ImageError
+
+ImageSource = str | Path | Image.Image | np.ndarray
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 64_000_000  # larger pictures are refused before a pixel is decoded
+
+# Formats that are decoded inside this process: EPS, for one, would start Ghostscript.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+# What Pillow's decoders raise on damaged files, beside OSError.
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, AttributeError, OverflowError,
+    MemoryError, NotImplementedError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow only warns where we refuse (see MAX_PIXELS).
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """A picture as 8-bit RGB, upright, transparent parts laid on white.
+
+    Args:
+        source: a path, a Pillow image, or an array of uint8 with shape (H, W), (H, W, 3) or (H, W, 4).
+    Raises:
+        ImageError: if it is missing, unreadable, cut short, larger than 64 megapixels, or no picture.
+    """
+    if isinstance(source, np.ndarray):
+        return _decoded("the array", lambda: _upright_rgb(_from_array(source)))
+    if isinstance(source, Image.Image):
+        return _decoded("the picture", lambda: _upright_rgb(source))
+    return _decoded(str(source), lambda: _from_file(Path(source)))
+
+
+def resize_and_crop(image: Image.Image, size: int) -> Pixels:
+    """Short side to `size` (bicubic, antialiased), then the centre square, as torchvision and open_clip do.
+
+    Args:
+        image: 8-bit RGB, as `load_image` returns it.
+        size: S, in pixels.
+    Returns:
+        uint8, shape (S, S, 3).
+    Raises:
+        ImageError: if the picture is so narrow that its long side would pass 64 megapixels.
+    """
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    resized_long = int(size * long / short)
+    if size * resized_long > MAX_PIXELS:
+        raise ImageError(f"the picture is too narrow, {width} x {height} pixels; crop it.")
+    resized = (size, resized_long) if width <= height else (resized_long, size)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def normalise(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Scale to [0, 1], less the mean, by the deviation.  uint8 (N, S, S, 3) -> float32 (N, 3, S, S)"""
+    table = _normalised_values(preprocessing.mean, preprocessing.std)
+    count, height, width, _ = pixels.shape
+    values = np.empty((count, 3, height, width), dtype=np.float32)
+    for channel in range(3):
+        np.take(table[channel], pixels[..., channel], out=values[:, channel])
+    return values
+
+
+def preprocess(images: Sequence[ImageSource], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Pictures as `pixel_values`, float32 (N, 3, S, S).
+
+    Raises:
+        ImageError: naming the first picture that cannot be used.
+    """
+    size = preprocessing.image_size
+    pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+    for row, source in enumerate(images):
+        pixels[row] = resize_and_crop(load_image(source), size)
+    return normalise(pixels, preprocessing)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _decoded(name: str, decode: Callable[[], Image.Image]) -> Image.Image:
+    """Run a decoder; whatever it raises on a damaged file becomes one sentence."""
+    try:
+        return decode()
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"no picture at {name}; correct the path.") from None
+    except PermissionError:
+        raise ImageError(f"{name} may not be read; change its permissions.") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels; shrink it.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture in a known format; save it as PNG or JPEG.") from None
+    except _DAMAGED as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        what = "is cut short" if "truncated" in cause else "cannot be decoded"
+        raise ImageError(f"{name} {what} ({cause}); save or fetch it again.") from None
+
+
+def _from_file(path: Path) -> Image.Image:
+    if not path.is_file():  # a named pipe would be waited for without end
+        if path.exists():
+            raise ImageError(f"{path} is not a file; give the path of a picture.")
+        raise FileNotFoundError
+    with Image.open(path, formats=_known_formats()) as image:
+        return _upright_rgb(image, str(path))
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped or 0 in array.shape:
+        raise ImageError(
+            f"an array of {array.dtype} with shape {array.shape} is not a picture; "
+            "give uint8 with shape (H, W), (H, W, 3) or (H, W, 4)."
+        )
+    return Image.fromarray(array)
+
+
+def _upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {limit} megapixels; shrink it.")
+    if not width or not height:
+        raise ImageError(f"{name} has no pixels; save it again.")
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    rgb = _as_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGED:  # broken metadata does not make the picture unusable
+        return 1
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 or 32 bits scaled to 8; Pillow's own conversion would clip them to white."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0).clip(min=0)
+    brightest = float(values.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and 255 < brightest <= 65535):
+        white = 65535.0
+    elif image.mode == "F" and brightest <= 1:
+        white = 1.0
+    else:
+        white = max(brightest, 255.0)
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+@lru_cache(maxsize=1)
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@lru_cache(maxsize=8)
+def _normalised_values(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """What each byte value becomes in each channel, float32 (3, 256): exact, and faster than arithmetic."""
+    scaled = np.arange(256, dtype=np.float32) / np.float32(255)
+    middle = np.array(mean, dtype=np.float32)[:, None]
+    return np.asarray((scaled - middle) / np.array(std, dtype=np.float32)[:, None], dtype=np.float32)

@@ -1,0 +1,149 @@
+"""Captions as token numbers. Every tokenizer is one tokenizer.json of the `tokenizers` library.
+
+The file holds everything (normaliser, truncation, padding, start and end), so that a plain
+`tokenizers.Tokenizer.from_file` gives the same numbers. The special tokens stand in the vocabulary but not
+among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
+
+Shapes: N captions, T tokens of the longest of them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from clip_core.errors import TokenizerError
+from clip_core.files import write_text
+
+PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
+_SPECIAL = (PAD, START, END, UNKNOWN)
+DEFAULT_CONTEXT_LENGTH = 77
+
+_KINDS = {"WordLevel": "char", "BPE": "bpe"}
+
+
+class Tokenizer:
+    """Turns captions into `input_ids`: start, tokens, end, padding; truncation keeps the end token."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        inner.encode_special_tokens = True  # for published files, whose special tokens are `added_tokens`
+        self._inner = inner
+        empty: list[int] = inner.encode("").ids
+        if not inner.truncation or not inner.padding or not empty:
+            raise ValueError("no truncation, padding or end token")
+        self.context_length: int = inner.truncation["max_length"]
+        self.end_token: int = empty[-1]
+        self._frame = {inner.padding["pad_id"], *empty}
+
+    @classmethod
+    def load(cls, path: Path, context_length: int | None = None) -> Self:
+        """Read a tokenizer.json.
+
+        Args:
+            path: the file.
+            context_length: longest caption in tokens; None: the file's own, or CLIP's 77.
+        Raises:
+            TokenizerError: if it is missing, damaged, or does not end a text with a token of its own.
+        """
+        if not path.is_file():
+            raise TokenizerError(f"no tokenizer at {path}; give the path of a tokenizer.json.")
+        try:
+            inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises nothing narrower on a file that is not its own
+            raise TokenizerError(f"{path} is not a tokenizer.json ({error}); give another.") from None
+        if context_length is not None or not inner.truncation:
+            inner.enable_truncation(context_length or DEFAULT_CONTEXT_LENGTH)
+        if not inner.padding:
+            inner.enable_padding(pad_id=0, pad_token=inner.id_to_token(0) or PAD)
+        try:
+            return cls(inner)
+        except ValueError:
+            raise TokenizerError(f"{path} adds no end-of-text token; CLIP needs one that does.") from None
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer.json, whole or not at all."""
+        write_text(path, self._inner.to_str(pretty=True))
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._inner.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def kind(self) -> str:
+        """`char`, `bpe`, or the library's name of another model."""
+        model = type(self._inner.model).__name__
+        return _KINDS.get(model, model.lower())
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
+        encodings = self._inner.encode_batch_fast([_well_formed(text) for text in texts])
+        width = len(encodings[0].ids) if encodings else len(self._inner.encode("").ids)
+        return np.array([e.ids for e in encodings], dtype=np.int64).reshape(len(texts), width)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The (normalised) text of one row, without start, end and padding."""
+        return str(self._inner.decode([int(i) for i in ids if int(i) not in self._frame])).strip()
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of the captions are longer than `context_length`."""
+        encodings = self._inner.encode_batch([_well_formed(text) for text in texts])
+        return sum(1 for encoding in encodings if encoding.overflowing)
+
+
+def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:
+    """One token for each character that the captions use; any other character is the unknown one."""
+    normaliser = _normaliser()
+    seen = {letter for caption in captions for letter in normaliser.normalize_str(_well_formed(caption))}
+    vocabulary = {token: number for number, token in enumerate([*_SPECIAL, *sorted(seen)])}
+    inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    inner.decoder = decoders.Fuse()
+    return _framed(inner, context_length)
+
+
+def train_bpe(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
+    """Byte-level BPE: words part at white space and punctuation; bytes are tokens, so no text is unknown.
+
+    Source: Sennrich et al. 2016, on bytes as in Radford et al. 2019.
+    """
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.normalizer = _normaliser()
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    learner.train_from_iterator((_well_formed(caption) for caption in captions), trainer)
+    learned: dict[str, Any] = json.loads(learner.to_str())
+    learned["added_tokens"] = []  # their numbers stay in the vocabulary: see the top of this file
+    inner = tokenizers.Tokenizer.from_str(json.dumps(learned))
+    inner.decoder = decoders.ByteLevel()
+    return _framed(inner, context_length)
+
+
+def _normaliser() -> Any:
+    collapse = normalizers.Replace(Regex(r"\s+"), " ")
+    return normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC(), collapse, normalizers.Strip()])
+
+
+def _framed(inner: tokenizers.Tokenizer, context_length: int) -> Tokenizer:
+    """Give a model the project's normaliser, its start and end tokens, truncation and padding."""
+    inner.normalizer = _normaliser()
+    ends = [(token, inner.token_to_id(token)) for token in (START, END)]
+    inner.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
+    inner.enable_truncation(context_length)
+    inner.enable_padding(pad_id=inner.token_to_id(PAD), pad_token=PAD)
+    return Tokenizer(inner)
+
+
+def _well_formed(text: str) -> str:
+    """`text` with half surrogates, which JSON can carry and UTF-8 cannot, replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
