@@ -1,6 +1,6 @@
 """The demo's recipe on the drawn shapes: zero-shot accuracy, its time, and combinations never seen.
 
-    python -m benchmarks.shapes [SEEDS]
+python -m benchmarks.shapes [SEEDS]
 """
 
 import json

@@ -41,11 +41,13 @@ def run_app(app: App, argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _say(name, str(missing(error.name or "", extra)), MissingExtraError.exit_code)
-    except KeyboardInterrupt:
-        return _say(name, "interrupted.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        return _say(name, f"{error.filename or 'writing'}: {error.strerror or error}.", 1)
+    except KeyboardInterrupt:
+        return _say(name, "interrupted.", 130)
 
 
 def missing(module: str, extra: str) -> MissingExtraError:

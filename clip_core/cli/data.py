@@ -112,9 +112,7 @@ def synthetic(
     from clip_core.data.synthetic import create_synthetic
 
     data_file = out if out.suffix == ".json" else out / "dataset.json"
-    drawn = create_synthetic(
-        data_file, count=count, seed=seed, size=size, holdout_combinations=holdout_combinations
-    )
+    drawn = create_synthetic(data_file, count=count, seed=seed, size=size, holdout_combinations=holdout_combinations)
     print(printable(drawn.sentence()))
 
 

@@ -83,9 +83,7 @@ def read_pairs(data_file: Path, image_root: Path | None = None) -> list[Pair]:
     pairs: list[Pair] = []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not {"image", "caption"} <= entry.keys():
-            raise DataError(
-                f"{data_file}, entry {number}: {_shown(entry)} has no image and caption; {_SHAPE}."
-            )
+            raise DataError(f"{data_file}, entry {number}: {_shown(entry)} has no image and caption; {_SHAPE}.")
         image, name, problem = place.find(entry["image"])
         captions = entry["caption"] if isinstance(entry["caption"], list) else [entry["caption"]]
         for caption in captions or [""]:

@@ -118,13 +118,9 @@ def create_synthetic(
             evaluation.write()
         _Drawing(data_file, seen, count, seed, size).write()
     except OSError as error:
-        raise DataError(
-            f"cannot draw pictures beside {data_file} ({error.strerror}); give another path."
-        ) from None
+        raise DataError(f"cannot draw pictures beside {data_file} ({error.strerror}); give another path.") from None
     held_out = [caption(*combination) for combination in unseen]
-    return SyntheticReport(
-        data_file, count, evaluation.data_file if unseen else None, evaluation.count, held_out
-    )
+    return SyntheticReport(data_file, count, evaluation.data_file if unseen else None, evaluation.count, held_out)
 
 
 def draw_shape(colour: str, shape: str, size: int, dice: random.Random) -> Image.Image:

@@ -57,30 +57,39 @@ def save_checkpoint(
         state: what resuming needs that is no tensor, as plain JSON.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    weights = {name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}
-    save_file(weights, beside / "model.safetensors")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, beside / "state.safetensors")
-    (beside / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    files = {}
-    for path in sorted(beside.iterdir()):
-        flush_file(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    write_json(
-        beside / "meta.json",
-        {
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file(_on_cpu(model.state_dict()), beside / "model.safetensors")
+        save_file(_on_cpu(tensors), beside / "state.safetensors")
+        (beside / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        meta = {
             "schema": SCHEMA,
             "step": step,
             "epoch": epoch,
             "model": model.config.model_dump(mode="json"),
             "logit_scale": float(model.logit_scale().detach()),
             "scores": scores,
-            "files": files,
-        },
-    )
-    beside.rename(folder)
-    flush_directory(folder.parent)
+            "files": {path.name: _flushed(path) for path in sorted(beside.iterdir())},
+        }
+        write_json(beside / "meta.json", meta)
+        beside.rename(folder)
+        flush_directory(folder.parent)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(
+            f"no checkpoint could be written to {folder} ({error}); the one before it stands."
+        ) from None
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+
+
+def _flushed(path: Path) -> dict[str, Any]:
+    """Flush a file to disk; its size and sha256."""
+    flush_file(path)
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
-from clip_core.errors import ClipError, RunError, UsageError
+from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.size import parameters
@@ -23,7 +23,7 @@ from clip_core.run_dir import HEARTBEAT_SECONDS, RunReader, RunWriter, State, is
 from clip_core.training.batches import BatchMaker
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
-from clip_core.training.device import describe
+from clip_core.training.device import choose_device, choose_precision, describe
 from clip_core.training.evaluate import HeldOut
 from clip_core.training.log import Log
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
@@ -42,13 +42,14 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
     run = _choose_run(config, resume)
     if resume:
         config = _stored_config(config, run)
+    _check_before_writing(config)
     writer = RunWriter(run)
     try:
         log.to_file(run / "train.log")
         with Signals() as signals:
             state = _train(config, run, writer, log, signals, resume=resume)
         return signals.exit_code if state is State.STOPPED else 0
-    except (ClipError, KeyboardInterrupt) as error:
+    except (ClipError, OSError, KeyboardInterrupt) as error:
         _failed(writer, log, str(error) or "interrupted")
         raise
     except Exception as error:
@@ -116,6 +117,23 @@ def _choose_run(config: TrainConfig, resume: bool) -> Path:
     if not resume and is_run(run):
         raise RunError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir.")
     return run
+
+
+def _check_before_writing(config: TrainConfig) -> None:
+    """Refuse what is known to fail before anything is written.
+
+    Raises:
+        UsageError, DataError: naming the flag.
+    """
+    choose_precision(choose_device(config.run.device), config.run.precision)
+    architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
+    data = config.data
+    if data.data_file is None and not data.create_synthetic:
+        raise UsageError("no pairs to train on: give --data-file PAIRS.json, or --create-synthetic to draw some.")
+    for name, path in (("--data-file", data.data_file), ("--val-file", data.val_file), ("--tokenizer", data.tokenizer)):
+        drawn = name == "--data-file" and data.create_synthetic
+        if isinstance(path, Path) and not drawn and not path.is_file():
+            raise DataError(f"{name} {path}: there is no such file.")
 
 
 def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
@@ -273,5 +291,6 @@ def _finish(run: Path, log: Log, trainer: Trainer, state: State) -> None:
 
 
 def _failed(writer: RunWriter, log: Log, sentence: str) -> None:
-    writer.status(state=State.FAILED, error=sentence)
+    with suppress(OSError):  # the disk may be what failed
+        writer.status(state=State.FAILED, error=sentence)
     log.say(f"failed: {sentence}")

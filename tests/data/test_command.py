@@ -77,9 +77,7 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_a_mistake_is_one_sentence(
-    flags: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_mistake_is_one_sentence(flags: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]):
     assert main(flags) == code
     error = capsys.readouterr().err
     assert sentence.casefold() in error.casefold()

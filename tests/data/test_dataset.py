@@ -79,9 +79,7 @@ def test_the_split_parts_pictures_not_pairs(pairs: list[tuple[int, str]], seed: 
 
 
 @given(pairs=pair_lists.filter(lambda p: len({n for n, _ in p}) > 1), seed=st.integers(0, 99))
-def test_the_split_knows_neither_the_order_of_the_list_nor_the_folder(
-    pairs: list[tuple[int, str]], seed: int
-):
+def test_the_split_knows_neither_the_order_of_the_list_nor_the_folder(pairs: list[tuple[int, str]], seed: int):
     shuffled = random.Random(seed).sample(pairs, len(pairs))
     here, there = pair_set(pairs), pair_set(shuffled, root="/elsewhere/copy")
     assert set(split_by_image(here, 0.3, 5)[1].names) == set(split_by_image(there, 0.3, 5)[1].names)

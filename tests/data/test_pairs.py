@@ -71,9 +71,7 @@ def test_an_image_that_is_no_path_is_a_bad_pair(folder: Path, image: Any):
     assert "is not a path" in reason_for(folder, image=image)
 
 
-@pytest.mark.parametrize(
-    "image", ["a\0b.png", "a\0/b.png", "\ud800.png", "\ud800/a.png", "x" * 5000, "a/" * 3000]
-)
+@pytest.mark.parametrize("image", ["a\0b.png", "a\0/b.png", "\ud800.png", "\ud800/a.png", "x" * 5000, "a/" * 3000])
 def test_a_path_that_no_file_system_holds_is_a_bad_pair(folder: Path, image: str):
     assert reason_for(folder, image=image)
 
@@ -109,9 +107,7 @@ def test_links_that_stay_below_the_root_are_one_picture_with_their_target(folder
     spellings.append(str(folder / "photos" / "good.png"))
     report = check_pairs(read_pairs(write_list(folder, [entry(image=spelt) for spelt in spellings])))
     assert report.bad == []
-    assert {(pair.image, pair.name) for pair in report.good} == {
-        (folder / "photos" / "good.png", "photos/good.png")
-    }
+    assert {(pair.image, pair.name) for pair in report.good} == {(folder / "photos" / "good.png", "photos/good.png")}
 
 
 def test_a_root_that_is_itself_a_link_is_a_root(folder: Path, tmp_path: Path):
@@ -169,9 +165,7 @@ def test_sizes_are_those_of_the_upright_picture(folder: Path):
         ('[{"image": "a.png"}]', "entry 1: .* has no image and caption"),
     ],
 )
-def test_a_file_that_is_no_pair_list_is_refused_with_the_place_and_an_example(
-    folder: Path, content: str, message: str
-):
+def test_a_file_that_is_no_pair_list_is_refused_with_the_place_and_an_example(folder: Path, content: str, message: str):
     with pytest.raises(DataError, match=message) as caught:
         read_pairs(write_list(folder, content))
     assert "list.json" in str(caught.value)
@@ -193,8 +187,7 @@ def test_a_missing_list_a_folder_a_binary_file_and_a_missing_root_are_refused(fo
 anything = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=10) | st.sampled_from(["image", "caption"]),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["image", "caption", "x"]), inner, max_size=3)
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["image", "caption", "x"]), inner, max_size=3)
     ),
     max_leaves=12,
 )
