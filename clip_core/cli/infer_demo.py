@@ -1,0 +1,56 @@
+"""What `clip-infer` shows when it is asked for nothing: a trained model at work on its own held-out pictures."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_core.errors import RunError
+from clip_core.inference.clip import CLIPInference
+from clip_core.text import printable
+
+_MOST_PICTURES = 200
+_SHOWN = 5
+
+
+def demonstrate(clip: CLIPInference, run: Path) -> int:
+    """Describe one held-out picture of a run, look for its caption, and say which commands did it.
+
+    Raises:
+        RunError: if the run's held-out pairs are not there.
+    """
+    pairs = [(path, caption) for path, caption in _held_out(run) if path.is_file()]
+    if not pairs:
+        raise RunError(f"the held-out pictures of {run} are not there any more; ask with a command: --help")
+    about = clip.encoder.about
+    picture, caption = pairs[len(pairs) // 2]
+    captions = list(about.classes or dict.fromkeys(text for _, text in pairs))[:_MOST_PICTURES]
+    print(f"{printable(str(run))}, step {about.step:,}, {about.backend} on {about.device}, held-out pictures only\n")
+    print(f"Which text fits {printable(str(picture))} (its caption: {printable(caption)})?")
+    texts, values = clip.image_text_retrieval(picture, captions, _SHOWN)
+    _print(texts, values.tolist())
+    paths = list(dict.fromkeys(path for path, _ in pairs))[:_MOST_PICTURES]
+    print(f"\nWhich of {len(paths)} pictures fit {printable(caption)!r}?")
+    found, values = clip.text_image_retrieval(caption, clip.gallery(paths), _SHOWN)
+    _print([str(path) for path in found], values.tolist())
+    print("\nThe same for your own:")
+    shown = " ".join(shlex.quote(printable(text)) for text in texts[:2])
+    model, image = shlex.quote(printable(str(run))), shlex.quote(printable(str(picture)))
+    print(f"  clip-infer text-retrieval --model {model} --image {image} --texts {shown}")
+    print(f"  clip-infer retrieval --model {model} --text {shlex.quote(printable(caption))} --image-dir FOLDER")
+    return 0
+
+
+def _held_out(run: Path) -> list[tuple[Path, str]]:
+    try:
+        pairs = json.loads((run / "val_pairs.json").read_text(encoding="utf-8"))
+        return [(Path(pair["image"]), str(pair["caption"])) for pair in pairs]
+    except (OSError, ValueError, KeyError, TypeError):
+        print(f"clip-infer: {printable(str(run))} has no readable val_pairs.json.", file=sys.stderr)
+        return []
+
+
+def _print(labels: Sequence[str], values: Sequence[float]) -> None:
+    for label, value in zip(labels, values, strict=True):
+        print(f"{value:>+8.4f}  {printable(label)}")

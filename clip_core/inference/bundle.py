@@ -1,0 +1,180 @@
+"""The ONNX bundle as data: its manifest, and reading it without trusting it.
+
+bundle/manifest.json   written last; names every file that is loaded or run, with size and sha256
+bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
+bundle/onnx/vision_model.onnx, bundle/onnx/text_model.onnx
+bundle/README.md       the model card; for people to edit, so the manifest does not hold it to a checksum
+"""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from clip_core.config import Frozen, Preprocessing
+from clip_core.errors import BundleError
+from clip_core.inference.onnx_file import check_onnx
+from clip_core.text import printable
+
+MANIFEST = "manifest.json"
+VISION = "onnx/vision_model.onnx"
+TEXT = "onnx/text_model.onnx"
+TOKENIZER = "tokenizer.json"
+REQUIRED = (VISION, TEXT, TOKENIZER, "config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+FORMAT_VERSION = 1
+_LARGEST_MANIFEST = 16 * 2**20  # bytes
+
+
+class FileFacts(Frozen):
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Source(Frozen):
+    """Where the weights came from; names only, no path of the machine that exported them."""
+
+    run: str
+    checkpoint: str
+    step: int
+    weights_sha256: str
+    scores: dict[str, float] = Field(default_factory=dict)
+
+
+class ParityRow(Frozen):
+    """One ONNX file against the torch model on the same inputs."""
+
+    file: str
+    batch: int
+    tokens: int | None  # None for pictures
+    inputs: int
+    max_abs_diff: float
+    least_cosine: float
+
+
+class Parity(Frozen):
+    """The proof that both encoders still say the same."""
+
+    tolerance: float
+    pictures: int
+    captions: int
+    top1_agreement: float  # share of pictures and of captions whose nearest neighbour is the same one
+    rows: tuple[ParityRow, ...]
+
+    @property
+    def max_abs_diff(self) -> float:
+        return max(row.max_abs_diff for row in self.rows)
+
+    @property
+    def accepted(self) -> bool:
+        return self.max_abs_diff < self.tolerance and self.top1_agreement == 1.0
+
+
+class Manifest(Frozen):
+    format_version: Literal[1] = 1
+    source: Source
+    embed_dim: int
+    vocab_size: int
+    end_token: int
+    context_length: int
+    logit_scale: Annotated[float, Field(gt=0, le=100.001)]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+    opset: int
+    versions: dict[str, str]
+    parity: Parity
+    files: dict[str, FileFacts]
+
+
+@dataclass
+class Bundle:
+    """A bundle whose files are what the manifest says; ONNX files are held as the bytes that were checked."""
+
+    folder: Path
+    manifest: Manifest
+    vision: bytes = field(repr=False)
+    text: bytes = field(repr=False)
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / TOKENIZER
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder claims to be a bundle; open_bundle says whether it is a sound one."""
+    return (path / MANIFEST).exists() or (path / VISION).exists()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """manifest.json of a bundle.
+
+    Raises:
+        BundleError: if it is absent, no manifest, or of a later format.
+    """
+    content = _read(folder, MANIFEST, _LARGEST_MANIFEST)
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
+        if where == "format_version":
+            raise BundleError(
+                f"{folder / MANIFEST} is of format version {mistake['input']!r}, this clip-tui reads version "
+                f"{FORMAT_VERSION}; upgrade clip-tui, or export the bundle again."
+            ) from None
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged at {printable(where, 80)} ({printable(mistake['msg'], 120)}); "
+            "export the bundle again."
+        ) from None
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read and check a whole bundle; no ONNX Runtime session exists before this returns.
+
+    Raises:
+        BundleError: for a file that is missing, outside the folder, a link, of another size or sha256, or an
+            ONNX file that asks for custom operators or outside data.
+    """
+    folder = path.resolve()
+    manifest = read_manifest(folder)
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{path / MANIFEST} does not list {name}; export the bundle again.")
+    held: dict[str, bytes] = {}
+    for name, facts in manifest.files.items():
+        content = _read(folder, name, facts.size)
+        if len(content) != facts.size or hashlib.sha256(content).hexdigest() != facts.sha256:
+            raise BundleError(f"{path / name} is not the file that its manifest describes; export again.")
+        if name.endswith(".onnx"):
+            check_onnx(content, str(path / name))
+        if name in (VISION, TEXT):
+            held[name] = content
+    return Bundle(folder, manifest, held[VISION], held[TEXT])
+
+
+def _read(folder: Path, name: str, largest: int) -> bytes:
+    """A regular file inside the folder, reached through no link, of at most `largest` bytes."""
+    parts = PurePosixPath(name).parts
+    shown = printable(name, 80)
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+        raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; it is refused.")
+    path = folder
+    for part in parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            raise BundleError(f"{folder} has no {shown}: it is not a whole bundle; export again.") from None
+        if stat.S_ISLNK(mode):
+            raise BundleError(f"{folder / shown} is reached through a link, which a bundle may not have.")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{folder / shown} is not a regular file; export the bundle again.")
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
+            return handle.read(largest + 1)
+    except OSError as error:
+        raise BundleError(f"{folder / shown} cannot be read: {error.strerror}.") from None

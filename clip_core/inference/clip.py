@@ -1,0 +1,155 @@
+"""CLIPInference: the four questions one asks a CLIP model, the same with either backend."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from clip_core.data.preprocess import ImageSource
+from clip_core.errors import BackendError, CheckpointError, UsageError
+from clip_core.inference.bundle import is_bundle
+from clip_core.inference.encoder import Backend, Encoder
+from clip_core.inference.gallery import Gallery
+from clip_core.run_dir import RunReader, is_run
+from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
+from clip_core.text import printable
+
+Choice = Literal["auto", "torch", "onnx"]
+TEMPLATE = "a photo of a {}"
+
+
+class CLIPInference:
+    """Similarity, classification and retrieval with a trained model.
+
+    Args:
+        path: a run directory, a checkpoint folder or an ONNX bundle.
+        backend: `torch`, `onnx`, or `auto`: ONNX for a bundle; for a run, PyTorch where it is installed
+            and the run's own bundle where it is not.
+        device: cpu, cuda, cuda:N or mps (default: the best that PyTorch sees; the CPU for ONNX Runtime).
+    Raises:
+        CheckpointError, BundleError, BackendError: if there is no such model, or it cannot be used.
+    """
+
+    def __init__(self, path: str | Path, backend: Choice = "auto", device: str | None = None) -> None:
+        self._encoder = open_encoder(Path(path), backend, device)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder in use."""
+        return self._encoder
+
+    def image_text_similarity(self, image: ImageSource, texts: Sequence[str]) -> FloatArray:
+        """Cosine of one picture with each text, in the order of the texts.  -> (T,)"""
+        scores = similarity(self._encoder.encode_images([image]), self._encoder.encode_texts(texts))
+        return np.asarray(scores[0])
+
+    def zero_shot_classification(
+        self, image: ImageSource, classes: Sequence[str], template: str | Sequence[str] = TEMPLATE
+    ) -> list[tuple[str, float]]:
+        """Classes with their probabilities, best first.
+
+        Args:
+            classes: at least one name.
+            template: a text with `{}` where the class goes; several are ensembled (Radford et al. 2021).
+        Raises:
+            UsageError: if there is no class, or a template without `{}`.
+        """
+        templates = [template] if isinstance(template, str) else list(template)
+        if not classes or not templates:
+            raise UsageError("classification needs at least one class and one template.")
+        texts = [fill(each, name) for each in templates for name in classes]
+        prototypes = class_prototypes(self._encoder.encode_texts(texts), len(classes))
+        scores = similarity(self._encoder.encode_images([image]), prototypes)
+        probabilities = softmax(self._encoder.about.logit_scale * scores)
+        order, values = top_k(probabilities, len(classes))
+        return [(classes[row], float(value)) for row, value in zip(order[0], values[0], strict=True)]
+
+    def text_image_retrieval(
+        self, text: str, images: Sequence[ImageSource] | Gallery, top_k: int | None = None
+    ) -> tuple[list[ImageSource], FloatArray]:
+        """Pictures ranked by their similarity to a text, best first, and the similarities.
+
+        Args:
+            images: pictures, or a Gallery, whose embeddings are stored.
+            top_k: how many; all by default.
+        """
+        if isinstance(images, Gallery):
+            paths, values = images.search(self._encoder.encode_texts([text]), _wanted(top_k, len(images)))
+            return list(paths), values
+        query, gallery = self._encoder.encode_texts([text]), self._encoder.encode_images(images)
+        order, values = _ranked(query, gallery, _wanted(top_k, len(images)))
+        return [images[row] for row in order], values
+
+    def image_text_retrieval(
+        self, image: ImageSource, texts: Sequence[str], top_k: int | None = None
+    ) -> tuple[list[str], FloatArray]:
+        """Texts ranked by their similarity to a picture, best first, and the similarities."""
+        query, gallery = self._encoder.encode_images([image]), self._encoder.encode_texts(texts)
+        order, values = _ranked(query, gallery, _wanted(top_k, len(texts)))
+        return [texts[row] for row in order], values
+
+    def gallery(self, images: Path | Sequence[Path], index: Path | None = None) -> Gallery:
+        """The pictures below a folder, or those listed, embedded once and stored (see Gallery)."""
+        return Gallery.open(self._encoder, images, index)
+
+
+def fill(template: str, name: str) -> str:
+    """The class's name in place of `{}`; nothing else in the template or the name has a meaning."""
+    if "{}" not in template:
+        raise UsageError(f"the template {printable(template, 80)!r} has no {{}} where the class goes.")
+    return template.replace("{}", name)
+
+
+def open_encoder(path: Path, backend: Choice = "auto", device: str | None = None) -> Encoder:
+    """The encoder of a run, a checkpoint or a bundle; only the chosen backend's library is imported."""
+    if not path.exists():
+        raise CheckpointError(f"no model at {path}: give a run directory, a checkpoint or an ONNX bundle.")
+    chosen, folder = _choose(path, backend)
+    if chosen == "onnx":
+        from clip_core.inference.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(folder, device)
+    if not _torch_installed():
+        raise BackendError(
+            f'{path} needs PyTorch, which is not installed: pip install "clip-tui[train]", '
+            "or use an ONNX bundle of it, made elsewhere with clip-export."
+        )
+    from clip_core.inference.torch_encoder import TorchEncoder
+
+    return TorchEncoder(folder, device)
+
+
+def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:
+    """Which backend serves `path`, and the folder it loads."""
+    if is_bundle(path):
+        if backend == "torch":
+            raise BackendError(f"{path} is an ONNX bundle: use --backend onnx, or give its run directory.")
+        return "onnx", path
+    bundle = RunReader(path).bundle
+    if backend == "onnx":
+        if not is_bundle(bundle):
+            raise BackendError(f"{path} has no ONNX bundle yet; make one with: clip-export {path}")
+        return "onnx", bundle
+    if backend == "auto" and is_run(path) and is_bundle(bundle) and not _torch_installed():
+        return "onnx", bundle
+    return "torch", path
+
+
+def _torch_installed() -> bool:
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ImportError:
+        return False
+
+
+def _wanted(top: int | None, there: int) -> int:
+    if top is not None and top < 1:
+        raise UsageError(f"--top-k is {top}; it should be at least 1.")
+    return there if top is None else top
+
+
+def _ranked(query: FloatArray, gallery: FloatArray, k: int) -> tuple[list[int], FloatArray]:
+    order, values = top_k(similarity(query, gallery), k)
+    return order[0].tolist(), np.asarray(values[0])

@@ -1,0 +1,148 @@
+"""What an encoder is, and the batching that both backends share.
+
+Shapes: N inputs, B rows of a batch, S side of the picture, T tokens, D embedding size.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_core.config import Preprocessing
+from clip_core.data.preprocess import ImageSource, load_image, normalise, resize_and_crop
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import TokenizerError
+from clip_core.scoring import FloatArray, IntArray
+
+Backend = Literal["torch", "onnx"]
+PixelArray = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+BATCH = 64  # rows that go through a tower at once
+
+
+@dataclass(frozen=True)
+class About:
+    """The facts of a loaded model that its users may show or need."""
+
+    backend: Backend
+    source: str  # what was loaded, for people
+    identity: str  # of the image tower's weights: embeddings of equal identity can be compared
+    device: str
+    embed_dim: int
+    logit_scale: float
+    preprocessing: Preprocessing
+    step: int = 0
+    classes: tuple[str, ...] | None = None  # the captions it was trained on, where they are few
+
+    @property
+    def image_size(self) -> int:
+        return self.preprocessing.image_size
+
+
+class Encoder(Protocol):
+    """Pictures and texts to L2-normalised float32 embeddings, in the order given; batched inside."""
+
+    @property
+    def about(self) -> About: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
+        """Paths, PIL images or arrays -> (N, D).
+
+        Raises:
+            ImageError: naming the first picture that cannot be decoded.
+        """
+        ...
+
+    def encode_pixels(self, pixels: PixelArray) -> FloatArray:
+        """Pictures already resized and cropped, uint8 (N, S, S, 3) -> (N, D)."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Texts -> (N, D); what is longer than the context is cut, with the end token kept."""
+        ...
+
+
+class BatchedEncoder(ABC):
+    """An Encoder from two functions on one batch each."""
+
+    def __init__(self, about: About, tokenizer: Tokenizer) -> None:
+        self.about = about
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    def _images(self, pixel_values: FloatArray) -> FloatArray:
+        """(B, 3, S, S) -> (B, D)"""
+
+    @abstractmethod
+    def _texts(self, input_ids: IntArray) -> FloatArray:
+        """(B, T) -> (B, D)"""
+
+    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
+        size = self.about.image_size
+        with ThreadPoolExecutor(cores()) as pool:
+            batches = (
+                self.encode_pixels(np.stack(list(pool.map(lambda image: read_pixels(image, size), batch))))
+                for batch in _batches(images)
+            )
+            return _joined(batches, self.about.embed_dim)
+
+    def encode_pixels(self, pixels: PixelArray) -> FloatArray:
+        return _joined(
+            (
+                self._images(normalise(pixels[start : start + BATCH], self.about.preprocessing))
+                for start in range(0, len(pixels), BATCH)
+            ),
+            self.about.embed_dim,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        return _joined(
+            (self._texts(self.tokenizer.encode(list(batch))) for batch in _batches(texts)),
+            self.about.embed_dim,
+        )
+
+
+def read_pixels(image: ImageSource, size: int) -> PixelArray:
+    """One picture as the model's uint8 (S, S, 3).
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
+    return resize_and_crop(load_image(image), size)
+
+
+def check_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, end_token: int, context_length: int) -> None:
+    """A tokenizer that belongs to another model would give wrong answers without an error; refuse it.
+
+    Raises:
+        TokenizerError: naming what differs.
+    """
+    found = (tokenizer.vocab_size, tokenizer.end_token, tokenizer.context_length)
+    wanted = (vocab_size, end_token, context_length)
+    if found != wanted:
+        raise TokenizerError(
+            "tokenizer.json does not fit the model: its vocabulary, end token and context are "
+            f"{found}, the model's {wanted}; put back the tokenizer.json that the model was trained with."
+        )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+def _joined(batches: Iterable[FloatArray], embed_dim: int) -> FloatArray:
+    return np.concatenate([np.empty((0, embed_dim), np.float32), *batches]).astype(np.float32, copy=False)

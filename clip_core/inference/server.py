@@ -1,0 +1,165 @@
+"""A model in a process of its own: `python -m clip_core.inference.server MODEL --backend onnx`.
+
+    stdout, once     {"id": 0, "ok": true, "result": {"backend", "source", "embed_dim", "image_size", ...}}
+    stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
+                     {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
+                     {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...]}
+                     {"id": n, "op": "similarity", "image": ..., "texts": [...]}
+    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"}
+
+It ends at the end of its input. Nothing but these lines is ever written to stdout.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from clip_core.config import Frozen
+from clip_core.errors import ClipError, UsageError
+from clip_core.inference.clip import TEMPLATE, CLIPInference
+from clip_core.text import printable
+
+TopK = Annotated[int, Field(ge=1)]
+Result = TypeVar("Result")
+
+
+class Retrieval(Frozen):
+    op: Literal["retrieval"]
+    text: str
+    image_dir: Path | None = None
+    images: list[Path] | None = None
+    top_k: TopK | None = None
+
+    def answer(self, model: CLIPInference) -> dict[str, Any]:
+        if (self.image_dir is None) == (self.images is None):
+            raise UsageError("a retrieval takes either image_dir or images.")
+        gallery = model.gallery(self.image_dir if self.image_dir is not None else self.images or [])
+        paths, values = model.text_image_retrieval(self.text, gallery, self.top_k)
+        return {
+            "images": [str(path) for path in paths],
+            "similarities": values.tolist(),
+            "skipped": len(gallery.failures),
+        }
+
+
+class TextRetrieval(Frozen):
+    op: Literal["text_retrieval"]
+    image: Path
+    texts: list[str]
+    top_k: TopK | None = None
+
+    def answer(self, model: CLIPInference) -> dict[str, Any]:
+        texts, values = model.image_text_retrieval(self.image, self.texts, self.top_k)
+        return {"texts": texts, "similarities": values.tolist()}
+
+
+class Classification(Frozen):
+    op: Literal["classification"]
+    image: Path
+    classes: list[str]
+    templates: list[str] = Field(default_factory=lambda: [TEMPLATE])
+
+    def answer(self, model: CLIPInference) -> dict[str, Any]:
+        ranked = model.zero_shot_classification(self.image, self.classes, self.templates)
+        return {"classes": [name for name, _ in ranked], "probabilities": [value for _, value in ranked]}
+
+
+class Similarity(Frozen):
+    op: Literal["similarity"]
+    image: Path
+    texts: list[str]
+
+    def answer(self, model: CLIPInference) -> dict[str, Any]:
+        return {"similarities": model.image_text_similarity(self.image, self.texts).tolist()}
+
+
+Question = Annotated[Retrieval | TextRetrieval | Classification | Similarity, Field(discriminator="op")]
+_QUESTION: TypeAdapter[Retrieval | TextRetrieval | Classification | Similarity] = TypeAdapter(Question)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="clip_core.inference.server", description="JSON lines on stdin.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--backend", choices=("auto", "torch", "onnx"), default="auto")
+    parser.add_argument("--device")
+    arguments = parser.parse_args(argv)
+    answers = _claim_stdout()
+    started = _attempt(0, lambda: CLIPInference(arguments.model, arguments.backend, arguments.device), answers)
+    if started is None:
+        return 1
+    _say(answers, {"id": 0, "ok": True, "result": describe(started)})
+    serve(started, sys.stdin.buffer, answers)
+    return 0
+
+
+def describe(model: CLIPInference) -> dict[str, Any]:
+    about = model.encoder.about
+    return {
+        "backend": about.backend,
+        "source": about.source,
+        "embed_dim": about.embed_dim,
+        "image_size": about.image_size,
+        "device": about.device,
+        "step": about.step,
+        "classes": list(about.classes) if about.classes else None,
+    }
+
+
+def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> None:
+    """Answer each line, in order, until there are no more."""
+    for line in questions:
+        if not line.strip():
+            continue
+        number: Any = None
+        try:
+            question = json.loads(line)
+            number = question.pop("id", None) if isinstance(question, dict) else None
+        except ValueError:
+            question = None
+        result = _attempt(number, partial(_answer, model, question), answers)
+        if result is not None:
+            _say(answers, {"id": number, "ok": True, "result": result})
+
+
+def _answer(model: CLIPInference, question: Any) -> dict[str, Any]:
+    return _QUESTION.validate_python(question).answer(model)
+
+
+def _attempt(number: Any, work: Callable[[], Result], answers: TextIO) -> Result | None:
+    """The result of `work`, or None after its failure has been answered in one sentence."""
+    try:
+        return work()
+    except ClipError as error:
+        sentence = str(error)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in mistake["loc"]) or "the question"
+        sentence = f"{where}: {mistake['msg']}."
+    except OSError as error:
+        sentence = f"{error.filename or 'a file'} cannot be used: {error.strerror or error}."
+    _say(answers, {"id": number, "ok": False, "error": printable(sentence)})
+    return None
+
+
+def _say(answers: TextIO, line: dict[str, Any]) -> None:
+    answers.write(json.dumps(line) + "\n")  # escaped to ASCII, so that any file name fits into any locale
+    answers.flush()
+
+
+def _claim_stdout() -> TextIO:
+    """The real stdout for answers alone; whatever else is printed, by native code too, goes to stderr."""
+    sys.stdout.flush()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The encoder of a run directory or a checkpoint: PyTorch, in fp32."""
+
+from pathlib import Path
+
+import torch
+
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import BackendError
+from clip_core.files import sha256
+from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer
+from clip_core.model.checkpoint import LoadedModel, load_model
+from clip_core.run_dir import RunReader
+from clip_core.scoring import FloatArray, IntArray
+from clip_core.text import printable
+
+
+class TorchEncoder(BatchedEncoder):
+    """An Encoder over a run's best checkpoint, or over the checkpoint folder given.
+
+    Args:
+        path: a run directory or a checkpoint folder.
+        device: cuda, cuda:N, mps or cpu (default: the first there is).
+    Raises:
+        CheckpointError: if there is no whole checkpoint.
+        BackendError: if PyTorch cannot use the device that was asked for.
+    """
+
+    def __init__(self, path: Path, device: str | None = None) -> None:
+        self._device = _device(device)
+        loaded = load_model(path)
+        text = loaded.config.text
+        tokenizer = Tokenizer.load(loaded.tokenizer)
+        check_tokenizer(
+            tokenizer,
+            vocab_size=text.vocab_size,
+            end_token=text.end_token,
+            context_length=text.context_length,
+        )
+        self._model = loaded.model.to(self._device).eval()
+        about = About(
+            backend="torch",
+            source=str(path),
+            identity=f"torch:{sha256(loaded.folder / 'model.safetensors')}",
+            device=str(self._device),
+            embed_dim=loaded.config.embed_dim,
+            logit_scale=loaded.model.logit_scale().item(),
+            preprocessing=loaded.config.preprocessing,
+            step=loaded.step,
+            classes=trained_classes(loaded),
+        )
+        super().__init__(about, tokenizer)
+
+    @torch.inference_mode()
+    def _images(self, pixel_values: FloatArray) -> FloatArray:
+        return _array(self._model.encode_image(torch.from_numpy(pixel_values).to(self._device)))
+
+    @torch.inference_mode()
+    def _texts(self, input_ids: IntArray) -> FloatArray:
+        return _array(self._model.encode_text(torch.from_numpy(input_ids).to(self._device)))
+
+
+def trained_classes(loaded: LoadedModel) -> tuple[str, ...] | None:
+    """The captions that the run was trained on, where they are few; None otherwise."""
+    if loaded.run is None:
+        return None
+    data = RunReader(loaded.run).config().get("data")
+    classes = data.get("classes") if isinstance(data, dict) else None
+    return tuple(str(name) for name in classes) if classes else None
+
+
+def _array(embeds: torch.Tensor) -> FloatArray:
+    array: FloatArray = embeds.float().cpu().numpy()
+    return array
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if kind not in there or (index and not index.isdecimal()):
+        raise BackendError(f"the device is {printable(name, 40)!r}; it may be cuda, cuda:N, mps or cpu.")
+    if int(index or 0) >= there[kind]:
+        raise BackendError(f"PyTorch sees no device {printable(name, 40)!r} here; use --device cpu.")
+    return torch.device(name)

@@ -1,0 +1,103 @@
+"""Both towers as ONNX files: standard operators, weights inside, batch and token axes free."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from clip_core.errors import BackendError
+from clip_core.inference.bundle import TEXT, VISION
+from clip_core.model.clip import CLIP
+
+OPSET = 18  # LayerNormalization is in; every ONNX Runtime that the base installation allows runs it
+LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
+
+
+def convert(model: CLIP, folder: Path, log: Path) -> None:
+    """Write onnx/vision_model.onnx and onnx/text_model.onnx below `folder`.
+
+    Args:
+        model: on the CPU, in fp32.
+        log: receives what the converter prints; nothing reaches the terminal.
+    Raises:
+        BackendError: if a tower cannot be converted, or would be larger than one ONNX file may be.
+    """
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    image, text = model.config.image, model.config.text
+    batch = torch.export.Dim("batch")
+    tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
+    pictures = torch.zeros(2, 3, image.image_size, image.image_size)
+    captions = torch.full((2, min(5, text.context_length)), text.end_token)
+    _convert(model.image, pictures, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+    _convert(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
+
+
+def _convert(
+    tower: nn.Module,
+    example: Tensor,
+    input_name: str,
+    output_name: str,
+    axes: dict[int, object],
+    path: Path,
+    log: Path,
+) -> None:
+    size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    if size > LARGEST:
+        raise BackendError(
+            f"the tower of {path.name} has {size / 2**30:.1f} GB of weights; one ONNX file holds at most 2 GB."
+        )
+    try:
+        with _said_to(log):
+            program = torch.onnx.export(
+                tower.eval(),
+                (example,),
+                dynamo=True,
+                input_names=[input_name],
+                output_names=[output_name],
+                dynamic_shapes=(axes,),
+                opset_version=OPSET,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error).strip().splitlines()[0]
+        raise BackendError(f"{path.name} cannot be converted: {cause} (all of it is in {log}).") from None
+    assert program is not None  # torch returns a program whenever dynamo=True
+    proto = program.model_proto
+    forget_origins(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def forget_origins(proto: onnx.ModelProto) -> None:
+    """Drop what the converter noted for its own debugging: stack traces with paths of this machine, and names."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextmanager
+def _said_to(log: Path) -> Iterator[None]:
+    """Send what this process writes to stdout and stderr, from native code too, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    try:
+        with log.open("ab") as handle, warnings.catch_warnings():
+            warnings.simplefilter("default")
+            os.dup2(handle.fileno(), 1)
+            os.dup2(handle.fileno(), 2)
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(kept, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The bundle's JSON files, with Hugging Face names and meanings, so that other tools can read them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from clip_core.config import Activation, ClipConfig, ImageTower, Preprocessing, TextTower
+
+_BICUBIC = 3  # Pillow's number, which is the one that Hugging Face stores
+_ACTIVATIONS = {Activation.GELU: "gelu", Activation.QUICK_GELU: "quick_gelu"}
+
+
+def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
+    """config.json. `pooling`, `stem` and `pre_norm` are our own: towers that differ from OpenAI's say so here."""
+    image, text = config.image, config.text
+    inner = tokenizers.Tokenizer.from_file(str(tokenizer))
+    return {
+        "model_type": "clip",
+        "projection_dim": config.embed_dim,
+        "logit_scale_init_value": math.log(logit_scale),
+        "vision_config": _tower(image, config.embed_dim)
+        | {
+            "image_size": image.image_size,
+            "patch_size": image.patch_size,
+            "num_channels": 3,
+            "pooling": image.pooling.value,
+            "stem": image.stem.value,
+            "pre_norm": image.pre_norm,
+        },
+        "text_config": _tower(text, config.embed_dim)
+        | {
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "bos_token_id": inner.encode("").ids[0],
+            "eos_token_id": text.end_token,
+            "pad_token_id": (inner.padding or {}).get("pad_id", text.end_token),
+            "pooling": text.pooling.value,
+        },
+    }
+
+
+def _tower(tower: ImageTower | TextTower, embed_dim: int) -> dict[str, Any]:
+    return {
+        "hidden_size": tower.width,
+        "intermediate_size": int(tower.width * tower.mlp_ratio),
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "hidden_act": _ACTIVATIONS[tower.activation],
+        "layer_norm_eps": tower.norm_eps,
+        "projection_dim": embed_dim,
+    }
+
+
+def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """preprocessor_config.json"""
+    size = preprocessing.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": _BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+
+
+def tokenizer_config(tokenizer: Path, text: TextTower) -> dict[str, Any]:
+    """tokenizer_config.json"""
+    inner = tokenizers.Tokenizer.from_file(str(tokenizer))
+    start, end = (inner.id_to_token(number) for number in (inner.encode("").ids[0], text.end_token))
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": text.context_length,
+        "bos_token": start,
+        "eos_token": end,
+        "pad_token": (inner.padding or {}).get("pad_token", end),
+        "clean_up_tokenization_spaces": False,
+    }

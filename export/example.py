@@ -1,0 +1,73 @@
+"""The whole of scripted inference: numpy, Pillow, tokenizers and onnxruntime, nothing else.
+
+    python example.py picture.jpg "a red circle" "a blue square"
+
+Prints, for each text and best first, the probability among these texts and the cosine similarity.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+BUNDLE = Path(__file__).resolve().parent
+
+
+def read_json(name: str) -> Any:
+    return json.loads((BUNDLE / name).read_text(encoding="utf-8"))
+
+
+def load_picture(path: str) -> Image.Image:
+    """Upright RGB; what is transparent is laid on white."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def pixel_values(picture: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
+    """float32 (1, 3, S, S): the short side resized, the centre cropped, scaled to [0, 1], normalised."""
+    side = settings["size"]["shortest_edge"]
+    width, height = picture.size
+    long = int(side * max(width, height) / min(width, height))
+    size = (side, long) if width <= height else (long, side)
+    picture = picture.resize(size, settings["resample"])
+    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    pixels = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32) / np.float32(255)
+    mean, std = np.float32(settings["image_mean"]), np.float32(settings["image_std"])
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+
+
+def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(BUNDLE / "onnx" / model), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, inputs)[0])
+
+
+def main(path: str, *texts: str) -> None:
+    manifest, settings = read_json("manifest.json"), read_json("preprocessor_config.json")
+    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a text that spells a special token stays text
+    input_ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
+
+    image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_picture(path), settings)})  # (1, D)
+    text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both of length one
+
+    similarities = (image_embeds @ text_embeds.T)[0]
+    logits = manifest["logit_scale"] * similarities
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    for row in np.argsort(-probabilities, kind="stable"):
+        print(f"{probabilities[row]:.4f}  {similarities[row]:+.4f}  {texts[row]}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python example.py PICTURE TEXT [TEXT ...]")
+    main(*sys.argv[1:])

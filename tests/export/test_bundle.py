@@ -1,0 +1,237 @@
+"""clip-export: a whole bundle that is proven, or nothing."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from clip_core.errors import DataError, ParityError, UsageError
+from clip_core.inference.bundle import REQUIRED, read_manifest
+from clip_core.inference.clip import CLIPInference
+from clip_core.model.checkpoint import load_model
+from export.bundle import export_bundle
+from tests.models import environment, make_run, pictures_of, python, save
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_chaotic(run: Path) -> None:
+    """A best checkpoint that float32 cannot compute the same way twice: signals of 1 on an offset of a million."""
+    model = load_model(run).model
+    with torch.no_grad():
+        model.image.patches.bias.fill_(1e6)
+    save(run, model, step=8)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_a_bundle_is_whole_and_describes_itself(tiny_run: Path, tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert set(REQUIRED) <= manifest.files.keys()
+    assert manifest.source.run == "tiny"
+    assert (manifest.source.step, manifest.embed_dim, manifest.context_length) == (7, 16, 24)
+    assert manifest.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
+    assert len(manifest.classes or ()) == 18
+    assert manifest.parity.accepted
+    assert {row.batch for row in manifest.parity.rows} == {1, 3, 8}
+    assert {path.name for path in tiny_bundle.iterdir()} == {
+        "README.md", "config.json", "example.py", "manifest.json", "onnx",
+        "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    leftovers = [path.name for path in tiny_run.iterdir() if path.name.startswith(".") or path.suffix == ".log"]
+    assert leftovers == []
+
+
+def test_no_path_of_the_machine_is_in_any_file_of_a_bundle(tiny_run: Path, tiny_bundle: Path) -> None:
+    for name, content in snapshot(tiny_bundle).items():
+        for place in (str(tiny_run.parent), str(Path.home()), os.getcwd(), sys.prefix, "site-packages"):
+            assert place.encode() not in content or len(place) < 6, (name, place)
+
+
+def test_the_graphs_are_clean_and_hold_each_weight_once(tiny_run: Path, tiny_bundle: Path) -> None:
+    model = load_model(tiny_run).model
+    for name, tower in (("vision", model.image), ("text", model.text)):
+        path = tiny_bundle / "onnx" / f"{name}_model.onnx"
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto, full_check=True)
+        assert {opset.domain for opset in proto.opset_import} == {""}
+        assert not proto.functions
+        assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+        weights = sum(parameter.numel() for parameter in tower.parameters()) * 4
+        assert path.stat().st_size < weights * 1.1 + 100_000
+        assert [[d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in proto.graph.output] == [
+            ["batch", 16]
+        ]
+    assert [d.dim_param for d in proto.graph.input[0].type.tensor_type.shape.dim] == ["batch", "tokens"]
+
+
+def test_the_json_files_mean_what_hugging_face_means(tiny_bundle: Path) -> None:
+    settings = json.loads((tiny_bundle / "preprocessor_config.json").read_text())
+    assert settings["size"] == {"shortest_edge": 32}
+    assert (settings["resample"], settings["crop_size"]) == (3, {"height": 32, "width": 32})
+    assert settings["do_resize"] and settings["do_rescale"] and settings["do_convert_rgb"]
+    assert settings["rescale_factor"] == pytest.approx(1 / 255)
+    config = json.loads((tiny_bundle / "config.json").read_text())
+    assert config["projection_dim"] == 16
+    assert config["vision_config"]["hidden_size"] == config["text_config"]["hidden_size"] == 32
+    assert np.exp(config["logit_scale_init_value"]) == pytest.approx(1 / 0.07, rel=1e-5)
+    words = json.loads((tiny_bundle / "tokenizer_config.json").read_text())
+    assert (words["model_max_length"], words["eos_token"]) == (24, "<|endoftext|>")
+
+
+def test_example_py_gives_the_numbers_of_clip_infer_without_torch(tiny_bundle: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "tall and transparent.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 61, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned
+    Image.fromarray(pixels).save(picture, exif=exif)
+    texts = ["a red circle", "a blue square", "", "<|endoftext|> 漢字"]
+    done = python(tiny_bundle / "example.py", picture, *texts, torch_free=tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^(\d\.\d{4})  ([+-]\d\.\d{4})  (.*)$", done.stdout, re.MULTILINE)
+    clip = CLIPInference(tiny_bundle)
+    expected = clip.zero_shot_classification(picture, texts, "{}")
+    assert [row[2] for row in rows] == [name for name, _ in expected]
+    np.testing.assert_allclose([float(row[0]) for row in rows], [value for _, value in expected], atol=1e-4)
+    cosines = dict(zip(texts, clip.image_text_similarity(picture, texts).tolist(), strict=True))
+    np.testing.assert_allclose([float(row[1]) for row in rows], [cosines[row[2]] for row in rows], atol=1e-4)
+
+
+def test_example_py_says_how_it_is_called(tiny_bundle: Path) -> None:
+    done = python(tiny_bundle / "example.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage:")
+
+
+def test_an_export_that_fails_its_parity_leaves_nothing(run: Path) -> None:
+    make_chaotic(run)
+    before = snapshot(run)
+    with pytest.raises(ParityError, match="differ from the model"):
+        export_bundle(run)
+    after = {name: content for name, content in snapshot(run).items() if name != "bundle.log"}
+    assert after == before
+
+
+def test_a_bundle_is_replaced_only_by_one_that_is_accepted(run: Path) -> None:
+    export_bundle(run)
+    good = snapshot(run / "bundle")
+    make_chaotic(run)
+    with pytest.raises(ParityError):
+        export_bundle(run)
+    assert snapshot(run / "bundle") == good
+    model = load_model(run / "checkpoints" / "step_0000007").model
+    save(run, model, step=9)
+    _, manifest = export_bundle(run)
+    assert manifest.source.step == read_manifest(run / "bundle").source.step == 9
+    assert not list(run.glob(".bundle*"))
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="something else than a bundle"):
+            export_bundle(run, mine, force=force)
+    with pytest.raises(UsageError, match="something else than a bundle"):
+        export_bundle(run, run, force=True)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_bundle_of_another_run_is_replaced_with_force_only(run: Path, own_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--force"):
+        export_bundle(run, own_bundle)
+    export_bundle(run, own_bundle, force=True)
+    assert read_manifest(own_bundle).source.run == "run"
+
+
+def test_pictures_that_are_gone_are_asked_for(run: Path, tiny_run: Path) -> None:
+    shutil.rmtree(pictures_of(run)[0].parent)
+    with pytest.raises(DataError, match="--images"):
+        export_bundle(run)
+    _, manifest = export_bundle(run, images=pictures_of(tiny_run)[0].parent)
+    assert manifest.parity.pictures == 36
+
+
+def test_a_checkpoint_without_a_run_is_exported_where_it_is_told(run: Path, tiny_run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(run / "checkpoints" / "step_0000007", alone)
+    shutil.copy(run / "tokenizer.json", alone)
+    with pytest.raises(UsageError, match="--out"):
+        export_bundle(alone)
+    place, manifest = export_bundle(alone, tmp_path / "out" / "bundle", images=pictures_of(tiny_run)[0].parent)
+    assert manifest.classes is None
+    assert CLIPInference(place).encoder.about.embed_dim == 16
+
+
+def test_captions_cannot_write_into_the_model_card(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["classes"] = ["a `code` <script>", "[link](http://x)", "new\n# Title", "\x1b[31mred"]
+    (run / "config.json").write_text(json.dumps(config))
+    export_bundle(run)
+    card = (run / "bundle" / "README.md").read_text()
+    assert not {"<script>", "[link]", "\x1b", "\n# Title"} & {
+        part for part in ("<script>", "[link]", "\x1b", "\n# Title") if part in card
+    }
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_prints_the_table_and_nothing_of_the_converter(run: Path, tmp_path: Path) -> None:
+    done = python("-m", "export.cli", run, "--out", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "accepted" in done.stdout
+    assert "torch" not in done.stdout.lower()
+    rows = [line for line in done.stdout.splitlines() if line.startswith("onnx/")]
+    assert len(rows) == len(read_manifest(tmp_path / "bundle").parity.rows)
+
+
+def test_the_command_exits_5_when_parity_fails(run: Path) -> None:
+    make_chaotic(run)
+    done = python("-m", "export.cli", run)
+    assert done.returncode == 5
+    assert "REFUSED" in done.stdout
+    assert done.stderr.startswith("clip-export: ")
+    assert done.stderr.count("\n") == 1
+    assert not (run / "bundle").exists()
+
+
+def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    done = python("-m", "export.cli", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert "no model at" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_an_export_leaves_nothing(run: Path, number: signal.Signals) -> None:
+    before = snapshot(run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "export.cli", str(run)], env=environment(), stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(run.glob(".bundle.*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    left = {name: content for name, content in snapshot(run).items() if name != "bundle.log"}
+    assert left == before

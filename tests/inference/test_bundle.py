@@ -1,0 +1,155 @@
+"""A bundle is data: every way of tampering with it is refused in one sentence, before a session is made."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from clip_core.data.tokenizer import train_characters
+from clip_core.errors import ClipError
+from clip_core.inference.bundle import MANIFEST, TEXT, VISION, open_bundle
+from clip_core.inference.clip import CLIPInference
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
+    path = bundle / MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def relist(bundle: Path, name: str) -> None:
+    """What someone does who also rewrites the manifest: the checksum fits again."""
+    content = (bundle / name).read_bytes()
+    facts = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_manifest(bundle, lambda manifest: manifest["files"].__setitem__(name, facts))
+
+
+def change_a_byte(bundle: Path) -> None:
+    content = bytearray((bundle / VISION).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / VISION).write_bytes(content)
+
+
+def append(bundle: Path) -> None:
+    with (bundle / TEXT).open("ab") as handle:
+        handle.write(b"\0")
+
+
+def link_a_file(bundle: Path) -> None:
+    (bundle / VISION).rename(bundle.parent / "elsewhere.onnx")
+    (bundle / VISION).symlink_to(bundle.parent / "elsewhere.onnx")
+
+
+def link_the_folder(bundle: Path) -> None:
+    (bundle / "onnx").rename(bundle.parent / "elsewhere")
+    (bundle / "onnx").symlink_to(bundle.parent / "elsewhere")
+
+
+def name_a_file_outside(bundle: Path) -> None:
+    (bundle.parent / "secret").write_text("secret")
+    relist(bundle, "../secret")
+
+
+def name_an_absolute_file(bundle: Path) -> None:
+    (bundle.parent / "secret").write_text("secret")
+    relist(bundle, str(bundle.parent / "secret"))
+
+
+def replace_by_a_pipe(bundle: Path) -> None:
+    (bundle / "tokenizer.json").unlink()
+    os.mkfifo(bundle / "tokenizer.json")
+
+
+def edit_onnx(bundle: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    model = onnx.load(bundle / TEXT)
+    change(model)
+    (bundle / TEXT).write_bytes(model.SerializeToString())
+    relist(bundle, TEXT)
+
+
+def use_a_custom_operator(bundle: Path) -> None:
+    edit_onnx(bundle, lambda model: setattr(model.graph.node[0], "domain", "com.evil"))
+
+
+def point_weights_elsewhere(bundle: Path) -> None:
+    def point(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+
+    edit_onnx(bundle, point)
+
+
+def rename_an_input(bundle: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        old = model.graph.input[0].name
+        model.graph.input[0].name = "other"
+        for node in model.graph.node:
+            node.input[:] = ["other" if name == old else name for name in node.input]
+
+    edit_onnx(bundle, rename)
+
+
+def swap_the_tokenizer(bundle: Path) -> None:
+    train_characters(["other letters: xyzw"], 24).save(bundle / "tokenizer.json")
+    relist(bundle, "tokenizer.json")
+
+
+def make_the_model_garbage(bundle: Path) -> None:
+    (bundle / VISION).write_bytes(b"\x08\x07\x3a\x02\x0a\x00")
+    relist(bundle, VISION)
+
+
+TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
+    (change_a_byte, "vision_model.onnx is not the file"),
+    (append, "text_model.onnx is not the file"),
+    (lambda bundle: (bundle / VISION).unlink(), "no onnx/vision_model.onnx"),
+    (lambda bundle: (bundle / "tokenizer.json").unlink(), "no tokenizer.json"),
+    (link_a_file, "link"),
+    (link_the_folder, "link"),
+    (name_a_file_outside, "outside the bundle"),
+    (name_an_absolute_file, "outside the bundle"),
+    (replace_by_a_pipe, "not a regular file"),
+    (use_a_custom_operator, "com.evil"),
+    (point_weights_elsewhere, "weights in another file"),
+    (rename_an_input, "other inputs or outputs"),
+    (swap_the_tokenizer, "does not fit the model"),
+    (make_the_model_garbage, "vision_model.onnx"),
+    (lambda bundle: (bundle / MANIFEST).unlink(), "no manifest.json"),
+    (lambda bundle: (bundle / MANIFEST).write_text("{"), "damaged"),
+    (lambda bundle: (bundle / MANIFEST).write_text("[]"), "damaged"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.pop("logit_scale")), "logit_scale"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.update(embed_dim=17)), "other inputs or outputs"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.update(extra=1)), "extra"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m["files"].pop(TEXT)), "does not list onnx/text_model.onnx"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.update(format_version=99)), "version 99"),
+    (
+        lambda bundle: edit_manifest(bundle, lambda m: m["preprocessing"].update(image_size=64)),
+        "other inputs or outputs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tamper", "said"), TAMPERINGS)
+def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, said: str) -> None:
+    tamper(own_bundle)
+    with pytest.raises(ClipError, match=said) as caught:
+        CLIPInference(own_bundle, backend="onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_card_is_for_people_to_edit(own_bundle: Path) -> None:
+    (own_bundle / "README.md").write_text("my own words")
+    (own_bundle / "notes.txt").write_text("a file that nothing reads")
+    assert open_bundle(own_bundle).manifest.embed_dim == 16
+
+
+def test_a_bundle_can_be_moved_and_reached_through_a_link(own_bundle: Path, tmp_path: Path) -> None:
+    moved = own_bundle.rename(tmp_path / "a place with spaces")
+    (tmp_path / "link").symlink_to(moved)
+    assert CLIPInference(tmp_path / "link").encoder.about.backend == "onnx"
