@@ -47,7 +47,7 @@ class ImageEncoder(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)  # (B, P, W)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)  # (B, T, W)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)  # (B, T, W)
         tokens = self.norm_pre(tokens + self.positions)
         for block in self.blocks:
             tokens = block(tokens)
