@@ -69,10 +69,9 @@ def export_bundle(
         context_length=text.context_length,
     )
     samples = find_samples(loaded, images)
-    log = out.with_name(f"{out.name}.log")
     with _beside(out) as folder:
         say(f"converting {loaded.folder} ...")
-        convert(loaded.model, folder, log)
+        convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
         say(f"comparing on {len(samples.pixel_values)} pictures and {len(samples.captions)} captions ...")
         parity = measure(loaded.model, folder, tokenizer, samples)
         say(table(parity))
@@ -84,7 +83,6 @@ def export_bundle(
         manifest = _write(folder, loaded, parity)
         open_bundle(folder)
         _put_in_place(folder, out)
-    log.unlink(missing_ok=True)
     return out, manifest
 
 

@@ -13,7 +13,11 @@ from clip_core import __version__
 from clip_core.cli.app import run_app
 from clip_core.text import printable
 
-app = App(name="clip-export", help="Convert a run's best checkpoint to ONNX, with a proof that it says the same.")
+app = App(
+    name="clip-export",
+    version=__version__,
+    help="Convert a run's best checkpoint to ONNX, with a proof that it says the same.",
+)
 
 
 @app.default

@@ -19,12 +19,12 @@ OPSET = 18  # LayerNormalization is in; every ONNX Runtime that the base install
 LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
 
 
-def convert(model: CLIP, folder: Path, log: Path) -> None:
+def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     """Write onnx/vision_model.onnx and onnx/text_model.onnx below `folder`.
 
     Args:
         model: on the CPU, in fp32.
-        log: receives what the converter prints; nothing reaches the terminal.
+        kept_log: where what the converter printed is kept if it fails; nothing of it reaches the terminal.
     Raises:
         BackendError: if a tower cannot be converted, or would be larger than one ONNX file may be.
     """
@@ -34,11 +34,18 @@ def convert(model: CLIP, folder: Path, log: Path) -> None:
     tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
     pictures = torch.zeros(2, 3, image.image_size, image.image_size)
     captions = torch.full((2, min(5, text.context_length)), text.end_token)
-    _convert(model.image, pictures, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
-    _convert(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
+    log = folder / "convert.log"
+    try:
+        convert_tower(model.image, pictures, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+        convert_tower(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
+    except torch.onnx.OnnxExporterError as error:
+        log.replace(kept_log)
+        cause = str(error).strip().splitlines()[0]
+        raise BackendError(f"the model cannot be converted: {cause} (all of it is in {kept_log}).") from None
+    log.unlink()
 
 
-def _convert(
+def convert_tower(
     tower: nn.Module,
     example: Tensor,
     input_name: str,
@@ -47,30 +54,30 @@ def _convert(
     path: Path,
     log: Path,
 ) -> None:
+    """Write one tower, as a file with one input and one output, `axes` of the input free."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
     if size > LARGEST:
         raise BackendError(
             f"the tower of {path.name} has {size / 2**30:.1f} GB of weights; one ONNX file holds at most 2 GB."
         )
-    try:
-        with _said_to(log):
-            program = torch.onnx.export(
-                tower.eval(),
-                (example,),
-                dynamo=True,
-                input_names=[input_name],
-                output_names=[output_name],
-                dynamic_shapes=(axes,),
-                opset_version=OPSET,
-                external_data=False,
-                optimize=True,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        cause = str(error).strip().splitlines()[0]
-        raise BackendError(f"{path.name} cannot be converted: {cause} (all of it is in {log}).") from None
+    with _said_to(log):
+        program = torch.onnx.export(
+            tower.eval(),
+            (example,),
+            dynamo=True,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=(axes,),
+            opset_version=OPSET,
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
     assert program is not None  # torch returns a program whenever dynamo=True
     proto = program.model_proto
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    if not all(sizes[axis].dim_param for axis in axes):  # Python's len() in a tower does this, without an error
+        raise BackendError(f"{path.name} came out for one batch size only: its tower is not written for export.")
     forget_origins(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
