@@ -1,0 +1,170 @@
+"""The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.filter import NoColor
+from textual.notifications import SeverityLevel
+from textual.reactive import reactive
+from textual.screen import Screen
+
+from clip_core.errors import ClipError
+from clip_core.run_dir import State
+from clip_core.text import printable
+from clip_tui import starter
+from clip_tui.actions import APP, actions_of, bindings
+from clip_tui.encoder import Backend, Encoders, other
+from clip_tui.glyphs import AsciiFilter
+from clip_tui.theme import DARK
+from clip_tui.watcher import RunWatch, Snapshot
+
+POLL_SECONDS = 0.5
+WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
+HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
+
+
+def _screen(page: str, name: str) -> Callable[[], Screen[None]]:
+    """A screen whose module is imported when it is shown first."""
+
+    def make() -> Screen[None]:
+        screen: Screen[None] = getattr(import_module(f"clip_tui.screens.{page}"), name)()
+        return screen
+
+    return make
+
+
+class ClipApp(App[None]):
+    """clip-tui on the runs below `root`."""
+
+    TITLE = "clip-tui"
+    CSS_PATH = "style.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS = bindings(APP)
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
+    SCREENS: ClassVar[dict[str, Callable[[], Screen[None]]]] = {
+        "runs": _screen("runs", "RunsScreen"),
+        "live": _screen("live", "LiveScreen"),
+        "data": _screen("data", "DataScreen"),
+        "retrieve": _screen("retrieve", "RetrieveScreen"),
+        "classify": _screen("classify", "ClassifyScreen"),
+        "logs": _screen("logs", "LogsScreen"),
+        "export": _screen("export", "ExportScreen"),
+    }
+
+    snapshot: reactive[Snapshot | None] = reactive(None)
+    backend: reactive[Backend] = reactive("torch")
+
+    def __init__(self, root: Path, *, ascii_only: bool = False, open_run: Path | None = None) -> None:
+        super().__init__()
+        self.root = root
+        self.trainers: dict[Path, starter.Process] = {}
+        self.exports: dict[Path, starter.Process] = {}
+        self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
+        self._folder = TemporaryDirectory(prefix="clip-tui-")
+        self.encoders = Encoders(Path(self._folder.name))
+        self._open_at_start = open_run
+        self._watch: RunWatch | None = None
+        if self.no_color:
+            self._filters.append(NoColor())  # Textual alone would send shades of grey
+        if ascii_only:
+            self.add_class("-ascii")
+            self._filters.append(AsciiFilter())
+        self.register_theme(DARK)
+        self.theme = DARK.name
+
+    # ------------------------------------------------------------ life
+
+    def on_mount(self) -> None:
+        self.push_screen("runs")
+        if self._open_at_start is not None:
+            self.open_run(self._open_at_start)
+
+    async def on_unmount(self) -> None:
+        await self.encoders.close()
+        self._folder.cleanup()
+
+    # ------------------------------------------------------------ the open run
+
+    def open_run(self, path: Path, page: str = "live") -> None:
+        """Attach to a run and show it."""
+        self._watch = RunWatch(path)
+        self.snapshot = Snapshot(path, State.STARTING)
+        self._follow(self._watch)
+        self.action_go(page)
+
+    @work(name="watch", group="watch", exclusive=True)
+    async def _follow(self, watch: RunWatch) -> None:
+        while True:
+            trainer = self.trainers.get(watch.reader.path)
+            code = trainer.poll() if trainer else None
+            self.snapshot = await asyncio.to_thread(
+                watch.refresh, starting=trainer is not None and code is None, exit_code=code
+            )
+            await asyncio.sleep(POLL_SECONDS)
+
+    def start_trainer(self, run_dir: Path, flags: list[str], *, resume: bool = False) -> None:
+        """Start a trainer that outlives this app, and show its run; a problem is said on the screen."""
+        try:
+            self.trainers[run_dir] = starter.start_trainer(run_dir, flags, resume=resume)
+        except ClipError as error:
+            self.say_problem(error)
+            return
+        self.open_run(run_dir)
+
+    def start_export(self, run: Path) -> starter.Process | None:
+        """Start the export of a run, unless one runs already; a problem is said on the screen."""
+        known = self.exports.get(run)
+        if known is not None and known.poll() is None:
+            return known
+        try:
+            self.exports[run] = starter.start_export(run)
+        except ClipError as error:
+            self.say_problem(error)
+            return None
+        return self.exports[run]
+
+    def say_problem(self, error: ClipError) -> None:
+        self.say(str(error), severity="error")
+
+    def say(self, text: str, *, severity: SeverityLevel = "information") -> None:
+        """A line in the corner; `text` may hold anything."""
+        self.notify(printable(text, 300), severity=severity, markup=False)
+
+    # ------------------------------------------------------------ actions
+
+    def action_go(self, page: str) -> None:
+        """Change to a screen; all but the list of runs need an open run."""
+        if page != "runs" and self.snapshot is None:
+            self.say("Open a run first: choose one and press Enter, or press n for a new one.", severity="warning")
+            return
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        if getattr(self.screen, "PAGE", "") != page:
+            self.switch_screen(page)
+
+    def action_backend(self) -> None:
+        self.backend = other(self.backend)
+
+    def action_help(self) -> None:
+        from clip_tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The command palette: the table of actions, for the app and for the screen in front."""
+        page = str(getattr(screen, "PAGE", ""))
+        for action in actions_of(page, APP):
+            if action.name != "command_palette":
+                run = partial(screen.run_action, action.name if action.scope != APP else f"app.{action.name}")
+                yield SystemCommand(f"{action.label}  ({action.keys})", action.help, run)
+        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)

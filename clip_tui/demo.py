@@ -1,0 +1,281 @@
+"""clip-tui demo: draw shapes, train on them, export the model, and let ONNX Runtime classify a picture it has not seen.
+
+In a terminal the app opens on the run and the rest happens before one's eyes; leaving it finishes the work in plain
+lines. Elsewhere it is plain lines from the start. Both end with the same summary.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_core.errors import BundleError, ClipError, RunError
+from clip_core.run_dir import RunReader, State, is_run
+from clip_core.text import printable
+from clip_tui.bundle_view import bundle_of, parity_lines, parity_verdict
+from clip_tui.commands import near, ours, spelt
+from clip_tui.gallery import read_gallery
+from clip_tui.numbers import percent
+from clip_tui.starter import Process, start_export, start_trainer
+from clip_tui.tail import Tail
+
+# The recipe of the demo, beside --data-file and --run-dir.
+# What reaches 99 % on the shapes in the fewest seconds of two cores; docs/benchmarks.md has the measurement.
+RECIPE = (
+    "--synthetic-count", "3600", "--tokenizer", "bpe", "--stem", "conv", "--layers", "2", "--patch-size", "16",
+    "--batch-size", "32", "--epochs", "4", "--eval-every", "50",
+)  # fmt: skip
+DEMO_FLAGS: list[str] = ["--create-synthetic", *RECIPE]
+
+POLL_SECONDS = 0.3
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo: where its pictures are, and which run it is."""
+
+    folder: Path
+    run: Path
+    recipe: tuple[str, ...]
+
+    @property
+    def data_file(self) -> Path:
+        return self.folder / "data" / "dataset.json"
+
+    @property
+    def reader(self) -> RunReader:
+        return RunReader(self.run)
+
+
+def run_demo(folder: Path, *, plain: bool, ascii_only: bool = False, flags: Sequence[str] = ()) -> int:
+    """Do the demo below `folder`; returns its exit code.
+
+    Args:
+        flags: flags of clip-train that take the place of those in DEMO_FLAGS, or come on top.
+    Raises:
+        ClipError: one sentence about the step that failed.
+    """
+    demo = choose_run(folder, recipe(flags))
+    log = Tail(demo.run / "train.log", first_bytes=0)
+    log.new_lines()  # what an earlier trainer said is not said again
+    trainer = begin(demo)
+    if plain:
+        return finish(demo, trainer, log, print_line)
+    from clip_tui.autopilot import DemoApp
+
+    DemoApp(demo.run, trainer, ascii_only=ascii_only).run()
+    log.new_lines()  # the app has shown it
+    return finish(demo, trainer, log, print_line)
+
+
+def print_line(line: str) -> None:
+    """A line on standard output, whatever it is encoded as."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable(line).encode(encoding, "replace").decode(encoding), flush=True)
+
+
+# ---------------------------------------------------------------- which run, and its trainer
+
+
+def recipe(flags: Sequence[str] = ()) -> tuple[str, ...]:
+    """DEMO_FLAGS with `flags` laid over them."""
+    values: dict[str, list[str]] = {}
+    for part in (*DEMO_FLAGS, *flags):
+        if part.startswith("--"):
+            name, equals, value = part.partition("=")
+            values.pop(name, None)  # so that the values that follow are this one's
+            values[name] = [value] if equals else []
+        elif values:
+            values[next(reversed(values))].append(part)
+    return tuple(part for name, rest in values.items() for part in (name, *rest))
+
+
+def choose_run(folder: Path, flags: tuple[str, ...]) -> Demo:
+    """The last demo run if it was interrupted or still trains; otherwise a new name."""
+    runs = folder / "runs"
+    numbered = sorted((_number(path), path) for path in runs.glob("demo*") if _number(path))
+    if not numbered:
+        return Demo(folder, runs / "demo", flags)
+    last, path = numbered[-1]
+    if RunReader(path).state() is not State.FINISHED:
+        return Demo(folder, path, flags)
+    return Demo(folder, runs / f"demo-{last + 1}", flags)
+
+
+def _number(path: Path) -> int:
+    """`demo` is 1, `demo-7` is 7, anything else 0."""
+    found = re.fullmatch(r"demo(?:-([2-9]|[1-9]\d+))?", path.name)
+    return 0 if found is None else int(found[1] or 1)
+
+
+def begin(demo: Demo) -> Process | None:
+    """Start or resume the trainer; None where one runs already."""
+    if is_run(demo.run) and demo.reader.state().alive:
+        return None
+    if demo.reader.pointer("latest") is not None:
+        return start_trainer(demo.run, [], resume=True)
+    flags = ["--data-file", str(demo.data_file), *demo.recipe]
+    return start_trainer(demo.run, flags, resume=is_run(demo.run))
+
+
+# ---------------------------------------------------------------- the rest, in plain lines
+
+
+def finish(demo: Demo, trainer: Process | None, log: Tail, say: Callable[[str], None]) -> int:
+    """Whatever is still to be done, and the summary; returns the exit code."""
+    say(f"training {demo.run}; its log is {demo.run / 'train.log'}")
+    code = follow_training(demo, trainer, log, say)
+    if code:
+        return code
+    if not _has_bundle(demo.run):
+        say(f"exporting to {demo.reader.bundle}")
+        _wait(start_export(demo.run), "clip-export", demo.run / "export.log")
+    summary(demo, say)
+    return 0
+
+
+def follow_training(demo: Demo, trainer: Process | None, log: Tail, say: Callable[[str], None]) -> int:
+    """Pass the trainer's lines on until it ends. Ctrl-C stops it at a checkpoint.
+
+    Raises:
+        RunError: if it failed; with its exit code.
+    """
+    interrupted = False
+    while True:
+        try:
+            ended = trainer.poll() is not None if trainer else not demo.reader.state().alive
+            for line in log.new_lines(ended=ended):
+                say(line)
+            if ended:
+                break
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            say("stopping at the next checkpoint; Ctrl-C again leaves at once")
+            demo.reader.ask("stop")
+    if interrupted:
+        again = spelt([*ours("clip-tui"), "demo", "--dir", str(demo.folder)])
+        say(f"stopped; to go on: {again}")
+        return _INTERRUPTED
+    if trainer is not None and trainer.returncode:
+        raise child_failed("clip-train", trainer.returncode, demo.run / "train.log")
+    if demo.reader.pointer("best") is None and demo.reader.pointer("latest") is None:
+        raise RunError(f"{demo.run} ended without a checkpoint; see {demo.run / 'train.log'}.")
+    return 0
+
+
+def _wait(process: Process, name: str, log: Path) -> None:
+    code = process.wait()
+    if code:
+        raise child_failed(name, code, log)
+
+
+def child_failed(name: str, code: int, log: Path) -> ClipError:
+    """A child's failure as one sentence, with the child's exit code (128 + n for signal n, as a shell has it)."""
+    said = Tail(log, first_bytes=8192).new_lines(ended=True)
+    last = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
+    error = RunError(f"{name} failed with code {code} ({printable(last, 200)}); see {log}.")
+    error.exit_code = code if code > 0 else 128 - code
+    return error
+
+
+def _has_bundle(run: Path) -> bool:
+    """Whether there is a sound bundle that is newer than the best checkpoint."""
+    try:
+        manifest, best = bundle_of(run), run / "best.json"
+        written = (run / "bundle" / "manifest.json").stat().st_mtime if manifest else 0.0
+        return manifest is not None and (not best.exists() or written >= best.stat().st_mtime)
+    except (BundleError, OSError):
+        return False
+
+
+# ---------------------------------------------------------------- the summary
+
+
+def summary(demo: Demo, say: Callable[[str], None]) -> None:
+    """The model and its scores, the bundle and its proof, a picture classified, and what to try next.
+
+    Raises:
+        ClipError: if the bundle is not there, or cannot classify.
+    """
+    manifest = bundle_of(demo.run)
+    if manifest is None:
+        raise BundleError(f"{demo.reader.bundle} was not written; see {demo.run / 'export.log'}.")
+    checkpoint = demo.reader.pointer("best") or demo.reader.pointer("latest")
+    say("")
+    say(f"trained   {checkpoint}")
+    say(f"scores    {_scores(manifest.source.scores)}")
+    say(f"bundle    {demo.reader.bundle}")
+    say(f"parity    {parity_verdict(manifest)}")
+    for line in parity_lines(manifest):
+        say(f"          {line}")
+    say("")
+    _classify(demo, say)
+    say("")
+    say("next:")
+    for command in next_commands(demo):
+        say(f"  {spelt(command)}")
+
+
+def _scores(scores: dict[str, float]) -> str:
+    shown = (
+        ("zero_shot_top1", "zero-shot top-1"),
+        ("image_to_text_recall@1", "recall@1 image to text"),
+        ("text_to_image_recall@1", "text to image"),
+    )
+    return ", ".join(f"{label} {percent(scores[name], 1)}" for name, label in shown if name in scores) or "none stored"
+
+
+def _classify(demo: Demo, say: Callable[[str], None]) -> None:
+    """A held-out picture, classified by ONNX Runtime in a process that never sees torch."""
+    gallery = read_gallery(demo.run)
+    if not gallery.images:
+        raise RunError(f"{demo.run / 'val_pairs.json'} holds no pairs; train again with: clip-tui demo.")
+    image = gallery.images[0]
+    asked = ["classification", "--model", str(demo.reader.bundle), "--image", near(Path(image)), "--top-k", "3"]
+    command = [sys.executable, "-m", "clip_core.cli.infer", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = printable(done.stderr.strip() or done.stdout.strip(), 300)
+        error = RunError(f"clip-infer failed with code {done.returncode} ({said}).")
+        error.exit_code = done.returncode
+        raise error
+    truth = "; ".join(gallery.captions_of[image])
+    say(f"picture   {near(Path(image))}: {truth}; held out of training, now classified by ONNX Runtime")
+    say(f"          $ {spelt([*ours('clip-infer'), *asked])}")
+    for line in done.stdout.splitlines():
+        say(f"          {line}")
+
+
+def next_commands(demo: Demo) -> list[list[str]]:
+    """Three commands that work as they stand, from the directory that the demo was started in."""
+    images = _images_folder(demo)
+    kept = [part for part in demo.recipe if part != "--create-synthetic"]
+    again = ["--data-file", str(demo.data_file), *kept, "--seed", "1", "--run-dir", str(_free(demo.folder / "runs"))]
+    return [
+        [*ours("clip-tui"), str(demo.folder / "runs")],
+        [*ours("clip-infer"), "retrieval", "--model", str(demo.reader.bundle), "--text", "a red circle",
+         "--image-dir", str(images), "--top-k", "5"],
+        [*ours("clip-train"), *again],
+    ]  # fmt: skip
+
+
+def _free(runs: Path) -> Path:
+    """A name for a run that is not taken."""
+    return next(path for n in range(1, 1000) if not (path := runs / f"seed-1{'' if n == 1 else f'-{n}'}").exists())
+
+
+def _images_folder(demo: Demo) -> Path:
+    """Where the pictures of the pair list are."""
+    try:
+        first = json.loads(demo.data_file.read_text(encoding="utf-8"))[0]["image"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return demo.data_file.parent
+    return (demo.data_file.parent / str(first)).parent

@@ -1,0 +1,165 @@
+"""Talks to the inference servers: one child process a backend, started at the first question, JSON lines."""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from clip_core.errors import BackendError
+
+Backend = Literal["torch", "onnx"]
+BACKENDS: tuple[Backend, Backend] = ("torch", "onnx")
+
+SERVER = "clip_core.inference.server"
+LINE_LIMIT = 64 * 1024 * 1024  # bytes of one answer
+START_SECONDS = 120.0
+STOP_SECONDS = 1.0
+
+
+def other(backend: Backend) -> Backend:
+    return "onnx" if backend == "torch" else "torch"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result, where it came from, and how long it took (seconds, without starting the process)."""
+
+    result: dict[str, Any]
+    backend: Backend
+    source: str
+    seconds: float
+
+
+class EncoderClient:
+    """One server process for one model and one backend."""
+
+    def __init__(self, model: Path, backend: Backend, log: Path) -> None:
+        self.model, self.backend, self.log = model, backend, log
+        self.source = ""
+        self._process: asyncio.subprocess.Process | None = None
+        self._stderr: IO[bytes] | None = None
+        self._ids = itertools.count(1)
+        self._lock = asyncio.Lock()
+
+    async def ask(self, op: str, **values: Any) -> Answer:
+        """One question, one answer; questions are answered in turn.
+
+        Raises:
+            BackendError: one sentence from the server, or about why there is none.
+        """
+        async with self._lock:
+            if self._process is None or self._process.returncode is not None:
+                await self._start()
+            started = time.perf_counter()
+            number = next(self._ids)
+            await self._send({"id": number, "op": op, **values})
+            while (reply := await self._receive()).get("id") != number:
+                continue  # the answer to a question whose asker has gone
+            return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started)
+
+    async def close(self) -> None:
+        """End the process: at the end of its input it leaves by itself; otherwise it is killed."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+    async def _start(self) -> None:
+        await self.close()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._stderr = self.log.open("wb")
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", SERVER, str(self.model), "--backend", self.backend,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._stderr,
+            limit=LINE_LIMIT,
+            start_new_session=True,  # a Ctrl-C in the terminal is the app's to answer
+        )  # fmt: skip
+        try:
+            hello = _result(await asyncio.wait_for(self._receive(), START_SECONDS))
+        except TimeoutError:
+            await self.close()
+            raise BackendError(
+                f"the {self.backend} encoder said nothing for {START_SECONDS:.0f} s; see {self.log}."
+            ) from None
+        except (BackendError, asyncio.CancelledError):
+            await self.close()
+            raise
+        self.source = str(hello.get("source", self.model))
+
+    async def _send(self, question: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            await self._process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._gone() from None
+
+    async def _receive(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        try:
+            line = await self._process.stdout.readline()
+            reply = json.loads(line) if line else None
+        except ValueError:
+            raise BackendError(f"the {self.backend} encoder answered with something else than JSON.") from None
+        if not isinstance(reply, dict):
+            raise self._gone()
+        return reply
+
+    def _gone(self) -> BackendError:
+        said = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        why = f": {said[-1].strip()}" if said else ""
+        return BackendError(f"the {self.backend} encoder for {self.model} has ended{why}")
+
+
+def _result(reply: dict[str, Any]) -> dict[str, Any]:
+    if not reply.get("ok"):
+        raise BackendError(str(reply.get("error", "the encoder gave no reason.")))
+    result = reply.get("result")
+    return result if isinstance(result, dict) else {}
+
+
+class Encoders:
+    """The encoder of each backend for the open run; a new checkpoint or bundle gets a new process."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._clients: dict[Backend, tuple[str, EncoderClient]] = {}
+
+    async def ask(self, run: Path, backend: Backend, op: str, **values: Any) -> Answer:
+        """Raises: BackendError."""
+        identity = await asyncio.to_thread(_identity, run, backend)
+        known = self._clients.get(backend)
+        if known is None or known[0] != identity:
+            client = EncoderClient(run, backend, self._logs / f"encoder-{backend}.log")
+            self._clients[backend] = (identity, client)
+            if known is not None:
+                await known[1].close()
+        return await self._clients[backend][1].ask(op, **values)
+
+    async def close(self) -> None:
+        clients = [client for _, client in self._clients.values()]
+        self._clients.clear()
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+def _identity(run: Path, backend: Backend) -> str:
+    """Changes when the run has another best checkpoint, or another bundle."""
+    files = [run / "bundle" / "manifest.json"] if backend == "onnx" else [run / "best.json", run / "latest.json"]
+    path = next((file for file in files if file.exists()), None)
+    return f"{run}:{path}:{path.stat().st_mtime_ns if path else 0}"

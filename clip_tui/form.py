@@ -1,0 +1,93 @@
+"""The form of a new run, made from the configuration: one field a setting, and what was typed as a configuration."""
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from clip_core.config import SECTIONS, TrainConfig, flag, parse_config
+from clip_core.errors import UsageError
+
+Kind = Literal["choice", "switch", "text"]
+WORKED_OUT = "worked out"
+TITLES = {"data": "Data", "model": "Model", "optim": "Optimiser", "run": "Run"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting as a form shows it."""
+
+    section: str
+    name: str
+    kind: Kind
+    help: str
+    default: Any
+    choices: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.section}-{self.name}"
+
+    @property
+    def placeholder(self) -> str:
+        if self.name == "data_file":
+            return "path/to/pairs.json"
+        return WORKED_OUT if self.default is None else str(self.default)
+
+    @property
+    def flag(self) -> str:
+        return flag(self.name)
+
+
+def form_fields() -> Iterator[Field]:
+    """Every setting of TrainConfig, section by section."""
+    for section in SECTIONS:
+        model = type(getattr(TrainConfig(), section))
+        for name, info in model.model_fields.items():
+            yield _field(section, name, info)
+
+
+def _field(section: str, name: str, info: FieldInfo) -> Field:
+    kinds = _members(info.annotation)
+    choices = tuple(str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
+    kind: Kind = "switch" if bool in kinds else "choice" if choices and Path not in kinds else "text"
+    return Field(section, name, kind, info.description or "", info.default, choices if kind == "choice" else ())
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The parts of a union without None; a plain type is its own only part."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(part for part in get_args(annotation) if part is not type(None))
+    return (annotation,)
+
+
+def read_form(values: Mapping[str, Any]) -> TrainConfig:
+    """What was typed, by `Field.id`, as a configuration; an empty text means the default.
+
+    Raises:
+        UsageError: naming each flag that cannot be used.
+    """
+    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for field in form_fields():
+        value = values.get(field.id)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if value is not None:
+            nested[field.section][field.name] = Path(value).expanduser() if _is_path(field, value) else value
+    config = parse_config(nested)
+    if config.data.data_file is None and not config.data.create_synthetic:
+        raise UsageError("--data-file is missing: name a pair list, or switch --create-synthetic on.")
+    if config.data.data_file and not config.data.create_synthetic and not config.data.data_file.is_file():
+        raise UsageError(f"--data-file: there is no file {config.data.data_file} (looked from {Path.cwd()}).")
+    if config.model.image_size % config.model.patch_size:
+        raise UsageError(
+            f"--image-size {config.model.image_size} is not a multiple of --patch-size {config.model.patch_size}."
+        )
+    return config
+
+
+def _is_path(field: Field, value: object) -> bool:
+    return field.name in ("data_file", "image_root", "val_file", "run_dir") and isinstance(value, str)

@@ -1,0 +1,119 @@
+"""Zero-shot classification of a picture, with the classes and the templates typed in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Input, Static
+
+from clip_core.text import printable
+from clip_tui.actions import bindings
+from clip_tui.encoder import Answer
+from clip_tui.numbers import percent
+from clip_tui.screens.query_page import QueryPage
+from clip_tui.widgets.bars import Bar, Bars
+from clip_tui.widgets.picture import Picture
+
+CLASSES_OFFERED = 24  # of the run's own captions, where it has no few classes
+TEMPLATE = "a photo of a {}"
+
+
+class ClassifyScreen(QueryPage):
+    """n and p walk through the held-out pictures; Enter in a field asks again."""
+
+    PAGE = "classify"
+    BINDINGS = bindings("classify")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index = 0
+
+    def body(self) -> ComposeResult:
+        for name, label, placeholder in (
+            ("classes", "classes", "cat, dog, a red circle: separated by commas"),
+            ("templates", "templates", f"{TEMPLATE}: several are separated by | and averaged"),
+            ("image", "picture", "a path; n and p walk through the held-out pictures"),
+        ):
+            with Horizontal(classes="query-line"):
+                yield Static(label, markup=False, classes="query-label")
+                yield Input(id=name, placeholder=placeholder, compact=True)
+        yield from self.sources()
+        with Horizontal(id="classified"):
+            yield Picture(id="picture")
+            with VerticalScroll():
+                yield Static("", markup=False, id="truth")
+                yield Bars(id="probabilities")
+
+    def gallery_came(self) -> None:
+        """Offer the run's own classes; captions that are whole sentences need no template."""
+        config = self.snapshot.config if self.snapshot else None
+        data = (config or {}).get("data")
+        classes = data.get("classes") if isinstance(data, dict) else None
+        known = [str(name) for name in classes] if isinstance(classes, list) else []
+        offered = known or list(self.gallery.captions[:CLASSES_OFFERED])
+        self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
+        self.query_one("#templates", Input).value = "{}"
+        self._index = 0
+        self._show_picture(ask=False)
+
+    def _show_picture(self, *, ask: bool) -> None:
+        if not self.gallery.images:
+            return
+        image = self.gallery.images[self._index % len(self.gallery.images)]
+        self.query_one("#image", Input).value = image
+        self.query_one("#picture", Picture).show(Path(image))
+        self.query_one("#truth", Static).update(self._truth(image))
+        self.query_one("#probabilities", Bars).show((), "Enter classifies; n shows the next picture")
+        if ask:
+            self.classify()
+
+    def _truth(self, image: str) -> str:
+        captions = [printable(caption) for caption in self.gallery.captions_of.get(image, [])]
+        return f"{printable(Path(image).name)}: {'; '.join(captions)}" if captions else printable(Path(image).name)
+
+    @on(Input.Submitted)
+    def _submitted(self) -> None:
+        self.set_focus(None)
+        self.classify()
+
+    def classify(self) -> None:
+        """Ask for what is in the fields."""
+        classes = split(self.query_one("#classes", Input).value, ",")
+        templates = split(self.query_one("#templates", Input).value, "|") or [TEMPLATE]
+        image = self.query_one("#image", Input).value.strip()
+        wrong = next((template for template in templates if "{}" not in template), None)
+        if len(classes) < 2 or not image:
+            self.clip.say("Type at least two classes, separated by commas, and choose a picture.", severity="warning")
+        elif wrong is not None:
+            self.clip.say(f"The template {wrong!r} has no {{}} for the class to stand in.", severity="warning")
+        else:
+            path = str(Path(image).expanduser())
+            self.query_one("#picture", Picture).show(Path(path))
+            self.query_one("#truth", Static).update(self._truth(path))
+            self.ask({"op": "classification", "image": path, "classes": classes, "templates": templates})
+
+    def answer_came(self, answer: Answer) -> None:
+        image = str(self.question["image"]) if self.question else ""
+        ranked = zip(answer.result.get("classes", []), answer.result.get("probabilities", []), strict=False)
+        bars = [Bar(n, p, percent(p), right=self.gallery.is_right(image, n)) for n, p in ranked]
+        self.query_one("#probabilities", Bars).show(bars)
+
+    # ------------------------------------------------------------ actions
+
+    def action_classes(self) -> None:
+        self.query_one("#classes", Input).focus()
+
+    def action_next(self) -> None:
+        self._index += 1
+        self._show_picture(ask=True)
+
+    def action_previous(self) -> None:
+        self._index -= 1
+        self._show_picture(ask=True)
+
+
+def split(typed: str, by: str) -> Sequence[str]:
+    """The parts of what was typed, without the empty ones and without repetition."""
+    return list(dict.fromkeys(part.strip() for part in typed.split(by) if part.strip()))

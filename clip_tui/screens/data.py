@@ -1,0 +1,141 @@
+"""The pairs of the run: how many, which captions, and the picture of the one under the cursor."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from clip_core.text import normalise_caption, printable
+from clip_tui.actions import bindings
+from clip_tui.gallery import read_pairs_file
+from clip_tui.numbers import number
+from clip_tui.screens.page import Page
+from clip_tui.watcher import Snapshot
+from clip_tui.widgets.facts import Fact, Facts
+from clip_tui.widgets.picture import Picture
+
+ROWS_SHOWN = 2000
+Pairs = Sequence[tuple[str, str]]
+
+
+class DataScreen(Page):
+    """t changes between training and held-out pairs; / searches the captions."""
+
+    PAGE = "data"
+    BINDINGS = bindings("data")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: Path | None = None
+        self._pairs: dict[str, Pairs] = {"held out": (), "training": ()}
+        self._part = "held out"
+        self._shown: Pairs = ()
+
+    def body(self) -> ComposeResult:
+        with Horizontal(classes="query-line"):
+            yield Static("", markup=False, id="part")
+            yield Input(id="search", placeholder="words in the caption (/ to type)", compact=True)
+        with Horizontal(id="pairs"):
+            yield OptionList(id="captions", markup=False, compact=True)
+            with Vertical(id="pair"):
+                yield Picture(id="picture")
+                yield Static("", markup=False, id="pair-caption")
+                yield Facts(id="counts")
+
+    def run_came(self, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            return
+        self.query_one("#counts", Facts).show(counts(snapshot.config or {}, self._pairs["held out"]))
+        if snapshot.path != self._run or not self._pairs["held out"]:
+            self._run = snapshot.path
+            self._load(snapshot)
+
+    @work(name="pairs", group="pairs", exclusive=True)
+    async def _load(self, snapshot: Snapshot) -> None:
+        pairs = await asyncio.to_thread(read_parts, snapshot.path, snapshot.config or {})
+        if not self.closing and (pairs != self._pairs or not self._shown):
+            self._pairs = pairs
+            self.query_one("#counts", Facts).show(counts(snapshot.config or {}, pairs["held out"]))
+            self._show_pairs()
+
+    def _show_pairs(self) -> None:
+        words = normalise_caption(self.query_one("#search", Input).value).split()
+        pairs = self._pairs[self._part]
+        found = [pair for pair in pairs if all(word in normalise_caption(pair[1]) for word in words)]
+        self._shown = found[:ROWS_SHOWN]
+        title = f"{self._part} {len(found):,}" + (f" of {len(pairs):,}" if words else "")
+        self.query_one("#part", Static).update(title + (f", first {ROWS_SHOWN:,}" if len(found) > ROWS_SHOWN else ""))
+        captions = self.query_one("#captions", OptionList)
+        captions.clear_options()
+        captions.add_options(Option(Text(printable(caption, 200), no_wrap=True)) for _, caption in self._shown)
+        if self._shown:
+            captions.highlighted = 0
+            if not isinstance(self.focused, Input):
+                captions.focus()
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, message: OptionList.OptionHighlighted) -> None:
+        image, caption = self._shown[message.option_index]
+        self.query_one("#picture", Picture).show(Path(image))
+        self.query_one("#pair-caption", Static).update(
+            Text.assemble((printable(caption), "bold"), "\n", (printable(Path(image).name), "dim"))
+        )
+
+    @on(Input.Changed, "#search")
+    def _search_changed(self) -> None:
+        self._show_pairs()
+
+    @on(Input.Submitted, "#search")
+    def _search_done(self) -> None:
+        self.query_one("#captions", OptionList).focus()
+
+    def action_search(self) -> None:
+        self.query_one("#search", Input).focus()
+
+    def action_part(self) -> None:
+        self._part = "training" if self._part == "held out" else "held out"
+        self._show_pairs()
+
+
+def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
+    """The held-out pairs, and those of the pair list whose picture is not held out."""
+    held_out = read_pairs_file(run / "val_pairs.json")
+    data = config.get("config", {}).get("data", {}) if isinstance(config.get("config"), dict) else {}
+    file = data.get("data_file") if isinstance(data, dict) else None
+    every = read_pairs_file(Path(file)) if isinstance(file, str) else []
+    root = data.get("image_root") if isinstance(data, dict) else None
+    if isinstance(root, str) and isinstance(file, str):
+        every = [(str(Path(root) / Path(image).relative_to(Path(file).parent)), caption) for image, caption in every]
+    kept = {Path(image).resolve() for image, _ in held_out}
+    folders: dict[Path, Path] = {}  # resolving each folder once is enough, and much faster
+    training = [pair for pair in every if _resolved(Path(pair[0]), folders) not in kept]
+    return {"held out": held_out, "training": training if held_out else []}
+
+
+def _resolved(image: Path, folders: dict[Path, Path]) -> Path:
+    folder = image.parent
+    return folders.setdefault(folder, folder.resolve()) / image.name
+
+
+def counts(config: Mapping[str, Any], held_out: Pairs) -> list[Fact]:
+    """How many pairs and pictures there are, and the captions that are said most."""
+    data = config.get("data")
+    data = data if isinstance(data, dict) else {}
+    classes = data.get("classes")
+    facts: list[Fact] = [
+        (name, f"{number(data.get(f'{part}_pairs')):>7} of {number(data.get(f'{part}_images'))} pictures")
+        for part, name in (("train", "training"), ("val", "held out"))
+    ]
+    if isinstance(classes, list):
+        facts.append(("classes", f"{len(classes):>7}"))
+    said = Counter(normalise_caption(caption) for _, caption in held_out)
+    facts.append(("captions", f"{len(said):>7} distinct, held out"))
+    return facts

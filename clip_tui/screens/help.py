@@ -1,0 +1,47 @@
+"""Every key on one page, from the table of actions."""
+
+from typing import ClassVar
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from clip_tui.actions import ACTIONS, APP
+from clip_tui.theme import BLUE
+
+TITLES = {APP: "Everywhere", "new": "New run"}
+
+
+class HelpScreen(ModalScreen[None]):
+    """Closed by Escape or by the key that opened it."""
+
+    PAGE = "help"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help") as scroll:
+            scroll.border_title = "Help"
+            scroll.border_subtitle = "esc closes"
+            yield Static(help_page(), markup=False)
+
+
+def help_page() -> Group:
+    """The table of actions, a paragraph a screen."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    scopes = sorted(dict.fromkeys(action.scope for action in ACTIONS), key=lambda scope: scope != APP)
+    for scope in scopes:
+        table.add_row(Text(TITLES.get(scope, scope.capitalize()), f"bold {BLUE}"))
+        for action in ACTIONS:
+            if action.scope == scope:
+                table.add_row(Text(f"  {action.keys}", "bold"), Text(action.label), Text(action.help, "dim"))
+        table.add_row()
+    last = "Esc leaves a field, so that the letters are actions again; F1 to F7 change the screen from there."
+    return Group(table, Text(last, "dim"))

@@ -1,0 +1,100 @@
+"""Everything that the trainer printed, the run's events, and the system it runs on."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import RichLog
+
+from clip_core.text import printable
+from clip_tui.actions import bindings
+from clip_tui.numbers import number
+from clip_tui.screens.page import Page
+from clip_tui.tail import Tail
+from clip_tui.watcher import Snapshot
+from clip_tui.widgets.facts import Fact, Facts
+
+LINES_KEPT = 5000
+POLL_SECONDS = 0.5
+
+
+class LogsScreen(Page):
+    """f follows the end of the log, or lets it stand."""
+
+    PAGE = "logs"
+    BINDINGS = bindings("logs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: Path | None = None
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="logs"):
+            log = RichLog(max_lines=LINES_KEPT, wrap=False, markup=False, highlight=False, id="log")
+            log.border_title = "train.log"
+            yield log
+            with VerticalScroll(id="system", can_focus=False) as system:
+                system.border_title = "System"
+                yield Facts(id="system-facts")
+
+    def run_came(self, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            return
+        log = self.query_one("#log", RichLog)
+        if snapshot.path != self._run:
+            self._run = snapshot.path
+            log.clear()
+            self._follow(Tail(snapshot.path / "train.log"))
+        if self.focused is None:
+            log.focus()
+        self.query_one("#system-facts", Facts).show(system_facts(snapshot))
+
+    @work(name="log", group="log", exclusive=True)
+    async def _follow(self, tail: Tail) -> None:
+        log = self.query_one("#log", RichLog)
+        while not self.closing:
+            for line in await asyncio.to_thread(tail.new_lines):
+                log.write(Text(printable(line), no_wrap=True))
+            await asyncio.sleep(POLL_SECONDS)
+
+    def action_follow(self) -> None:
+        log = self.query_one("#log", RichLog)
+        log.auto_scroll = not log.auto_scroll
+        self.clip.say("Following the log." if log.auto_scroll else "The log stands; f follows it again.")
+        if log.auto_scroll:
+            log.scroll_end(animate=False)
+
+
+def system_facts(snapshot: Snapshot) -> list[Fact]:
+    """Process, hardware, versions, and what was worked out for this run."""
+    config, status = snapshot.config or {}, snapshot.status
+    facts: list[Fact] = [("state", snapshot.state.value)]
+    if status:
+        facts += [("pid", f"{status.pid} on {status.host}")]
+    if snapshot.exit_code is not None:
+        facts.append(("exit code", str(snapshot.exit_code)))
+    if config.get("device_name"):
+        facts.append(("device", str(config["device_name"])))
+    facts += _values(snapshot.system, ("kind", "step", "time"))
+    for title in ("resolved", "versions"):
+        values = config.get(title)
+        if isinstance(values, dict):
+            facts += [None, *_values(values, ())]
+    if config.get("git"):
+        facts.append(("git", str(config["git"])))
+    if snapshot.events:
+        facts += [None, *(("event", event) for event in snapshot.events[-8:])]
+    return facts
+
+
+def _values(values: Mapping[str, Any], leave_out: tuple[str, ...]) -> list[Fact]:
+    return [
+        (str(name).replace("_", " "), number(value) if isinstance(value, int | float) else str(value))
+        for name, value in values.items()
+        if name not in leave_out and value is not None
+    ]

@@ -1,0 +1,96 @@
+"""What every screen shares: the bar of the run, the tabs, the footer, and what stands there when there is no room."""
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from clip_tui.watcher import Snapshot
+from clip_tui.widgets.run_bar import RunBar, TabBar
+
+if TYPE_CHECKING:
+    from clip_tui.app import ClipApp
+
+SMALLEST = (60, 15)
+
+
+class TooSmall(Static):
+    """Covers the screen in a terminal below 60 x 15."""
+
+    def __init__(self) -> None:
+        super().__init__("", markup=False)
+
+    def on_resize(self) -> None:
+        width, height = self.app.size
+        least = f"{SMALLEST[0]}x{SMALLEST[1]}"
+        self.update(Text(f"too small: {width}x{height}\nclip-tui needs {least}", justify="center"))
+
+
+class Page(Screen[None]):
+    """A screen about the open run. `PAGE` is its scope in the table of actions."""
+
+    PAGE: ClassVar[str] = ""
+    AUTO_FOCUS = ""  # a field that is typed into would swallow the keys; / leads to it
+
+    @property
+    def clip(self) -> "ClipApp":
+        return cast("ClipApp", self.app)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The open run, as it was read last."""
+        return self.clip.snapshot
+
+    @property
+    def closing(self) -> bool:
+        """The app is leaving: a worker that comes back from a thread finds no widgets any more."""
+        return not self.app.is_running
+
+    def compose(self) -> ComposeResult:
+        yield RunBar(markup=False)
+        yield TabBar(self.PAGE)
+        with Vertical(id="body"):
+            yield from self.body()
+        yield Footer(show_command_palette=False, compact=True)
+        yield TooSmall()
+
+    def body(self) -> ComposeResult:
+        """What stands between the tabs and the footer."""
+        yield from ()
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "snapshot", self._snapshot_came, init=False)
+
+    def on_screen_resume(self) -> None:
+        self.call_after_refresh(self._show_again)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_again)
+
+    def _show_again(self) -> None:
+        """Once the sizes are known; by then the run may have been read again."""
+        self._snapshot_came(self.snapshot)
+
+    def _snapshot_came(self, snapshot: Snapshot | None) -> None:
+        if self.is_current and self.is_mounted:
+            self._show_bar(snapshot)
+            self.run_came(snapshot)
+            self.refresh_bindings()
+
+    def _show_bar(self, snapshot: Snapshot | None) -> None:
+        self.query_one(RunBar).show(snapshot, str(self.clip.root))
+
+    def run_came(self, snapshot: Snapshot | None) -> None:
+        """The open run was read again, or the screen came to the front."""
+
+    @on(TabBar.Chosen)
+    def _tab_chosen(self, message: TabBar.Chosen) -> None:
+        self.clip.action_go(message.page)
+
+    def key_escape(self) -> None:
+        """Leave a field that is typed into, so that the keys mean actions again."""
+        self.set_focus(None)

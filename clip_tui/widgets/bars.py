@@ -1,0 +1,77 @@
+"""Names with bars: probabilities of classes, similarities of captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+from textual.geometry import Size
+from textual.widget import Widget
+
+from clip_core.text import printable
+from clip_tui.theme import BLUE, DIM_BLUE, GREEN, TRACK
+
+FULL, HALF, EMPTY = "━", "╸", "─"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line: a name, how full the bar is (0 to 1), the value as text, and whether it is known to be right."""
+
+    name: str
+    share: float
+    value: str
+    right: bool = False
+
+
+class Bars(Widget):
+    """As many lines as there are bars, best first."""
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._bars: Sequence[Bar] = ()
+        self._empty = ""
+
+    @property
+    def bars(self) -> Sequence[Bar]:
+        return self._bars
+
+    def show(self, bars: Sequence[Bar], empty: str = "") -> None:
+        """Show other bars; `empty` stands there when there are none."""
+        self._bars, self._empty = tuple(bars), empty
+        self.refresh(layout=True)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return max(1, len(self._bars))
+
+    def render(self) -> Text:
+        width = self.content_size.width
+        if not self._bars:
+            return Text(printable(self._empty), "dim")
+        names = [printable(bar.name) for bar in self._bars]
+        values = max(len(bar.value) for bar in self._bars)
+        longest = max(cell_len(name) for name in names)
+        space = max(8, min(longest, (width - values) * 3 // 5 if width >= 40 else width - values - 10))
+        length = max(0, width - space - values - 6)
+        text = Text(no_wrap=True)
+        for rank, (bar, name) in enumerate(zip(self._bars, names, strict=True), start=1):
+            style = "bold" if rank == 1 else ""
+            text.append(f"{rank:>2} ", "dim")
+            text.append(_fitted(name, space), style + (f" {GREEN}" if bar.right else ""))
+            text.append(" ")
+            _append_bar(text, bar.share, length, first=rank == 1)
+            text.append(f" {bar.value:>{values}}", style)
+            text.append("✓\n" if bar.right else "\n", GREEN)
+        text.right_crop(1)
+        return text
+
+
+def _fitted(name: str, width: int) -> str:
+    return set_cell_size(name, width) if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
+
+
+def _append_bar(text: Text, share: float, length: int, *, first: bool) -> None:
+    halves = round(2 * length * min(1.0, max(0.0, share)))
+    filled = FULL * (halves // 2) + HALF * (halves % 2)
+    text.append(filled, BLUE if first else DIM_BLUE)
+    text.append(EMPTY * (length - len(filled)), TRACK)

@@ -1,0 +1,78 @@
+"""A picture in the terminal. Decoding and shrinking happen in a thread; drawing a line only hands out a strip."""
+
+import asyncio
+from pathlib import Path
+
+from rich.segment import Segment
+from textual import work
+from textual.app import RenderResult
+from textual.strip import Strip
+from textual.widget import Widget
+
+from clip_core.errors import ImageError
+from clip_core.text import printable
+
+
+class Picture(Widget):
+    """Shows the picture of a path, as large as it fits, at the top and in the middle."""
+
+    def __init__(self, path: Path | None = None, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.path = path
+        self.problem = ""
+        self._strips: list[Strip] = []
+
+    def show(self, path: Path | None) -> None:
+        """Show another picture, or none."""
+        if path != self.path:
+            self.path = path
+            self._strips = []
+            self._load()
+
+    def on_mount(self) -> None:
+        self._load()
+
+    def on_resize(self) -> None:
+        self._load()
+
+    def _load(self) -> None:
+        if self.is_mounted:
+            self._draw()
+
+    @work(name="picture", group="picture", exclusive=True)
+    async def _draw(self) -> None:
+        from clip_tui.widgets.halfblocks import strips_of  # Pillow is not needed for the first frame
+
+        path, size = self.path, self.content_size
+        self.problem = ""
+        if path is not None and size.width and size.height:
+            plain = "-ascii" in self.app.classes or self.app.no_color
+            try:
+                self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
+            except ImageError as error:
+                self._strips, self.problem = [], printable(str(error))
+        self.refresh()
+
+    def render(self) -> RenderResult:
+        return ""
+
+    def render_line(self, y: int) -> Strip:
+        inner = y - self.gutter.top
+        width, height = self.size.width, self.content_size.height
+        if not 0 <= inner < height:
+            return super().render_line(y)
+        style = self.rich_style
+        if self.problem:
+            return self._problem_line(inner, width)
+        if inner >= len(self._strips):
+            return Strip.blank(width, style)
+        strip = self._strips[inner]
+        left = (width - strip.cell_length) // 2
+        right = width - left - strip.cell_length
+        return Strip([Segment(" " * left, style), *strip.apply_style(style), Segment(" " * right, style)], width)
+
+    def _problem_line(self, y: int, width: int) -> Strip:
+        step = max(1, width)
+        lines = [self.problem[start : start + step] for start in range(0, len(self.problem), step)]
+        text = lines[y] if y < len(lines) else ""
+        return Strip([Segment(text, self.rich_style)]).adjust_cell_length(width, self.rich_style)

@@ -1,0 +1,66 @@
+"""Pictures with their scores, as many beside each other as there is room for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Container, Vertical
+from textual.widgets import Static
+
+from clip_core.text import printable
+from clip_tui.theme import GREEN
+from clip_tui.widgets.picture import Picture
+
+SLOTS = 12
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture that was found, its similarity, and a line about it."""
+
+    image: Path
+    similarity: float
+    caption: str
+    right: bool = False
+
+
+class Card(Vertical):
+    """One picture below two lines about it."""
+
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False, classes="card-score")
+        yield Static("", markup=False, classes="card-caption")
+        yield Picture()
+
+    def show(self, rank: int, found: Found | None) -> None:
+        self.set_class(found is None, "-empty")
+        if found is None:
+            return
+        self.query_one(Picture).show(found.image)
+        score = Text(f"{rank}. {found.similarity:.3f}", "bold", no_wrap=True)
+        if found.right:
+            score.append(" ✓", GREEN)
+        score.append(f"  {printable(found.image.name)}", "dim")
+        self.query_one(".card-score", Static).update(score)
+        self.query_one(".card-caption", Static).update(
+            Text(printable(found.caption, 80), no_wrap=True, overflow="ellipsis")
+        )
+
+
+class Results(Container):
+    """The best pictures, best first."""
+
+    can_focus = True
+
+    def compose(self) -> ComposeResult:
+        for index in range(SLOTS):
+            yield Card(classes="-extra" if index >= SLOTS // 2 else "")
+
+    def on_mount(self) -> None:
+        self.show(())
+
+    def show(self, found: Sequence[Found]) -> None:
+        for index, card in enumerate(self.query(Card)):
+            card.show(index + 1, found[index] if index < len(found) else None)

@@ -1,0 +1,41 @@
+"""The demo in a real terminal: the app leads through it by itself, and leaving it ends with the summary."""
+
+from pathlib import Path
+
+from clip_core.run_dir import RunReader, State
+from tests.terminal.terminal import Terminal
+from tests.tui.test_demo import SMALL
+
+
+def test_the_demo_trains_exports_and_classifies_by_itself_and_ends_with_the_summary(tmp_path: Path) -> None:
+    with Terminal("clip_tui.cli", "demo", "--", *SMALL, cwd=tmp_path, size=(120, 40)) as terminal:
+        terminal.wait_for("clip-tui")
+        terminal.wait_for("the same as the torch model", 120)
+        terminal.wait_for(" ms", 60)
+        assert "5 Classify" in terminal.text
+        terminal.press("q")
+        assert terminal.wait(60) == 0
+        terminal.wait_for("next:")
+        assert "infer classification --model demo/runs/demo/bundle" in terminal.text
+    assert RunReader(tmp_path / "demo" / "runs" / "demo").state() is State.FINISHED
+
+
+def test_leaving_the_demo_at_once_still_finishes_its_work_in_plain_lines(tmp_path: Path) -> None:
+    with Terminal("clip_tui.cli", "demo", "--", *SMALL, cwd=tmp_path, size=(120, 40)) as terminal:
+        terminal.wait_for("● starting")
+        terminal.press("q")
+        assert terminal.wait(120) == 0
+        terminal.wait_for("next:")
+    assert (tmp_path / "demo" / "runs" / "demo" / "bundle" / "manifest.json").exists()
+
+
+def test_ctrl_c_after_leaving_stops_training_at_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    endless = [*SMALL, "--epochs", "100000"]
+    with Terminal("clip_tui.cli", "demo", "--plain", "--", *endless, cwd=tmp_path, size=(120, 40)) as terminal:
+        terminal.wait_for("step 0/")
+        terminal.press("ctrl+c")
+        assert terminal.wait(60) == 130
+        terminal.wait_for("to go on:")
+    reader = RunReader(tmp_path / "demo" / "runs" / "demo")
+    assert reader.state() is State.STOPPED
+    assert reader.pointer("latest") is not None
