@@ -44,7 +44,8 @@ def accuracy_unseen(run: Path, pairs_file: Path) -> float:
     clip = CLIPInference(run, backend="torch")
     images = clip.encoder.encode_images([pairs_file.parent / pair["image"] for pair in pairs])
     answers = (images @ clip.encoder.encode_texts(classes).T).argmax(axis=1)
-    return sum(classes[a] == pair["caption"] for a, pair in zip(answers, pairs, strict=True)) / len(pairs)
+    hits = [classes[answer] == pair["caption"] for answer, pair in zip(answers, pairs, strict=True)]
+    return sum(hits) / len(hits)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """clip-train: train a CLIP, or go on with a run."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -71,8 +70,6 @@ def _list_models(model: ModelConfig, data: DataConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    # Threads that wait should not spin: beside another busy process, spinning made steps up to ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run_app(app, argv)
 
 
