@@ -45,7 +45,7 @@ def accuracy_unseen(run: Path, pairs_file: Path) -> float:
     images = clip.encoder.encode_images([pairs_file.parent / pair["image"] for pair in pairs])
     answers = (images @ clip.encoder.encode_texts(classes).T).argmax(axis=1)
     hits = [classes[answer] == pair["caption"] for answer, pair in zip(answers, pairs, strict=True)]
-    return sum(hits) / len(hits)
+    return float(sum(hits) / len(hits))
 
 
 if __name__ == "__main__":
