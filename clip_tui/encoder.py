@@ -44,6 +44,7 @@ class EncoderClient:
         self._stderr: IO[bytes] | None = None
         self._ids = itertools.count(1)
         self._lock = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
 
     async def ask(self, op: str, **values: Any) -> Answer:
         """One question, one answer; questions are answered in turn.
@@ -62,7 +63,14 @@ class EncoderClient:
             return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started)
 
     async def close(self) -> None:
-        """End the process: at the end of its input it leaves by itself; otherwise it is killed."""
+        """End the process. Whoever waits may be cancelled; the ending itself goes on, and a later close waits for it."""
+        ending = self._ending = self._ending or asyncio.create_task(self._end())
+        await asyncio.shield(ending)
+        if self._ending is ending:
+            self._ending = None
+
+    async def _end(self) -> None:
+        """At the end of its input the process leaves by itself; otherwise it is killed."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             if process.stdin is not None:
@@ -140,6 +148,7 @@ class Encoders:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._clients: dict[Backend, tuple[str, EncoderClient]] = {}
+        self._retired: set[EncoderClient] = set()
 
     async def ask(self, run: Path, backend: Backend, op: str, **values: Any) -> Answer:
         """Raises: BackendError."""
@@ -149,11 +158,13 @@ class Encoders:
             client = EncoderClient(run, backend, self._logs / f"encoder-{backend}.log")
             self._clients[backend] = (identity, client)
             if known is not None:
+                self._retired.add(known[1])
                 await known[1].close()
+                self._retired.discard(known[1])
         return await self._clients[backend][1].ask(op, **values)
 
     async def close(self) -> None:
-        clients = [client for _, client in self._clients.values()]
+        clients = [*self._retired, *(client for _, client in self._clients.values())]
         self._clients.clear()
         await asyncio.gather(*(client.close() for client in clients))
 
