@@ -63,7 +63,7 @@ class EncoderClient:
             return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started)
 
     async def close(self) -> None:
-        """End the process. Whoever waits may be cancelled; the ending itself goes on, and a later close waits for it."""
+        """End the process. A waiter may be cancelled; the ending itself goes on, and a later close waits for it."""
         ending = self._ending = self._ending or asyncio.create_task(self._end())
         await asyncio.shield(ending)
         if self._ending is ending:
