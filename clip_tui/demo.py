@@ -117,10 +117,9 @@ def begin(demo: Demo) -> Process | None:
     """Start or resume the trainer; None where one runs already."""
     if is_run(demo.run) and demo.reader.state().alive:
         return None
-    if demo.reader.pointer("latest") is not None:
+    if is_run(demo.run):
         return start_trainer(demo.run, [], resume=True)
-    flags = ["--data-file", str(demo.data_file), *demo.recipe]
-    return start_trainer(demo.run, flags, resume=is_run(demo.run))
+    return start_trainer(demo.run, ["--data-file", str(demo.data_file), *demo.recipe])
 
 
 # ---------------------------------------------------------------- the rest, in plain lines

@@ -156,8 +156,14 @@ def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
 
 
 def _stored_recipe(run: Path, now: Recipe) -> Recipe:
-    """What was worked out when the run began, so that a resumed run is the same run."""
+    """What was worked out when the run began, so that a resumed run is the same run.
+
+    Raises:
+        UsageError: if the device it began on is not there.
+        RunError: if pairs have gone since.
+    """
     stored = RunReader(run).config()["resolved"]
+    choose_device(stored["device"])
     if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
     return Recipe(**stored)

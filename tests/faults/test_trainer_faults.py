@@ -110,6 +110,17 @@ def test_a_run_is_not_written_over(trained_run: Path, shapes: Path) -> None:
     assert "already holds a run: add --resume" in done.stderr
 
 
+def test_resuming_where_the_device_is_missing_says_which_devices_there_are(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["resolved"]["device"] = "cuda:63"
+    (run / "config.json").write_text(json.dumps(config))
+    done = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cuda:63 is not there; this machine has" in done.stderr
+
+
 def test_resume_takes_no_flag_that_would_change_the_run(trained_run: Path) -> None:
     done = clip_train("--resume", "--run-dir", str(trained_run), "--lr", "0.1", cwd=trained_run.parent)
     assert done.returncode == 2
