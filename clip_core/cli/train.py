@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -20,14 +20,17 @@ _TITLES = {"data": "Data", "model": "Model", "optim": "Optimiser", "run": "Run"}
 def train(**flags: Any) -> int:
     """Called with the flags that were given; `_signature` says which there are."""
     resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
-    config = parse_config(
-        {name: {k: v for k, v in flags.items() if k in model.model_fields} for name, model in _MODELS}
-    )
+    config = from_flags(flags)
     if list_models:
         return _list_models(config)
     from clip_core.training.session import run_training
 
     return run_training(config, resume=resume)
+
+
+def from_flags(flags: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that the flags given make; each belongs to the section that has a field of its name."""
+    return parse_config({name: {k: v for k, v in flags.items() if k in model.model_fields} for name, model in _MODELS})
 
 
 def _signature() -> inspect.Signature:
