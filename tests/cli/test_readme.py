@@ -1,0 +1,74 @@
+"""The README's commands, run as they stand, in the order in which they stand."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import command_environment
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def shell_commands() -> list[str]:
+    """What stands behind `$ ` at the start of a line."""
+    return [line[2:] for _, block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
+
+
+def run(command: str, cwd: Path) -> str:
+    """A command of the project, from beside the interpreter that runs the tests."""
+    name, *arguments = shlex.split(command)
+    program = Path(sys.executable).parent / name
+    done = subprocess.run(
+        [str(program), *arguments],
+        cwd=cwd,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
+    """A new user's folder: pairs.json, its pictures, and the pictures that the README names."""
+    here = tmp_path_factory.mktemp("readme")
+    shutil.copytree(shapes.parent, here, dirs_exist_ok=True)
+    shutil.move(here / shapes.name, here / "pairs.json")
+    drawn = here / json.loads((here / "pairs.json").read_text())[0]["image"]
+    for name in ("images/red_apple.png", "photo.png", "a.jpg", "b.jpg"):
+        Image.open(drawn).save(here / name)
+    return here
+
+
+def test_the_readme_has_the_whole_main_job() -> None:
+    names = [command.split()[0] for command in shell_commands()]
+    assert names == ["clip-data", "clip-train", "clip-export", "clip-infer"]
+
+
+def test_every_command_of_the_readme_works_as_it_stands(folder: Path) -> None:
+    said = {command.split()[0]: run(command, folder) for command in shell_commands()}
+    assert "180 usable pairs" in said["clip-data"]
+    assert "finished at step" in said["clip-train"]
+    assert "accepted" in said["clip-export"]
+    assert "%" in said["clip-infer"]
+    python = next(block for language, block in BLOCKS if language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", python],
+        cwd=folder,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
