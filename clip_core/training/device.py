@@ -1,11 +1,14 @@
 """What to compute on, and in which precision."""
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import psutil
 import torch
 
 from clip_core.errors import UsageError
+
+_PROCESS = psutil.Process()
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -74,4 +77,16 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory on a GPU, resident size on a CPU, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return float(psutil.Process().memory_info().rss) / 1e6
+    return float(_PROCESS.memory_info().rss) / 1e6
+
+
+def system_figures(device: torch.device, folder: Path) -> dict[str, float]:
+    """What the machine gives the trainer: CPU share since last asked (100 a core), memory, room on the disk."""
+    figures = {
+        "cpu_percent": _PROCESS.cpu_percent(),
+        "resident_mb": round(_PROCESS.memory_info().rss / 1e6, 1),
+        "disk_free_gb": round(psutil.disk_usage(str(folder)).free / 1e9, 2),
+    }
+    if device.type == "cuda":
+        figures["gpu_reserved_mb"] = round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
+    return figures

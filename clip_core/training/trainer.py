@@ -24,7 +24,7 @@ from clip_core.run_dir import RunWriter, State
 from clip_core.training.augment import random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream
 from clip_core.training.control import Signals
-from clip_core.training.device import autocast, memory_mb
+from clip_core.training.device import autocast, memory_mb, system_figures
 from clip_core.training.evaluate import HeldOut, evaluate
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs
@@ -212,6 +212,7 @@ class Trainer:
             train_seconds=round(self.progress.train_seconds, 2),
             seconds=round(seconds, 3),
         )
+        self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
         self.writer.probe(step, {"step": step, **probe})
         self.log.say(self.line(scores))
         score = (scores["mean_recall"], -scores["val_loss"])
