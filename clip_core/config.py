@@ -28,11 +28,14 @@ class Pooling(StrEnum):
     MEAN = "mean"
     CLASS_TOKEN = "class_token"
     END_OF_TEXT = "end_of_text"
+    FIRST = "first"
+    LAST = "last"
 
 
 class Activation(StrEnum):
     GELU = "gelu"
     QUICK_GELU = "quick_gelu"
+    GELU_TANH = "gelu_tanh"
 
 
 class Stem(StrEnum):
@@ -41,7 +44,11 @@ class Stem(StrEnum):
 
 
 class ImageTower(Frozen):
-    """A Vision Transformer (Dosovitskiy et al. 2020)."""
+    """A Vision Transformer (Dosovitskiy et al. 2020).
+
+    `class_token`: one stands before the patches, also where the mean is pooled (which never includes it).
+    `norm_after_pooling`: without it every token is normalised, and then the mean is taken.
+    """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
     patch_size: Annotated[int, Field(ge=2, le=128)] = 8
@@ -51,6 +58,8 @@ class ImageTower(Frozen):
     mlp_ratio: float = 4.0
     stem: Stem = Stem.PATCH
     pooling: Literal[Pooling.MEAN, Pooling.CLASS_TOKEN] = Pooling.MEAN
+    class_token: bool = False
+    norm_after_pooling: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
     activation: Activation = Activation.GELU
@@ -59,6 +68,10 @@ class ImageTower(Frozen):
     @property
     def grid(self) -> int:
         return self.image_size // self.patch_size
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.class_token or self.pooling is Pooling.CLASS_TOKEN
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -70,7 +83,11 @@ class ImageTower(Frozen):
 
 
 class TextTower(Frozen):
-    """A causal Transformer whose answer stands at the end-of-text token (Radford et al. 2021)."""
+    """A causal Transformer whose answer stands at the end-of-text token (Radford et al. 2021).
+
+    Where it is not causal, or its answer stands at the first or last token, captions must be padded to the full
+    context: the tokenizer.json that belongs to it does so.
+    """
 
     vocab_size: Annotated[int, Field(ge=3)]
     end_token: Annotated[int, Field(ge=0)]
@@ -80,40 +97,73 @@ class TextTower(Frozen):
     layers: Annotated[int, Field(ge=1)] = 6
     mlp_ratio: float = 4.0
     causal: bool = True
-    pooling: Literal[Pooling.END_OF_TEXT] = Pooling.END_OF_TEXT
+    pooling: Literal[Pooling.END_OF_TEXT, Pooling.FIRST, Pooling.LAST] = Pooling.END_OF_TEXT
+    projection_bias: bool = False
     activation: Activation = Activation.GELU
     norm_eps: float = 1e-5
 
 
 class Preprocessing(Frozen):
-    """How a picture becomes `pixel_values`: resize the short side, crop the centre, scale to [0, 1], normalise."""
+    """How a picture becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
+
+    `resize_mode`, in open_clip's words: `shortest` side to the size, then crop; `longest` side to the size, then pad
+    with `fill`; `squash` both.
+    """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own statistics
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    interpolation: Literal["bicubic"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 class ClipConfig(Frozen):
-    """The identity of a network: both towers, the shared embedding, and how its pictures are prepared."""
+    """The identity of a network: both towers, the shared embedding, and how its pictures are prepared.
+
+    `logit_bias`: the weights hold a bias of the logits, as those trained with the sigmoid loss do (Zhai et al. 2023).
+    """
 
     embed_dim: Annotated[int, Field(ge=8)]
     image: ImageTower
     text: TextTower
     preprocessing: Preprocessing
+    logit_bias: bool = False
 
 
-class Preset(NamedTuple):
-    embed_dim: int
+class Shape(NamedTuple):
+    width: int
     heads: int
     layers: int
 
 
+class Preset(NamedTuple):
+    """Shapes of both towers; `published`: the traits of OpenAI's image tower (class token, pre-norm, no patch bias)."""
+
+    embed_dim: int
+    image: Shape
+    text: Shape
+    image_size: int = 64
+    patch_size: int = 8
+    published: bool = False
+
+
+def _own(width: int, heads: int, layers: int) -> Preset:
+    return Preset(width, Shape(width, heads, layers), Shape(width, heads, layers))
+
+
+def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Preset:
+    return Preset(embed_dim, image, text, 224, patch_size, published=True)
+
+
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(256, 4, 6),
-    "small": Preset(384, 6, 8),
-    "base": Preset(512, 8, 12),
-    "large": Preset(768, 12, 24),
+    "tiny": _own(256, 4, 6),
+    "small": _own(384, 6, 8),
+    "base": _own(512, 8, 12),
+    "large": _own(768, 12, 24),
+    "ViT-B-32": _published(512, 32, Shape(768, 12, 12), Shape(512, 8, 12)),
+    "ViT-B-16": _published(512, 16, Shape(768, 12, 12), Shape(512, 8, 12)),
+    "ViT-L-14": _published(768, 14, Shape(1024, 16, 24), Shape(768, 12, 12)),
 }
 
 
@@ -147,9 +197,15 @@ class DataConfig(Frozen):
 class ModelConfig(Frozen):
     """The network to train from scratch."""
 
-    model_size: Literal["tiny", "small", "base", "large"] = Field("tiny", description="preset of both towers")
-    image_size: int = Field(64, ge=16, le=1024, description="side of the picture the model sees, pixels")
-    patch_size: int = Field(8, ge=2, le=128, description="side of a patch, pixels")
+    model_size: Literal["tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"] = Field(
+        "tiny", description="preset of both towers"
+    )
+    image_size: int | None = Field(
+        None, ge=16, le=1024, description="side of the picture the model sees, pixels (default: 64; ViT presets: 224)"
+    )
+    patch_size: int | None = Field(
+        None, ge=2, le=128, description="side of a patch, pixels (default: 8; ViT presets: their own)"
+    )
     stem: Literal["patch", "conv"] = Field(
         "patch", description="how patches are embedded: one linear map, or small convolutions"
     )
@@ -235,6 +291,11 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
         raise explain(error) from None
 
 
+def preprocessing(model: ModelConfig) -> Preprocessing:
+    """How pictures are prepared for a network that is trained from scratch."""
+    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size].image_size)
+
+
 def architecture(model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int) -> ClipConfig:
     """The network that a preset names, for a tokenizer's vocabulary.
 
@@ -242,27 +303,34 @@ def architecture(model: ModelConfig, *, vocab_size: int, end_token: int, context
         UsageError: if the picture size is not a multiple of the patch size.
     """
     preset = PRESETS[model.model_size]
-    layers = model.layers or preset.layers
+    prepared = preprocessing(model)
+    patch_size = model.patch_size or preset.patch_size
+    if prepared.image_size % patch_size:
+        raise UsageError(f"--image-size {prepared.image_size} is not a multiple of --patch-size {patch_size}.")
+    traits: dict[str, Any] = (
+        {"pooling": Pooling.CLASS_TOKEN, "pre_norm": True, "patch_bias": False} if preset.published else {}
+    )
     try:
         return ClipConfig(
             embed_dim=preset.embed_dim,
             image=ImageTower(
-                image_size=model.image_size,
-                patch_size=model.patch_size,
-                width=preset.embed_dim,
-                heads=preset.heads,
-                layers=layers,
+                image_size=prepared.image_size,
+                patch_size=patch_size,
+                width=preset.image.width,
+                heads=preset.image.heads,
+                layers=model.layers or preset.image.layers,
                 stem=Stem(model.stem),
+                **traits,
             ),
             text=TextTower(
                 vocab_size=vocab_size,
                 end_token=end_token,
                 context_length=context_length,
-                width=preset.embed_dim,
-                heads=preset.heads,
-                layers=layers,
+                width=preset.text.width,
+                heads=preset.text.heads,
+                layers=model.layers or preset.text.layers,
             ),
-            preprocessing=Preprocessing(image_size=model.image_size),
+            preprocessing=prepared,
         )
     except ValidationError as error:
         raise explain(error) from None

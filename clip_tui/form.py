@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clip_core.config import SECTIONS, TrainConfig, flag, parse_config
+from clip_core.config import SECTIONS, TrainConfig, architecture, flag, parse_config
 from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
@@ -82,10 +82,7 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
         raise UsageError("--data-file is missing: name a pair list, or switch --create-synthetic on.")
     if config.data.data_file and not config.data.create_synthetic and not config.data.data_file.is_file():
         raise UsageError(f"--data-file: there is no file {config.data.data_file} (looked from {Path.cwd()}).")
-    if config.model.image_size % config.model.patch_size:
-        raise UsageError(
-            f"--image-size {config.model.image_size} is not a multiple of --patch-size {config.model.patch_size}."
-        )
+    architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
     return config
 
 

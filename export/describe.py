@@ -8,8 +8,12 @@ import tokenizers
 
 from clip_core.config import Activation, ClipConfig, ImageTower, Preprocessing, TextTower
 
-_BICUBIC = 3  # Pillow's number, which is the one that Hugging Face stores
-_ACTIVATIONS = {Activation.GELU: "gelu", Activation.QUICK_GELU: "quick_gelu"}
+_RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which are the ones that Hugging Face stores
+_ACTIVATIONS = {
+    Activation.GELU: "gelu",
+    Activation.QUICK_GELU: "quick_gelu",
+    Activation.GELU_TANH: "gelu_pytorch_tanh",
+}
 
 
 def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
@@ -28,6 +32,8 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
             "pooling": image.pooling.value,
             "stem": image.stem.value,
             "pre_norm": image.pre_norm,
+            "class_token": image.has_class_token,
+            "norm_after_pooling": image.norm_after_pooling,
         },
         "text_config": _tower(text, config.embed_dim)
         | {
@@ -55,20 +61,28 @@ def _tower(tower: ImageTower | TextTower, embed_dim: int) -> dict[str, Any]:
 
 def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
     """preprocessor_config.json"""
-    size = preprocessing.image_size
+    square = {"height": preprocessing.image_size, "width": preprocessing.image_size}
+    mode = preprocessing.resize_mode
+    sizes = {
+        "shortest": {"shortest_edge": preprocessing.image_size},
+        "longest": {"longest_edge": preprocessing.image_size},
+        "squash": square,
+    }
+    padding = {"do_pad": True, "pad_size": square, "fill": preprocessing.fill} if mode == "longest" else {}
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": _BICUBIC,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "size": sizes[mode],
+        "resample": _RESAMPLE[preprocessing.interpolation],
+        "do_center_crop": mode == "shortest",
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
+        **padding,
     }
 
 

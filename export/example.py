@@ -32,15 +32,29 @@ def load_picture(path: str) -> Image.Image:
     return picture.convert("RGB")
 
 
-def pixel_values(picture: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
-    """float32 (1, 3, S, S): the short side resized, the centre cropped, scaled to [0, 1], normalised."""
-    side = settings["size"]["shortest_edge"]
-    width, height = picture.size
-    long = int(side * max(width, height) / min(width, height))
-    size = (side, long) if width <= height else (long, side)
+def squared(picture: Image.Image, settings: dict[str, Any]) -> Image.Image:
+    """The short side resized and the centre cropped; or both sides; or the long side, and the rest filled."""
+    side, (width, height) = settings["crop_size"]["width"], picture.size
+    if "shortest_edge" in settings["size"]:
+        long = int(side * max(width, height) / min(width, height))
+        size = (side, long) if width <= height else (long, side)
+    elif "longest_edge" in settings["size"]:
+        long = max(width, height)
+        size = (max(round(width * side / long), 1), max(round(height * side / long), 1))
+    else:
+        size = (side, side)
     picture = picture.resize(size, settings["resample"])
+    if "longest_edge" in settings["size"]:
+        square = Image.new("RGB", (side, side), (settings["fill"],) * 3)
+        square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+        return square
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-    pixels = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32) / np.float32(255)
+    return picture.crop((left, top, left + side, top + side))
+
+
+def pixel_values(picture: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
+    """float32 (1, 3, S, S): resized to a square, scaled to [0, 1], normalised."""
+    pixels = np.asarray(squared(picture, settings), dtype=np.float32) / np.float32(255)
     mean, std = np.float32(settings["image_mean"]), np.float32(settings["image_std"])
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from clip_core.config import Preprocessing
 from clip_core.data.preprocess import normalise
 from clip_core.errors import DataError, ImageError
 from clip_core.inference.encoder import PixelArray, read_pixels
@@ -39,7 +40,7 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
         pictures = [Path(name) for name in dict.fromkeys(named)]
     captions = [str(pair["caption"]) for pair in pairs] or [str(text) for text in probe.get("captions", [])]
     captions = captions or list(trained_classes(loaded) or _PLAIN)
-    pixels = list(_readable(pictures, loaded.config.preprocessing.image_size))
+    pixels = list(_readable(pictures, loaded.config.preprocessing))
     if not pixels:
         where = f"in {images}" if images else f"held out by {loaded.run or loaded.folder}"
         raise DataError(f"no readable picture {where} to prove the export on; name a folder with --images.")
@@ -55,10 +56,10 @@ def _held_out(run: Path) -> list[dict[str, Any]]:
     return [pair for pair in pairs if isinstance(pair, dict) and {"image", "caption"} <= pair.keys()]
 
 
-def _readable(pictures: list[Path], size: int) -> Iterator[PixelArray]:
+def _readable(pictures: list[Path], preprocessing: Preprocessing) -> Iterator[PixelArray]:
     for path in _spread(pictures):
         try:
-            yield read_pixels(path, size)
+            yield read_pixels(path, preprocessing)
         except ImageError:
             continue
 

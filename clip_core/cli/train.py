@@ -60,24 +60,27 @@ def _list_models(config: TrainConfig) -> int:
     from clip_core.model.size import measure
 
     model, data = config.model, config.data
+    print(f"captions of {data.context_length} tokens, vocabulary {data.vocab_size}")
     print(
-        f"pictures {model.image_size} px in patches of {model.patch_size}, captions of {data.context_length} tokens, "
-        f"vocabulary {data.vocab_size}"
+        f"{'':9}{'width':>10}{'heads':>7}{'layers':>8}{'picture':>9}{'patch':>6}"
+        f"{'image tower':>14}{'text tower':>13}{'GFLOPs/picture':>16}{'GFLOPs/caption':>16}"
     )
-    print(
-        f"{'':8}{'width':>6}{'heads':>6}{'layers':>7}{'image tower':>15}{'text tower':>15}"
-        f"{'GFLOPs/picture':>16}{'GFLOPs/caption':>16}"
-    )
-    for name, preset in PRESETS.items():
+    for name in PRESETS:
         sized = model.model_copy(update={"model_size": name})
         network = architecture(sized, vocab_size=data.vocab_size, end_token=1, context_length=data.context_length)
-        size = measure(network)
+        image, text, size = network.image, network.text, measure(network)
         print(
-            f"{name:8}{preset.embed_dim:6}{preset.heads:6}{network.image.layers:7}"
-            f"{size.image_parameters:15,}{size.text_parameters:15,}"
+            f"{name:9}{_both(image.width, text.width):>10}{_both(image.heads, text.heads):>7}"
+            f"{_both(image.layers, text.layers):>8}{image.image_size:9}{image.patch_size:6}"
+            f"{size.image_parameters:14,}{size.text_parameters:13,}"
             f"{size.image_flops / 1e9:16.2f}{size.text_flops / 1e9:16.2f}"
         )
     return 0
+
+
+def _both(image: int, text: int) -> str:
+    """A number of both towers: once where they agree."""
+    return str(image) if image == text else f"{image}/{text}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

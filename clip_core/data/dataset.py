@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, Preprocessing
 from clip_core.data.pairs import Pair, Report, distinct_images, read_pairs, sort_pairs
 from clip_core.data.store import PictureStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
@@ -123,12 +123,12 @@ def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
     return sorted(spelling.values())
 
 
-def load_data(config: DataConfig, image_size: int, seed: int, say: Callable[[str], None]) -> Data:
+def load_data(config: DataConfig, preprocessing: Preprocessing, seed: int, say: Callable[[str], None]) -> Data:
     """From the configuration to pairs and pictures: draw if asked, read, decode once, drop bad pairs, split.
 
     Args:
         config: where the pairs are, and what to do with bad ones.
-        image_size: side of the stored pictures, in pixels.
+        preprocessing: how the stored pictures are resized and cropped.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
     Raises:
@@ -139,7 +139,7 @@ def load_data(config: DataConfig, image_size: int, seed: int, say: Callable[[str
     lists = [read_pairs(file, config.image_root) for file in files]
     store = PictureStore.build(
         distinct_images(pair for pairs in lists for pair in pairs),
-        image_size,
+        preprocessing,
         cache_gb=config.cache_gb,
         workers=config.workers,
     )

@@ -31,6 +31,8 @@ _DAMAGED = (
     MemoryError, NotImplementedError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,27 +62,44 @@ def load_image(source: ImageSource) -> Image.Image:
     return _decoded(str(source), lambda: _from_file(Path(source)))
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Pixels:
-    """Short side to `size` (bicubic, antialiased), then the centre square, as torchvision and open_clip do.
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """A picture as the square that the model sees: resized (antialiased), its centre cropped or its sides padded.
 
     Args:
         image: 8-bit RGB, as `load_image` returns it.
-        size: S, in pixels.
+        preprocessing: S and how to get there.
     Returns:
         uint8, shape (S, S, 3).
     Raises:
         ImageError: if the picture is so narrow that its long side would pass 64 megapixels.
+    Source: torchvision's Resize and CenterCrop; open_clip's resize modes.
     """
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
+    size = preprocessing.image_size
+    resized = _resized_sides(image.size, preprocessing)
+    if resized != image.size:
+        image = image.resize(resized, _FILTERS[preprocessing.interpolation])
+    if resized == (size, size):
+        return np.asarray(image, dtype=np.uint8)
+    if preprocessing.resize_mode == "longest":
+        square = Image.new("RGB", (size, size), (preprocessing.fill,) * 3)
+        square.paste(image, ((size - resized[0]) // 2, (size - resized[1]) // 2))
+        return np.asarray(square, dtype=np.uint8)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def _resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height before the crop or the padding."""
+    size, (width, height) = preprocessing.image_size, sides
+    short, long = min(sides), max(sides)
+    if preprocessing.resize_mode == "squash":
+        return size, size
+    if preprocessing.resize_mode == "longest":
+        return max(round(width * size / long), 1), max(round(height * size / long), 1)
     resized_long = int(size * long / short)
     if size * resized_long > MAX_PIXELS:
         raise ImageError(f"the picture is too narrow, {width} x {height} pixels; crop it.")
-    resized = (size, resized_long) if width <= height else (resized_long, size)
-    if resized != image.size:
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+    return (size, resized_long) if width <= height else (resized_long, size)
 
 
 def normalise(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -102,7 +121,7 @@ def preprocess(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
     size = preprocessing.image_size
     pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
     for row, source in enumerate(images):
-        pixels[row] = resize_and_crop(load_image(source), size)
+        pixels[row] = resize_and_crop(load_image(source), preprocessing)
     return normalise(pixels, preprocessing)
 
 

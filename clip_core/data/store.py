@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_core.config import Preprocessing
 from clip_core.data.pairs import decoding_threads, reason
 from clip_core.data.preprocess import Pixels, load_image, resize_and_crop
 from clip_core.errors import ImageError
@@ -24,7 +25,7 @@ class PictureStore:
     """
 
     paths: list[Path]
-    size: int
+    preprocessing: Preprocessing
     failures: dict[int, str]  # row -> why it cannot be decoded; such a row reads as black
     _pixels: Pixels | None  # (all the pictures of the build, S, S, 3), or None: decode on demand
     _rows: NDArray[np.int64]  # rows of this store in `_pixels`
@@ -32,13 +33,14 @@ class PictureStore:
 
     @classmethod
     def build(
-        cls, paths: Sequence[Path], size: int, *, cache_gb: float = 4.0, workers: int | None = None
+        cls, paths: Sequence[Path], preprocessing: Preprocessing, *, cache_gb: float = 4.0, workers: int | None = None
     ) -> "PictureStore":
         """Decode every picture once, in threads; keep them if all fit into `cache_gb` (10^9 bytes)."""
+        size = preprocessing.image_size
         fits = len(paths) * size * size * 3 <= cache_gb * 1e9
         pixels = np.zeros((len(paths), size, size, 3), dtype=np.uint8) if fits else None
         pool = ThreadPoolExecutor(decoding_threads(workers), thread_name_prefix="decode")
-        store = cls(list(paths), size, {}, pixels, np.arange(len(paths)), pool)
+        store = cls(list(paths), preprocessing, {}, pixels, np.arange(len(paths)), pool)
         list(pool.map(store._decode_chunk, range(0, len(paths), _CHUNK)))
         return store
 
@@ -57,12 +59,13 @@ class PictureStore:
         """
         if self._pixels is not None:
             return self._pixels[self._rows[rows]]
-        pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        size = self.preprocessing.image_size
+        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
 
         def decode(place: int) -> None:
             row = int(rows[place])
             if row not in self.failures:
-                pixels[place] = resize_and_crop(load_image(self.paths[row]), self.size)
+                pixels[place] = resize_and_crop(load_image(self.paths[row]), self.preprocessing)
 
         list(self._pool.map(decode, range(len(rows))))
         return pixels
@@ -71,12 +74,12 @@ class PictureStore:
         """A store of these rows in this order; it shares the decoded pictures and the threads."""
         failures = {new: self.failures[int(old)] for new, old in enumerate(rows) if int(old) in self.failures}
         paths = [self.paths[int(row)] for row in rows]
-        return PictureStore(paths, self.size, failures, self._pixels, self._rows[rows], self._pool)
+        return PictureStore(paths, self.preprocessing, failures, self._pixels, self._rows[rows], self._pool)
 
     def _decode_chunk(self, start: int) -> None:
         for row in range(start, min(start + _CHUNK, len(self.paths))):
             try:
-                pixels = resize_and_crop(load_image(self.paths[row]), self.size)
+                pixels = resize_and_crop(load_image(self.paths[row]), self.preprocessing)
             except ImageError as error:
                 self.failures[row] = reason(error)
             else:

@@ -87,10 +87,10 @@ class BatchedEncoder(ABC):
         """(B, T) -> (B, D)"""
 
     def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
-        size = self.about.image_size
+        prepared = self.about.preprocessing
         with ThreadPoolExecutor(cores()) as pool:
             batches = (
-                self.encode_pixels(np.stack(list(pool.map(lambda image: read_pixels(image, size), batch))))
+                self.encode_pixels(np.stack(list(pool.map(lambda image: read_pixels(image, prepared), batch))))
                 for batch in _batches(images)
             )
             return _joined(batches, self.about.embed_dim)
@@ -111,13 +111,13 @@ class BatchedEncoder(ABC):
         )
 
 
-def read_pixels(image: ImageSource, size: int) -> PixelArray:
+def read_pixels(image: ImageSource, preprocessing: Preprocessing) -> PixelArray:
     """One picture as the model's uint8 (S, S, 3).
 
     Raises:
         ImageError: if it cannot be decoded.
     """
-    return resize_and_crop(load_image(image), size)
+    return resize_and_crop(load_image(image), preprocessing)
 
 
 def check_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, end_token: int, context_length: int) -> None:

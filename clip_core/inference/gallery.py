@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_core.config import Preprocessing
 from clip_core.errors import DataError, ImageError
 from clip_core.files import replacing, write_text
 from clip_core.inference.encoder import BATCH, Encoder, PixelArray, cores, read_pixels
@@ -204,11 +205,11 @@ def cache_folder() -> Path:
 
 def _embed(encoder: Encoder, entries: Sequence[Entry]) -> Iterator[tuple[Entry, FloatArray | None]]:
     """Each entry with its embedding (D,), or with the reason why it has none."""
-    size = encoder.about.image_size
+    preprocessing = encoder.about.preprocessing
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(entries), BATCH):
             batch = entries[start : start + BATCH]
-            pixels = list(pool.map(lambda entry: _try_to_read(entry, size), batch))
+            pixels = list(pool.map(lambda entry: _try_to_read(entry, preprocessing), batch))
             good = [p for p in pixels if not isinstance(p, str)]
             vectors = iter(encoder.encode_pixels(np.stack(good)) if good else ())
             for entry, value in zip(batch, pixels, strict=True):
@@ -218,9 +219,9 @@ def _embed(encoder: Encoder, entries: Sequence[Entry]) -> Iterator[tuple[Entry, 
                     yield entry, next(vectors)
 
 
-def _try_to_read(entry: Entry, size: int) -> PixelArray | str:
+def _try_to_read(entry: Entry, preprocessing: Preprocessing) -> PixelArray | str:
     try:
-        return read_pixels(Path(entry.path), size)
+        return read_pixels(Path(entry.path), preprocessing)
     except ImageError as error:
         return str(error)
 

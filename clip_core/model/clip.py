@@ -28,6 +28,7 @@ class CLIP(nn.Module):
         self.image = ImageEncoder(config.image, config.embed_dim)
         self.text = TextEncoder(config.text, config.embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.logit_bias = nn.Parameter(torch.zeros(())) if config.logit_bias else None
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, D), unit length, float32"""

@@ -24,7 +24,7 @@ class ImageEncoder(nn.Module):
         self.config = config
         width = config.width
         self.patches = make_stem(config)
-        class_tokens = int(config.pooling is Pooling.CLASS_TOKEN)
+        class_tokens = int(config.has_class_token)
         self.class_token = nn.Parameter(torch.randn(width) * width**-0.5) if class_tokens else None
         self.positions = nn.Parameter(torch.randn(config.grid**2 + class_tokens, width) * width**-0.5)
         self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
@@ -51,13 +51,17 @@ class ImageEncoder(nn.Module):
         tokens = self.norm_pre(tokens + self.positions)
         for block in self.blocks:
             tokens = block(tokens)
-        pooled = self.norm_post(pool_patches(tokens, self.config.pooling))  # (B, W)
+        if self.config.norm_after_pooling:
+            pooled = self.norm_post(self.pool(tokens))  # (B, W)
+        else:
+            pooled = self.pool(self.norm_post(tokens))
         return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
 
-
-def pool_patches(tokens: Tensor, how: Pooling) -> Tensor:
-    """One vector a picture: the mean over patches, or the class token.  (B, T, W) -> (B, W)"""
-    return tokens.mean(dim=1) if how is Pooling.MEAN else tokens[:, 0]
+    def pool(self, tokens: Tensor) -> Tensor:
+        """One vector a picture: the class token, or the mean over patches.  (B, T, W) -> (B, W)"""
+        if self.config.pooling is Pooling.CLASS_TOKEN:
+            return tokens[:, 0]
+        return tokens[:, int(self.config.has_class_token) :].mean(dim=1)
 
 
 def make_stem(config: ImageTower) -> nn.Module:

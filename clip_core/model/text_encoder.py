@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.config import TextTower
+from clip_core.config import Pooling, TextTower
 from clip_core.model.transformer import Block, initialise_blocks
 
 
@@ -36,7 +36,7 @@ class TextEncoder(nn.Module):
             for _ in range(config.layers)
         )
         self.norm_final = nn.LayerNorm(width, eps=config.norm_eps)
-        self.projection = nn.Linear(width, embed_dim, bias=False)
+        self.projection = nn.Linear(width, embed_dim, bias=config.projection_bias)
         nn.init.normal_(self.tokens.weight, std=0.02)
         initialise_blocks(self.blocks, width)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
@@ -45,8 +45,14 @@ class TextEncoder(nn.Module):
         tokens = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]  # (B, T, W)
         for block in self.blocks:
             tokens = block(tokens)
-        pooled = self.norm_final(pool_end_of_text(tokens, input_ids, self.config.end_token))  # (B, W)
+        pooled = self.norm_final(self.pool(tokens, input_ids))  # (B, W)
         return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
+
+    def pool(self, tokens: Tensor, input_ids: Tensor) -> Tensor:
+        """One vector a caption.  (B, T, W), (B, T) -> (B, W)"""
+        if self.config.pooling is Pooling.END_OF_TEXT:
+            return pool_end_of_text(tokens, input_ids, self.config.end_token)
+        return tokens[:, 0 if self.config.pooling is Pooling.FIRST else -1]
 
 
 def pool_end_of_text(tokens: Tensor, input_ids: Tensor, end_token: int) -> Tensor:

@@ -18,7 +18,9 @@ class QuickGELU(nn.Module):
 
 
 def make_activation(activation: Activation) -> nn.Module:
-    return QuickGELU() if activation is Activation.QUICK_GELU else nn.GELU()
+    if activation is Activation.QUICK_GELU:
+        return QuickGELU()
+    return nn.GELU("tanh" if activation is Activation.GELU_TANH else "none")
 
 
 class Attention(nn.Module):

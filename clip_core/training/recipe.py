@@ -12,6 +12,7 @@ from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
 _PEAK_LR = {"tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
+_VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
 _EVALUATIONS = 30
 
 
@@ -58,7 +59,7 @@ def work_out(config: TrainConfig, train_pairs: int) -> Recipe:
         device=str(device),
         precision=choose_precision(device, config.run.precision),
         batch_size=batch_size,
-        lr=config.optim.lr or _PEAK_LR[config.model.model_size],
+        lr=config.optim.lr or _PEAK_LR.get(config.model.model_size, _VIT_PEAK_LR),
         steps_per_epoch=steps_per_epoch,
         steps=steps,
         warmup_steps=round(config.optim.warmup * steps),

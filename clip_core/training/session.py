@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config
+from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
@@ -66,7 +66,7 @@ def _train(config: TrainConfig, run: Path, writer: RunWriter, log: Log, signals:
     torch.manual_seed(config.run.seed)
     writer.status(state=State.STARTING)
     with _beating(writer):
-        data = load_data(config.data, config.model.image_size, config.run.seed, log.say)
+        data = load_data(config.data, preprocessing(config.model), config.run.seed, log.say)
         tokenizer = _tokenizer(config, run, data, resume=resume)
         recipe = work_out(config, len(data.train.pair_images))
         if resume:

@@ -16,7 +16,10 @@ def test_config_survives_json() -> None:
     ("values", "said"),
     [
         ({"optim": {"batch_size": 1}}, "--batch-size is 1; it should be greater than or equal to 2"),
-        ({"model": {"model_size": "huge"}}, "--model-size is 'huge'; it should be 'tiny', 'small', 'base' or 'large'"),
+        (
+            {"model": {"model_size": "huge"}},
+            "--model-size is 'huge'; it should be 'tiny', 'small', 'base', 'large', 'ViT-B-32'",
+        ),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
     ],
@@ -28,7 +31,7 @@ def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(v
 
 
 def test_a_picture_size_that_patches_do_not_fill_is_refused() -> None:
-    with pytest.raises(UsageError, match="64 is not a multiple of patch_size 7"):
+    with pytest.raises(UsageError, match="--image-size 64 is not a multiple of --patch-size 7"):
         architecture(ModelConfig(patch_size=7), vocab_size=10, end_token=1, context_length=8)
 
 

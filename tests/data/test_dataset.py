@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, Preprocessing
 from clip_core.data.dataset import PairSet, few_classes, load_data, split_by_image
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
 from clip_core.text import normalise_caption
+
+SQUARE = Preprocessing(image_size=16)
 
 pair_lists = st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abcdefgh")), min_size=2, max_size=40)
 
@@ -122,7 +124,7 @@ def test_captions_that_do_not_look_like_classes_are_not(pairs: list[tuple[int, s
 @given(cache=st.sampled_from([0.0, 1.0]), seed=st.integers(0, 1000))
 def test_store_rows_are_the_rows_of_the_set(cache: float, seed: int, pictures: Path):
     data_file = write_list(pictures / "all.json", [(f"{n}.png", f"class {n % 4}") for n in range(40)])
-    data = load_data(DataConfig(data_file=data_file, cache_gb=cache), 16, seed, lambda _: None)
+    data = load_data(DataConfig(data_file=data_file, cache_gb=cache), SQUARE, seed, lambda _: None)
     for part, store in ((data.train, data.train_store), (data.val, data.val_store)):
         assert store.paths == part.images
         red = store.get(np.arange(len(store)))[:, 8, 8, 0]
@@ -135,7 +137,7 @@ def test_bad_pairs_are_skipped_said_and_reported(pictures: Path, tmp_path: Path)
     entries = [(f"{n}.png", str(n)) for n in range(40)]
     data_file = write_list(tmp_path / "list.json", [("gone.png", "x"), *entries])
     said: list[str] = []
-    data = load_data(DataConfig(data_file=data_file, image_root=pictures), 16, 0, said.append)
+    data = load_data(DataConfig(data_file=data_file, image_root=pictures), SQUARE, 0, said.append)
     assert len(data.train) + len(data.val) == 40
     assert [bad.pair.entry for bad in data.report.bad] == [1]
     assert "1 of 41 pairs is not usable" in said[0]
@@ -154,30 +156,30 @@ def test_bad_pairs_are_refused_when_asked_or_when_too_many(pictures: Path, tmp_p
         (DataConfig(data_file=none, max_bad_share=1), "All 2 pairs are affected"),
     ]:
         with pytest.raises(DataError, match=message):
-            load_data(config.model_copy(update={"image_root": pictures}), 16, 0, lambda _: None)
+            load_data(config.model_copy(update={"image_root": pictures}), SQUARE, 0, lambda _: None)
 
 
 def test_a_val_file_is_the_evaluation_set_and_shared_pictures_are_said(pictures: Path):
     train = write_list(pictures / "train.json", [(f"{n}.png", str(n)) for n in range(30)])
     val = write_list(pictures / "val.json", [(f"{n}.png", str(n)) for n in range(28, 40)])
     said: list[str] = []
-    data = load_data(DataConfig(data_file=train, val_file=val), 16, 0, said.append)
+    data = load_data(DataConfig(data_file=train, val_file=val), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 12)
     assert any(sentence.startswith("2 pictures are in both lists") for sentence in said)
 
 
 def test_without_a_list_the_way_out_is_named():
     with pytest.raises(UsageError, match=r"--data-file FILE, or --create-synthetic"):
-        load_data(DataConfig(), 16, 0, lambda _: None)
+        load_data(DataConfig(), SQUARE, 0, lambda _: None)
 
 
 def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     data_file = tmp_path / "new" / "shapes.json"
     config = DataConfig(data_file=data_file, create_synthetic=True, synthetic_count=90, synthetic_size=16)
     said: list[str] = []
-    first = load_data(config, 16, 0, said.append)
+    first = load_data(config, SQUARE, 0, said.append)
     written = data_file.stat().st_mtime_ns
-    second = load_data(config, 16, 0, said.append)
+    second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
     assert said[0].startswith("drew 90 pictures")
     assert "already there" in said[2]
@@ -189,7 +191,7 @@ def test_a_data_set_that_was_moved_is_split_the_same(pictures: Path, tmp_path: P
     write_list(pictures / "all.json", [(f"{n}.png", str(n)) for n in range(40)])
     shutil.copytree(pictures, tmp_path / "copy")
     names = [
-        load_data(DataConfig(data_file=folder / "all.json"), 16, 0, lambda _: None).val.names
+        load_data(DataConfig(data_file=folder / "all.json"), SQUARE, 0, lambda _: None).val.names
         for folder in (pictures, tmp_path / "copy")
     ]
     assert names[0] == names[1]

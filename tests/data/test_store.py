@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_core.config import Preprocessing
 from clip_core.data.preprocess import load_image, resize_and_crop
 from clip_core.data.store import PictureStore
 from clip_core.errors import ImageError
 
 SIZE = 16
+SQUARE = Preprocessing(image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(params=[1.0, 0.0], ids=["cached", "on demand"])
 def store(request: pytest.FixtureRequest, pictures: list[Path]) -> PictureStore:
-    return PictureStore.build(pictures, SIZE, cache_gb=request.param, workers=3)
+    return PictureStore.build(pictures, SQUARE, cache_gb=request.param, workers=3)
 
 
 def test_pictures_come_in_the_order_asked_for_with_repeats(store: PictureStore, pictures: list[Path]):
     rows = np.array([7, 0, 38, 7, 20])
-    expected = np.stack([resize_and_crop(load_image(pictures[row]), SIZE) for row in rows])
+    expected = np.stack([resize_and_crop(load_image(pictures[row]), SQUARE) for row in rows])
     np.testing.assert_array_equal(store.get(rows), expected)
 
 
@@ -59,19 +61,19 @@ def test_a_subset_has_its_own_rows(store: PictureStore, pictures: list[Path]):
 
 def test_no_rows_and_no_pictures_are_empty(store: PictureStore):
     assert store.get(np.array([], dtype=np.int64)).shape == (0, SIZE, SIZE, 3)
-    assert len(PictureStore.build([], SIZE)) == 0
+    assert len(PictureStore.build([], SQUARE)) == 0
 
 
 def test_the_cache_is_used_only_where_everything_fits(pictures: list[Path]):
     need = len(pictures) * SIZE * SIZE * 3 / 1e9
-    assert PictureStore.build(pictures, SIZE, cache_gb=need * 1.01).cached
-    assert not PictureStore.build(pictures, SIZE, cache_gb=need * 0.99).cached
+    assert PictureStore.build(pictures, SQUARE, cache_gb=need * 1.01).cached
+    assert not PictureStore.build(pictures, SQUARE, cache_gb=need * 0.99).cached
 
 
 def test_a_picture_that_vanishes_later_is_an_error_by_name(tmp_path: Path):
     path = tmp_path / "fleeting.png"
     Image.new("RGB", (8, 8)).save(path)
-    store = PictureStore.build([path], SIZE, cache_gb=0)
+    store = PictureStore.build([path], SQUARE, cache_gb=0)
     path.unlink()
     with pytest.raises(ImageError, match=r"fleeting\.png"):
         store.get(np.array([0]))

@@ -75,9 +75,19 @@ def test_parameter_counts_are_those_of_the_built_towers(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_flops_are_those_of_the_formula(name: str) -> None:
     config = architecture(ModelConfig(model_size=name), vocab_size=100, end_token=1, context_length=20)
-    for flops, tokens, tower in (
-        (measure(config).image_flops, config.image.grid**2, config.image),
-        (measure(config).text_flops, 20, config.text),
+    image, size = config.image, measure(config)
+    patches = 2 * 3 * image.patch_size**2 * image.width * image.grid**2
+    for flops, tokens, tower, embedding in (
+        (size.image_flops, image.grid**2 + image.has_class_token, image, patches),
+        (size.text_flops, 20, config.text, 0),
     ):
         layer = 24 * tokens * tower.width**2 + 4 * tokens**2 * tower.width
-        assert flops == pytest.approx(tower.layers * layer, rel=0.03)  # and a little for patches and projection
+        projection = 2 * tower.width * config.embed_dim
+        assert flops == pytest.approx(tower.layers * layer + embedding + projection, rel=1e-6)
+
+
+def test_a_published_preset_has_the_published_number_of_parameters() -> None:
+    """151,277,313 is what OpenAI's ViT-B/32 has, the temperature included."""
+    config = architecture(ModelConfig(model_size="ViT-B-32"), vocab_size=49408, end_token=49407, context_length=77)
+    size = measure(config)
+    assert size.image_parameters + size.text_parameters + 1 == 151_277_313

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from clip_core.config import TrainConfig
+from clip_core.config import PRESETS, TrainConfig
 from clip_core.errors import BackendError, ImageError, UsageError
 from clip_core.run_dir import RunWriter, State
 from clip_tui.curve import LIMIT, Bucket, Curve
@@ -84,7 +84,7 @@ def test_every_setting_has_a_field_and_an_empty_form_is_the_default() -> None:
     fields = {field.id: field for field in form_fields()}
     assert fields["optim-epochs"].kind == "text"
     assert fields["optim-augment"].kind == "switch"
-    assert fields["model-model_size"].choices == ("tiny", "small", "base", "large")
+    assert fields["model-model_size"].choices == tuple(PRESETS)
     assert fields["data-tokenizer"].kind == "text", "a path is allowed as well"
     assert fields["optim-lr"].placeholder == "worked out"
     config = read_form(dict.fromkeys(fields, "") | {"data-create_synthetic": True})
