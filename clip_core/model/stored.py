@@ -1,0 +1,47 @@
+"""A tensor that is still in its file."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clip_core.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: where its numbers are, and how they are laid out (`stride` in elements)."""
+
+    path: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor, contiguous, in memory of its own.
+
+        Raises:
+            CheckpointError: if the file has become shorter.
+        """
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=self.dtype)
+        elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        numbers = torch.empty(elements, dtype=self.dtype)
+        memory = memoryview(numbers.view(torch.uint8).numpy())
+        with self.path.open("rb") as handle:
+            handle.seek(self.offset)
+            if handle.readinto(memory) != len(memory):
+                raise cut_short(self.path)
+        return numbers.as_strided(self.shape, self.stride).contiguous()
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of a tensor whose last axis is contiguous."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def cut_short(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is cut short: it ends before its last tensor; copy or download it again.")
