@@ -30,7 +30,7 @@ class Stored:
             return torch.empty(self.shape, dtype=self.dtype)
         elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         numbers = torch.empty(elements, dtype=self.dtype)
-        memory = memoryview(numbers.view(torch.uint8).numpy())
+        memory = numbers.view(torch.uint8).numpy().data
         with self.path.open("rb") as handle:
             handle.seek(self.offset)
             if handle.readinto(memory) != len(memory):
