@@ -147,7 +147,7 @@ def load_data(config: DataConfig, preprocessing: Preprocessing, seed: int, say: 
     reports = [sort_pairs(pairs, failures) for pairs in lists]
     for file, report in zip(files, reports, strict=True):
         say(printable(f"{file}: {report.sentence()}"))
-        _refuse_bad(file, report, config)
+        refuse_bad(file, report, config)
     sets = [PairSet.from_pairs(report.good) for report in reports]
     if config.val_file is None:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
@@ -181,7 +181,7 @@ def _data_file(config: DataConfig, seed: int, say: Callable[[str], None]) -> Pat
     return data_file
 
 
-def _refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
+def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
     """Raise DataError where bad pairs are not to be skipped, or are too many."""
     if not report.bad:
         return
