@@ -156,6 +156,8 @@ def _sharded(index: Path) -> Archive:
         if file != Path(file).name or file in ("", ".", "..") or "\\" in file:
             raise CheckpointError(f"{index} names {file!r}, a file outside its folder; nothing of it was read.")
         shard = index.with_name(file)
+        if file.endswith(INDEX):
+            raise CheckpointError(f"{index} names another index, {file!r}, where a weight file should be.")
         if not shard.is_file():
             raise CheckpointError(f"{shard} is missing: {index.name} says that weights are in it; download it too.")
         files.append(shard)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ def _one_by_one(
         yield row.ours, assemble(row, parts).reshape(shapes[row.ours])
 
 
+@lru_cache(maxsize=4)
 def _shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in CLIP(config).state_dict().items()}
