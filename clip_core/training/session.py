@@ -238,8 +238,9 @@ def _finish(config: TrainConfig, log: Log, trainer: Trainer, state: State) -> No
     best = progress.best_checkpoint or "none yet"
     if state is State.FINISHED and trainer.tuning:
         columns = [("before", progress.before), (f"after {progress.step} steps", progress.scores)]
-        if progress.best_checkpoint != checkpoint_name(progress.step):
-            columns.append((f"best, {progress.best_checkpoint}", trainer.best_scores()))
+        best_scores = trainer.best_scores()
+        if best_scores and progress.best_checkpoint != checkpoint_name(progress.step):
+            columns.append((f"best, {progress.best_checkpoint}", best_scores))
         for line in before_and_after(columns):
             log.say(line)
         if config.tune.blend is not None:

@@ -246,9 +246,9 @@ class Trainer:
             self.save()
 
     def best_scores(self) -> dict[str, float]:
-        """What the best checkpoint scored."""
-        meta = read_meta(self.writer.path / "checkpoints" / self.progress.best_checkpoint, verify=False)
-        return dict(meta["scores"])
+        """What the best checkpoint scored; nothing where it was damaged and is gone."""
+        folder = self.writer.path / "checkpoints" / self.progress.best_checkpoint
+        return dict(read_meta(folder, verify=False)["scores"]) if folder.is_dir() else {}
 
     def line(self, scores: dict[str, float]) -> str:
         """An evaluation in one plain line."""

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from clip_core.cli.train import main
+from clip_core.config import DataConfig
+from clip_core.data.dataset import load_data
 from clip_core.model.checkpoint import load_model, load_tensors
+from clip_core.model.published import read_published
 from clip_core.run_dir import RunReader
+from clip_core.training.batches import BatchMaker
 from tests.models import make_run
+from tests.published import open_clip_model, save_open_clip
 from tests.training.test_resume import assert_same_run
 
 SHORT = [
@@ -185,6 +190,33 @@ def test_pictures_of_another_size_interpolate_the_positions(start: Path, shapes:
     run = tune(tmp_path / "run", shapes, start, "--image-size", "48")
     config = load_model(run).config
     assert config.image.image_size == config.preprocessing.image_size == 48
+
+
+def test_published_weights_are_tuned_with_their_own_tokenizer_and_preprocessing(shapes: Path, tmp_path: Path) -> None:
+    prepared = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "resize_mode": "squash"}
+    weights = save_open_clip(tmp_path / "weights", open_clip_model(), prepared)
+    run = tune(tmp_path / "run", shapes, weights, "--lock", "image", "--context-length", "12")
+    tuned = load_model(run)
+    assert tuned.tokenizer.is_clip
+    assert tuned.config.text.context_length == tuned.tokenizer.context_length == 12
+    assert (tuned.config.preprocessing.mean, tuned.config.preprocessing.resize_mode) == ((0.5, 0.5, 0.5), "squash")
+    published = read_published(weights).weights
+    now = tuned.model.state_dict()
+    assert all(torch.equal(now[name], published[name]) for name in now if name.startswith("image."))
+    # The temperature starts where the weights' was.
+    scale = next(m["logit_scale"] for m in RunReader(run).new_metrics() if m["kind"] == "train")
+    assert scale == pytest.approx(float(published["log_logit_scale"].exp()), rel=1e-3)
+
+
+def test_a_network_that_reads_the_padding_is_trained_on_whole_rows(shapes: Path, tmp_path: Path) -> None:
+    traits: dict[str, Any] = {"text": {"no_causal_mask": True, "pool_type": "last"}, "custom_text": True}
+    settings = {"text": traits["text"]}
+    weights = save_open_clip(tmp_path / "weights", open_clip_model(**traits), **settings)
+    start = read_published(weights)
+    data = load_data(DataConfig(data_file=shapes), start.config.preprocessing, 0, lambda line: None)
+    batch = BatchMaker(data.train, data.train_store, start.tokenizer, batch_size=4, seed=0)(0)
+    assert batch.input_ids.shape[1] == start.config.text.context_length
+    tune(tmp_path / "run", shapes, weights)
 
 
 @pytest.mark.parametrize(
