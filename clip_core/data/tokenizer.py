@@ -96,6 +96,11 @@ class Tokenizer:
         return self._clip_words is not None
 
     @property
+    def pad_id(self) -> int:
+        """The number that stands behind the end token."""
+        return self._pad
+
+    @property
     def pads_to_context(self) -> bool:
         """Whether every caption is padded to `context_length`."""
         return self._fixed_length is not None
