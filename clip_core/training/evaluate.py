@@ -89,6 +89,7 @@ def evaluate(
     pairs = held_out.pairs
     scores = {"val_loss": _validation_loss(images, texts, pairs, float(model.logit_scale().detach()))}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
+    scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
     scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
     if held_out.classes:
         class_embeds = embed_captions(model, held_out.tokenizer, held_out.classes, precision)
@@ -96,6 +97,14 @@ def evaluate(
         labels = _labels(pairs, held_out.classes)
         scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(held_out.classes)), labels)
     return scores, _probe(images, texts, held_out)
+
+
+def mean_cosine(embeds: FloatArray) -> float:
+    """Mean cosine of two different rows; near 1 the tower says the same of everything.  (N, D) -> [-1, 1]"""
+    count = len(embeds)
+    if count < 2:
+        return 0.0
+    return float((np.square(embeds.sum(axis=0, dtype=np.float64)).sum() - count) / (count * (count - 1)))
 
 
 def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -37,3 +37,9 @@ def batch_top1(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
     by_image = matches.gather(1, logits.argmax(dim=1, keepdim=True))
     by_text = matches.gather(0, logits.argmax(dim=0, keepdim=True))
     return by_image.float().mean(), by_text.float().mean()
+
+
+@torch.no_grad()
+def repeated_share(text_rows: Tensor) -> Tensor:
+    """Share of a batch's pairs whose caption stands there more than once.  (B,) -> scalar"""
+    return (torch.bincount(text_rows)[text_rows] > 1).float().mean()

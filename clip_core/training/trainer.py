@@ -28,8 +28,9 @@ from clip_core.training.control import Signals
 from clip_core.training.device import autocast, memory_mb, system_figures
 from clip_core.training.evaluate import HeldOut, evaluate
 from clip_core.training.guard import guard_scores
+from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
-from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs
+from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs, repeated_share
 from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
 from clip_core.training.recipe import Recipe
 from clip_core.training.report import plain_line
@@ -85,6 +86,7 @@ class Trainer:
         self.shown = Shown(self.model, config.tune.ema)
         self.progress = Progress()
         self.pace = Pace()
+        self.health = Health(recipe, classes=held_out.classes is not None)
         self._saved_at = -1
 
     # ------------------------------------------------------------ the loop
@@ -146,6 +148,7 @@ class Trainer:
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
             "text_to_image_top1": text_top1,
+            "repeated_captions": repeated_share(batch.text_rows),
         }
 
     def learning_rate(self, step: int) -> float:
@@ -188,7 +191,7 @@ class Trainer:
         self.pace.skip(time.perf_counter() - started)
 
     def report(self, measured: dict[str, float], stream: BatchStream) -> None:
-        scale = measured["logit_scale"]
+        scale, pace = measured["logit_scale"], self.pace.read(stream.waited)
         self.writer.metric(
             "train",
             self.progress.step,
@@ -197,8 +200,9 @@ class Trainer:
             temperature=round(1 / scale, 6),
             lr=self.learning_rate(self.progress.step - 1),
             memory_mb=round(memory_mb(self.device), 1),
-            **self.pace.read(stream.waited),
+            **pace,
         )
+        self.warn(self.health.report(self.progress.step, measured | pace))
 
     def figures(self, loss: float) -> dict[str, str]:
         recall = self.progress.scores.get("mean_recall", 0.0)
@@ -237,6 +241,7 @@ class Trainer:
         self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
         self.writer.probe(step, {"step": step, **probe})
         self.log.say(self.line(scores))
+        self.warn(self.health.evaluation(step, scores))
         if step == 0:
             self.progress.before = scores
         score = (scores["mean_recall"], -scores["val_loss"])
@@ -244,6 +249,12 @@ class Trainer:
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
+
+    def warn(self, troubles: list[str]) -> None:
+        """Say what is wrong with the run, in the log and as an event."""
+        for trouble in troubles:
+            self.log.say(f"health: {trouble}")
+            self.writer.event(self.progress.step, trouble, health=True)
 
     def best_scores(self) -> dict[str, float]:
         """What the best checkpoint scored; nothing where it was damaged and is gone."""
