@@ -79,6 +79,11 @@ class ImageTower(Frozen):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.stem is Stem.CONV and self.patch_size & (self.patch_size - 1):
+            raise ValueError(
+                f"--patch-size {self.patch_size} is no power of two, and --stem conv halves the picture until a "
+                "patch is left; choose 8, 16 or 32, or --stem patch"
+            )
         return self
 
 
@@ -145,6 +150,7 @@ class Preset(NamedTuple):
     text: Shape
     image_size: int = 64
     patch_size: int = 8
+    stem: Stem = Stem.PATCH
     published: bool = False
 
 
@@ -157,6 +163,7 @@ def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Pr
 
 
 PRESETS: dict[str, Preset] = {
+    "nano": Preset(256, Shape(256, 4, 3), Shape(256, 4, 3), patch_size=16, stem=Stem.CONV),
     "tiny": _own(256, 4, 6),
     "small": _own(384, 6, 8),
     "base": _own(512, 8, 12),
@@ -194,20 +201,20 @@ class DataConfig(Frozen):
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
 
+PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
+NANO_BELOW = 50_000  # training pairs
+
+
 class ModelConfig(Frozen):
     """The network to train from scratch."""
 
-    model_size: Literal["tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"] = Field(
-        "tiny", description="preset of both towers"
-    )
+    model_size: PresetName | None = Field(None, description="preset of both towers (default: by the number of pairs)")
     image_size: int | None = Field(
         None, ge=16, le=1024, description="side of the picture the model sees, pixels (default: 64; ViT presets: 224)"
     )
-    patch_size: int | None = Field(
-        None, ge=2, le=128, description="side of a patch, pixels (default: 8; ViT presets: their own)"
-    )
-    stem: Literal["patch", "conv"] = Field(
-        "patch", description="how patches are embedded: one linear map, or small convolutions"
+    patch_size: int | None = Field(None, ge=2, le=128, description="side of a patch, pixels (default: the preset's)")
+    stem: Literal["patch", "conv"] | None = Field(
+        None, description="how patches are embedded: one linear map, or small convolutions (default: the preset's)"
     )
     layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: the preset's)")
 
@@ -234,7 +241,7 @@ class OptimConfig(Frozen):
     """How the weights are moved."""
 
     epochs: int | None = Field(
-        None, ge=1, le=1_000_000, description="passes over the training pairs (default: 30; with --init by the data)"
+        None, ge=1, le=1_000_000, description="passes over the training pairs (default: by the data)"
     )
     batch_size: int | None = Field(None, ge=2, le=65536, description="pairs a step (default: by the data)")
     lr: float | None = Field(
@@ -345,18 +352,31 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
         raise explain(error) from None
 
 
+def preset_for(model: ModelConfig, pairs: int) -> PresetName:
+    """The preset that was asked for, or the one for so many training pairs.
+
+    From few pairs a network learns most where it has little to find out: convolutions before few layers. See
+    docs/log.md for what was measured.
+    """
+    return model.model_size or ("nano" if pairs < NANO_BELOW else "tiny")
+
+
 def preprocessing(model: ModelConfig) -> Preprocessing:
-    """How pictures are prepared for a network that is trained from scratch."""
-    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size].image_size)
+    """How pictures are prepared for a network that is trained from scratch; all presets by size of data agree."""
+    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "nano"].image_size)
 
 
-def architecture(model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int) -> ClipConfig:
+def architecture(
+    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
+) -> ClipConfig:
     """The network that a preset names, for a tokenizer's vocabulary.
 
+    Args:
+        pairs: how many there are to train on, which chooses the preset where none is named.
     Raises:
         UsageError: if the picture size is not a multiple of the patch size.
     """
-    preset = PRESETS[model.model_size]
+    preset = PRESETS[preset_for(model, pairs)]
     prepared = preprocessing(model)
     patch_size = model.patch_size or preset.patch_size
     if prepared.image_size % patch_size:
@@ -373,7 +393,7 @@ def architecture(model: ModelConfig, *, vocab_size: int, end_token: int, context
                 width=preset.image.width,
                 heads=preset.image.heads,
                 layers=model.layers or preset.image.layers,
-                stem=Stem(model.stem),
+                stem=Stem(model.stem or preset.stem),
                 **traits,
             ),
             text=TextTower(

@@ -2,18 +2,19 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from clip_core.config import ClipConfig, TrainConfig, TuneConfig
+from clip_core.config import ClipConfig, TrainConfig, TuneConfig, preset_for
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
-_PEAK_LR = {"tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
+_PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
 _VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
-_EPOCHS = 30
+_STEPS = 1000  # from scratch, and between so many passes over the data
+_EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
 
@@ -70,7 +71,8 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Reci
     by_data = 2 ** int(math.log2(max(train_pairs / 16, 1)))
     batch_size = min(optim.batch_size or min(max(by_data, 16), largest), train_pairs)
     steps_per_epoch = train_pairs // batch_size
-    steps = steps_per_epoch * (optim.epochs or (_tune_epochs(steps_per_epoch) if tuning else _EPOCHS))
+    wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
+    steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
     eval_every = config.run.eval_every or max(
         steps_per_epoch, math.ceil(steps / _EVALUATIONS / steps_per_epoch) * steps_per_epoch
     )
@@ -78,7 +80,7 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Reci
         device=str(device),
         precision=choose_precision(device, config.run.precision),
         batch_size=batch_size,
-        lr=optim.lr or (_tune_lr(network, config.tune) if tuning else _scratch_lr(config)),
+        lr=optim.lr or (_tune_lr(network, config.tune) if tuning else _scratch_lr(config, train_pairs)),
         steps_per_epoch=steps_per_epoch,
         steps=steps,
         warmup_steps=round(optim.warmup * steps),
@@ -87,15 +89,16 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Reci
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
     )
-    return recipe if not tuning else Recipe(**recipe.as_json() | {"why": _why(recipe, config)})
+    why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
+    return replace(recipe, why=why)
 
 
 def _given(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def _scratch_lr(config: TrainConfig) -> float:
-    return _PEAK_LR.get(config.model.model_size, _VIT_PEAK_LR)
+def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
+    return _PEAK_LR.get(preset_for(config.model, train_pairs), _VIT_PEAK_LR)
 
 
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
@@ -108,12 +111,30 @@ def _tune_layer_decay(tune: TuneConfig) -> float:
     return 1.0 if tune.lora else _TUNE_LAYER_DECAY
 
 
-def _tune_epochs(steps_per_epoch: int) -> int:
-    fewest, most = _TUNE_EPOCHS
-    return min(max(math.ceil(_TUNE_STEPS / steps_per_epoch), fewest), most)
+def _passes(steps_per_epoch: int, wanted: int, bounds: tuple[int, int]) -> int:
+    """How many epochs make about as many steps as are wanted, within bounds."""
+    fewest, most = bounds
+    return min(max(math.ceil(wanted / steps_per_epoch), fewest), most)
 
 
-def _why(recipe: Recipe, config: TrainConfig) -> str:
+def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
+    """The reasons of a recipe from scratch, for what the user left open."""
+    model, optim = config.model, config.optim
+    reasons = []
+    if model.model_size is None:
+        preset = preset_for(model, train_pairs)
+        learns = "few pairs teach a small network more" if preset == "nano" else "there is enough to learn from"
+        reasons.append(f"preset {preset}, as {learns} ({train_pairs:,} of them)")
+    if optim.batch_size is None:
+        reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
+    if optim.lr is None:
+        reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
+    if optim.epochs is None:
+        reasons.append(f"{recipe.epochs} epochs, for about {_STEPS:,} steps in {_EPOCHS[0]} to {_EPOCHS[1]} passes")
+    return "; ".join(reasons)
+
+
+def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
     """The reasons of a tuning recipe, for what the user left open."""
     optim, tune = config.optim, config.tune
     reasons = []

@@ -30,7 +30,7 @@ from clip_core.training.log import Log
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
-from clip_core.training.tuning import Start, find_start
+from clip_core.training.tuning import Start, find_start, stored_network
 
 _TEMPERATURE = 0.07  # of CLIP's own training (Radford et al. 2021)
 
@@ -81,7 +81,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         data = load_data(config.data, prepared, config.run.seed, log.say)
         tokenizer = _tokenizer(config, run, data, start, resume=resume)
         guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
-        network = start.network if start else _from_scratch(config, tokenizer)
+        network = _network(config, start, tokenizer, len(data.train.pair_images), run, resume=resume)
         recipe = work_out(config, len(data.train.pair_images), network)
         if resume:
             recipe = _stored_recipe(run, recipe)
@@ -107,12 +107,20 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
     return trainer
 
 
-def _from_scratch(config: TrainConfig, tokenizer: Tokenizer) -> ClipConfig:
+def _network(
+    config: TrainConfig, start: Start | None, tokenizer: Tokenizer, pairs: int, run: Path, *, resume: bool
+) -> ClipConfig:
+    """That of the weights to start from, or of the run to go on with, or a new one sized to the data."""
+    if start is not None:
+        return start.network
+    if resume:
+        return stored_network(run)
     return architecture(
         config.model,
         vocab_size=tokenizer.vocab_size,
         end_token=tokenizer.end_token,
         context_length=tokenizer.context_length,
+        pairs=pairs,
     )
 
 

@@ -53,12 +53,21 @@ def stored_start(run: Path) -> Start:
     Raises:
         RunError, TokenizerError: if config.json or tokenizer.json are not what a trainer wrote.
     """
-    stored = RunReader(run).config()
+    init = RunReader(run).config().get("init")
+    source = str(init["source"]) if isinstance(init, dict) and "source" in init else "weights that config.json forgot"
+    return Start(stored_network(run), Tokenizer.load(run / "tokenizer.json"), source, None)
+
+
+def stored_network(run: Path) -> ClipConfig:
+    """The network of a run, as it was when the run began.
+
+    Raises:
+        RunError: if config.json does not describe one.
+    """
     try:
-        network, source = ClipConfig.model_validate(stored["model"]), str(stored["init"]["source"])
+        return ClipConfig.model_validate(RunReader(run).config()["model"])
     except (KeyError, TypeError, ValidationError) as error:
         raise RunError(f"{run / 'config.json'} does not describe a network ({error}); start anew.") from None
-    return Start(network, Tokenizer.load(run / "tokenizer.json"), source, None)
 
 
 def _read(init: str, config: TrainConfig) -> Start:

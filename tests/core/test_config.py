@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_core.config import ModelConfig, TrainConfig, architecture, parse_config
+from clip_core.config import ModelConfig, TrainConfig, architecture, parse_config, preset_for
 from clip_core.errors import UsageError
 from clip_core.text import normalise_caption, printable
 
@@ -18,7 +18,7 @@ def test_config_survives_json() -> None:
         ({"optim": {"batch_size": 1}}, "--batch-size is 1; it should be greater than or equal to 2"),
         (
             {"model": {"model_size": "huge"}},
-            "--model-size is 'huge'; it should be 'tiny', 'small', 'base', 'large', 'ViT-B-32'",
+            "--model-size is 'huge'; it should be 'nano', 'tiny', 'small', 'base', 'large'",
         ),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
@@ -28,6 +28,21 @@ def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(v
     with pytest.raises(UsageError) as error:
         parse_config(values)
     assert said in str(error.value)
+
+
+def test_the_preset_is_chosen_by_the_number_of_pairs_unless_one_is_named() -> None:
+    assert preset_for(ModelConfig(), 500) == "nano"
+    assert preset_for(ModelConfig(), 500_000) == "tiny"
+    assert preset_for(ModelConfig(model_size="base"), 500) == "base"
+    few = architecture(ModelConfig(), vocab_size=10, end_token=1, context_length=8, pairs=500)
+    assert (few.image.stem, few.image.layers) == ("conv", 3)
+
+
+def test_a_conv_stem_needs_a_patch_that_halving_reaches() -> None:
+    with pytest.raises(UsageError, match="--patch-size 12 is no power of two"):
+        architecture(
+            ModelConfig(stem="conv", patch_size=12, image_size=48), vocab_size=10, end_token=1, context_length=8
+        )
 
 
 def test_a_picture_size_that_patches_do_not_fill_is_refused() -> None:
