@@ -80,16 +80,23 @@ def _export_weights(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     return run_app(app, argv)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
+_received: list[int] = []
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
     """Leave through the blocks that clean up, instead of at once."""
+    _received.append(number)
     sys.exit(128 + number)
 
 
 def _say(line: str) -> None:
+    if _received:  # an exception raised while native code called back is lost
+        sys.exit(128 + _received[0])
     print("\n".join(printable(part) for part in line.split("\n")), flush=True)
 
 

@@ -24,7 +24,7 @@ from clip_core.errors import TokenizerError
 from clip_core.files import write_text
 
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
-_SPECIAL = (PAD, START, END, UNKNOWN)
+_SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
 
 Pad = Literal["zero", "end"]  # what stands behind the end token: the number 0, or the end token again
@@ -191,7 +191,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int, context_length: int) -> 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[PAD, START, END],
+        special_tokens=[PAD, END, START],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -22,6 +22,7 @@ from clip_core.model.archives import read_tensors
 from clip_core.model.clip import CLIP
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
+from clip_core.model.unfilled import unfilled_clip
 from clip_core.run_dir import RunReader, is_run
 
 SCHEMA = 1
@@ -242,8 +243,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     )
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
-    with torch.device("meta"):
-        model = CLIP(config)
+    model = unfilled_clip(config)
     load_weights(model, folder, assign=True)
     scores, files = dict(meta.get("scores") or {}), (folder / "model.safetensors",)
     return LoadedModel(model.eval(), config, Tokenizer.load(tokenizer), folder, int(meta["step"]), run, scores, files)

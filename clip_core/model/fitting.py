@@ -10,9 +10,9 @@ from torch import Tensor
 
 from clip_core.config import ClipConfig
 from clip_core.errors import CheckpointError
-from clip_core.model.clip import CLIP
 from clip_core.model.stored import Stored
-from clip_core.model.weight_maps import Row, assemble
+from clip_core.model.unfilled import unfilled_clip
+from clip_core.model.weight_maps import Row
 
 Tensors = Mapping[str, Stored]
 
@@ -61,16 +61,21 @@ def read_weights(path: Path, config: ClipConfig, rows: list[Row], tensors: Tenso
 def _one_by_one(
     rows: list[Row], tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Only one weight at a time is in memory twice."""
+    """Each weight as it is needed; parts are read straight into their place, so that nothing large is there twice."""
     for row in rows:
-        parts = [tensors[name].read().to(torch.float32) for name in row.theirs]
-        yield row.ours, assemble(row, parts).reshape(shapes[row.ours])
+        if len(row.theirs) == 1:
+            whole = tensors[row.theirs[0]].read().to(torch.float32)
+            whole = whole.t().contiguous() if row.transposed else whole
+        else:
+            whole = torch.empty(shapes[row.ours])
+            for name, part in zip(row.theirs, whole.chunk(len(row.theirs)), strict=True):
+                tensors[name].read_into(part)
+        yield row.ours, whole.reshape(shapes[row.ours])
 
 
 @lru_cache(maxsize=4)
 def _shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in CLIP(config).state_dict().items()}
+    return {name: tuple(value.shape) for name, value in unfilled_clip(config).state_dict().items()}
 
 
 def _joined(row: Row, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

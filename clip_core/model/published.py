@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from clip_core.model.hub import fetch, hub_name
 from clip_core.model.positions import interpolate_positions
 from clip_core.model.stored import Stored
 from clip_core.model.traits import Traits, unsupported
+from clip_core.model.unfilled import unfilled_clip
 from clip_core.model.weight_maps import NOT_WEIGHTS, Row
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -67,8 +67,7 @@ class Published:
 
     def build(self) -> CLIP:
         """The network, ready for evaluation, on the weights themselves: nothing is copied."""
-        with torch.device("meta"):
-            model = CLIP(self.config)
+        model = unfilled_clip(self.config)
         model.load_state_dict(self.weights, strict=True, assign=True)
         return model.eval()
 

@@ -30,12 +30,27 @@ class Stored:
             return torch.empty(self.shape, dtype=self.dtype)
         elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         numbers = torch.empty(elements, dtype=self.dtype)
+        self._fill(numbers)
+        return numbers.as_strided(self.shape, self.stride).contiguous()
+
+    def read_into(self, place: Tensor) -> None:
+        """The tensor, into memory that is there: contiguous, of its shape, in any type.
+
+        Raises:
+            CheckpointError: if the file has become shorter.
+        """
+        if place.dtype == self.dtype and self.stride == row_major(self.shape) and place.is_contiguous():
+            self._fill(place.flatten())
+        else:
+            place.copy_(self.read())
+
+    def _fill(self, numbers: Tensor) -> None:
+        """Read as many numbers as fit into a flat tensor."""
         memory = numbers.view(torch.uint8).numpy().data
         with self.path.open("rb") as handle:
             handle.seek(self.offset)
             if handle.readinto(memory) != len(memory):
                 raise cut_short(self.path)
-        return numbers.as_strided(self.shape, self.stride).contiguous()
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ Shapes: W width, D embedding.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from clip_core.config import ClipConfig
@@ -116,12 +115,6 @@ def to_open_clip(weights: Mapping[str, Tensor], config: ClipConfig) -> dict[str,
 def to_hugging_face(weights: Mapping[str, Tensor], config: ClipConfig) -> dict[str, Tensor]:
     """Our state dict in the names of transformers' CLIPModel, bit for bit."""
     return dict(_written(hugging_face_rows(config), weights))
-
-
-def assemble(row: Row, parts: list[Tensor]) -> Tensor:
-    """Our weight from their parts.  e.g. 3 x (W, W) -> (3 W, W)"""
-    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-    return whole.t().contiguous() if row.transposed else whole
 
 
 def _written(rows: list[Row], weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from clip_core.training.augment import random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import autocast, memory_mb, system_figures
-from clip_core.training.evaluate import HeldOut, evaluate
+from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
@@ -44,7 +44,7 @@ class Progress:
     """Where a run stands: everything that resuming needs and that is no tensor."""
 
     step: int = 0  # steps done
-    best_score: tuple[float, float] = (-1.0, 0.0)  # mean recall, minus the validation loss
+    best_score: tuple[float, float] = (-1.0, 0.0)  # as `quality` gives it
     best_checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     scored_at: int = -1
@@ -244,7 +244,7 @@ class Trainer:
         self.warn(self.health.evaluation(step, scores))
         if step == 0:
             self.progress.before = scores
-        score = (scores["mean_recall"], -scores["val_loss"])
+        score = quality(scores)
         # Weights that already know something may be the best there are; random ones are not worth a checkpoint.
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
