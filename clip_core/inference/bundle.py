@@ -81,7 +81,7 @@ class Manifest(Frozen):
     vocab_size: int
     end_token: int
     context_length: int
-    logit_scale: Annotated[float, Field(gt=0, le=100.001)]
+    logit_scale: Annotated[float, Field(gt=0, le=1000.01)]
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     opset: int

@@ -13,18 +13,20 @@ from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.text_encoder import TextEncoder
 
 MAX_LOGIT_SCALE = 100.0
+_MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit
 
 
 class CLIP(nn.Module):
     """Pictures and captions in one space.
 
     `log_logit_scale` is the learnable log of 1 / temperature; it is used clamped, so that the logit scale is never
-    above 100 (CLIP's own limit) nor below 1.
+    above 100 (CLIP's own limit; weights with a logit bias may go beyond) nor below 1.
     """
 
     def __init__(self, config: ClipConfig, temperature: float = 0.07) -> None:
         super().__init__()
         self.config = config
+        self._largest_log = math.log(_MAX_WITH_BIAS if config.logit_bias else MAX_LOGIT_SCALE)
         self.image = ImageEncoder(config.image, config.embed_dim)
         self.text = TextEncoder(config.text, config.embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
@@ -41,13 +43,13 @@ class CLIP(nn.Module):
         return embeds
 
     def logit_scale(self) -> Tensor:
-        """The factor from cosine to logit, in [1, 100]."""
-        return self.log_logit_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
+        """The factor from cosine to logit, at least 1."""
+        return self.log_logit_scale.clamp(0.0, self._largest_log).exp()
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Bring the stored temperature back inside its range, so that it can leave the border again."""
-        self.log_logit_scale.clamp_(0.0, math.log(MAX_LOGIT_SCALE))
+        self.log_logit_scale.clamp_(0.0, self._largest_log)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Both embeddings.  (B, 3, S, S), (B, T) -> (B, D), (B, D)"""

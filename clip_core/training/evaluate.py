@@ -16,6 +16,7 @@ from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.clip import CLIP
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
+from clip_core.text import normalise_caption
 from clip_core.training.augment import to_pixel_values
 from clip_core.training.device import autocast
 from clip_core.training.loss import CLIPLoss, matching_pairs
@@ -118,8 +119,6 @@ def quality(scores: Mapping[str, float]) -> tuple[float, float]:
 
 def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The class of each picture, from its one caption.  -> (I,)"""
-    from clip_core.text import normalise_caption
-
     number = {normalise_caption(name): index for index, name in enumerate(classes)}
     of_caption = np.array([number[normalise_caption(caption)] for caption in pairs.captions], dtype=np.int64)
     labels = np.empty(len(pairs.images), dtype=np.int64)

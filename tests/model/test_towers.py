@@ -64,6 +64,12 @@ def test_the_logit_scale_stays_between_1_and_100() -> None:
         assert 0 <= float(model.log_logit_scale.detach()) <= 4.7
 
 
+def test_weights_of_the_sigmoid_loss_keep_their_larger_logit_scale() -> None:
+    model = CLIP(small().model_copy(update={"logit_bias": True}), temperature=1 / 117)
+    model.clamp_temperature()
+    assert float(model.logit_scale().detach()) == pytest.approx(117)
+
+
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_parameter_counts_are_those_of_the_built_towers(name: str) -> None:
     config = architecture(ModelConfig(model_size=name), vocab_size=100, end_token=1, context_length=20)
