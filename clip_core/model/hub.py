@@ -2,7 +2,10 @@
 
 import json
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from clip_core.errors import CheckpointError
 
@@ -39,6 +42,10 @@ def fetch(name: str) -> Path:
         CheckpointError: if they are neither in the cache nor to be had.
     """
     for offline in (True, False):
+        if not offline and not _reachable():
+            raise CheckpointError(
+                f"there is no {name} here, nor in the cache of the Hugging Face hub, and the hub cannot be reached."
+            )
         for config, weights in _FORMATS:
             file = _file(name, config, offline)
             found = next((path for each in weights if (path := _file(name, each, offline))), None) if file else None
@@ -74,6 +81,22 @@ def _file(name: str, file: str, offline: bool) -> Path | None:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{name} cannot be fetched from the Hugging Face hub: {reason}") from None
+
+
+def _reachable() -> bool:
+    """Whether the hub's name can be resolved, or a proxy does that; the library would try for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    if getproxies().get(address.scheme):
+        return True
+    try:
+        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+    except OSError:
+        return False
+    return True
 
 
 def _shards(weights: Path) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import command_environment
+from tests.published import open_clip_model, save_open_clip
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -41,27 +42,31 @@ def run(command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """A new user's folder: pairs.json, its pictures, and the pictures that the README names."""
+    """A new user's folder: two pair lists, pictures of the names that the README has, and published weights."""
     here = tmp_path_factory.mktemp("readme")
     shutil.copytree(shapes.parent, here, dirs_exist_ok=True)
     shutil.move(here / shapes.name, here / "pairs.json")
+    shutil.copy(here / "pairs.json", here / "others.json")
     drawn = here / json.loads((here / "pairs.json").read_text())[0]["image"]
     for name in ("images/red_apple.png", "photo.png", "a.jpg", "b.jpg"):
         Image.open(drawn).save(here / name)
+    save_open_clip(here / "weights", open_clip_model())
     return here
 
 
 def test_the_readme_has_the_whole_main_job() -> None:
     names = [command.split()[0] for command in shell_commands()]
-    assert names == ["clip-data", "clip-train", "clip-export", "clip-infer"]
+    assert names == ["clip-data", "clip-train", "clip-train", "clip-export", "clip-export", "clip-infer"]
 
 
 def test_every_command_of_the_readme_works_as_it_stands(folder: Path) -> None:
-    said = {command.split()[0]: run(command, folder) for command in shell_commands()}
-    assert "180 usable pairs" in said["clip-data"]
-    assert "finished at step" in said["clip-train"]
-    assert "accepted" in said["clip-export"]
-    assert "%" in said["clip-infer"]
+    check, train, tune, write, export, infer = (run(command, folder) for command in shell_commands())
+    assert "180 usable pairs" in check
+    assert "finished at step" in train
+    assert "the chosen checkpoint is blend_0.5" in tune
+    assert "the same as the model to the last bit" in write
+    assert "accepted" in export
+    assert "%" in infer
     python = next(block for language, block in BLOCKS if language == "python")
     done = subprocess.run(
         [sys.executable, "-c", python],

@@ -285,6 +285,24 @@ def test_a_name_of_the_hub_without_network_is_one_sentence(tmp_path: Path) -> No
     assert "there is no org/nothing here, nor in the cache of the Hugging Face hub" in last
 
 
+def test_a_hub_that_cannot_be_reached_is_one_sentence_without_waiting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clip_core.cli.infer", "similarity", "--model", "org/nothing", "--image", "x"]
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://hub.invalid", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--texts", "a"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "the hub cannot be reached" in done.stderr
+
+
 def test_a_path_that_is_mistyped_is_not_taken_for_a_name_of_the_hub(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     last = from_hub(tmp_path / "cache", "runs/nothing", tmp_path).stderr.strip().splitlines()[-1]

@@ -98,8 +98,9 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """In the child: the terminal on its standard input is its controlling terminal, and its Ctrl-C counts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In the child: the terminal on its standard input is its controlling terminal; its Ctrl-C and its end count."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
