@@ -14,6 +14,7 @@ import torch
 
 from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
+from clip_core.data.formats.recognise import is_there
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.files import write_json
@@ -25,6 +26,7 @@ from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
 from clip_core.training.device import choose_device, choose_precision, describe
 from clip_core.training.evaluate import HeldOut
+from clip_core.training.fast_decode import FAST
 from clip_core.training.log import Log
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
 from clip_core.training.trainer import Trainer
@@ -66,7 +68,7 @@ def _train(config: TrainConfig, run: Path, writer: RunWriter, log: Log, signals:
     torch.manual_seed(config.run.seed)
     writer.status(state=State.STARTING)
     with _beating(writer):
-        data = load_data(config.data, preprocessing(config.model), config.run.seed, log.say)
+        data = load_data(config.data, preprocessing(config.model), config.run.seed, log.say, FAST)
         tokenizer = _tokenizer(config, run, data, resume=resume)
         recipe = work_out(config, len(data.train.pair_images))
         if resume:
@@ -129,11 +131,13 @@ def _check_before_writing(config: TrainConfig) -> None:
     architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
     data = config.data
     if data.data_file is None and not data.create_synthetic:
-        raise UsageError("no pairs to train on: give --data-file PAIRS.json, or --create-synthetic to draw some.")
-    for name, path in (("--data-file", data.data_file), ("--val-file", data.val_file), ("--tokenizer", data.tokenizer)):
-        drawn = name == "--data-file" and data.create_synthetic
-        if isinstance(path, Path) and not drawn and not path.is_file():
-            raise DataError(f"{name} {path}: there is no such file.")
+        raise UsageError("no pairs to train on: give --data PATH (or --data-file), or --create-synthetic to draw some.")
+    for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
+        drawn = name == "--data" and data.create_synthetic
+        if path is not None and not drawn and not is_there(path):
+            raise DataError(f"{name} {path}: there is no such file, folder or shard.")
+    if isinstance(data.tokenizer, Path) and not data.tokenizer.is_file():
+        raise DataError(f"--tokenizer {data.tokenizer}: there is no such file.")
 
 
 def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
