@@ -52,7 +52,10 @@ class Reading:
 
 def is_there(path: Path) -> bool:
     """Whether a path, or what a pattern of shards names, exists."""
-    return path.exists() or bool(webdataset.find_shards(path))
+    try:
+        return path.exists() or bool(webdataset.find_shards(path))
+    except DataError:  # one of the shards is missing
+        return False
 
 
 def read_data(path: Path, wishes: Wishes = Wishes()) -> Reading:  # noqa: B008  (frozen)
@@ -65,7 +68,7 @@ def read_data(path: Path, wishes: Wishes = Wishes()) -> Reading:  # noqa: B008  
         DataError: naming what was looked for, if nothing is recognised; else as the format's reader says.
         UsageError: if a wish cannot be used.
     """
-    if not is_there(path):
+    if not path.exists() and not webdataset.find_shards(path):
         raise DataError(f"no pair list at {path}; correct the path.")
     inner = next((path / name for name in _METADATA if (path / name).is_file()), path)
     source = Source(inner, wishes)
