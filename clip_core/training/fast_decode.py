@@ -59,9 +59,9 @@ def decode_fast(path: Path, preprocessing: Preprocessing) -> Pixels:
     resized_width, resized_height = resized_sides((width, height), preprocessing)
     if (resized_height, resized_width) != (height, width):
         sides, mode = [resized_height, resized_width], preprocessing.interpolation
-        decoded = F.interpolate(decoded[None], sides, mode=mode, antialias=True)[0]  # (3, H, W)
+        decoded = F.interpolate(decoded[None], sides, mode=mode, antialias=True)[0]
     left, top = round((resized_width - size) / 2), round((resized_height - size) / 2)
-    pixels: Pixels = decoded[:, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+    pixels: Pixels = decoded.numpy().transpose(1, 2, 0)[top : top + size, left : left + size]
     return pixels
 
 
