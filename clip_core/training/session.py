@@ -14,7 +14,8 @@ import torch
 
 from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
-from clip_core.data.formats.recognise import is_there
+from clip_core.data.formats.recognise import is_there, recognise
+from clip_core.data.formats.source import Wishes
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.files import write_json
@@ -136,6 +137,8 @@ def _check_before_writing(config: TrainConfig) -> None:
         drawn = name == "--data" and data.create_synthetic
         if path is not None and not drawn and not is_there(path):
             raise DataError(f"{name} {path}: there is no such file, folder or shard.")
+        if path is not None and is_there(path):
+            recognise(path, Wishes.of(data))
     if isinstance(data.tokenizer, Path) and not data.tokenizer.is_file():
         raise DataError(f"--tokenizer {data.tokenizer}: there is no such file.")
 

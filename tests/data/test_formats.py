@@ -294,7 +294,7 @@ def test_a_folder_with_metadata_is_read_by_it(folder: Path):
 
 def test_a_folder_that_holds_lists_names_them(folder: Path):
     write(folder / "train.json", "[]")
-    with pytest.raises(DataError, match=r"no captions beside them; name .*train\.json\.$"):
+    with pytest.raises(DataError, match=r"no data set by itself; name a list in it, as .*train\.json\.$"):
         read(folder)
 
 

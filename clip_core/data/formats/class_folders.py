@@ -4,7 +4,7 @@ from pathlib import Path
 
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.source import Contents, Source
-from clip_core.errors import DataError, UsageError
+from clip_core.errors import DataError
 
 SHAPE = "one folder of pictures per class"
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -29,17 +29,13 @@ def read(source: Source) -> Contents:
 
     Raises:
         DataError: if there is no such picture.
-        UsageError: if the template has no {} for the class.
     """
-    template = source.wishes.class_template
-    if "{}" not in template:
-        raise UsageError(f'--class-template is {template!r}; it needs a {{}} for the class, as "a photo of a {{}}".')
     root = source.path
     collector = Collector(root)
     names = (picture.relative_to(root) for picture in source.pictures())
     for entry, name in enumerate((name for name in names if len(name.parts) > 1), start=1):
         title = " ".join(name.parts[0].replace("_", " ").split())
-        collector.add(entry, str(name), template.replace("{}", title), str(name))
+        collector.add(entry, str(name), source.wishes.class_template.replace("{}", title), str(name))
     if not collector.pairs:
         raise DataError(f"{root} holds no folders with pictures, one per class; name another folder.")
     return Contents(collector.pairs, root)

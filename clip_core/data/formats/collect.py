@@ -1,11 +1,12 @@
 """Entries of any list made into pairs: pictures are looked for below one folder, and only there."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from clip_core.data.pairs import Pair
-from clip_core.data.pictures import member_of
+from clip_core.data.pictures import Member, member_of
 from clip_core.errors import DataError
 from clip_core.text import printable
 
@@ -80,28 +81,46 @@ class _Root:
         self.path = root.absolute()
         self._real = self.path.resolve()
         # Most pictures lie in a few folders: resolving each folder once leaves one question a picture.
-        self._real_folder = lru_cache(maxsize=4096)(Path.resolve)
+        self._folder = lru_cache(maxsize=4096)(self._resolve_folder)
+        self._last: tuple[object, tuple[Path, str, str | None]] = object(), (self.path, "", None)
 
     def find(self, spelt: object) -> tuple[Path, str, str | None]:
         """(absolute path, name below the root, what is wrong or None) of a picture as the list spells it."""
+        if spelt != self._last[0]:  # the captions of a picture mostly stand together
+            self._last = spelt, self._find(spelt)
+        return self._last[1]
+
+    def _find(self, spelt: object) -> tuple[Path, str, str | None]:
         if not isinstance(spelt, str | Path) or not str(spelt).strip():
             return self.path, "", f"the image {shown(spelt)} is not a path"
         if str(spelt).startswith(("http://", "https://")):
             return self.path, "", f"the image {shown(spelt)} is a web address, fetch it first"
-        image = self.path / spelt
         try:
-            real = self._real_path(image)
-            below = real.relative_to(self._real) if real.is_relative_to(self._real) else None
+            below = self._below(self.path / spelt)
         except (OSError, ValueError, RuntimeError):  # a NUL, half a surrogate, a loop of links
             return self.path, "", f"the image {shown(spelt)} is not a path"
         if below is None:
             return self.path, str(spelt), f"{shown(spelt)} leads out of {self.path}, give a higher --image-root"
-        return self.path / below, below.as_posix(), None
+        return self.path / below, below, None
 
-    def _real_path(self, image: Path) -> Path:
-        """Where the file, or the shard of a member, truly is."""
+    def _below(self, image: Path) -> str | None:
+        """The path below the root of where a file, or the shard of a member, truly is; None if that is outside."""
         member = member_of(image)
         if member is not None:
-            return member._replace(shard=self._real_path(member.shard)).path(image.name)
-        real: Path = self._real_folder(image.parent) / image.name
-        return real.resolve() if image.name == ".." or real.is_symlink() else real
+            shard = self._below(member.shard)
+            return (
+                None if shard is None else Member(Path(shard), member.offset, member.size).path(image.name).as_posix()
+            )
+        real, below = self._folder(image.parent)
+        if image.name not in ("", "..") and not os.path.islink(f"{real}/{image.name}"):  # noqa: PTH114  (much faster)
+            return None if below is None else f"{below}{image.name}"
+        target = image.resolve()
+        return target.relative_to(self._real).as_posix() if target.is_relative_to(self._real) else None
+
+    def _resolve_folder(self, folder: Path) -> tuple[str, str | None]:
+        """Where a folder truly is, and what stands before its files' names below the root; None if it is outside."""
+        real = folder.resolve()
+        if not real.is_relative_to(self._real):
+            return str(real), None
+        below = real.relative_to(self._real).as_posix()
+        return str(real), "" if below == "." else f"{below}/"

@@ -35,6 +35,7 @@ FORMATS: dict[str, Format] = {
 }
 
 _LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+_NO_WISHES = Wishes()
 _METADATA = ("metadata.jsonl", "metadata.csv")  # the list of a folder, as Hugging Face's ImageFolder names it
 
 
@@ -58,15 +59,11 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def read_data(path: Path, wishes: Wishes = Wishes()) -> Reading:  # noqa: B008  (frozen)
-    """Recognise what a path holds, and read its pairs.
+def recognise(path: Path, wishes: Wishes = _NO_WISHES) -> tuple[Source, str, str]:
+    """What to read, the name of its format, and why it is that; no more is looked at than this needs.
 
-    Args:
-        path: a list, a folder, or a pattern of shards.
-        wishes: what the user said about it.
     Raises:
-        DataError: naming what was looked for, if nothing is recognised; else as the format's reader says.
-        UsageError: if a wish cannot be used.
+        DataError: naming what was looked for, if nothing is recognised.
     """
     if not path.exists() and not webdataset.find_shards(path):
         raise DataError(f"no pair list at {path}; correct the path.")
@@ -76,8 +73,21 @@ def read_data(path: Path, wishes: Wishes = Wishes()) -> Reading:  # noqa: B008  
     if name not in FORMATS:
         raise DataError(f"--format {name} is not known; it may be {', '.join(FORMATS)}.")
     _check_kind(source, name)
+    return source, name, why
+
+
+def read_data(path: Path, wishes: Wishes = _NO_WISHES) -> Reading:
+    """Recognise what a path holds, and read its pairs.
+
+    Args:
+        path: a list, a folder, or a pattern of shards.
+        wishes: what the user said about it.
+    Raises:
+        DataError: naming what was looked for, if nothing is recognised; else as the format's reader says.
+    """
+    source, name, why = recognise(path, wishes)
     contents = FORMATS[name].read(source)
-    return Reading(inner, name, why, contents.root, contents.columns, contents.pairs)
+    return Reading(source.path, name, why, contents.root, contents.columns, contents.pairs)
 
 
 def _recognise(source: Source) -> tuple[str, str]:
@@ -89,7 +99,7 @@ def _recognise(source: Source) -> tuple[str, str]:
         lists = sorted(item for item in source.path.iterdir() if item.suffix.lower() in _LISTS)[:5]
         if lists:
             named = " or ".join(str(item) for item in lists)
-            raise DataError(f"{source.path} is a folder whose pictures have no captions beside them; name {named}.")
+            raise DataError(f"{source.path} is a folder and no data set by itself; name a list in it, as {named}.")
     shapes = "; ".join(known.shape for known in FORMATS.values())
     raise DataError(f"{source.path} is in no format that is known; looked for {shapes}; see --format.")
 

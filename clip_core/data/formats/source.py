@@ -12,7 +12,7 @@ from typing import Any, Self
 from clip_core.config import DataConfig
 from clip_core.data.pairs import Pair
 from clip_core.data.pictures import walk_pictures
-from clip_core.errors import DataError
+from clip_core.errors import DataError, UsageError
 
 _HEAD = 65536  # bytes that a format may look at to recognise itself
 _LOOKED_AT = 1000  # pictures of a folder, likewise
@@ -21,13 +21,22 @@ _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user said about the data; the fields are those of `DataConfig`."""
+    """What the user said about the data; the fields are those of `DataConfig`.
+
+    Raises:
+        UsageError: if the template has no {} for the class.
+    """
 
     image_root: Path | None = None
     format: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
     class_template: str = DataConfig.model_fields["class_template"].default
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.class_template:
+            said = f"--class-template is {self.class_template!r}; it needs a {{}} for the class"
+            raise UsageError(f'{said}, as "a photo of a {{}}".')
 
     @classmethod
     def of(cls, config: DataConfig) -> Self:
