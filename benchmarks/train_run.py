@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.run_dir import RunReader
+from clip_core.training.evaluate import quality
 
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 
@@ -19,7 +20,7 @@ def train(run: Path, *flags: str) -> list[dict[str, Any]]:
 
 def best(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """The evaluation that best.json was chosen by."""
-    return max(evaluations, key=lambda line: (line["mean_recall"], -line["val_loss"]))
+    return max(evaluations, key=quality)
 
 
 def row(*cells: object) -> str:

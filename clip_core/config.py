@@ -221,18 +221,44 @@ class ModelConfig(Frozen):
     layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: the preset's)")
 
 
+class TuneConfig(Frozen):
+    """Weights to start from, and what keeps them alive while they learn."""
+
+    init: str | None = Field(None, description="start from published weights (file, folder or hub name) or a run")
+    init_model: str | None = Field(None, description="open_clip's name of the model, where --init does not say")
+    lock: Literal["none", "image", "text"] = Field("none", description="keep a tower as it is")
+    unlock_last: int = Field(0, ge=0, le=100, description="blocks of the locked tower that learn, counted from its end")
+    lora: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank, nothing else")
+    lora_alpha: float | None = Field(None, gt=0, le=4096, description="weight of the adapters (default: 2 x rank)")
+    ema: float | None = Field(None, gt=0, lt=1, description="judge and save the moving average, with this decay")
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="learning rate of a layer over the next one's (default: 1; init: below 1)"
+    )
+    blend: float | None = Field(None, ge=0, le=1, description="end with a blend: 0 the start, 1 the tuned; try 0.5")
+    guard_data: Path | None = Field(None, description="second pair list, judged alongside, so that forgetting is seen")
+    guard_root: Path | None = Field(None, description="folder of the guard's pictures (default: beside its list)")
+
+
 class OptimConfig(Frozen):
     """How the weights are moved."""
 
-    epochs: int = Field(30, ge=1, le=1_000_000, description="passes over the training pairs")
+    epochs: int | None = Field(
+        None, ge=1, le=1_000_000, description="passes over the training pairs (default: 30; with --init by the data)"
+    )
     batch_size: int | None = Field(None, ge=2, le=65536, description="pairs a step (default: by the data)")
-    lr: float | None = Field(None, gt=0, le=1, description="peak learning rate (default: by the model size)")
+    lr: float | None = Field(
+        None, gt=0, le=1, description="peak learning rate (default: by the model size; far lower with --init)"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the run over which the learning rate rises")
     min_lr: float = Field(0.01, ge=0, le=1, description="share of the peak that the cosine decay ends at")
-    weight_decay: float = Field(0.1, ge=0, le=10, description="decay of matrices; norms, biases, temperature have none")
+    weight_decay: float | None = Field(
+        None, ge=0, le=10, description="decay of matrices; norms, biases, temperature have none (default: 0.1; init: 0)"
+    )
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    temperature: float = Field(0.07, ge=0.01, le=1, description="initial softmax temperature (1 / logit scale)")
+    temperature: float | None = Field(
+        None, ge=0.01, le=1, description="initial softmax temperature, 1 / logit scale (default: 0.07; init: its own)"
+    )
     augment: bool = Field(True, description="random crops in training; never flips or changes colour")
 
 
@@ -256,8 +282,36 @@ class TrainConfig(Frozen):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    tune: TuneConfig = TuneConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _tuning_fits(self) -> Self:
+        """What belongs to weights that are there cannot be chosen; what needs such weights needs --init."""
+        tune = self.tune
+        if tune.init is None:
+            why = "needs weights to start from; add --init PATH"
+            _refuse(tune, ("init_model", "lock", "unlock_last", "lora", "lora_alpha", "blend"), why)
+        else:
+            why = "cannot be chosen with --init, whose weights bring their own; leave it out"
+            _refuse(self.model, ("model_size", "patch_size", "stem", "layers"), why)
+            _refuse(self.data, ("tokenizer", "vocab_size"), why)
+            _refuse(self.optim, ("temperature",), why)
+        if tune.lock == "none":
+            _refuse(tune, ("unlock_last",), "opens the end of a locked tower; add --lock image or --lock text")
+        if tune.lora is None:
+            _refuse(tune, ("lora_alpha",), "weighs adapters; add --lora RANK")
+        if tune.guard_data is None:
+            _refuse(tune, ("guard_root",), "is the folder of the guard's pictures; add --guard-data FILE")
+        return self
+
+
+def _refuse(section: Frozen, fields: tuple[str, ...], why: str) -> None:
+    """Raise ValueError for the first of these fields that is not at its default."""
+    for name in fields:
+        if getattr(section, name) != type(section).model_fields[name].default:
+            raise ValueError(f"{flag(name)} {why}")
 
 
 # Fields with more than one spelling on the command line; the field's own stays.
@@ -287,7 +341,7 @@ def explain(error: ValidationError) -> UsageError:
 
 
 _FIELDS = frozenset(
-    name for section in (DataConfig, ModelConfig, OptimConfig, RunConfig) for name in section.model_fields
+    name for section in (DataConfig, ModelConfig, TuneConfig, OptimConfig, RunConfig) for name in section.model_fields
 )
 
 

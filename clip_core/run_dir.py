@@ -26,7 +26,7 @@ STALLED_AFTER = 30.0  # seconds without a heartbeat
 
 MetricKind = Literal["train", "eval", "system", "event"]
 Request = Literal["pause", "resume", "stop", "checkpoint", "evaluate"]
-REQUESTS: tuple[str, ...] = get_args(Request)
+REQUESTS: tuple[Request, ...] = get_args(Request)
 
 
 class State(StrEnum):
@@ -130,8 +130,7 @@ class RunWriter:
         if seen is None or seen == self._control_seen:
             return None
         self._control_seen = seen
-        wanted: Request | None = seen[1] if seen[1] in REQUESTS else None  # type: ignore[assignment]
-        return wanted
+        return next((request for request in REQUESTS if request == seen[1]), None)
 
 
 @dataclass

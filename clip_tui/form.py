@@ -13,7 +13,8 @@ from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
 WORKED_OUT = "worked out"
-TITLES = {"data": "Data", "model": "Model", "optim": "Optimiser", "run": "Run"}
+_PATHS = ("data_file", "image_root", "val_file", "guard_data", "guard_root", "run_dir")
+TITLES = {"data": "Data", "model": "Model", "tune": "Tuning", "optim": "Optimiser", "run": "Run"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
         raise UsageError(
             f"--data-file: there is no file, folder or shard {config.data.data_file} (looked from {Path.cwd()})."
         )
-    architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
+    if config.tune.init is None:
+        architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
     return config
 
 
 def _is_path(field: Field, value: object) -> bool:
-    return field.name in ("data_file", "image_root", "val_file", "run_dir") and isinstance(value, str)
+    return field.name in _PATHS and isinstance(value, str)

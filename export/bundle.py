@@ -1,15 +1,12 @@
 """From a run to an ONNX bundle: written beside, proven, renamed into place; or nothing at all."""
 
 import importlib.metadata
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import clip_core
-from clip_core.data.tokenizer import Tokenizer
-from clip_core.errors import BundleError, ParityError, RunError, UsageError
+from clip_core.errors import BundleError, ParityError, UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
     MANIFEST,
@@ -30,6 +27,7 @@ from export.card import model_card
 from export.convert import OPSET, convert
 from export.describe import model_config, preprocessor_config, tokenizer_config
 from export.parity import measure, table
+from export.place import beside, check_place, put_in_place
 from export.samples import find_samples
 
 EXAMPLE = Path(__file__).with_name("example.py")
@@ -43,14 +41,16 @@ def export_bundle(
     *,
     images: Path | None = None,
     force: bool = False,
+    model_name: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, Manifest]:
-    """Convert a run (its best checkpoint) or a checkpoint into a bundle.
+    """Convert a run (its best checkpoint), a checkpoint or published weights into a bundle.
 
     Args:
         out: the bundle's folder; by default `bundle` in the run.
         images: pictures for the parity; by default the run's held-out ones.
         force: replace a bundle that was made from another run.
+        model_name: what open_clip calls the architecture, where published weights do not say it.
         say: told what is being done, a line at a time.
     Returns:
         The bundle's folder and its manifest.
@@ -58,10 +58,9 @@ def export_bundle(
         ParityError: if the ONNX files do not say the same as the model; whatever was at `out` is left as it was.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
-    loaded = load_model(path)
+    loaded = load_model(path, model_name=model_name)
     out = _destination(loaded, out, force)
-    tokenizer = Tokenizer.load(loaded.tokenizer)
-    text = loaded.config.text
+    tokenizer, text = loaded.tokenizer, loaded.config.text
     check_tokenizer(
         tokenizer,
         vocab_size=text.vocab_size,
@@ -69,7 +68,7 @@ def export_bundle(
         context_length=text.context_length,
     )
     samples = find_samples(loaded, images)
-    with _beside(out) as folder:
+    with beside(out) as folder:
         say(f"converting {loaded.folder} ...")
         convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
         say(f"comparing on {len(samples.pixel_values)} pictures and {len(samples.captions)} captions ...")
@@ -82,7 +81,7 @@ def export_bundle(
             )
         manifest = _write(folder, loaded, parity)
         open_bundle(folder)
-        _put_in_place(folder, out)
+        put_in_place(folder, out)
     return out, manifest
 
 
@@ -96,30 +95,26 @@ def _destination(loaded: LoadedModel, out: Path | None, force: bool) -> Path:
         if loaded.run is None:
             raise UsageError(f"{loaded.folder} belongs to no run; say where the bundle goes with --out.")
         return RunReader(loaded.run).bundle
-    if not out.exists() and not out.is_symlink():
-        return out
-    if not out.is_dir() or out.is_symlink():
-        raise UsageError(f"--out is {out}, which is not a folder; choose another place.")
-    if not any(out.iterdir()):
-        return out
-    try:
-        there = read_manifest(out)
-    except BundleError:
-        raise UsageError(f"--out is {out}, which holds something else than a bundle; choose another.") from None
-    if there.source.run != _run_name(loaded) and not force:
-        raise UsageError(f"{out} holds a bundle of the run {there.source.run!r}; replace it with --force.")
+    check_place(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)
     return out
+
+
+def _made_from(folder: Path) -> str | None:
+    try:
+        return read_manifest(folder).source.run
+    except BundleError:
+        return None
 
 
 def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
-    shutil.copyfile(loaded.tokenizer, folder / TOKENIZER)
+    loaded.tokenizer.save(folder / TOKENIZER)
     shutil.copyfile(EXAMPLE, folder / EXAMPLE.name)
-    write_json(folder / "config.json", model_config(config, logit_scale, loaded.tokenizer))
+    write_json(folder / "config.json", model_config(config, logit_scale, folder / TOKENIZER))
     write_json(folder / "preprocessor_config.json", preprocessor_config(config.preprocessing))
-    write_json(folder / "tokenizer_config.json", tokenizer_config(loaded.tokenizer, config.text))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(folder / TOKENIZER, config.text))
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         flush_file(path)
@@ -129,7 +124,7 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
             run=_run_name(loaded),
             checkpoint=loaded.folder.name,
             step=loaded.step,
-            weights_sha256=sha256(loaded.folder / "model.safetensors"),
+            weights_sha256=loaded.weights_sha256(),
             scores=loaded.scores,
         ),
         embed_dim=config.embed_dim,
@@ -157,32 +152,3 @@ def _run_name(loaded: LoadedModel) -> str:
 
 def _run_config(loaded: LoadedModel) -> dict[str, object]:
     return RunReader(loaded.run).config() if loaded.run else {}
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, gone when the block ends, however it ends."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"the bundle cannot be written to {out.parent}: {error.strerror}.") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Let the finished folder become `out`; what was there stays until then, and comes back if that fails."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    flush_directory(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -14,10 +14,12 @@ _ACTIVATIONS = {
     Activation.QUICK_GELU: "quick_gelu",
     Activation.GELU_TANH: "gelu_pytorch_tanh",
 }
+# Our own words: towers that differ from OpenAI's say so with them.
+OWN_TRAITS = ("pooling", "stem", "pre_norm", "class_token", "norm_after_pooling")
 
 
 def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
-    """config.json. `pooling`, `stem` and `pre_norm` are our own: towers that differ from OpenAI's say so here."""
+    """config.json, with OWN_TRAITS beside Hugging Face's words."""
     image, text = config.image, config.text
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     return {

@@ -39,8 +39,8 @@ def squared(picture: Image.Image, settings: dict[str, Any]) -> Image.Image:
         long = int(side * max(width, height) / min(width, height))
         size = (side, long) if width <= height else (long, side)
     elif "longest_edge" in settings["size"]:
-        long = max(width, height)
-        size = (max(round(width * side / long), 1), max(round(height * side / long), 1))
+        ratio = max(width, height) / side
+        size = (max(round(width / ratio), 1), max(round(height / ratio), 1))
     else:
         size = (side, side)
     picture = picture.resize(size, settings["resample"])

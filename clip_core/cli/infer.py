@@ -31,8 +31,11 @@ Model = Annotated[
     Path | None,
     Parameter(
         name=["--model", "--model-path"],
-        help="run directory, checkpoint or ONNX bundle (default: the latest run below ./runs)",
+        help="run directory, checkpoint, ONNX bundle or published weights (default: the latest run below ./runs)",
     ),
+]
+InitModel = Annotated[
+    str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
 ]
 Backend = Annotated[Literal["auto", "torch", "onnx"], Parameter(help="onnx on a run directory uses the bundle in it")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: the best there is)")]
@@ -49,13 +52,14 @@ def similarity(
     image: Image,
     texts: Texts,
     model: Model = None,
+    init_model: InitModel = None,
     backend: Backend = "auto",
     device: Device = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> int:
     """Cosine similarity of a picture with each text, in the order of the texts."""
-    clip = _load(model, backend, device, plot)
+    clip = _load(model, init_model, backend, device, plot)
     _note_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
     _answer(clip, as_json, {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values})
@@ -87,13 +91,14 @@ def classification(
     ] = None,
     top_k: TopK = None,
     model: Model = None,
+    init_model: InitModel = None,
     backend: Backend = "auto",
     device: Device = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
-    clip = _load(model, backend, device, plot)
+    clip = _load(model, init_model, backend, device, plot)
     names = classes or list(clip.encoder.about.classes or ())
     if not names:
         raise UsageError("this model's run has no list of classes; name them with --classes.")
@@ -125,13 +130,14 @@ def retrieval(
     image_dir: Annotated[Path, Parameter(help="folder of pictures, searched with all below it")],
     top_k: TopK = 5,
     model: Model = None,
+    init_model: InitModel = None,
     backend: Backend = "auto",
     device: Device = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> int:
     """The pictures of a folder that fit a text best. They are embedded once; later searches only read."""
-    clip = _load(model, backend, device, plot)
+    clip = _load(model, init_model, backend, device, plot)
     _note_truncated(clip, [text])
     gallery = _gallery(clip, image_dir)
     images, scores = clip.text_image_retrieval(text, gallery, top_k)
@@ -164,13 +170,14 @@ def text_retrieval(
     texts: Texts,
     top_k: TopK = None,
     model: Model = None,
+    init_model: InitModel = None,
     backend: Backend = "auto",
     device: Device = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> int:
     """The texts that fit a picture best, best first."""
-    clip = _load(model, backend, device, plot)
+    clip = _load(model, init_model, backend, device, plot)
     _note_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
     values = scores.tolist()
@@ -186,6 +193,7 @@ def demonstration(
     *,
     mode: Annotated[Mode | None, Parameter(help="the command, spelt as a flag")] = None,
     model: Model = None,
+    init_model: InitModel = None,
     backend: Backend = "auto",
     device: Device = None,
 ) -> int:
@@ -193,7 +201,7 @@ def demonstration(
     from clip_core.cli.infer_demo import demonstrate
 
     folder = model or _latest_run()
-    return demonstrate(_load(folder, backend, device), folder)
+    return demonstrate(_load(folder, init_model, backend, device), folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,7 +230,11 @@ def default_templates(names: Sequence[str], captions: Sequence[str] | None) -> l
 
 
 def _load(
-    model: Path | None, backend: Literal["auto", "torch", "onnx"], device: str | None, plot: Path | None = None
+    model: Path | None,
+    init_model: str | None,
+    backend: Literal["auto", "torch", "onnx"],
+    device: str | None,
+    plot: Path | None = None,
 ) -> "CLIPInference":
     if plot:
         from clip_core.inference.plot import check_plot_path
@@ -230,7 +242,7 @@ def _load(
         check_plot_path(plot)
     from clip_core.inference.clip import CLIPInference
 
-    return CLIPInference(model or _latest_run(), backend, device)
+    return CLIPInference(model or _latest_run(), backend, device, init_model)
 
 
 def _latest_run() -> Path:

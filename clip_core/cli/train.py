@@ -14,7 +14,7 @@ _HELP = "Train a CLIP on captioned pictures, or go on with a run."
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
-_TITLES = {"data": "Data", "model": "Model", "optim": "Optimiser", "run": "Run"}
+_TITLES = {"data": "Data", "model": "Model", "tune": "Tuning", "optim": "Optimiser", "run": "Run"}
 
 
 def train(**flags: Any) -> int:

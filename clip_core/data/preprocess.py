@@ -98,7 +98,8 @@ def resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple
     if preprocessing.resize_mode == "squash":
         return size, size
     if preprocessing.resize_mode == "longest":
-        return max(round(width * size / long), 1), max(round(height * size / long), 1)
+        ratio = long / size  # divided by, as open_clip does: multiplying by size / long rounds some halves elsewhere
+        return max(round(width / ratio), 1), max(round(height / ratio), 1)
     resized_long = int(size * long / short)
     if size * resized_long > MAX_PIXELS:
         raise ImageError(f"the picture is too narrow, {width} x {height} pixels; crop it.")

@@ -3,6 +3,8 @@
 The file holds everything (normaliser, truncation, padding, start and end), so that a plain
 `tokenizers.Tokenizer.from_file` gives the same numbers. The special tokens stand in the vocabulary but not
 among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
+CLIP's own BPE is the exception: captions are read as its published weights were trained to (see clip_text.py),
+which no such file can say, so that the plain library gives the same numbers for ordinary captions only.
 
 Shapes: N captions, T tokens of the longest of them.
 """
@@ -10,19 +12,22 @@ Shapes: N captions, T tokens of the longest of them.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from clip_core.data.clip_text import ClipWords, is_clip_bpe
 from clip_core.errors import TokenizerError
 from clip_core.files import write_text
 
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
-_SPECIAL = (PAD, START, END, UNKNOWN)
+_SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
+
+Pad = Literal["zero", "end"]  # what stands behind the end token: the number 0, or the end token again
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
 
@@ -33,20 +38,29 @@ class Tokenizer:
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.encode_special_tokens = True  # for published files, whose special tokens are `added_tokens`
         self._inner = inner
-        empty: list[int] = inner.encode("").ids
+        nothing = inner.encode("")
+        empty: list[int] = [i for i, real in zip(nothing.ids, nothing.attention_mask, strict=True) if real]
         if not inner.truncation or not inner.padding or not empty:
             raise ValueError("no truncation, padding or end token")
         self.context_length: int = inner.truncation["max_length"]
         self.end_token: int = empty[-1]
-        self._frame = {inner.padding["pad_id"], *empty}
+        self._pad: int = inner.padding["pad_id"]
+        self._fixed_length: int | None = inner.padding["length"]
+        self._frame = {self._pad, *empty}
+        self._start: int = empty[0]
+        self._clip_words = ClipWords(inner.model, empty[0], empty[-1]) if is_clip_bpe(inner) else None
 
     @classmethod
-    def load(cls, path: Path, context_length: int | None = None) -> Self:
+    def load(
+        cls, path: Path, context_length: int | None = None, *, pad: Pad | None = None, fixed_length: bool | None = None
+    ) -> Self:
         """Read a tokenizer.json.
 
         Args:
             path: the file.
             context_length: longest caption in tokens; None: the file's own, or CLIP's 77.
+            pad: what to pad with; None: the file's own padding, or the number 0.
+            fixed_length: pad every caption to `context_length`; None: as the file says.
         Raises:
             TokenizerError: if it is missing, damaged, or does not end a text with a token of its own.
         """
@@ -56,11 +70,9 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises nothing narrower on a file that is not its own
             raise TokenizerError(f"{path} is not a tokenizer.json ({error}); give another.") from None
-        if context_length is not None or not inner.truncation:
-            inner.enable_truncation(context_length or DEFAULT_CONTEXT_LENGTH)
-        if not inner.padding:
-            inner.enable_padding(pad_id=0, pad_token=inner.id_to_token(0) or PAD)
+        stored = inner.truncation["max_length"] if inner.truncation else DEFAULT_CONTEXT_LENGTH
         try:
+            frame(inner, context_length or stored, pad=pad, fixed_length=fixed_length)
             return cls(inner)
         except ValueError:
             raise TokenizerError(f"{path} adds no end-of-text token; CLIP needs one that does.") from None
@@ -74,25 +86,87 @@ class Tokenizer:
         return int(self._inner.get_vocab_size(with_added_tokens=True))
 
     @property
+    def is_own(self) -> bool:
+        """Whether it was trained here: then its vocabulary is exactly its model's."""
+        return self._inner.token_to_id(PAD) == 0
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is CLIP's own BPE."""
+        return self._clip_words is not None
+
+    @property
+    def pad_id(self) -> int:
+        """The number that stands behind the end token."""
+        return self._pad
+
+    @property
+    def pads_to_context(self) -> bool:
+        """Whether every caption is padded to `context_length`."""
+        return self._fixed_length is not None
+
+    @property
     def kind(self) -> str:
-        """`char`, `bpe`, or the library's name of another model."""
+        """`clip`, `char`, `bpe`, or the library's name of another model."""
+        if self.is_clip:
+            return "clip"
         model = type(self._inner.model).__name__
         return _KINDS.get(model, model.lower())
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
+        if self._clip_words is not None:
+            return self._encode_clip(texts)
         encodings = self._inner.encode_batch_fast([_well_formed(text) for text in texts])
         width = len(encodings[0].ids) if encodings else len(self._inner.encode("").ids)
         return np.array([e.ids for e in encodings], dtype=np.int64).reshape(len(texts), width)
 
+    def _encode_clip(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        assert self._clip_words is not None
+        room = self.context_length - 2
+        rows = [[self._start, *self._clip_words(text)[:room], self.end_token] for text in texts]
+        width = self._fixed_length or max(map(len, rows), default=2)
+        ids = np.full((len(rows), width), self._pad, dtype=np.int64)
+        for row, numbers in zip(ids, rows, strict=True):
+            row[: len(numbers)] = numbers
+        return ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """The (normalised) text of one row, without start, end and padding."""
+        if self.is_clip:  # its padding may be the number of "!"
+            row = [int(i) for i in ids]
+            row = row[: row.index(self.end_token)] if self.end_token in row else row
+            return str(self._inner.decode([i for i in row if i != self._start])).replace("</w>", " ").strip()
         return str(self._inner.decode([int(i) for i in ids if int(i) not in self._frame])).strip()
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many of the captions are longer than `context_length`."""
+        if self._clip_words is not None:
+            return sum(len(self._clip_words(text)) + 2 > self.context_length for text in texts)
         encodings = self._inner.encode_batch([_well_formed(text) for text in texts])
         return sum(1 for encoding in encodings if encoding.overflowing)
+
+
+def frame(
+    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | None = None, fixed_length: bool | None = None
+) -> None:
+    """Set truncation and padding; what is None stays as the file has it.
+
+    Raises:
+        ValueError: if the tokenizer adds no end token.
+    """
+    inner.no_truncation()
+    stored = inner.padding or {"pad_id": 0, "length": None}
+    inner.no_padding()
+    empty: list[int] = inner.encode("").ids
+    if not empty:
+        raise ValueError("no end token")
+    number = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
+    fixed = stored["length"] is not None if fixed_length is None else fixed_length
+    inner.enable_truncation(context_length)
+    inner.enable_padding(
+        pad_id=number, pad_token=inner.id_to_token(number) or PAD, length=context_length if fixed else None
+    )
 
 
 def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:
@@ -117,7 +191,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int, context_length: int) -> 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[PAD, START, END],
+        special_tokens=[PAD, END, START],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -139,8 +213,7 @@ def _framed(inner: tokenizers.Tokenizer, context_length: int) -> Tokenizer:
     inner.normalizer = _normaliser()
     ends = [(token, inner.token_to_id(token)) for token in (START, END)]
     inner.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
-    inner.enable_truncation(context_length)
-    inner.enable_padding(pad_id=inner.token_to_id(PAD), pad_token=PAD)
+    frame(inner, context_length, pad="zero")
     return Tokenizer(inner)
 
 

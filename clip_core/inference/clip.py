@@ -12,6 +12,7 @@ from clip_core.errors import BackendError, CheckpointError, UsageError
 from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
+from clip_core.model.hub import hub_name
 from clip_core.run_dir import RunReader, is_run
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
 from clip_core.text import printable
@@ -24,16 +25,20 @@ class CLIPInference:
     """Similarity, classification and retrieval with a trained model.
 
     Args:
-        path: a run directory, a checkpoint folder or an ONNX bundle.
+        path: a run directory, a checkpoint folder, an ONNX bundle, or published weights: a file or folder of
+            OpenAI's, open_clip's or Hugging Face's CLIP, or `org/name` on the Hugging Face hub.
         backend: `torch`, `onnx`, or `auto`: ONNX for a bundle; for a run, PyTorch where it is installed
             and the run's own bundle where it is not.
         device: cpu, cuda, cuda:N or mps (default: the best that PyTorch sees; the CPU for ONNX Runtime).
+        model_name: what open_clip calls the architecture, where published weights do not say it.
     Raises:
         CheckpointError, BundleError, BackendError: if there is no such model, or it cannot be used.
     """
 
-    def __init__(self, path: str | Path, backend: Choice = "auto", device: str | None = None) -> None:
-        self._encoder = open_encoder(Path(path), backend, device)
+    def __init__(
+        self, path: str | Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+    ) -> None:
+        self._encoder = open_encoder(Path(path), backend, device, model_name)
 
     @property
     def encoder(self) -> Encoder:
@@ -102,10 +107,14 @@ def fill(template: str, name: str) -> str:
     return template.replace("{}", name)
 
 
-def open_encoder(path: Path, backend: Choice = "auto", device: str | None = None) -> Encoder:
-    """The encoder of a run, a checkpoint or a bundle; only the chosen backend's library is imported."""
-    if not path.exists():
-        raise CheckpointError(f"no model at {path}: give a run directory, a checkpoint or an ONNX bundle.")
+def open_encoder(
+    path: Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+) -> Encoder:
+    """The encoder of a run, a checkpoint, a bundle or published weights; only its backend's library is imported."""
+    if not path.exists() and (backend == "onnx" or not hub_name(str(path))):
+        raise CheckpointError(
+            f"no model at {path}: give a run directory, a checkpoint, an ONNX bundle or published weights."
+        )
     chosen, folder = _choose(path, backend)
     if chosen == "onnx":
         from clip_core.inference.onnx_encoder import OnnxEncoder
@@ -118,7 +127,7 @@ def open_encoder(path: Path, backend: Choice = "auto", device: str | None = None
         )
     from clip_core.inference.torch_encoder import TorchEncoder
 
-    return TorchEncoder(folder, device)
+    return TorchEncoder(folder, device, model_name)
 
 
 def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:

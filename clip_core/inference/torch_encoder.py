@@ -1,12 +1,11 @@
-"""The encoder of a run directory or a checkpoint: PyTorch, in fp32."""
+"""The encoder of a run directory, a checkpoint or published weights: PyTorch, in fp32."""
 
+import hashlib
 from pathlib import Path
 
 import torch
 
-from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError
-from clip_core.files import sha256
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.run_dir import RunReader
@@ -15,23 +14,23 @@ from clip_core.text import printable
 
 
 class TorchEncoder(BatchedEncoder):
-    """An Encoder over a run's best checkpoint, or over the checkpoint folder given.
+    """An Encoder over a run's best checkpoint, the checkpoint folder given, or published weights.
 
     Args:
-        path: a run directory or a checkpoint folder.
+        path: a run directory, a checkpoint folder, or published weights (see read_published).
+        model_name: what open_clip calls the architecture, where published weights do not say it.
         device: cuda, cuda:N, mps or cpu (default: the first there is).
     Raises:
         CheckpointError: if there is no whole checkpoint.
         BackendError: if PyTorch cannot use the device that was asked for.
     """
 
-    def __init__(self, path: Path, device: str | None = None) -> None:
+    def __init__(self, path: Path, device: str | None = None, model_name: str | None = None) -> None:
         self._device = _device(device)
-        loaded = load_model(path)
+        loaded = load_model(path, model_name=model_name)
         text = loaded.config.text
-        tokenizer = Tokenizer.load(loaded.tokenizer)
         check_tokenizer(
-            tokenizer,
+            loaded.tokenizer,
             vocab_size=text.vocab_size,
             end_token=text.end_token,
             context_length=text.context_length,
@@ -40,7 +39,7 @@ class TorchEncoder(BatchedEncoder):
         about = About(
             backend="torch",
             source=str(path),
-            identity=f"torch:{sha256(loaded.folder / 'model.safetensors')}",
+            identity=f"torch:{_identity(loaded)}",
             device=str(self._device),
             embed_dim=loaded.config.embed_dim,
             logit_scale=loaded.model.logit_scale().item(),
@@ -48,7 +47,7 @@ class TorchEncoder(BatchedEncoder):
             step=loaded.step,
             classes=trained_classes(loaded),
         )
-        super().__init__(about, tokenizer)
+        super().__init__(about, loaded.tokenizer)
 
     @torch.inference_mode()
     def _images(self, pixel_values: FloatArray) -> FloatArray:
@@ -57,6 +56,12 @@ class TorchEncoder(BatchedEncoder):
     @torch.inference_mode()
     def _texts(self, input_ids: IntArray) -> FloatArray:
         return _array(self._model.encode_text(torch.from_numpy(input_ids).to(self._device)))
+
+
+def _identity(loaded: LoadedModel) -> str:
+    """A hash of the weights and of what they were taken for, which published files do not always say themselves."""
+    said = f"{loaded.weights_sha256()} {loaded.config.model_dump_json()}"
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def trained_classes(loaded: LoadedModel) -> tuple[str, ...] | None:

@@ -1,5 +1,6 @@
 """Checkpoints: a folder that exists once its meta.json is valid, and not before."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,13 +11,18 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from clip_core.config import ClipConfig
+from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, sha256, write_json
+from clip_core.model.archives import read_tensors
 from clip_core.model.clip import CLIP
+from clip_core.model.hub import hub_name
+from clip_core.model.published import is_published, read_published
+from clip_core.model.unfilled import unfilled_clip
 from clip_core.run_dir import RunReader, is_run
 
 SCHEMA = 1
@@ -24,15 +30,24 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network on the CPU in fp32, ready for evaluation, and where it came from."""
+    """A network on the CPU in fp32, ready for evaluation, and where it came from.
+
+    `folder`: of the checkpoint, or what published weights were read from. `files`: those that hold its weights.
+    """
 
     model: CLIP
     config: ClipConfig
-    tokenizer: Path
+    tokenizer: Tokenizer
     folder: Path
     step: int
     run: Path | None
     scores: dict[str, float]
+    files: tuple[Path, ...]
+
+    def weights_sha256(self) -> str:
+        """Of the file that holds the weights; of the files' own hashes where they are several."""
+        hashes = [sha256(path) for path in self.files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:
@@ -178,14 +193,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it is not one.
     """
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from None
+    return read_tensors(path)
 
 
-def load_weights(model: CLIP, folder: Path) -> None:
-    """Put a checkpoint's weights into `model`, name by name, shape by shape, refusing what is not finite."""
+def load_weights(model: CLIP, folder: Path, *, assign: bool = False) -> None:
+    """Put a checkpoint's weights into `model`, name by name, shape by shape, refusing what is not finite.
+
+    Args:
+        assign: let what was read become the parameters, instead of copying it into those that are there.
+    """
     weights = load_tensors(folder / "model.safetensors")
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -198,15 +214,23 @@ def load_weights(model: CLIP, folder: Path) -> None:
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
         raise CheckpointError(f"{folder / 'model.safetensors'} holds values that are not finite in {bad[:5]}.")
-    model.load_state_dict(weights, strict=True)
+    model.load_state_dict(weights, strict=True, assign=assign)
 
 
-def load_model(path: Path) -> LoadedModel:
-    """The network of a run directory (its best checkpoint) or of a checkpoint folder.
+def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
+    """The network of a run directory (its best checkpoint), of a checkpoint folder, or of published weights.
 
+    Args:
+        path: as for `find_checkpoint`, or as for `read_published`.
+        model_name: what open_clip calls the architecture, where published weights do not say it.
     Raises:
         CheckpointError: if there is no whole checkpoint, or it does not describe a network that can be built.
     """
+    if hub_name(str(path)) or is_published(path):
+        published = read_published(path, model_name=model_name)
+        place = path if path.exists() else published.folder
+        model = published.build()
+        return LoadedModel(model, published.config, published.tokenizer, place, 0, None, {}, published.files)
     folder = find_checkpoint(Path(path))
     meta = read_meta(folder)
     try:
@@ -219,8 +243,7 @@ def load_model(path: Path) -> LoadedModel:
     )
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
-    with torch.device("meta"):
-        model = CLIP(config)
-    model.to_empty(device="cpu")
-    load_weights(model, folder)
-    return LoadedModel(model.eval(), config, tokenizer, folder, int(meta["step"]), run, dict(meta.get("scores") or {}))
+    model = unfilled_clip(config)
+    load_weights(model, folder, assign=True)
+    scores, files = dict(meta.get("scores") or {}), (folder / "model.safetensors",)
+    return LoadedModel(model.eval(), config, Tokenizer.load(tokenizer), folder, int(meta["step"]), run, scores, files)

@@ -47,6 +47,7 @@ class BatchMaker:
         self.batch_size, self.seed = batch_size, seed
         self.steps_per_epoch = len(pairs.pair_images) // batch_size
         self.token_rows = tokenizer.encode(pairs.captions).astype(np.int32)
+        self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
         self.token_counts = 1 + (self.token_rows == tokenizer.end_token).argmax(axis=1)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -62,7 +63,7 @@ class BatchMaker:
         rows = self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         images, captions = self.pairs.pair_images[rows], self.pairs.pair_captions[rows]
         distinct, text_rows = np.unique(captions, return_inverse=True)
-        length = int(self.token_counts[distinct].max())
+        length = self.token_rows.shape[1] if self.whole else int(self.token_counts[distinct].max())
         return Batch(
             torch.from_numpy(self.store.get(images)),
             torch.from_numpy(self.token_rows[distinct, :length].astype(np.int64)),

@@ -23,7 +23,8 @@ def draw_curves(run: Path) -> Path | None:
     _curves(next(axes), "loss", [("training", train, "loss"), ("validation", evals, "val_loss")])
     for title, way in (("image to text", "image_to_text"), ("text to image", "text_to_image")):
         series = [(f"recall@{k}", evals, f"{way}_recall@{k}") for k in (1, 5, 10)]
-        _curves(next(axes), f"{title}, held-out pairs", [*series, ("top-1 in batch", train, f"{way}_top1")])
+        others = [("top-1 in batch", train, f"{way}_top1"), ("guard, recall@1", evals, f"guard_{way}_recall@1")]
+        _curves(next(axes), f"{title}, held-out pairs", [*series, *others])
     _curves(next(axes), "zero-shot accuracy", [("top-1", evals, "zero_shot_top1")])
     _curves(next(axes), "learning rate", [("learning rate", train, "lr")])
     speed = [("pictures a second", train, "pictures_per_second")]

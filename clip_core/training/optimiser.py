@@ -5,20 +5,43 @@ import math
 import torch
 from torch import Tensor, nn
 
-from clip_core.config import OptimConfig
+from clip_core.model.clip import CLIP
+
+# What stands before the first block of either tower.
+_EMBEDDINGS = ("patches", "class_token", "tokens", "positions", "norm_pre")
 
 
-def make_optimiser(model: nn.Module, config: OptimConfig, lr: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); norms, biases, positions and the temperature do not decay."""
-    groups = [
-        {"params": [p for _, p in _by_decay(model, True)], "weight_decay": config.weight_decay},
-        {"params": [p for _, p in _by_decay(model, False)], "weight_decay": 0.0},
+def make_optimiser(
+    model: CLIP, *, lr: float, weight_decay: float, beta2: float, device: torch.device, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over what is trained; norms, biases, positions and the temperature do not decay.
+
+    Each group says in `lr_share` what part of the learning rate it moves by: with `layer_decay` X, the tower's end
+    moves by all of it, its last block by X, the one before by X * X (Bao et al. 2021, "BEiT").
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim >= 2 and "positions" not in name else 0.0
+            share = layer_decay ** layers_above(model, name)
+            groups.setdefault((decay, share), []).append(parameter)
+    listed = [
+        {"params": members, "weight_decay": decay, "lr": lr * share, "lr_share": share}
+        for (decay, share), members in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, config.beta2), eps=1e-8, fused=device.type in ("cuda", "cpu"))
+    return torch.optim.AdamW(listed, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=device.type in ("cuda", "cpu"))
 
 
-def _by_decay(model: nn.Module, decays: bool) -> list[tuple[str, nn.Parameter]]:
-    return [(n, p) for n, p in model.named_parameters() if (p.ndim >= 2 and "positions" not in n) is decays]
+def layers_above(model: CLIP, name: str) -> int:
+    """How far below its tower's end a parameter stands: 0 behind the blocks, 1 in the last, most before the first."""
+    tower, _, rest = name.partition(".")
+    if tower not in ("image", "text"):
+        return 0
+    layers = len(model.image.blocks if tower == "image" else model.text.blocks)
+    part, *place = rest.split(".")
+    if part == "blocks":
+        return layers - int(place[0])
+    return layers + 1 if part in _EMBEDDINGS else 0
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:
@@ -30,7 +53,7 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floo
 
 
 def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments by parameter name: `blocks.0.mlp.0.weight/exp_avg`."""
+    """The optimiser's moments by parameter name: `blocks.0.mlp.0.weight/exp_avg`; none for what has never moved."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()

@@ -1,38 +1,41 @@
 """A training run from its configuration to its last line: data, model, trainer, and the directory around them."""
 
-import platform
-import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from clip_core.config import SCHEMA_VERSION, ClipConfig, TrainConfig, architecture, parse_config, preprocessing
+from clip_core.config import ClipConfig, TrainConfig, architecture, flag, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.formats.recognise import is_there, recognise
 from clip_core.data.formats.source import Wishes
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
-from clip_core.files import write_json
+from clip_core.model.checkpoint import checkpoint_name
 from clip_core.model.clip import CLIP
-from clip_core.model.size import parameters
 from clip_core.run_dir import HEARTBEAT_SECONDS, RunReader, RunWriter, State, is_run
+from clip_core.training.about import describe_run, introduce
 from clip_core.training.batches import BatchMaker
+from clip_core.training.blend import blend_name, finish_with_blend, keep_start
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
-from clip_core.training.device import choose_device, choose_precision, describe
+from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.evaluate import HeldOut
 from clip_core.training.fast_decode import FAST
+from clip_core.training.freezing import choose_trainable
+from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
+from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
+from clip_core.training.tuning import Start, find_start
 
-_LIBRARIES = ("clip-tui", "torch", "torchvision", "tokenizers", "numpy", "pillow", "safetensors")
+_TEMPERATURE = 0.07  # of CLIP's own training (Radford et al. 2021)
 
 
 def run_training(config: TrainConfig, *, resume: bool) -> int:
@@ -46,11 +49,14 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
     if resume:
         config = _stored_config(config, run)
     _check_before_writing(config)
+    start = find_start(config, run, resume=resume)
     writer = RunWriter(run)
     try:
         log.to_file(run / "train.log")
         with Signals() as signals:
-            state = _train(config, run, writer, log, signals, resume=resume)
+            trainer = _begin(config, start, writer, log, resume=resume)
+            state = trainer.train(signals)
+            _finish(config, log, trainer, state)
         return signals.exit_code if state is State.STOPPED else 0
     except (ClipError, OSError, KeyboardInterrupt) as error:
         _failed(writer, log, str(error) or "interrupted")
@@ -64,49 +70,65 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
         writer.close()
 
 
-def _train(config: TrainConfig, run: Path, writer: RunWriter, log: Log, signals: Signals, *, resume: bool) -> State:
+# ---------------------------------------------------------------- before the first step
+
+
+def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log, *, resume: bool) -> Trainer:
+    """Everything that stands before the first step, or where the run stopped."""
     use_all_cores()
     torch.manual_seed(config.run.seed)
     writer.status(state=State.STARTING)
+    run = writer.path
     with _beating(writer):
-        data = load_data(config.data, preprocessing(config.model), config.run.seed, log.say, FAST)
-        tokenizer = _tokenizer(config, run, data, resume=resume)
-        recipe = work_out(config, len(data.train.pair_images))
+        prepared = start.network.preprocessing if start else preprocessing(config.model)
+        data = load_data(config.data, prepared, config.run.seed, log.say, FAST)
+        tokenizer = _tokenizer(config, run, data, start, resume=resume)
+        guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
+        network = start.network if start else _from_scratch(config, tokenizer)
+        recipe = work_out(config, len(data.train.pair_images), network)
         if resume:
             recipe = _stored_recipe(run, recipe)
-        network = architecture(
-            config.model,
-            vocab_size=tokenizer.vocab_size,
-            end_token=tokenizer.end_token,
-            context_length=tokenizer.context_length,
-        )
-        model = CLIP(network, config.optim.temperature)
+        model = _make_model(config, network, start, run)
         if not resume:
-            _describe_run(run, writer, config, recipe, network, model, data)
-    _introduce(log, run, data, tokenizer, recipe, model)
+            describe_run(writer, config, recipe, model, data, start)
+        introduce(log, run, data, tokenizer, recipe, model, start)
     trainer = Trainer(
         model,
         BatchMaker(data.train, data.train_store, tokenizer, batch_size=recipe.batch_size, seed=config.run.seed),
-        HeldOut(data.val, data.val_store, data.classes, tokenizer, network.preprocessing),
+        HeldOut(data.val, data.val_store, data.classes, tokenizer, prepared),
         writer,
         log,
         recipe=recipe,
-        optim=config.optim,
-        seed=config.run.seed,
-        log_every=config.run.log_every,
-        keep_checkpoints=config.run.keep_checkpoints,
+        config=config,
+        guard=guard,
     )
-    writer.status(steps=recipe.steps, epochs=config.optim.epochs, error=None)
+    writer.status(steps=recipe.steps, epochs=recipe.epochs, error=None)
     if resume:
         trainer.resume()
         log.say(f"resuming at step {trainer.progress.step}")
         writer.event(trainer.progress.step, "resumed")
-    state = trainer.train(signals)
-    _finish(run, log, trainer, state)
-    return state
+    return trainer
 
 
-# ---------------------------------------------------------------- before the first step
+def _from_scratch(config: TrainConfig, tokenizer: Tokenizer) -> ClipConfig:
+    return architecture(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        end_token=tokenizer.end_token,
+        context_length=tokenizer.context_length,
+    )
+
+
+def _make_model(config: TrainConfig, network: ClipConfig, start: Start | None, run: Path) -> CLIP:
+    """The network with the weights it starts from, and those that may not move locked."""
+    model = CLIP(network, config.optim.temperature or _TEMPERATURE)
+    if start is not None and start.weights is not None:
+        model.load_state_dict(start.weights, strict=True)
+        start.weights.clear()  # their memory is wanted
+        if config.tune.blend is not None:
+            keep_start(run, model.state_dict())
+    choose_trainable(model, config.tune)
+    return model
 
 
 def _choose_run(config: TrainConfig, resume: bool) -> Path:
@@ -129,7 +151,8 @@ def _check_before_writing(config: TrainConfig) -> None:
         UsageError, DataError: naming the flag.
     """
     choose_precision(choose_device(config.run.device), config.run.precision)
-    architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
+    if config.tune.init is None:
+        architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
     data = config.data
     if data.data_file is None and not data.create_synthetic:
         raise UsageError("no pairs to train on: give --data PATH (or --data-file), or --create-synthetic to draw some.")
@@ -141,6 +164,7 @@ def _check_before_writing(config: TrainConfig) -> None:
             recognise(path, Wishes.of(data))
     if isinstance(data.tokenizer, Path) and not data.tokenizer.is_file():
         raise DataError(f"--tokenizer {data.tokenizer}: there is no such file.")
+    read_guard(config.tune)
 
 
 def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
@@ -157,7 +181,7 @@ def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
         if name != "run_dir" and value != getattr(getattr(defaults, section), name)
     ]
     if changed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        flags = ", ".join(flag(name) for name in changed)
         raise UsageError(f"--resume goes on with what {run}/config.json says; leave out {flags}.")
     return parse_config(RunReader(run).config()["config"])
 
@@ -173,13 +197,16 @@ def _stored_recipe(run: Path, now: Recipe) -> Recipe:
     choose_device(stored["device"])
     if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
-    return Recipe(**stored)
+    return replace(now, **stored)  # a run of an earlier version has not stored all of them
 
 
-def _tokenizer(config: TrainConfig, run: Path, data: Data, *, resume: bool) -> Tokenizer:
+def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:
     path = run / "tokenizer.json"
     if resume and path.exists():
         return Tokenizer.load(path)
+    if start is not None:
+        start.tokenizer.save(path)
+        return start.tokenizer
     wanted, captions = config.data.tokenizer, data.train.captions
     length = config.data.context_length
     if isinstance(wanted, Path):
@@ -190,63 +217,6 @@ def _tokenizer(config: TrainConfig, run: Path, data: Data, *, resume: bool) -> T
         tokenizer = train_bpe(captions, config.data.vocab_size, length)
     tokenizer.save(path)
     return tokenizer
-
-
-def _describe_run(
-    run: Path,
-    writer: RunWriter,
-    config: TrainConfig,
-    recipe: Recipe,
-    network: ClipConfig,
-    model: CLIP,
-    data: Data,
-) -> None:
-    """config.json and val_pairs.json: all that another person needs to know what this run is."""
-    val = data.val
-    write_json(
-        run / "val_pairs.json",
-        [
-            {"image": str(val.images[i]), "caption": val.captions[c]}
-            for i, c in zip(val.pair_images, val.pair_captions, strict=True)
-        ],
-    )
-    writer.write_config(
-        {
-            "schema": SCHEMA_VERSION,
-            "config": config.model_dump(mode="json"),
-            "resolved": recipe.as_json(),
-            "model": network.model_dump(mode="json"),
-            "parameters": {"image": parameters(model.image), "text": parameters(model.text)},
-            "data": {
-                "train_pairs": len(data.train.pair_images),
-                "train_images": len(data.train.images),
-                "val_pairs": len(val.pair_images),
-                "val_images": len(val.images),
-                "classes": data.classes,
-                "val_list": "val_pairs.json",
-            },
-            "device_name": describe(torch.device(recipe.device)),
-            "git": _git_version(),
-            "versions": _versions(),
-            "seed": config.run.seed,
-        }
-    )
-
-
-def _introduce(log: Log, run: Path, data: Data, tokenizer: Tokenizer, recipe: Recipe, model: CLIP) -> None:
-    log.say(f"run {run}: {recipe.sentence()}")
-    log.say(
-        f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} pictures, "
-        f"{len(data.val.pair_images)} held-out pairs of {len(data.val.images)} pictures; "
-        f"{parameters(model.image):,} + {parameters(model.text):,} parameters, "
-        f"vocabulary {tokenizer.vocab_size} ({tokenizer.kind}); {describe(torch.device(recipe.device))}"
-    )
-    truncated = tokenizer.count_truncated(data.train.captions)
-    if truncated:
-        log.say(
-            f"{truncated} of {len(data.train.captions)} captions are longer than {tokenizer.context_length} tokens "
-            "and are cut there; raise --context-length to keep them whole"
-        )
 
 
 @contextmanager
@@ -267,40 +237,48 @@ def _beating(writer: RunWriter) -> Iterator[None]:
         thread.join()
 
 
-def _git_version() -> str | None:
-    """The commit that the code was at, where it lies in a git checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-            capture_output=True, text=True, timeout=5, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 # ---------------------------------------------------------------- after the last step
 
 
-def _finish(run: Path, log: Log, trainer: Trainer, state: State) -> None:
+def _finish(config: TrainConfig, log: Log, trainer: Trainer, state: State) -> None:
+    run, progress = trainer.writer.path, trainer.progress
+    best = progress.best_checkpoint or "none yet"
+    if state is State.FINISHED and trainer.tuning:
+        columns = [("before", progress.before), (f"after {progress.step} steps", progress.scores)]
+        best_scores = trainer.best_scores()
+        if best_scores and progress.best_checkpoint != checkpoint_name(progress.step):
+            columns.append((f"best, {progress.best_checkpoint}", best_scores))
+        for line in before_and_after(columns):
+            log.say(line)
+        if config.tune.blend is not None:
+            best = _blend(config.tune.blend, log, trainer)
     draw_curves(run)
     trainer.status(state)
-    trainer.writer.event(trainer.progress.step, str(state))
-    best = trainer.progress.best_checkpoint or "none yet"
+    trainer.writer.event(progress.step, str(state))
     log.say(
-        f"{state} at step {trainer.progress.step} after {trainer.progress.train_seconds:.1f} s of training; "
+        f"{state} at step {progress.step} after {progress.train_seconds:.1f} s of training; "
         f"best checkpoint {best}; in {run}"
     )
+
+
+def _blend(share: float, log: Log, trainer: Trainer) -> str:
+    """Judge the line of blends, keep the one asked for, and say so; returns its name."""
+    blends = finish_with_blend(
+        trainer.writer,
+        trainer.shown.ready(),
+        share,
+        lambda model: trainer.judge(model)[0],
+        step=trainer.progress.step,
+        epoch=trainer.epoch,
+    )
+    for line in line_of_blends(blends, share):
+        log.say(line)
+    name = blend_name(share)
+    log.say(
+        f"the chosen checkpoint is {name}, {share:g} of the way from the start to the end, as --blend asks; "
+        f"best.json names it, in place of {trainer.progress.best_checkpoint}"
+    )
+    return name
 
 
 def _failed(writer: RunWriter, log: Log, sentence: str) -> None:

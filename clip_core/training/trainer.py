@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_core.config import OptimConfig, Preprocessing
+from clip_core.config import Preprocessing, TrainConfig
 from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import (
     checkpoint_name,
@@ -15,6 +15,7 @@ from clip_core.model.checkpoint import (
     delete_superseded,
     load_tensors,
     load_weights,
+    read_meta,
     read_state,
     save_checkpoint,
     valid_checkpoints,
@@ -25,11 +26,14 @@ from clip_core.training.augment import random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import autocast, memory_mb, system_figures
-from clip_core.training.evaluate import HeldOut, evaluate
+from clip_core.training.evaluate import HeldOut, evaluate, quality
+from clip_core.training.guard import guard_scores
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs
 from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
 from clip_core.training.recipe import Recipe
+from clip_core.training.report import plain_line
+from clip_core.training.shown import Shown
 
 _PAUSE_POLL = 0.2  # seconds
 
@@ -39,11 +43,12 @@ class Progress:
     """Where a run stands: everything that resuming needs and that is no tensor."""
 
     step: int = 0  # steps done
-    best_score: tuple[float, float] = (-1.0, 0.0)  # mean recall, minus the validation loss
+    best_score: tuple[float, float] = (-1.0, 0.0)  # as `quality` gives it
     best_checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     scored_at: int = -1
     train_seconds: float = 0.0
+    before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
 
 
 class Trainer:
@@ -58,19 +63,26 @@ class Trainer:
         log: Log,
         *,
         recipe: Recipe,
-        optim: OptimConfig,
-        seed: int,
-        log_every: int,
-        keep_checkpoints: int,
+        config: TrainConfig,
+        guard: HeldOut | None = None,
     ) -> None:
         self.device = torch.device(recipe.device)
         self.model = model.to(self.device)
-        self.batches, self.held_out, self.writer, self.log = batches, held_out, writer, log
-        self.recipe, self.optim, self.seed = recipe, optim, seed
-        self.log_every, self.keep_checkpoints = log_every, keep_checkpoints
+        self.batches, self.held_out, self.guard, self.writer, self.log = batches, held_out, guard, writer, log
+        self.recipe, self.optim, self.seed = recipe, config.optim, config.run.seed
+        self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
+        self.tuning = config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
         self.loss = CLIPLoss()
-        self.optimiser = make_optimiser(self.model, optim, recipe.lr, self.device)
+        self.optimiser = make_optimiser(
+            self.model,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            beta2=config.optim.beta2,
+            device=self.device,
+            layer_decay=recipe.layer_decay,
+        )
+        self.shown = Shown(self.model, config.tune.ema)
         self.progress = Progress()
         self.pace = Pace()
         self._saved_at = -1
@@ -126,6 +138,7 @@ class Trainer:
         self.optimiser.step()
         self.model.clamp_temperature()
         self.progress.step += 1
+        self.shown.after_step(self.progress.step)
         image_top1, text_top1 = batch_top1(logits, matches)
         return {
             "loss": loss.detach(),
@@ -135,16 +148,16 @@ class Trainer:
             "text_to_image_top1": text_top1,
         }
 
-    def set_learning_rate(self, step: int) -> float:
-        lr = learning_rate(
-            step,
-            peak=self.recipe.lr,
-            steps=self.recipe.steps,
-            warmup_steps=self.recipe.warmup_steps,
-            floor=self.optim.min_lr,
+    def learning_rate(self, step: int) -> float:
+        recipe = self.recipe
+        return learning_rate(
+            step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=self.optim.min_lr
         )
+
+    def set_learning_rate(self, step: int) -> float:
+        lr = self.learning_rate(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_share"]
         return lr
 
     def refuse_non_finite(self, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
@@ -182,7 +195,7 @@ class Trainer:
             epoch=self.epoch,
             **{name: round(value, 6) for name, value in measured.items()},
             temperature=round(1 / scale, 6),
-            lr=self.optimiser.param_groups[0]["lr"],
+            lr=self.learning_rate(self.progress.step - 1),
             memory_mb=round(memory_mb(self.device), 1),
             **self.pace.read(stream.waited),
         )
@@ -195,13 +208,22 @@ class Trainer:
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
+    def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
+        """Scores of a network on the held-out pairs and on the guard, and the probe."""
+        precision, beat = self.recipe.precision, self.beat
+        scores, probe = evaluate(model, self.held_out, precision, beat)
+        if self.guard is not None:
+            scores |= guard_scores(evaluate(model, self.guard, precision, beat)[0])
+        return scores, probe
+
+    def beat(self) -> None:
+        self.writer.heartbeat(step=self.progress.step, epoch=self.epoch)
+
     def evaluate(self) -> None:
         """Score the held-out pairs, remember whether they are the best so far, write metrics and a probe."""
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = evaluate(
-            self.model, self.held_out, self.recipe.precision, lambda: self.writer.heartbeat(step=step, epoch=self.epoch)
-        )
+        scores, probe = self.judge(self.shown.ready())
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -215,25 +237,25 @@ class Trainer:
         self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
         self.writer.probe(step, {"step": step, **probe})
         self.log.say(self.line(scores))
-        score = (scores["mean_recall"], -scores["val_loss"])
-        if step > 0 and score > self.progress.best_score:
+        if step == 0:
+            self.progress.before = scores
+        score = quality(scores)
+        # Weights that already know something may be the best there are; random ones are not worth a checkpoint.
+        if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
 
+    def best_scores(self) -> dict[str, float]:
+        """What the best checkpoint scored; nothing where it was damaged and is gone."""
+        folder = self.writer.path / "checkpoints" / self.progress.best_checkpoint
+        return dict(read_meta(folder, verify=False)["scores"]) if folder.is_dir() else {}
+
     def line(self, scores: dict[str, float]) -> str:
         """An evaluation in one plain line."""
-        left = self.recipe.steps - self.progress.step
-        rate = self.progress.step / max(self.progress.train_seconds, 1e-9)
-        parts = [
-            f"step {self.progress.step}/{self.recipe.steps}",
-            f"val loss {scores['val_loss']:.3f}",
-            f"recall@1 {scores['image_to_text_recall@1']:.1%} to text, {scores['text_to_image_recall@1']:.1%} to image",
-        ]
-        if "zero_shot_top1" in scores:
-            parts.append(f"zero-shot {scores['zero_shot_top1']:.1%}")
-        if self.progress.step:
-            parts += [f"{self.pace.last:.0f} pictures/s", f"{left / rate:.0f} s left"]
-        return "  ".join(parts)
+        step, steps = self.progress.step, self.recipe.steps
+        rate = step / max(self.progress.train_seconds, 1e-9)
+        pace = f"{self.pace.last:.0f} pictures/s  {(steps - step) / rate:.0f} s left" if step else ""
+        return plain_line(scores, f"step {step}/{steps}", pace)
 
     def wants_to_stop(self, signals: Signals) -> bool:
         """Serve signals and requests; a pause waits here."""
@@ -285,8 +307,8 @@ class Trainer:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
             save_checkpoint(
                 folder,
-                model=self.model,
-                tensors=optimiser_tensors(self.model, self.optimiser),
+                model=self.shown.ready(),
+                tensors=optimiser_tensors(self.model, self.optimiser) | self.shown.raw(),
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
@@ -303,8 +325,9 @@ class Trainer:
         delete_damaged(self.writer.path)
         for folder in valid_checkpoints(self.writer.path):
             state = read_state(folder)
-            load_weights(self.model, folder)
-            restore_optimiser(self.model, self.optimiser, load_tensors(folder / "state.safetensors"))
+            load_weights(self.shown.model, folder)
+            moments = self.shown.restore(load_tensors(folder / "state.safetensors"))
+            restore_optimiser(self.model, self.optimiser, moments)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             self.writer.forget_after(self.progress.step)
             self._saved_at = self.progress.step

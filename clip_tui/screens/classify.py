@@ -52,7 +52,7 @@ class ClassifyScreen(QueryPage):
         data = (config or {}).get("data")
         classes = data.get("classes") if isinstance(data, dict) else None
         known = [str(name) for name in classes] if isinstance(classes, list) else []
-        offered = known or list(self.gallery.captions[:CLASSES_OFFERED])
+        offered = known or [caption for caption in self.gallery.captions if "," not in caption][:CLASSES_OFFERED]
         self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
         self.query_one("#templates", Input).value = "{}"
         self._index = 0

@@ -9,7 +9,7 @@ import pytest
 
 from clip_core.errors import RunBusyError, RunError
 from clip_core.files import replacing, write_json
-from clip_core.run_dir import STALLED_AFTER, RunReader, RunWriter, State, find_runs
+from clip_core.run_dir import REQUESTS, STALLED_AFTER, Request, RunReader, RunWriter, State, find_runs
 from tests.conftest import command_environment
 
 
@@ -82,14 +82,14 @@ def test_not_a_number_becomes_null_so_that_any_json_reader_takes_it(tmp_path: Pa
     writer.close()
 
 
-@pytest.mark.parametrize("request_name", ["pause", "resume", "stop", "checkpoint", "evaluate"])
-def test_a_request_is_served_once(tmp_path: Path, request_name: str) -> None:
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_a_request_is_served_once(tmp_path: Path, request_name: Request) -> None:
     writer, reader = RunWriter(tmp_path), RunReader(tmp_path)
     assert writer.request() is None
-    reader.ask(request_name)  # type: ignore[arg-type]
+    reader.ask(request_name)
     assert writer.request() == request_name
     assert writer.request() is None
-    reader.ask(request_name)  # type: ignore[arg-type]
+    reader.ask(request_name)
     assert writer.request() == request_name
     writer.close()
 

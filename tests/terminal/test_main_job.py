@@ -89,7 +89,7 @@ def test_closing_the_terminal_changes_nothing_for_the_trainer(tmp_path: Path) ->
             reader = RunReader(run)
             pid = getattr(reader.status(), "pid", 0)
             terminal.hang_up()
-            terminal.process.wait(20)
+            terminal.process.wait(60)
         step = getattr(reader.status(), "step", 0)
         wait_until(lambda: getattr(reader.status(), "step", 0) > step + 2)
         assert reader.state() is State.RUNNING

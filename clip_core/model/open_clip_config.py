@@ -1,0 +1,247 @@
+"""The identity of a network in open_clip's words: open_clip_config.json, a model's name, or the shapes alone."""
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_core.config import PRESETS, Activation, Pooling
+from clip_core.errors import CheckpointError, UsageError
+from clip_core.model.stored import Stored
+from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
+
+CONTEXT_LENGTH = 77
+HEAD_WIDTH = 64
+_QUICK = "-quickgelu"
+
+# Traits that change what a network computes and that the towers here do not have, in words.
+_REFUSED = {
+    "multimodal_cfg": "CoCa's text decoder",
+    "timm_model_name": "a timm trunk",
+    "attentional_pool": "attentional pooling",
+    "hf_model_name": "a Hugging Face text tower",
+    "embed_cls": "a class token among the words",
+    "ls_init_value": "layer scale",
+    "qk_norm": "normalised queries and keys (qk_norm)",
+    "scaled_cosine_attn": "cosine attention (scaled_cosine_attn)",
+    "scale_heads": "scaled heads (scale_heads)",
+    "scale_attn_inner": "a norm inside attention (scale_attn_inner)",
+    "scale_attn": "a norm behind attention (scale_attn)",
+    "scale_fc": "a norm inside the MLP (scale_fc)",
+}
+_KNOWN = frozenset(
+    {
+        "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale",
+        "nonscalar_logit_scale", "output_dict", "layers", "width", "head_width", "heads", "mlp_ratio", "patch_size",
+        "image_size", "no_ln_pre", "final_ln_after_pool", "pool_type", "act_kwargs", "norm_kwargs", "context_length",
+        "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id", "no_causal_mask",
+        "proj_bias", "proj_type", "block_type", "pos_embed_type", "patch_dropout", "output_tokens",
+        "attn_pooler_queries", "attn_pooler_heads", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+        "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path",
+    }
+)  # fmt: skip
+_IMAGE_POOLING = {"tok": Pooling.CLASS_TOKEN, "avg": Pooling.MEAN}
+_TEXT_POOLING = {
+    "argmax": Pooling.END_OF_TEXT, "eos": Pooling.END_OF_TEXT, "first": Pooling.FIRST, "last": Pooling.LAST,
+}  # fmt: skip
+
+Settings = Mapping[str, Any]
+
+
+def named_settings(name: str) -> dict[str, Any]:
+    """The architecture that open_clip knows by a name: from an installed open_clip, or from the presets.
+
+    Raises:
+        UsageError: if the name is not known.
+    """
+    clean = name.replace("/", "-")
+    spec = importlib.util.find_spec("open_clip")  # found, not imported
+    places = [Path(place) / "model_configs" for place in (spec.submodule_search_locations or ())] if spec else []
+    if re.fullmatch(r"[\w.+-]+", clean):
+        for file in (place / f"{clean}.json" for place in places):
+            if file.is_file():
+                return dict(json.loads(file.read_text(encoding="utf-8")))
+    preset = PRESETS.get(clean.removesuffix(_QUICK))
+    if preset is None or not preset.published:
+        published = [each for each, facts in PRESETS.items() if facts.published]
+        raise UsageError(
+            f"no model is called {name!r:.60}; known here are {', '.join(published)} (each also with {_QUICK})"
+            + (" and those of the open_clip that is installed." if places else "; for others install open_clip.")
+        )
+    image, text = preset.image, preset.text
+    return {
+        "embed_dim": preset.embed_dim,
+        "quick_gelu": clean.endswith(_QUICK),
+        "vision_cfg": {
+            "image_size": preset.image_size, "patch_size": preset.patch_size, "width": image.width,
+            "layers": image.layers, "head_width": image.width // image.heads,
+        },
+        "text_cfg": {"width": text.width, "heads": text.heads, "layers": text.layers, "vocab_size": 49408},
+    }  # fmt: skip
+
+
+def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -> Traits:
+    """The identity that open_clip's `model_cfg` and `preprocess_cfg` describe.
+
+    Args:
+        where: what messages call the configuration.
+    Raises:
+        CheckpointError: naming a trait that is not supported, or a value that cannot be.
+    """
+    vision, text = _section(where, settings, "vision_cfg"), _section(where, settings, "text_cfg")
+    for part in (settings, vision, text):
+        _refuse_unsupported(where, part)
+    if isinstance(vision.get("layers"), list):
+        raise unsupported(where, "a ResNet as its picture tower")
+    if (text.get("proj_type") or "linear") != "linear":
+        raise unsupported(where, f"text projection {text['proj_type']!r}")
+    for key, wanted in (("clean", "whitespace"), ("strip_sep_token", False)):
+        said = (text.get("tokenizer_kwargs") or {}).get(key, wanted)
+        if said != wanted:
+            raise unsupported(where, f"a tokenizer with {key} {said!r}")
+    quick = bool(settings.get("quick_gelu"))
+    image_size = number(where, vision, "image_size", 224)
+    width = number(where, vision, "width", 768)
+    pooling = _chosen(where, "pool_type", vision.get("pool_type", "tok"), _IMAGE_POOLING)
+    vocab_size = number(where, text, "vocab_size", 49408)
+    pooled_at = text.get("pool_type", "argmax")
+    end_token = number(where, text, "eos_id", 2) if pooled_at == "eos" else None
+    config = {
+        "embed_dim": number(where, settings, "embed_dim"),
+        "logit_bias": settings.get("init_logit_bias") is not None,
+        "image": {
+            "image_size": image_size,
+            "patch_size": number(where, vision, "patch_size", 16),
+            "width": width,
+            "heads": max(1, width // number(where, vision, "head_width", HEAD_WIDTH)),
+            "layers": number(where, vision, "layers", 12),
+            "mlp_ratio": vision.get("mlp_ratio", 4.0),
+            "pooling": pooling,
+            "class_token": True,
+            "norm_after_pooling": pooling is Pooling.CLASS_TOKEN or bool(vision.get("final_ln_after_pool")),
+            "pre_norm": not vision.get("no_ln_pre"),
+            "patch_bias": False,
+            **_shared(where, vision, quick),
+        },
+        "text": {
+            "vocab_size": vocab_size,
+            "end_token": vocab_size - 1 if end_token is None else end_token,
+            "context_length": number(where, text, "context_length", CONTEXT_LENGTH),
+            "width": number(where, text, "width", 512),
+            "heads": number(where, text, "heads", 8),
+            "layers": number(where, text, "layers", 12),
+            "mlp_ratio": text.get("mlp_ratio", 4.0),
+            "causal": not text.get("no_causal_mask"),
+            "pooling": _chosen(where, "pool_type", pooled_at, _TEXT_POOLING),
+            "projection_bias": bool(text.get("proj_bias")),
+            **_shared(where, text, quick),
+        },
+        "preprocessing": _preprocessing(preprocess, image_size),
+    }
+    own_tokenizer = bool(text.get("hf_tokenizer_name"))
+    return Traits(make_config(where, config), end_token, pooled_at == "argmax", own_tokenizer)
+
+
+def from_shapes(where: Path, tensors: Mapping[str, Stored], text_prefix: str, activation: Activation) -> Traits:
+    """The identity that OpenAI's names and the shapes alone tell; a head is 64 wide, as in all of OpenAI's models.
+
+    Raises:
+        CheckpointError: if a tensor that must tell it is missing, or no head of 64 fits.
+    """
+    wanted = {
+        "patches": "visual.conv1.weight", "places": "visual.positional_embedding", "proj": "visual.proj",
+        "hidden": "visual.transformer.resblocks.0.mlp.c_fc.weight", "words": f"{text_prefix}token_embedding.weight",
+        "context": f"{text_prefix}positional_embedding",
+        "text_hidden": f"{text_prefix}transformer.resblocks.0.mlp.c_fc.weight",
+    }  # fmt: skip
+    missing = sorted(name for name in wanted.values() if name not in tensors or len(tensors[name].shape) < 2)
+    if missing:
+        raise CheckpointError(f"{where} is no CLIP whose architecture its shapes tell: it lacks {', '.join(missing)}.")
+    shape = {key: tensors[name].shape for key, name in wanted.items()}
+    width, text_width, patch = shape["patches"][0], shape["words"][1], shape["patches"][-1]
+    for each in (width, text_width):
+        if each % HEAD_WIDTH:
+            raise CheckpointError(
+                f"{where} has no configuration, and its width {each} is not a multiple of {HEAD_WIDTH}, which would "
+                "tell the heads; name its architecture with --init-model."
+            )
+    image_size = math.isqrt(max(0, shape["places"][0] - 1)) * patch
+    config = {
+        "embed_dim": shape["proj"][1],
+        "logit_bias": "logit_bias" in tensors,
+        "image": {
+            "image_size": image_size,
+            "patch_size": patch,
+            "width": width,
+            "heads": width // HEAD_WIDTH,
+            "layers": _count(tensors, "visual.transformer.resblocks."),
+            "mlp_ratio": mlp_ratio(width, shape["hidden"][0]),
+            "pooling": Pooling.CLASS_TOKEN,
+            "class_token": True,
+            "pre_norm": "visual.ln_pre.weight" in tensors,
+            "patch_bias": False,
+            "activation": activation,
+        },
+        "text": {
+            "vocab_size": shape["words"][0],
+            "end_token": shape["words"][0] - 1,
+            "context_length": shape["context"][0],
+            "width": text_width,
+            "heads": text_width // HEAD_WIDTH,
+            "layers": _count(tensors, f"{text_prefix}transformer.resblocks."),
+            "mlp_ratio": mlp_ratio(text_width, shape["text_hidden"][0]),
+            "projection_bias": f"{text_prefix}text_projection.bias" in tensors,
+            "activation": activation,
+        },
+        "preprocessing": {"image_size": image_size},
+    }
+    return Traits(make_config(where, config), None, highest_token=True)
+
+
+def _count(tensors: Mapping[str, Stored], prefix: str) -> int:
+    return len({name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def _section(where: Path | str, settings: Settings, key: str) -> dict[str, Any]:
+    section = settings.get(key)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{where} has no {key}, so it is not a configuration of open_clip.")
+    return section
+
+
+def _refuse_unsupported(where: Path | str, part: Settings) -> None:
+    for key, value in part.items():
+        if value in (None, False):
+            continue
+        if key in _REFUSED:
+            named = f" ({value})" if isinstance(value, str) else ""
+            raise unsupported(where, _REFUSED[key] + named)
+        if key not in _KNOWN or (key == "block_type" and value != "default"):
+            raise unsupported(where, f"{key} {value!r:.40}")
+
+
+def _chosen(where: Path | str, key: str, value: Any, known: Mapping[str, Pooling]) -> Pooling:
+    if value not in known:
+        raise unsupported(where, f"{key} {value!r:.40}")
+    return known[value]
+
+
+def _shared(where: Path | str, tower: Settings, quick: bool) -> dict[str, Any]:
+    """Activation and epsilon of a tower."""
+    act, norm = tower.get("act_kwargs") or {}, tower.get("norm_kwargs") or {}
+    if norm.keys() - {"eps"} or act.keys() - {"approximate"} or (act and quick):
+        raise unsupported(where, f"act_kwargs {act!r:.40} with norm_kwargs {norm!r:.40}")
+    tanh = act.get("approximate") == "tanh"
+    activation = Activation.GELU_TANH if tanh else Activation.QUICK_GELU if quick else Activation.GELU
+    return {"activation": activation, "norm_eps": norm.get("eps", 1e-5)}
+
+
+def _preprocessing(said: Settings, image_size: int) -> dict[str, Any]:
+    """What `preprocess_cfg` says; what it does not is CLIP's own."""
+    ours = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize_mode"}
+    values = {name: said[key] for key, name in ours.items() if said.get(key) is not None}
+    fill = said.get("fill_color")
+    return {"image_size": image_size} | values | ({"fill": fill} if fill is not None else {})

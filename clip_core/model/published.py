@@ -1,0 +1,274 @@
+"""Published weights as a network of ours: found, described, checked against their description, read.
+
+Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's CLIP folders, and their names on the
+Hugging Face hub. Nothing in them is executed; see archives.py and pickles.py.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from clip_core.config import Activation, ClipConfig, Pooling, explain
+from clip_core.data.clip_bpe import find_clip_tokenizer
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import CheckpointError, TokenizerError, UsageError
+from clip_core.model import hugging_face_config, open_clip_config, weight_maps
+from clip_core.model.archives import INDEX, SUFFIXES, Archive, open_archive
+from clip_core.model.clip import CLIP
+from clip_core.model.fitting import check_fit, read_weights
+from clip_core.model.hub import fetch, hub_name
+from clip_core.model.positions import interpolate_positions
+from clip_core.model.stored import Stored
+from clip_core.model.traits import Traits, unsupported
+from clip_core.model.unfilled import unfilled_clip
+from clip_core.model.weight_maps import NOT_WEIGHTS, Row
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are no published weights
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+                      "open_clip_pytorch_model.bin")  # fmt: skip
+_WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+
+# Parts of names that only weights of other architectures have.
+_FOREIGN = {
+    "visual.trunk.": "a timm trunk as its picture tower",
+    "visual.layer1.": "a ResNet as its picture tower",
+    "visual.attnpool.": "a ResNet as its picture tower",
+    "visual.attn_pool": "attentional pooling",
+    "text.transformer.embeddings.": "a Hugging Face text tower",
+    "text.transformer.encoder.": "a Hugging Face text tower",
+    "text.transformer.shared.": "a Hugging Face text tower",
+    "text_decoder.": "CoCa's text decoder",
+    "cls_emb": "a class token among the words",
+    "vision_model.head.": "SigLIP's attentional pooling",
+    ".ls_1.": "layer scale",
+    ".attn.ln_q": "normalised queries and keys",
+    ".attn.head_scale": "scaled heads",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published weights in our names, fp32, on the CPU, with everything that belongs to them.
+
+    `source`: where they were said to be. `folder`: the folder of their files. `files`: those that hold weights.
+    """
+
+    config: ClipConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    source: str
+    folder: Path
+    files: tuple[Path, ...]
+
+    def build(self) -> CLIP:
+        """The network, ready for evaluation, on the weights themselves: nothing is copied."""
+        model = unfilled_clip(self.config)
+        model.load_state_dict(self.weights, strict=True, assign=True)
+        return model.eval()
+
+
+def is_published(path: Path) -> bool:
+    """Whether published weights stand at `path`: a weight file, an index, or a folder with their configuration."""
+    if path.is_file():
+        return path.suffix in SUFFIXES or path.name.endswith(INDEX)
+    if any((path / name).exists() for name in _OWN):
+        return False
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        return True
+    try:
+        settings = json.loads((path / hugging_face_config.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and ("model_type" in settings or "text_config" in settings)
+
+
+def read_published(
+    path: Path | str,
+    *,
+    model_name: str | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
+) -> Published:
+    """Read published weights, fp32, on the CPU. Memory stays near the size of the result.
+
+    Args:
+        path: a weight file, a folder, or `org/name` on the Hugging Face hub where nothing stands at such a path.
+        model_name: what open_clip calls the architecture; without it, the configuration beside the weights counts,
+            and without one the shapes (then a bare `.pt` or `.pth` is taken for OpenAI's, which has QuickGELU).
+        image_size: another picture size than the weights' own: position embeddings are interpolated.
+        context_length: a shorter context than the weights' own.
+    Raises:
+        CheckpointError: if there are none, they are damaged, not finite, or of an architecture that is not supported.
+        TokenizerError: if their tokenizer is not to be found, or does not fit.
+        UsageError: if the name, the size or the length cannot be.
+    """
+    name = hub_name(str(path))
+    place = fetch(name) if name else Path(path)
+    archive, described = _locate(place)
+    tensors = _cleaned(archive)
+    _refuse_foreign(archive.path, tensors)
+    traits, rows, where = _described(archive, tensors, described, model_name)
+    check_fit(archive.path, where, traits.config, rows, tensors)
+    config = _adapted(traits.config, image_size, context_length)
+    tokenizer = _fitting_tokenizer(archive.path, traits, config.text.context_length)
+    text = config.text.model_copy(update={"end_token": tokenizer.end_token})
+    config = config.model_copy(update={"text": text})
+    weights = read_weights(archive.path, traits.config, rows, tensors)
+    image = config.image
+    weights["image.positions"] = interpolate_positions(
+        weights["image.positions"], image.grid, class_token=image.has_class_token
+    )
+    weights["text.positions"] = weights["text.positions"][: text.context_length].clone()
+    return Published(config, weights, tokenizer, str(path), archive.path.parent, archive.files)
+
+
+# ---------------------------------------------------------------- where they are, and what describes them
+
+
+def _locate(path: Path) -> tuple[Archive, Path | None]:
+    """The weights that `path` means, and the configuration beside them."""
+    if path.is_file():
+        beside = _configuration(path.parent) if path.name in (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS) else None
+        return open_archive(path), beside
+    if not path.is_dir():
+        raise CheckpointError(f"no weights at {path}: give a weight file, a folder, or a hub name, as org/name.")
+    described = _configuration(path)
+    if described is None:
+        raise CheckpointError(f"{path} has neither {OPEN_CLIP_CONFIG} nor config.json; give the weight file itself.")
+    names = _OPEN_CLIP_WEIGHTS + _WEIGHTS if described.name == OPEN_CLIP_CONFIG else _WEIGHTS
+    for name in names:
+        if (path / name).is_file():
+            return open_archive(path / name), described
+    raise CheckpointError(
+        f"{path} has {described.name} and no weights; one of these should be there: {', '.join(names)}."
+    )
+
+
+def _configuration(folder: Path) -> Path | None:
+    return next((folder / name for name in (OPEN_CLIP_CONFIG, "config.json") if (folder / name).is_file()), None)
+
+
+def _cleaned(archive: Archive) -> dict[str, Stored]:
+    """The tensors under their plain names, without what is no weight."""
+    names = list(archive.tensors)
+    wrapped = all(name.startswith("module.") for name in names)
+    plain = {name.removeprefix("module.") if wrapped else name: stored for name, stored in archive.tensors.items()}
+    return {name: stored for name, stored in plain.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+
+
+def _refuse_foreign(path: Path, tensors: Mapping[str, Stored]) -> None:
+    for part, trait in _FOREIGN.items():
+        found = next((name for name in tensors if part in name), None)
+        if found is not None:
+            raise unsupported(path, f"{trait} ({found})")
+    if "logit_scale" not in tensors or not any("visual." in name or "vision_model." in name for name in tensors):
+        some = ", ".join(list(tensors)[:3])
+        raise CheckpointError(f"{path} holds no CLIP; its {len(tensors):,} tensors are called {some}, ...")
+
+
+def _described(
+    archive: Archive, tensors: Mapping[str, Stored], described: Path | None, model_name: str | None
+) -> tuple[Traits, list[Row], Path | str]:
+    """Identity, table of names, and what described it."""
+    prefix = "text." if "text.positional_embedding" in tensors else ""
+    hugging_face = any(name.startswith("vision_model.") for name in tensors)
+    if hugging_face:
+        config = archive.path.with_name(hugging_face_config.CONFIG)
+        if not config.is_file():
+            raise CheckpointError(f"{archive.path} has Hugging Face's names; its config.json should stand beside it.")
+        traits = _parsed(config)
+        return traits, weight_maps.hugging_face_rows(_bounded(config, traits, tensors)), config
+    if model_name is not None:
+        where: Path | str = f"open_clip's {model_name}"
+        traits = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
+    elif described is not None:
+        where, traits = described, _parsed(described)
+    else:
+        openai = archive.scripted or (not archive.nested and archive.path.suffix in (".pt", ".pth"))
+        activation = Activation.QUICK_GELU if openai else Activation.GELU
+        where, traits = "its own shapes", open_clip_config.from_shapes(archive.path, tensors, prefix, activation)
+    if archive.scripted:
+        traits = replace(traits, config=_as_openai(traits.config))
+    return traits, weight_maps.open_clip_rows(_bounded(where, traits, tensors), text_prefix=prefix), where
+
+
+def _parsed(path: Path) -> Traits:
+    """The identity in a configuration file."""
+    try:
+        if path.name != OPEN_CLIP_CONFIG:
+            return hugging_face_config.from_folder(path.parent)
+        said = hugging_face_config.read_json(path)
+        return open_clip_config.from_settings(path, said["model_cfg"], said.get("preprocess_cfg") or {})
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path} is no configuration that can be read ({error!r:.80}).") from None
+
+
+def _as_openai(config: ClipConfig) -> ClipConfig:
+    """OpenAI's archives have QuickGELU, whatever the shapes are called."""
+    quick = {"activation": Activation.QUICK_GELU}
+    return config.model_copy(
+        update={"image": config.image.model_copy(update=quick), "text": config.text.model_copy(update=quick)}
+    )
+
+
+def _bounded(where: Path | str, traits: Traits, tensors: Mapping[str, Stored]) -> ClipConfig:
+    """The configuration, once it is clear that it does not ask for more blocks than there are tensors."""
+    if traits.config.image.layers + traits.config.text.layers > len(tensors):
+        raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
+    return traits.config
+
+
+# ---------------------------------------------------------------- other sizes, and the tokenizer
+
+
+def _adapted(config: ClipConfig, image_size: int | None, context_length: int | None) -> ClipConfig:
+    """The identity for pictures of another size, or for fewer tokens.
+
+    Raises:
+        UsageError: if the size does not fit the patches, or there are not as many tokens.
+    """
+    values = config.model_dump()
+    if image_size is not None:
+        values["image"]["image_size"] = values["preprocessing"]["image_size"] = image_size
+    if context_length is not None:
+        if context_length > config.text.context_length:
+            raise UsageError(
+                f"--context-length is {context_length}; the weights were trained with {config.text.context_length} "
+                "tokens, and later positions were never learnt."
+            )
+        values["text"]["context_length"] = context_length
+    try:
+        return ClipConfig.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def _fitting_tokenizer(path: Path, traits: Traits, context_length: int) -> Tokenizer:
+    """The tokenizer that belongs to the weights.
+
+    Raises:
+        TokenizerError: if there is none, or it ends captions elsewhere than where the network reads its answer.
+    """
+    folder, text = path.parent, traits.config.text
+    if traits.own_tokenizer and not (folder / "tokenizer.json").is_file():
+        raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
+    whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT
+    tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=whole)
+    end, size = tokenizer.end_token, tokenizer.vocab_size
+    if size > text.vocab_size:
+        raise TokenizerError(
+            f"the tokenizer found for {path} has {size:,} tokens, the network {text.vocab_size:,}; "
+            "put the tokenizer.json that belongs to it beside it."
+        )
+    if (traits.end_token not in (None, end)) or (traits.highest_token and end != size - 1):
+        wanted = "the highest token" if traits.end_token is None else f"token {traits.end_token}"
+        raise TokenizerError(
+            f"the tokenizer found for {path} ends captions with token {end}, and the network reads its answer at "
+            f"{wanted}; put the tokenizer.json that belongs to it beside it."
+        )
+    return tokenizer

@@ -1,0 +1,100 @@
+"""Where a run's network comes from when it does not start from scratch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from clip_core.config import ClipConfig, DataConfig, TrainConfig
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import RunError, UsageError
+from clip_core.model.checkpoint import load_model, valid_checkpoints
+from clip_core.model.positions import interpolate_positions
+from clip_core.model.published import read_published
+from clip_core.run_dir import RunReader, is_run
+
+_DEFAULT_LENGTH = DataConfig().context_length
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network with its tokenizer, and its weights: None where a checkpoint of the run has them."""
+
+    network: ClipConfig
+    tokenizer: Tokenizer
+    source: str
+    weights: dict[str, Tensor] | None
+
+
+def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
+    """What --init names, or what a run that began so has kept of it; None for a run from scratch.
+
+    Raises:
+        ClipError: if there are no such weights, or they cannot be used as the flags say.
+    """
+    if config.tune.init is None:
+        return None
+    if resume and valid_checkpoints(run):
+        return stored_start(run)
+    start = _read(config.tune.init, config)
+    layers = (start.network.image if config.tune.lock == "image" else start.network.text).layers
+    if config.tune.unlock_last > layers:
+        raise UsageError(
+            f"--unlock-last is {config.tune.unlock_last}; "
+            f"the {config.tune.lock} tower of {start.source} has {layers} blocks."
+        )
+    return start
+
+
+def stored_start(run: Path) -> Start:
+    """Network and tokenizer of a run whose checkpoints hold the weights.
+
+    Raises:
+        RunError, TokenizerError: if config.json or tokenizer.json are not what a trainer wrote.
+    """
+    stored = RunReader(run).config()
+    try:
+        network, source = ClipConfig.model_validate(stored["model"]), str(stored["init"]["source"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"{run / 'config.json'} does not describe a network ({error}); start anew.") from None
+    return Start(network, Tokenizer.load(run / "tokenizer.json"), source, None)
+
+
+def _read(init: str, config: TrainConfig) -> Start:
+    """Weights of a run or a checkpoint of ours, or published ones, for the picture size asked for."""
+    path, size, length = Path(init).expanduser(), config.model.image_size, config.data.context_length
+    if not is_run(path) and not (path / "meta.json").is_file():
+        known = read_published(
+            path if path.exists() else init,
+            model_name=config.tune.init_model,
+            image_size=size,
+            context_length=None if length == _DEFAULT_LENGTH else length,
+        )
+        return Start(known.config, known.tokenizer, known.source, known.weights)
+    if config.tune.init_model is not None:
+        raise UsageError(f"--init-model names what {path} says itself, as it is a run of our own; leave it out.")
+    loaded = load_model(path)
+    network, weights = loaded.config, dict(loaded.model.state_dict())
+    if length not in (_DEFAULT_LENGTH, network.text.context_length):
+        raise UsageError(
+            f"--context-length is {length}; {path} was trained with {network.text.context_length} tokens; leave it out."
+        )
+    if size is not None and size != network.image.image_size:
+        network = _with_image_size(network, size)
+        tower = network.image
+        weights["image.positions"] = interpolate_positions(
+            weights["image.positions"], tower.grid, class_token=tower.has_class_token
+        )
+    return Start(network, loaded.tokenizer, str(loaded.folder), weights)
+
+
+def _with_image_size(network: ClipConfig, size: int) -> ClipConfig:
+    if size % network.image.patch_size:
+        raise UsageError(f"--image-size is {size}; it may be a multiple of these weights' {network.image.patch_size}.")
+    return network.model_copy(
+        update={
+            "image": network.image.model_copy(update={"image_size": size}),
+            "preprocessing": network.preprocessing.model_copy(update={"image_size": size}),
+        }
+    )

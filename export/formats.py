@@ -1,0 +1,145 @@
+"""From any model to a folder that transformers or open_clip reads, and back, as proof."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+import clip_core
+from clip_core.config import ClipConfig, ImageTower, Pooling, TextTower
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import ParityError, UsageError
+from clip_core.files import flush_directory, flush_file, write_json
+from clip_core.inference.encoder import check_tokenizer
+from clip_core.model.checkpoint import load_model
+from clip_core.model.clip import CLIP
+from clip_core.model.published import read_published
+from export import hugging_face, open_clip
+from export.place import beside, check_place, put_in_place
+
+Format = Literal["hf", "open_clip"]
+MARKER = "clip_export.json"  # written last; says that the folder is an export, and of what
+_CAPTIONS = ("", "a red circle", "Two dogs, running;   it's FUN!", "x " * 5000)
+
+
+class _Writer(NamedTuple):
+    reader: str  # who reads the folder, for people
+    obstacles: Callable[[ClipConfig, Tokenizer], list[str]]
+    write: Callable[[Path, CLIP, Tokenizer], None]
+
+
+_WRITERS: dict[Format, _Writer] = {
+    "hf": _Writer("transformers' CLIPModel", hugging_face.obstacles, hugging_face.write),
+    "open_clip": _Writer("open_clip", open_clip.obstacles, open_clip.write),
+}
+
+
+def export_weights(
+    path: Path,
+    out: Path | None = None,
+    *,
+    to: Format,
+    force: bool = False,
+    model_name: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write a model in a published format.
+
+    Args:
+        path: a run (its best checkpoint), a checkpoint, or published weights.
+        out: the folder to write; by default `hf` or `open_clip` in the run.
+        to: `hf` for transformers' CLIPModel and CLIPProcessor, `open_clip` for open_clip's `local-dir:`.
+        force: replace an export that was made from another run.
+        model_name: what open_clip calls the architecture, where published weights do not say it.
+        say: told what is being done, a line at a time.
+    Returns:
+        The folder.
+    Raises:
+        UsageError: if the format cannot express the model, naming the trait, or if the place is taken.
+        ParityError: if the folder, read back, is not the model bit for bit; then nothing is left at `out`.
+    """
+    loaded, writer = load_model(path, model_name=model_name), _WRITERS[to]
+    tokenizer, text = loaded.tokenizer, loaded.config.text
+    check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
+    traits = writer.obstacles(loaded.config, tokenizer)
+    if traits:
+        raise UsageError(f"{path} cannot be written for {writer.reader}: it has {' and '.join(traits)}.")
+    if out is None and loaded.run is None:
+        raise UsageError(f"{path} belongs to no run; say where the export goes with --out.")
+    out = out or Path(loaded.run or "") / to
+    name = (loaded.run or loaded.folder).resolve().name
+    check_place(
+        out, what=f"an export for {writer.reader}", run=name, made_from=lambda at: _made_from(at, to), force=force
+    )
+    with beside(out) as folder:
+        say(f"writing {path} for {writer.reader} ...")
+        writer.write(folder, loaded.model, tokenizer)
+        say("reading it back ...")
+        prove(folder, loaded.model, tokenizer)
+        files = sorted(each.name for each in folder.iterdir())
+        for each in files:
+            flush_file(folder / each)
+        source = {"run": name, "checkpoint": loaded.folder.name, "step": loaded.step}
+        marker = {"format": to, "clip-tui": clip_core.__version__, "source": source, "files": files}
+        write_json(folder / MARKER, marker)
+        flush_directory(folder)
+        put_in_place(folder, out)
+    return out
+
+
+def prove(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
+    """Read a folder as any published weights are read, and compare it with the model.
+
+    Raises:
+        ParityError: naming what differs.
+    """
+    found, weights = read_published(folder), model.state_dict()
+    names = weights.keys() | found.weights.keys()
+    differing = sorted(
+        name
+        for name in names
+        if name not in weights or name not in found.weights or not torch.equal(weights[name].cpu(), found.weights[name])
+    )
+    here, there = _identity(model.config), _identity(found.config)
+    differing += sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    if _captions(tokenizer) != _captions(found.tokenizer):
+        differing.append("the tokens of captions")
+    if differing:
+        raise ParityError(
+            f"what was written, read back, differs from the model in {', '.join(differing[:5])}; nothing was kept."
+        )
+
+
+def _identity(config: ClipConfig) -> dict[str, Any]:
+    """What a network computes and is given, as flat values in which equal networks are equal."""
+    towers: dict[str, ImageTower | TextTower] = {"image": config.image, "text": config.text}
+    values = {
+        f"{name}.{key}": value for name, tower in towers.items() for key, value in tower.model_dump(mode="json").items()
+    }
+    for name, tower in towers.items():
+        values[f"{name}.mlp_ratio"] = int(tower.width * tower.mlp_ratio)
+    values["image.class_token"] = config.image.has_class_token
+    if config.image.pooling is Pooling.CLASS_TOKEN:
+        del values["image.norm_after_pooling"]  # one token: before and after are the same
+    values |= {f"preprocessing.{key}": value for key, value in config.preprocessing.model_dump(mode="json").items()}
+    if config.preprocessing.resize_mode != "longest":
+        del values["preprocessing.fill"]
+    return values | {"embed_dim": config.embed_dim, "logit_bias": config.logit_bias}
+
+
+def _captions(tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of a few captions up to their end; what they are padded with may differ."""
+    rows = [row.tolist() for row in tokenizer.encode(_CAPTIONS)]
+    return [row[: row.index(tokenizer.end_token) + 1] for row in rows]
+
+
+def _made_from(folder: Path, to: Format) -> str | None:
+    """The run of an export, if the folder holds that and nothing else."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        whole = {each.name for each in folder.iterdir()} == {*marker["files"], MARKER}
+        return str(marker["source"]["run"]) if whole and marker["format"] == to else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

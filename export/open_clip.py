@@ -1,0 +1,115 @@
+"""A network as a folder that open_clip reads as `local-dir:FOLDER`."""
+
+from pathlib import Path
+from typing import Any
+
+from clip_core.config import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.files import write_json
+from clip_core.model.clip import CLIP
+from clip_core.model.weight_maps import to_open_clip
+from export.parts import save_weights, write_tokenizer
+
+# What CLIP's own vocabulary makes of a few words: open_clip carries that one, and no other.
+_PROBE = ("a photo of a cat", [49406, 320, 1125, 539, 320, 2368, 49407])
+_EPS = 1e-5
+
+
+def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
+    """The traits that open_clip's plain CLIP has no words for; empty where there are none."""
+    image, text = config.image, config.text
+    quick = [tower.activation is Activation.QUICK_GELU for tower in (image, text)]
+    found = {
+        "a convolutional stem": image.stem is not Stem.PATCH,
+        "mean pooling without a class token": not image.has_class_token,
+        "a bias in its patch embedding": image.patch_bias,
+        "QuickGELU in one tower only": quick[0] != quick[1],
+        'padding with "!", which transformers would take out of captions': (
+            tokenizer.is_clip and tokenizer.pad_id == 0 and not _is_open_clips(tokenizer) and not _reads_at_end(text)
+        ),
+    }
+    return [trait for trait, there in found.items() if there]
+
+
+def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
+    """Configuration, weights and tokenizer."""
+    config = model.config
+    save_weights(folder / "open_clip_model.safetensors", to_open_clip(model.state_dict(), config))
+    write_tokenizer(folder, tokenizer, config.text, pad_with_end=_reads_at_end(config.text))
+    write_json(
+        folder / "open_clip_config.json",
+        {
+            "model_cfg": model_cfg(config, tokenizer, None if model.logit_bias is None else model.logit_bias.item()),
+            "preprocess_cfg": preprocess_cfg(config.preprocessing),
+        },
+    )
+
+
+def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None) -> dict[str, Any]:
+    """The architecture; what is open_clip's default is left out where that says nothing."""
+    image, text = config.image, config.text
+    vision_cfg = {
+        "image_size": image.image_size,
+        "layers": image.layers,
+        "width": image.width,
+        "head_width": image.width // image.heads,
+        "patch_size": image.patch_size,
+        **_shared(image),
+    }
+    if not image.pre_norm:
+        vision_cfg["no_ln_pre"] = True
+    if image.pooling is Pooling.MEAN:
+        vision_cfg |= {"pool_type": "avg", "final_ln_after_pool": image.norm_after_pooling}
+    text_cfg = {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.layers,
+        **_shared(text),
+    }
+    if text.pooling is not Pooling.END_OF_TEXT:
+        text_cfg["pool_type"] = text.pooling.value
+    elif text.end_token != tokenizer.vocab_size - 1:  # open_clip's default reads at the highest number
+        text_cfg |= {"pool_type": "eos", "eos_id": text.end_token}
+    if not text.causal:
+        text_cfg["no_causal_mask"] = True
+    if text.projection_bias:
+        text_cfg["proj_bias"] = True
+    if not _is_open_clips(tokenizer) or (tokenizer.pad_id and not _reads_at_end(text)):
+        text_cfg["hf_tokenizer_name"] = "tokenizer.json"  # any name: for a local folder it means that folder
+    said: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    if image.activation is Activation.QUICK_GELU:
+        said["quick_gelu"] = True
+    if logit_bias is not None:
+        said["init_logit_bias"] = logit_bias
+    return said
+
+
+def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.interpolation,
+        "resize_mode": preprocessing.resize_mode,
+        "fill_color": preprocessing.fill,
+    }
+
+
+def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
+    said: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
+    if tower.activation is Activation.GELU_TANH:
+        said["act_kwargs"] = {"approximate": "tanh"}
+    if tower.norm_eps != _EPS:
+        said["norm_kwargs"] = {"eps": tower.norm_eps}
+    return said
+
+
+def _reads_at_end(text: TextTower) -> bool:
+    """Whether what follows the end token makes no difference."""
+    return text.causal and text.pooling is Pooling.END_OF_TEXT
+
+
+def _is_open_clips(tokenizer: Tokenizer) -> bool:
+    words, numbers = _PROBE
+    return tokenizer.is_clip and bool(tokenizer.encode([words])[0][: len(numbers)].tolist() == numbers)

@@ -1,0 +1,309 @@
+"""Files of weights: what is in them is read, what is wrong with them is said, and nothing in them is run."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from clip_core.errors import CheckpointError
+from clip_core.model.archives import open_archive, read_tensors
+
+WEIGHTS = {
+    "a.weight": torch.arange(12.0).reshape(3, 4),
+    "a.bias": torch.ones(3, dtype=torch.float16),
+    "b": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "scale": torch.tensor(4.6),
+    "counts": torch.arange(3),
+    "mask": torch.tensor([True, False]),
+    "empty": torch.empty(0, 4),
+}
+
+
+class Trap:
+    """A pickle of it would touch a file when it is run."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.sprung}",)
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(
+        found[name].dtype == value.dtype and found[name].shape == value.shape and torch.equal(found[name], value)
+        for name, value in expected.items()
+    )
+
+
+def refused(path: Path) -> str:
+    """The one sentence that a file is refused with."""
+    with pytest.raises(CheckpointError) as error:
+        read_tensors(path)
+    sentence = str(error.value)
+    assert str(path.parent) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_every_kind_of_tensor_is_read_bit_for_bit(tmp_path: Path, zipped: bool) -> None:
+    torch.save(WEIGHTS, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    save_file(WEIGHTS, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    assert same(read_tensors(tmp_path / "w.pt"), WEIGHTS)
+    assert same(read_tensors(tmp_path / "w.safetensors"), WEIGHTS)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_views_parameters_and_shared_storages_are_read_as_torch_reads_them(tmp_path: Path, zipped: bool) -> None:
+    base = torch.randn(6, 5)
+    views = OrderedDict(t=base.t(), part=base[2:4, 1:3], p=nn.Parameter(base), row=base[:, 2])
+    torch.save(views, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    assert same(read_tensors(tmp_path / "w.pt"), torch.load(tmp_path / "w.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_of_a_training_checkpoint_the_state_dict_is_read(tmp_path: Path, zipped: bool) -> None:
+    model = nn.Linear(3, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    checkpoint = {"epoch": 1, "state_dict": model.state_dict(), "optimizer": optimiser.state_dict(), "scaler": {}}
+    torch.save(checkpoint, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    archive = open_archive(tmp_path / "w.pt")
+    assert archive.nested
+    assert not archive.scripted
+    assert same(read_tensors(tmp_path / "w.pt"), model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_torchscript_archive_is_read_for_its_tensors(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4).half(), nn.Sequential(nn.LayerNorm(4)))
+    torch.jit.save(torch.jit.script(model), tmp_path / "w.pt")
+    archive = open_archive(tmp_path / "w.pt")
+    assert archive.scripted
+    assert same(read_tensors(tmp_path / "w.pt"), model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_tensors_below_constants_are_found_too(tmp_path: Path) -> None:
+    model = nn.Linear(3, 4)
+    torch.jit.save(torch.jit.script(model), tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as old, zipfile.ZipFile(tmp_path / "moved.pt", "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename.replace("w/data/", "w/constants/"), old.read(entry))
+    assert same(read_tensors(tmp_path / "moved.pt"), model.state_dict())
+
+
+# ---------------------------------------------------------------- nothing is run
+
+
+@pytest.mark.parametrize("form", ["zip", "older", "pickle 2", "pickle 3", "pickle 4", "pickle 5", "nested"])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
+    trap, path = Trap(tmp_path / "sprung"), tmp_path / "w.pt"
+    if form.startswith("pickle"):
+        path.write_bytes(pickle.dumps(trap, protocol=int(form[-1])))
+    else:
+        holder = {"state_dict": WEIGHTS, "args": trap} if form == "nested" else {"w": trap}
+        torch.save(holder, path, _use_new_zipfile_serialization=form != "older")
+    assert "would run posix.system" in refused(path)
+    assert not (tmp_path / "sprung").exists()
+    os.system(f"touch {tmp_path / 'sprung'}")  # the trap is a trap
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.",
+        b"\x80\x02ctorch\nload\n)R.",
+        b"\x80\x02ctorch._utils\n_rebuild_device_tensor_from_numpy\n)R.",
+        b"\x80\x02(S'x'\nibuiltins\nprint\n.",
+        b"\x80\x02c__builtin__\ngetattr\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
+        b"\x80\x02\x82\x01.",
+    ],
+    ids=["eval", "torch.load", "rebuild", "INST", "getattr", "STACK_GLOBAL", "EXT1"],
+)
+def test_only_what_weights_need_is_understood(tmp_path: Path, code: bytes) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(code)
+    assert "is refused" in refused(path)
+
+
+def test_a_renamed_pickle_is_no_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for zipped in (True, False):
+        torch.save({"w": Trap(tmp_path / "sprung")}, path, _use_new_zipfile_serialization=zipped)
+        assert "a pickle with that name" in refused(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_pickle_is_one_sentence_and_never_a_crash(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    with suppress(CheckpointError):
+        read_tensors(path)
+
+
+# ---------------------------------------------------------------- damaged
+
+
+@pytest.mark.parametrize("form", ["zip", "older", "safetensors"])
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file(WEIGHTS, path)
+    else:
+        torch.save(WEIGHTS, path, _use_new_zipfile_serialization=form == "zip")
+    whole = path.read_bytes()
+    for length in {0, 1, 7, 8, 9, 60, len(whole) // 2, len(whole) - 30, len(whole) - 1}:
+        path.write_bytes(whole[:length])
+        assert len(refused(path)) < 400
+
+
+def safetensors(path: Path, header: Any, body: bytes = b"\0" * 16, length: int | None = None) -> Path:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + body)
+    return path
+
+
+def entry(dtype: Any = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry(shape=[5])},
+        {"a": entry(shape=[2**62, 4])},
+        {"a": entry(shape=[-4])},
+        {"a": entry(shape=[4.0])},
+        {"a": entry(shape="4")},
+        {"a": entry(offsets=[0, 20])},
+        {"a": entry(offsets=[16, 0])},
+        {"a": entry(shape=[2**40], offsets=[0, 2**42])},
+        {"a": entry(offsets=[16, 32])},
+        {"a": entry(), "b": entry()},
+        {"a": entry(shape=[2], offsets=[0, 8])},
+        {"a": entry(dtype="F4")},
+        {"a": entry(dtype=[])},
+        {"a": [1, 2]},
+        {"a": {}},
+        [],
+        b'{"a": 1, "a": 1}',
+        b"{",
+        b"\xff\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any) -> None:
+    refused(safetensors(tmp_path / "w.safetensors", header))
+
+
+@pytest.mark.parametrize("length", [117, 10**8, 2**63, 2**64 - 1])
+def test_a_header_longer_than_the_file_is_refused(tmp_path: Path, length: int) -> None:
+    path = safetensors(tmp_path / "w.safetensors", {"a": entry()}, length=length)
+    assert "header" in refused(path)
+
+
+def rezipped(path: Path, change: dict[str, bytes | None], compress: str = "", twice: str = "") -> Path:
+    """A copy of a zip archive with entries replaced, left out (None), compressed, or written twice."""
+    other = path.with_name("other.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for each in old.infolist():
+            content = change.get(each.filename, old.read(each))
+            if content is not None:
+                method = zipfile.ZIP_DEFLATED if each.filename == compress else zipfile.ZIP_STORED
+                new.writestr(each.filename, content, method)
+        if twice:
+            with pytest.warns(UserWarning, match="Duplicate"):
+                new.writestr(twice, b"\0" * 48)
+    return other
+
+
+def test_archives_that_are_not_what_pytorch_writes(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(WEIGHTS, path)
+    assert "is compressed" in refused(rezipped(path, {}, compress="w/data/0"))
+    assert "are not in it" in refused(rezipped(path, {"w/data/0": None}))
+    assert "does not fit" in refused(rezipped(path, {"w/data/0": b"\0" * 40}))
+    assert "no data.pkl" in refused(rezipped(path, {"w/data.pkl": None}))
+    assert "two entries" in refused(rezipped(path, {}, twice="w/data/0"))
+
+
+def test_a_list_of_tensors_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(WEIGHTS, path)
+    bomb = rezipped(path, {"w/data.pkl": b"\x80\x02" + b"N" * 70_000_000}, compress="w/data.pkl")
+    assert bomb.stat().st_size < 10**6
+    assert "larger than" in refused(bomb)
+
+
+def test_a_list_that_repeats_itself_without_end_is_refused(tmp_path: Path) -> None:
+    nested: dict[str, Any] = {"w": torch.ones(1)}
+    for _ in range(60):
+        nested = {"a": nested, "b": nested}
+    torch.save(nested, tmp_path / "w.pt")
+    assert "endless" in refused(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", ["a list", "a tensor", "nothing", "numbers"])
+def test_what_is_no_dict_of_tensors_is_said(tmp_path: Path, content: str) -> None:
+    holders: dict[str, Any] = {"a list": [torch.ones(2)], "a tensor": torch.ones(2), "nothing": {}, "numbers": {"a": 1}}
+    torch.save(holders[content], tmp_path / "w.pt")
+    assert "dict of" in refused(tmp_path / "w.pt")
+
+
+# ---------------------------------------------------------------- several files
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.zeros(3)}, tmp_path / "two.safetensors")
+    return index(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+
+
+def index(folder: Path, where: Any) -> Path:
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return path
+
+
+def test_an_index_joins_its_files(sharded: Path) -> None:
+    assert same(read_tensors(sharded), {"a": torch.ones(2), "b": torch.zeros(3)})
+    assert [file.name for file in open_archive(sharded).files] == ["one.safetensors", "two.safetensors"]
+
+
+def test_a_missing_file_of_an_index_is_named(sharded: Path) -> None:
+    sharded.with_name("two.safetensors").unlink()
+    assert "two.safetensors is missing" in refused(sharded)
+
+
+@pytest.mark.parametrize("file", ["../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", "", "a\\b"])
+def test_an_index_that_names_a_file_elsewhere_is_refused(sharded: Path, file: str) -> None:
+    assert "outside its folder" in refused(index(sharded.parent, {"a": file}))
+
+
+@pytest.mark.parametrize("where", [[], 3, {"c": "one.safetensors"}, {"a": "model.safetensors.index.json"}])
+def test_an_index_that_is_none(sharded: Path, where: Any) -> None:
+    refused(index(sharded.parent, where))
