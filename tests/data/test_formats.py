@@ -317,6 +317,13 @@ def test_a_format_can_be_forced_and_must_fit(folder: Path):
         read(write(folder / "a.csv", ""), format="text-beside")
 
 
+@pytest.mark.parametrize("form", [None, "json", "csv", "text-beside", "webdataset"])
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, form: str | None):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe\.json"):
+        read(tmp_path / "pipe.json", format=form)
+
+
 def test_names_in_no_encoding_and_with_escape_sequences_are_read_and_printed_safely(tmp_path: Path):
     hostile = tmp_path / "set" / os.fsdecode(b"caf\xe9 \x1b[2J")
     picture(hostile / "1.png")

@@ -168,6 +168,9 @@ def test_a_shard_that_is_empty_compressed_or_damaged_is_named(tmp_path: Path):
     shard(tmp_path / "gz.tar", sample(1), "w:gz")
     with pytest.raises(DataError, match=r"gz\.tar is not a whole, uncompressed tar file"):
         read_data(tmp_path / "gz.tar")
+    shard(tmp_path / "named.tar.gz", sample(1), "w:gz")
+    with pytest.raises(DataError, match=r"named\.tar\.gz is compressed, .*; unpack it first"):
+        read_data(tmp_path / "named.tar.gz")
     shard(tmp_path / "none.tar", [("a.cls", b"1")])
     with pytest.raises(DataError, match=r"none\.tar holds no pictures with captions"):
         read_data(tmp_path / "none.tar")

@@ -107,6 +107,7 @@ def _recognise(source: Source) -> tuple[str, str]:
 def _check_kind(source: Source, name: str) -> None:
     """Refuse a folder where --format wants a file, and a file where it wants a folder."""
     wants_folder = name in ("text-beside", "class-folders")
-    if name != "webdataset" and source.path.is_dir() != wants_folder:
+    fits = source.path.is_dir() if wants_folder else source.path.is_file()  # a named pipe would be waited for
+    if name != "webdataset" and not fits:
         what = "a folder" if wants_folder else "a file"
         raise DataError(f"{source.path} is not {what}, which --format {name} needs; it is for {FORMATS[name].shape}.")

@@ -27,6 +27,7 @@ _CAPTION_KEYS = ("caption", "text", "TEXT", "captions")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _BLOCK = 512
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
 @dataclass
@@ -40,6 +41,8 @@ class _Sample:
 
 
 def recognise(source: Source) -> str | None:
+    if source.path.name.lower().endswith(_COMPRESSED) and source.path.is_file():
+        raise DataError(f"{source.path} is compressed, so nothing in it can be read in place; unpack it first.")
     shards = find_shards(source.path)
     return f"{len(shards):,} .tar {'shard' if len(shards) == 1 else 'shards'}" if shards else None
 
