@@ -177,12 +177,21 @@ PRESETS: dict[str, Preset] = {
 # ---------------------------------------------------------------- what a user says
 
 
+DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "text-beside", "class-folders", "webdataset"]
+
+
 class DataConfig(Frozen):
     """Where the pairs come from and how they are split."""
 
-    data_file: Path | None = Field(None, description="pair list: JSON [{image, caption}]")
+    data_file: Path | None = Field(
+        None, description="the pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of pictures, or tar shards"
+    )
+    format: DataFormat | None = Field(None, description="what the pairs are in (default: recognised)")
+    image_column: str | None = Field(None, description="column or key of the pictures (default: found)")
+    caption_column: str | None = Field(None, description="column or key of the captions (default: found)")
+    class_template: str = Field("a photo of a {}", description="caption of a folder's pictures; {} is its name")
     image_root: Path | None = Field(None, description="folder the image paths start from (default: beside the list)")
-    val_file: Path | None = Field(None, description="pair list to evaluate on (default: a share of the pictures)")
+    val_file: Path | None = Field(None, description="pairs to evaluate on (default: a share of the pictures)")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures held out for evaluation")
     create_synthetic: bool = Field(False, description="draw coloured shapes where the data file is not there yet")
     synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="how many shapes to draw")
@@ -197,7 +206,7 @@ class DataConfig(Frozen):
     context_length: int = Field(77, ge=3, le=4096, description="longest caption, in tokens")
     bad_pairs: Literal["skip", "refuse"] = Field("skip", description="what to do with unusable pairs")
     max_bad_share: float = Field(0.05, ge=0, le=1, description="share of unusable pairs past which training refuses")
-    cache_gb: float = Field(4.0, ge=0, description="decoded pictures kept in memory up to this many GB")
+    cache_gb: float = Field(4.0, ge=0, description="decoded pictures kept on disk, for all runs, up to this many GB")
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
 
@@ -311,6 +320,9 @@ def _refuse(section: Frozen, fields: tuple[str, ...], why: str) -> None:
         if getattr(section, name) != type(section).model_fields[name].default:
             raise ValueError(f"{flag(name)} {why}")
 
+
+# Fields with more than one spelling on the command line; the field's own stays.
+SPELLINGS: dict[str, tuple[str, ...]] = {"data_file": ("--data", "--data-file")}
 
 SECTIONS: tuple[str, ...] = tuple(TrainConfig.model_fields)
 

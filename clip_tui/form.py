@@ -35,7 +35,7 @@ class Field:
     @property
     def placeholder(self) -> str:
         if self.name == "data_file":
-            return "path/to/pairs.json"
+            return "a list, a folder of pictures, or tar shards"
         return WORKED_OUT if self.default is None else str(self.default)
 
     @property
@@ -78,11 +78,15 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
             value = value.strip() or None
         if value is not None:
             nested[field.section][field.name] = Path(value).expanduser() if _is_path(field, value) else value
+    from clip_core.data.formats.recognise import is_there  # not needed for the first frame
+
     config = parse_config(nested)
     if config.data.data_file is None and not config.data.create_synthetic:
-        raise UsageError("--data-file is missing: name a pair list, or switch --create-synthetic on.")
-    if config.data.data_file and not config.data.create_synthetic and not config.data.data_file.is_file():
-        raise UsageError(f"--data-file: there is no file {config.data.data_file} (looked from {Path.cwd()}).")
+        raise UsageError("--data-file is missing: name a list, a folder or shards, or switch --create-synthetic on.")
+    if config.data.data_file and not config.data.create_synthetic and not is_there(config.data.data_file):
+        raise UsageError(
+            f"--data-file: there is no file, folder or shard {config.data.data_file} (looked from {Path.cwd()})."
+        )
     if config.tune.init is None:
         architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
     return config

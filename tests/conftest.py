@@ -1,8 +1,11 @@
 """What every test may use: a drawn data set and a short real run, made once a session by the real commands."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,11 @@ from clip_core.data.synthetic import create_synthetic
 
 # Tests run beside each other; more threads than cores only make them wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Decoded pictures and galleries of tests, and of the commands that they start, stay out of the user's cache.
+_CACHE = tempfile.mkdtemp(prefix="clip-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 SHORT_RUN = [
     "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--patch-size", "16", "--layers", "1",

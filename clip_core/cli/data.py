@@ -1,4 +1,4 @@
-"""clip-data: look at image-text pairs before training on them, and draw synthetic ones."""
+"""clip-data: look at image-text pairs before training on them, rewrite them, and draw synthetic ones."""
 
 import json
 import math
@@ -6,22 +6,35 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from clip_core.cli.app import run_app
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, DataFormat
 from clip_core.text import normalise_caption, printable
 
 if TYPE_CHECKING:
+    from clip_core.data.formats.recognise import Reading
     from clip_core.data.pairs import Report
     from clip_core.data.tokenizer import Tokenizer
 
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 
-app = App(name="clip-data", help="Check image-text pairs, or draw synthetic ones.")
+app = App(name="clip-data", help="Check image-text pairs in any format, convert them, or draw synthetic ones.")
+
+_EXAMPLES = 3  # pairs that info shows
+Item = TypeVar("Item")
+
+Data = Annotated[Path, Parameter(help="A list, a folder of pictures, or tar shards; see docs/formats.md.")]
+ImageRoot = Annotated[Path | None, Parameter(help="Folder the image paths start from (default: beside the list).")]
+Forced = Annotated[DataFormat | None, Parameter(name="--format", help="What the pairs are in (default: recognised).")]
+ImageColumn = Annotated[str | None, Parameter(help="Column or key of the pictures (default: found).")]
+CaptionColumn = Annotated[str | None, Parameter(help="Column or key of the captions (default: found).")]
+Template = Annotated[str, Parameter(help="Caption of a folder's pictures; {} is its name.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
+TEMPLATE: str = DataConfig.model_fields["class_template"].default
 
 
 @dataclass(frozen=True)
@@ -51,38 +64,83 @@ class Findings:
 
 @app.command
 def check(
-    file: Path,
+    file: Data,
     *,
-    image_root: Path | None = None,
-    workers: int | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    image_root: ImageRoot = None,
+    form: Forced = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    class_template: Template = TEMPLATE,
+    workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Decode every picture of a pair list and say what training would make of it.
+    """Decode every picture of a data set and say what training would make of it.
 
-    Exits 1 where training would refuse the list because too many of its pairs are unusable.
-
-    Parameters
-    ----------
-    file
-        Pair list: JSON [{image, caption}].
-    image_root
-        Folder the image paths start from (default: beside the list).
-    workers
-        Decoding threads (default: the cores).
-    as_json
-        Print one JSON object instead of text.
+    Exits 1 where training would refuse it because too many of its pairs are unusable.
     """
-    from clip_core.data.pairs import check_pairs, read_pairs
+    from clip_core.data.pairs import check_pairs
 
+    reading = _read(file, image_root, form, image_column, caption_column, class_template)
     sizes: dict[Path, tuple[int, int]] = {}
-    report = check_pairs(read_pairs(file, image_root), workers=workers, sizes=sizes)
+    report = check_pairs(reading.pairs, workers=workers, sizes=sizes)
     findings = _findings(report, sizes)
     if as_json:
         print(json.dumps(asdict(findings), indent=2))
     else:
+        if reading.format != "json":
+            print(f"{printable(str(reading.path))} is read as {reading.format}: {printable(reading.why)}.")
         print(f"{printable(str(file))}: {report.sentence()}")
         print(_text(findings))
     return int(findings.bad_share > DataConfig().max_bad_share)
+
+
+@app.command
+def info(
+    file: Data,
+    *,
+    image_root: ImageRoot = None,
+    form: Forced = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    class_template: Template = TEMPLATE,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set is taken for and why, count it, and show three of its pairs; no picture is decoded."""
+    reading = _read(file, image_root, form, image_column, caption_column, class_template)
+    usable = [pair for pair in reading.pairs if pair.problem is None]
+    bad = [pair for pair in reading.pairs if pair.problem is not None]
+    facts = {
+        "format": reading.format,
+        "why": reading.why,
+        "pairs": len(reading.pairs),
+        "pictures": len({pair.image for pair in usable}),
+        "captions": len({normalise_caption(pair.caption) for pair in usable}),
+        "columns": reading.columns,
+        "image_root": str(reading.root),
+        "not_usable": len(bad),
+        "first_not_usable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
+        "examples": [{"image": str(pair.image), "caption": pair.caption} for pair in _spread(usable, _EXAMPLES)],
+    }
+    print(json.dumps(facts, indent=2) if as_json else f"{printable(str(reading.path))}\n{_info_text(facts)}")
+
+
+@app.command
+def convert(
+    file: Data,
+    out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
+    *,
+    copy_images: Annotated[bool, Parameter(negative="", help="Copy the pictures into a folder beside it.")] = False,
+    image_root: ImageRoot = None,
+    form: Forced = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    class_template: Template = TEMPLATE,
+) -> None:
+    """Write any data set as a plain pair list: JSON [{image, caption}]."""
+    from clip_core.data.convert import convert as write
+
+    reading = _read(file, image_root, form, image_column, caption_column, class_template)
+    print(printable(write(reading, out, copy_images=copy_images).sentence()))
 
 
 @app.command
@@ -120,6 +178,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_app(app, argv)
 
 
+def _read(
+    file: Path,
+    image_root: Path | None,
+    form: str | None,
+    image_column: str | None,
+    caption_column: str | None,
+    class_template: str,
+) -> "Reading":
+    from clip_core.data.formats.recognise import read_data
+    from clip_core.data.formats.source import Wishes
+
+    return read_data(file, Wishes(image_root, form, image_column, caption_column, class_template))
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """A few items from the first to the last."""
+    places = [round(step * (len(items) - 1) / max(count - 1, 1)) for step in range(count)] if items else []
+    return [items[place] for place in dict.fromkeys(places)]
+
+
+def _info_text(facts: dict[str, Any]) -> str:
+    lines = [
+        f"format      {facts['format']}: {printable(facts['why'])}",
+        f"pairs       {facts['pairs']:,} of {facts['pictures']:,} pictures, {facts['captions']:,} distinct captions",
+        *(f"{name + 's in':<11} {printable(column)}" for name, column in facts["columns"].items()),
+        f"paths from  {printable(facts['image_root'])}",
+        f"not usable  {facts['not_usable']:,} pairs, before any picture is decoded",
+    ]
+    if facts["first_not_usable"]:
+        lines.append(f"  {printable(facts['first_not_usable'])}")
+    for example in facts["examples"]:
+        lines += [f"  {printable(example['image'])}", f"    {printable(example['caption'], 200)}"]
+    return "\n".join(lines)
+
+
 def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
     captions = [pair.caption for pair in report.good]
     distinct = {normalise_caption(text) for text in captions}
@@ -133,7 +226,7 @@ def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
         repeated_captions=len(captions) - len(distinct),
         longest_caption=max(map(len, captions), default=0),
         tokenizers=_tokenizer_fits(captions) if captions else [],
-        bad_pairs=[{"entry": bad.pair.entry, "reason": bad.reason} for bad in report.bad],
+        bad_pairs=[{"entry": bad.pair.entry, "place": bad.pair.place, "reason": bad.reason} for bad in report.bad],
         bad_share=report.bad_share,
     )
 
@@ -167,7 +260,7 @@ def _text(findings: Findings) -> str:
         for fit in findings.tokenizers
     ]
     lines.append(f"not usable  {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
-    lines += [f"  entry {bad['entry']}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
+    lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
     if len(findings.bad_pairs) > _SHOWN:
         lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")
     return "\n".join(lines)

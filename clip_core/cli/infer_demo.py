@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_core.data.pictures import is_picture_there
 from clip_core.errors import RunError
 from clip_core.inference.clip import CLIPInference
 from clip_core.text import printable
@@ -20,7 +21,7 @@ def demonstrate(clip: CLIPInference, run: Path) -> int:
     Raises:
         RunError: if the run's held-out pairs are not there.
     """
-    pairs = [(path, caption) for path, caption in _held_out(run) if path.is_file()]
+    pairs = [(path, caption) for path, caption in _held_out(run) if is_picture_there(path)]
     if not pairs:
         raise RunError(f"the held-out pictures of {run} are not there any more; ask with a command: --help")
     about = clip.encoder.about

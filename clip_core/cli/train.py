@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from clip_core.cli.app import run_app
-from clip_core.config import PRESETS, SECTIONS, TrainConfig, architecture, parse_config
+from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TrainConfig, architecture, parse_config
 
 _HELP = "Train a CLIP on captioned pictures, or go on with a run."
 app = App(name="clip-train", help=_HELP, version_flags=[])
@@ -51,6 +51,8 @@ def _signature() -> inspect.Signature:
 
 
 def _flag(name: str, kind: Any, default: object, group: str, description: str, **traits: Any) -> inspect.Parameter:
+    if name in SPELLINGS:
+        traits["name"] = SPELLINGS[name]
     annotation = Annotated[kind, Parameter(group=group, help=description, **traits)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_core.config import DataConfig, Preprocessing
-from clip_core.data.pairs import Pair, Report, distinct_images, read_pairs, sort_pairs
-from clip_core.data.store import PictureStore
+from clip_core.data.formats.recognise import read_data
+from clip_core.data.formats.source import Wishes
+from clip_core.data.pairs import Pair, Report, distinct_images, sort_pairs
+from clip_core.data.store import EXACT, Decoder, PictureStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
 from clip_core.text import normalise_caption, printable
@@ -123,7 +125,13 @@ def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
     return sorted(spelling.values())
 
 
-def load_data(config: DataConfig, preprocessing: Preprocessing, seed: int, say: Callable[[str], None]) -> Data:
+def load_data(
+    config: DataConfig,
+    preprocessing: Preprocessing,
+    seed: int,
+    say: Callable[[str], None],
+    decoder: Decoder = EXACT,
+) -> Data:
     """From the configuration to pairs and pictures: draw if asked, read, decode once, drop bad pairs, split.
 
     Args:
@@ -131,40 +139,60 @@ def load_data(config: DataConfig, preprocessing: Preprocessing, seed: int, say: 
         preprocessing: how the stored pictures are resized and cropped.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
+        decoder: of the pictures to train on; those held out are always decoded exactly as inference does.
     Raises:
         DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
         UsageError: if there is no list to read.
     """
     files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
-    lists = [read_pairs(file, config.image_root) for file in files]
-    store = PictureStore.build(
-        distinct_images(pair for pairs in lists for pair in pairs),
-        preprocessing,
-        cache_gb=config.cache_gb,
-        workers=config.workers,
-    )
-    failures = {store.paths[row]: why for row, why in store.failures.items()}
-    reports = [sort_pairs(pairs, failures) for pairs in lists]
-    for file, report in zip(files, reports, strict=True):
-        say(printable(f"{file}: {report.sentence()}"))
-        refuse_bad(file, report, config)
-    sets = [PairSet.from_pairs(report.good) for report in reports]
+    sets, stores, reports = [], [], []
+    for file, how in zip(files, (decoder, EXACT), strict=False):
+        pairs = _read(file, config, say)
+        stores.append(_decoded(distinct_images(pairs), preprocessing, config, how, say))
+        reports.append(sort_pairs(pairs, {stores[-1].paths[row]: why for row, why in stores[-1].failures.items()}))
+        say(printable(f"{file}: {reports[-1].sentence()}"))
+        refuse_bad(file, reports[-1], config)
+        sets.append(PairSet.from_pairs(reports[-1].good))
     if config.val_file is None:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
+        same = decoder is EXACT
+        stores.append(stores[0] if same else _decoded(val.images, preprocessing, config, EXACT, say))
     else:
         train, val = sets
         _say_shared(train, val, say)
-    row_of = {path: row for row, path in enumerate(store.paths)}
-    stores = [store.subset(np.array([row_of[path] for path in part.images])) for part in (train, val)]
+    train_store, val_store = (_rows_of(part, store) for part, store in zip((train, val), stores, strict=True))
     report = Report([p for r in reports for p in r.good], [b for r in reports for b in r.bad])
-    return Data(train, val, stores[0], stores[1], few_classes(train, val), report)
+    return Data(train, val, train_store, val_store, few_classes(train, val), report)
+
+
+def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pair]:
+    """The pairs of a file; what it was taken for is said, unless it is the plain list."""
+    reading = read_data(file, Wishes.of(config))
+    if reading.format != "json":
+        say(printable(f"{file} is read as {reading.format}: {reading.why}."))
+    return reading.pairs
+
+
+def _decoded(
+    paths: list[Path], preprocessing: Preprocessing, config: DataConfig, decoder: Decoder, say: Callable[[str], None]
+) -> PictureStore:
+    store = PictureStore.build(paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder)
+    if not store.cached:
+        say(f"{len(paths):,} decoded pictures need more than --cache-gb {config.cache_gb:g}: each use decodes them.")
+    return store
+
+
+def _rows_of(part: PairSet, store: PictureStore) -> PictureStore:
+    """The pictures of a set, in its order."""
+    row_of = {path: row for row, path in enumerate(store.paths)}
+    return store.subset(np.array([row_of[path] for path in part.images], dtype=np.int64))
 
 
 def _data_file(config: DataConfig, seed: int, say: Callable[[str], None]) -> Path:
     """The list to train on, drawn if it was asked for and is not there yet."""
     if not config.create_synthetic:
         if config.data_file is None:
-            raise UsageError("no pairs to train on; give --data-file FILE, or --create-synthetic.")
+            raise UsageError("no pairs to train on; give --data PATH, or --create-synthetic.")
         return config.data_file
     data_file = config.data_file or DEFAULT_SYNTHETIC
     if data_file.exists():
@@ -186,7 +214,7 @@ def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
     if not report.bad:
         return
     first, count = report.bad[0], len(report.bad)
-    where = f"{file}, entry {first.pair.entry}: {first.reason}"
+    where = f"{file}, {first.pair.place}: {first.reason}"
     affected = f"{count:,} of {report.total:,} pairs {'is' if count == 1 else 'are'} affected"
     if config.bad_pairs == "refuse":
         raise DataError(f"{where}. {affected}; skip with --bad-pairs skip, or correct the list.")

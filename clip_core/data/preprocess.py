@@ -3,6 +3,7 @@
 Shapes: N pictures, S the side of the square that the model sees.
 """
 
+import io
 import struct
 import warnings
 import zlib
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clip_core.config import Preprocessing
+from clip_core.data.pictures import member_of
 from clip_core.errors import ImageError
 
 ImageSource = str | Path | Image.Image | np.ndarray
@@ -51,7 +53,8 @@ def load_image(source: ImageSource) -> Image.Image:
     """A picture as 8-bit RGB, upright, transparent parts laid on white.
 
     Args:
-        source: a path, a Pillow image, or an array of uint8 with shape (H, W), (H, W, 3) or (H, W, 4).
+        source: a path (of a file, or of a member of a tar shard: see `pictures`), a Pillow image, or an array of
+            uint8 with shape (H, W), (H, W, 3) or (H, W, 4).
     Raises:
         ImageError: if it is missing, unreadable, cut short, larger than 64 megapixels, or no picture.
     """
@@ -75,7 +78,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     Source: torchvision's Resize and CenterCrop; open_clip's resize modes.
     """
     size = preprocessing.image_size
-    resized = _resized_sides(image.size, preprocessing)
+    resized = resized_sides(image.size, preprocessing)
     if resized != image.size:
         image = image.resize(resized, _FILTERS[preprocessing.interpolation])
     if resized == (size, size):
@@ -88,7 +91,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
-def _resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Width and height before the crop or the padding."""
     size, (width, height) = preprocessing.image_size, sides
     short, long = min(sides), max(sides)
@@ -150,6 +153,10 @@ def _decoded(name: str, decode: Callable[[], Image.Image]) -> Image.Image:
 
 
 def _from_file(path: Path) -> Image.Image:
+    member = member_of(path)
+    if member is not None:
+        with Image.open(io.BytesIO(member.read()), formats=_known_formats()) as image:
+            return _upright_rgb(image, str(path))
     if not path.is_file():  # a named pipe would be waited for without end
         if path.exists():
             raise ImageError(f"{path} is not a file; give the path of a picture.")
@@ -176,12 +183,13 @@ def _upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     if not width or not height:
         raise ImageError(f"{name} has no pixels; save it again.")
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))
     rgb = _as_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """How the camera was held, in EXIF's numbers; 1 is upright, and where it is not known."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGED:  # broken metadata does not make the picture unusable

@@ -1,47 +1,87 @@
-"""Decoded pictures by row number: all in memory where they fit, else decoded when asked for, by threads."""
+"""Decoded pictures by row number: all at hand where they fit, else decoded when asked for, by threads."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from clip_core.config import Preprocessing
+from clip_core.data.decode_cache import DecodeCache, PendingPixels, identity
 from clip_core.data.pairs import decoding_threads, reason
 from clip_core.data.preprocess import Pixels, load_image, resize_and_crop
 from clip_core.errors import ImageError
+from clip_core.files import cache_folder
 
 _CHUNK = 16  # pictures a thread takes at a time
+_PAGE = 4096
+
+
+class Decoder(NamedTuple):
+    """From a picture's path to uint8 (S, S, 3). The name changes whenever the pixels may; it is part of a cache's key.
+
+    `decode` raises ImageError for a picture that cannot be used.
+    """
+
+    name: str
+    decode: Callable[[Path, Preprocessing], Pixels]
+
+
+def _decode(path: Path, preprocessing: Preprocessing) -> Pixels:
+    return resize_and_crop(load_image(path), preprocessing)
+
+
+EXACT = Decoder(f"pillow {PIL.__version__}", _decode)  # the pixels that inference sees
 
 
 @dataclass
 class PictureStore:
     """uint8 squares of some pictures; row i is `paths[i]`.
 
-    Shapes: N pictures, B asked for, S the side. Use `build`, which decodes every picture once, so that bad
-    ones are known before training starts, whether or not the result is kept.
+    Shapes: N pictures, B asked for, S the side. Use `build`, which decodes every picture once, or finds them decoded
+    by an earlier run, so that bad ones are known before training starts, whether or not the result is kept.
     """
 
     paths: list[Path]
     preprocessing: Preprocessing
     failures: dict[int, str]  # row -> why it cannot be decoded; such a row reads as black
+    decoder: Decoder
     _pixels: Pixels | None  # (all the pictures of the build, S, S, 3), or None: decode on demand
     _rows: NDArray[np.int64]  # rows of this store in `_pixels`
     _pool: ThreadPoolExecutor = field(repr=False)
 
     @classmethod
     def build(
-        cls, paths: Sequence[Path], preprocessing: Preprocessing, *, cache_gb: float = 4.0, workers: int | None = None
+        cls,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        *,
+        cache_gb: float = 4.0,
+        workers: int | None = None,
+        decoder: Decoder = EXACT,
     ) -> "PictureStore":
-        """Decode every picture once, in threads; keep them if all fit into `cache_gb` (10^9 bytes)."""
-        size = preprocessing.image_size
-        fits = len(paths) * size * size * 3 <= cache_gb * 1e9
-        pixels = np.zeros((len(paths), size, size, 3), dtype=np.uint8) if fits else None
+        """Decode every picture once, in threads; keep them if all fit into `cache_gb` (10^9 bytes).
+
+        They are kept in a file in the user's cache, for other runs too, or in memory where that cannot be written.
+        """
         pool = ThreadPoolExecutor(decoding_threads(workers), thread_name_prefix="decode")
-        store = cls(list(paths), preprocessing, {}, pixels, np.arange(len(paths)), pool)
-        list(pool.map(store._decode_chunk, range(0, len(paths), _CHUNK)))
+        store = cls(list(paths), preprocessing, {}, decoder, None, np.arange(len(paths)), pool)
+        shape = store._shape(len(paths))
+        need = float(np.prod(shape, dtype=np.float64))
+        if need > cache_gb * 1e9:
+            store._decode_all(lambda row, pixels: None)
+            return store
+        cache = DecodeCache(cache_folder() / "pictures", cache_gb * 1e9)
+        key = identity(paths, preprocessing, decoder.name)
+        if not store._found(cache, key, shape):
+            store._keep(cache.create(key, shape), shape)
+        if store._pixels is not None and need < _memory() / 2:
+            store._pixels.reshape(-1)[::_PAGE].max(initial=0)  # read in one go what the first epoch would by bits
         return store
 
     def __len__(self) -> int:
@@ -59,13 +99,12 @@ class PictureStore:
         """
         if self._pixels is not None:
             return self._pixels[self._rows[rows]]
-        size = self.preprocessing.image_size
-        pixels = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
+        pixels = np.zeros(self._shape(len(rows)), dtype=np.uint8)
 
         def decode(place: int) -> None:
             row = int(rows[place])
             if row not in self.failures:
-                pixels[place] = resize_and_crop(load_image(self.paths[row]), self.preprocessing)
+                pixels[place] = self.decoder.decode(self.paths[row], self.preprocessing)
 
         list(self._pool.map(decode, range(len(rows))))
         return pixels
@@ -74,14 +113,66 @@ class PictureStore:
         """A store of these rows in this order; it shares the decoded pictures and the threads."""
         failures = {new: self.failures[int(old)] for new, old in enumerate(rows) if int(old) in self.failures}
         paths = [self.paths[int(row)] for row in rows]
-        return PictureStore(paths, self.preprocessing, failures, self._pixels, self._rows[rows], self._pool)
+        return PictureStore(
+            paths, self.preprocessing, failures, self.decoder, self._pixels, self._rows[rows], self._pool
+        )
 
-    def _decode_chunk(self, start: int) -> None:
-        for row in range(start, min(start + _CHUNK, len(self.paths))):
+    def _shape(self, count: int) -> tuple[int, int, int, int]:
+        return count, self.preprocessing.image_size, self.preprocessing.image_size, 3
+
+    def _found(self, cache: DecodeCache, key: str, shape: tuple[int, ...]) -> bool:
+        """Take the pictures of an earlier run, unless one that could not be decoded then can be now."""
+        known = cache.open(key, shape)
+        if known is None or any(self._try(row) is not None for row in known[1]):
+            self.failures.clear()
+            return False
+        self._pixels = np.asarray(known[0])
+        return True
+
+    def _keep(self, pending: PendingPixels | None, shape: tuple[int, ...]) -> None:
+        """Decode everything into a cache file; else into memory; else, where that has no room either, not at all."""
+        if pending is not None:
             try:
-                pixels = resize_and_crop(load_image(self.paths[row]), self.preprocessing)
-            except ImageError as error:
-                self.failures[row] = reason(error)
-            else:
-                if self._pixels is not None:
-                    self._pixels[row] = pixels
+                with pending:
+                    self._decode_all(pending.put)
+                    self._pixels = np.asarray(pending.finish(list(self.failures)))
+                return
+            except OSError:  # a full disk costs the keeping, not the run
+                self.failures.clear()
+        fits = np.prod(shape, dtype=np.float64) < _memory() / 2
+        pixels = np.zeros(shape, dtype=np.uint8) if fits else None
+
+        def put(row: int, chunk: Pixels) -> None:
+            if pixels is not None:
+                pixels[row : row + len(chunk)] = chunk
+
+        self._decode_all(put)
+        self._pixels = pixels
+
+    def _decode_all(self, put: Callable[[int, Pixels], None]) -> None:
+        """Decode every picture and hand on some at a time; what cannot be decoded is black, and noted."""
+
+        def decode_chunk(start: int) -> None:
+            chunk = np.zeros(self._shape(min(_CHUNK, len(self.paths) - start)), dtype=np.uint8)
+            for place in range(len(chunk)):
+                pixels = self._try(start + place)
+                if pixels is not None:
+                    chunk[place] = pixels
+            put(start, chunk)
+
+        list(self._pool.map(decode_chunk, range(0, len(self.paths), _CHUNK)))
+
+    def _try(self, row: int) -> Pixels | None:
+        try:
+            return self.decoder.decode(self.paths[row], self.preprocessing)
+        except ImageError as error:
+            self.failures[row] = reason(error)
+            return None
+
+
+def _memory() -> float:
+    """Bytes of the machine's memory, or a cautious guess."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 8e9

@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_core.config import Preprocessing
+from clip_core.data.pictures import picture_facts, walk_pictures
 from clip_core.errors import DataError, ImageError
-from clip_core.files import replacing, write_text
+from clip_core.files import cache_folder, replacing, write_text
 from clip_core.inference.encoder import BATCH, Encoder, PixelArray, cores, read_pixels
 from clip_core.scoring import FloatArray, similarity, top_k
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 INDEX = "index.json"
 
 _CHUNK = 65536  # rows compared at once
@@ -183,12 +183,7 @@ def list_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"no folder of pictures at {folder}; --image-dir takes a folder.")
-    found: list[Path] = []
-    for place, folders, names in os.walk(_absolute(folder)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in shown if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
+    return sorted(walk_pictures(_absolute(folder)))
 
 
 def default_index(images: Path | Sequence[Path], identity: str) -> Path:
@@ -197,10 +192,6 @@ def default_index(images: Path | Sequence[Path], identity: str) -> Path:
     key = b"\0".join([identity.encode(), *(os.fsencode(_absolute(path)) for path in listed)])
     kind = b"folder" if isinstance(images, Path) else b"list"
     return cache_folder() / "galleries" / hashlib.sha256(kind + key).hexdigest()[:32]
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clip-tui"
 
 
 def _embed(encoder: Encoder, entries: Sequence[Entry]) -> Iterator[tuple[Entry, FloatArray | None]]:
@@ -228,10 +219,10 @@ def _try_to_read(entry: Entry, preprocessing: Preprocessing) -> PixelArray | str
 
 def _look(path: Path) -> Entry | None:
     try:
-        facts = path.stat()
+        size, time = picture_facts(path)
     except OSError:
         return None
-    return Entry(path=str(path), size=facts.st_size, time=facts.st_mtime_ns)
+    return Entry(str(path), size, time)
 
 
 def _absolute(path: Path) -> Path:

@@ -6,7 +6,9 @@ import numpy as np
 
 from clip_core.config import DataConfig, Preprocessing, TuneConfig
 from clip_core.data.dataset import PairSet, refuse_bad
-from clip_core.data.pairs import Pair, distinct_images, read_pairs, sort_pairs
+from clip_core.data.formats.recognise import read_data
+from clip_core.data.formats.source import Wishes
+from clip_core.data.pairs import Pair, distinct_images, sort_pairs
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.text import printable
@@ -16,12 +18,12 @@ PREFIX = "guard_"
 
 
 def read_guard(tune: TuneConfig) -> list[Pair]:
-    """The guard's pair list, nothing decoded.
+    """The guard's pairs, in any format that is recognised, nothing decoded.
 
     Raises:
         DataError: if it is missing or no such list.
     """
-    return read_pairs(tune.guard_data, tune.guard_root) if tune.guard_data else []
+    return read_data(tune.guard_data, Wishes(tune.guard_root)).pairs if tune.guard_data else []
 
 
 def load_guard(

@@ -12,6 +12,8 @@ import torch
 
 from clip_core.config import ClipConfig, TrainConfig, architecture, flag, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
+from clip_core.data.formats.recognise import is_there, recognise
+from clip_core.data.formats.source import Wishes
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.model.checkpoint import checkpoint_name
@@ -24,6 +26,7 @@ from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.evaluate import HeldOut
+from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
@@ -78,7 +81,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
     run = writer.path
     with _beating(writer):
         prepared = start.network.preprocessing if start else preprocessing(config.model)
-        data = load_data(config.data, prepared, config.run.seed, log.say)
+        data = load_data(config.data, prepared, config.run.seed, log.say, FAST)
         tokenizer = _tokenizer(config, run, data, start, resume=resume)
         guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
         network = _network(config, start, tokenizer, len(data.train.pair_images), run, resume=resume)
@@ -160,11 +163,15 @@ def _check_before_writing(config: TrainConfig) -> None:
         architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
     data = config.data
     if data.data_file is None and not data.create_synthetic:
-        raise UsageError("no pairs to train on: give --data-file PAIRS.json, or --create-synthetic to draw some.")
-    for name, path in (("--data-file", data.data_file), ("--val-file", data.val_file), ("--tokenizer", data.tokenizer)):
-        drawn = name == "--data-file" and data.create_synthetic
-        if isinstance(path, Path) and not drawn and not path.is_file():
-            raise DataError(f"{name} {path}: there is no such file.")
+        raise UsageError("no pairs to train on: give --data PATH (or --data-file), or --create-synthetic to draw some.")
+    for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
+        drawn = name == "--data" and data.create_synthetic
+        if path is not None and not drawn and not is_there(path):
+            raise DataError(f"{name} {path}: there is no such file, folder or shard.")
+        if path is not None and is_there(path):
+            recognise(path, Wishes.of(data))
+    if isinstance(data.tokenizer, Path) and not data.tokenizer.is_file():
+        raise DataError(f"--tokenizer {data.tokenizer}: there is no such file.")
     read_guard(config.tune)
 
 

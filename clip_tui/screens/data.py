@@ -13,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from clip_core.errors import ClipError
 from clip_core.text import normalise_caption, printable
 from clip_tui.actions import bindings
 from clip_tui.gallery import read_pairs_file
@@ -109,20 +110,33 @@ def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
     """The held-out pairs, and those of the pair list whose picture is not held out."""
     held_out = read_pairs_file(run / "val_pairs.json")
     data = config.get("config", {}).get("data", {}) if isinstance(config.get("config"), dict) else {}
-    file = data.get("data_file") if isinstance(data, dict) else None
-    every = read_pairs_file(Path(file)) if isinstance(file, str) else []
-    root = data.get("image_root") if isinstance(data, dict) else None
-    if isinstance(root, str) and isinstance(file, str):
-        every = [(str(Path(root) / Path(image).relative_to(Path(file).parent)), caption) for image, caption in every]
-    kept = {Path(image).resolve() for image, _ in held_out}
+    kept = {image for image, _ in held_out}
+    every = _read_data(data) if held_out and isinstance(data, dict) else []
     folders: dict[Path, Path] = {}  # resolving each folder once is enough, and much faster
-    training = [pair for pair in every if _resolved(Path(pair[0]), folders) not in kept]
-    return {"held out": held_out, "training": training if held_out else []}
+    kept |= {_resolved(image, folders) for image in kept}
+    training = [pair for pair in every if pair[0] not in kept and _resolved(pair[0], folders) not in kept]
+    return {"held out": held_out, "training": training}
 
 
-def _resolved(image: Path, folders: dict[Path, Path]) -> Path:
-    folder = image.parent
-    return folders.setdefault(folder, folder.resolve()) / image.name
+def _read_data(values: Mapping[str, Any]) -> Pairs:
+    """The pairs that a run's stored settings name, as its trainer read them; none where they cannot be read now."""
+    from clip_core.config import parse_config  # not needed for the first frame
+    from clip_core.data.formats.recognise import read_data
+    from clip_core.data.formats.source import Wishes
+
+    try:
+        config = parse_config({"data": dict(values)}).data
+        pairs = read_data(config.data_file, Wishes.of(config)).pairs if config.data_file else []
+    except ClipError:
+        return []
+    return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
+
+
+def _resolved(image: str, folders: dict[Path, Path]) -> str:
+    path = Path(image)
+    if path.parent not in folders:
+        folders[path.parent] = path.parent.resolve()
+    return str(folders[path.parent] / path.name)
 
 
 def counts(config: Mapping[str, Any], held_out: Pairs) -> list[Fact]:

@@ -1,8 +1,10 @@
 """clip-data, as it is typed."""
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,81 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "already there" in capsys.readouterr().err
 
 
+@pytest.fixture
+def shard(mixed: Path) -> Path:
+    """The small picture in a tar shard, under a hostile name, with two captions' worth of JSON."""
+    path = mixed.parent / "shards" / "a.tar"
+    path.parent.mkdir()
+    captions = json.dumps({"caption": ["one \x1b[2J", "two"]}).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, content in (("../up.png", (mixed.parent / "small.png").read_bytes()), ("../up.json", captions)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_info_says_what_was_recognised_and_shows_three_pairs(mixed: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(mixed)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "format      json: it is a JSON list",
+        "pairs       32 of 3 pictures, 12 distinct captions",
+    ]
+    assert "not usable  1 pairs, before any picture is decoded" in lines
+    assert "  entry 32: the caption is empty" in lines
+    assert sum(line.startswith("    ") for line in lines) == 3
+
+
+def test_info_of_a_table_names_its_columns(mixed: Path, capsys: pytest.CaptureFixture[str]):
+    table = mixed.with_name("all.tsv")
+    table.write_text("n\tfile\twords\n1\twide.png\ta \x1b[2Jcat\n")
+    main(["info", str(table)])
+    text = capsys.readouterr().out
+    assert "images in   file" in text
+    assert "captions in words" in text
+    assert "\x1b" not in text
+    main(["info", str(table), "--json", "--caption-column", "n"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["columns"] == {"image": "file", "caption": "n"}
+    assert found["examples"] == [{"image": str(mixed.parent / "wide.png"), "caption": "1"}]
+
+
+def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(shard)]) == 0
+    out = capsys.readouterr().out
+    assert "is read as webdataset: 1 .tar shard." in out
+    assert "2 usable pairs with 1 pictures" in out
+    assert main(["check", str(shard), "--format", "csv"]) == 1
+
+
+def test_a_list_is_converted_without_moving_a_picture(mixed: Path, capsys: pytest.CaptureFixture[str]):
+    beside = mixed.with_name("out.json")
+    assert main(["convert", str(mixed), str(beside)]) == 0
+    assert "without 1 that are not usable." in capsys.readouterr().out
+    assert json.loads(beside.read_text())[0]["image"] == "wide.png"
+    elsewhere = mixed.parent / "other" / "out.json"
+    assert main(["convert", str(mixed), str(elsewhere)]) == 0
+    assert f"use it with --image-root {mixed.parent}" in capsys.readouterr().out
+    assert main(["info", str(elsewhere), "--image-root", str(mixed.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pairs"], found["not_usable"]) == (31, 0)
+    assert main(["convert", str(mixed), str(elsewhere)]) == 2
+    assert "already there" in capsys.readouterr().err
+
+
+def test_a_shard_is_converted_with_its_pictures(shard: Path, capsys: pytest.CaptureFixture[str]):
+    out = shard.parent / "out.json"
+    assert main(["convert", str(shard), str(out)]) == 2
+    assert "add --copy-images" in capsys.readouterr().err
+    assert main(["convert", str(shard), str(out), "--copy-images"]) == 0
+    assert json.loads(out.read_text()) == [{"image": "out_images/000000.png", "caption": ["one \x1b[2J", "two"]}]
+    copied = shard.parent / "out_images" / "000000.png"
+    assert copied.read_bytes() == (shard.parent.parent / "small.png").read_bytes()
+    capsys.readouterr()
+    assert main(["check", str(out)]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "sentence"),
     [
@@ -74,6 +151,8 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["synthetic", "x", "--count", "3"], 2, 'Invalid value "3" for --count'),
         (["synthetic", "x", "--holdout-combinations", "13"], 2, "Must be <= 12"),
         (["check"], 2, "file"),
+        (["info", "gone-{0..3}.tar"], 1, "no shard at gone-0.tar"),
+        (["info", "x", "--format", "xml"], 2, "--format"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -85,7 +164,7 @@ def test_a_mistake_is_one_sentence(flags: list[str], code: int, sentence: str, c
 
 
 def test_the_data_package_needs_no_torch():
-    modules = ("preprocess", "tokenizer", "pairs", "store", "dataset", "synthetic")
+    modules = ("preprocess", "tokenizer", "pairs", "store", "dataset", "synthetic", "convert", "formats.recognise")
     imports = "; ".join(f"import clip_core.data.{name}" for name in modules)
     code = f"import sys; sys.modules['torch'] = None; {imports}; import clip_core.cli.data"
     subprocess.run([sys.executable, "-c", code], check=True)

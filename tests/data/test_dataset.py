@@ -169,7 +169,7 @@ def test_a_val_file_is_the_evaluation_set_and_shared_pictures_are_said(pictures:
 
 
 def test_without_a_list_the_way_out_is_named():
-    with pytest.raises(UsageError, match=r"--data-file FILE, or --create-synthetic"):
+    with pytest.raises(UsageError, match=r"--data PATH, or --create-synthetic"):
         load_data(DataConfig(), SQUARE, 0, lambda _: None)
 
 

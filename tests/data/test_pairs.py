@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.data.pairs import check_pairs, read_pairs
+from clip_core.data.formats.recognise import read_data
+from clip_core.data.formats.source import Wishes
+from clip_core.data.pairs import Pair, check_pairs
 from clip_core.errors import DataError
 from clip_core.files import write_json
 
@@ -24,6 +26,10 @@ def folder(tmp_path: Path) -> Path:
     Image.new("RGB", (8, 6), "red").save(root / "photos" / "good.png")
     Image.new("RGB", (8, 8), "blue").save(tmp_path / "outside.png")
     return root
+
+
+def read_pairs(path: Path, image_root: Path | None = None) -> list[Pair]:
+    return read_data(path, Wishes(image_root, format="json")).pairs
 
 
 def write_list(folder: Path, value: Any) -> Path:
@@ -173,11 +179,11 @@ def test_a_file_that_is_no_pair_list_is_refused_with_the_place_and_an_example(fo
 
 
 def test_a_missing_list_a_folder_a_binary_file_and_a_missing_root_are_refused(folder: Path):
-    (folder / "bytes.json").write_bytes(b"\xff\xfe\x00\x01")
+    (folder / "bytes.json").write_bytes(b"[\xff\x00\x01]")
     for path, root, message in [
         (folder / "gone.json", None, "no pair list at"),
-        (folder / "photos", None, "cannot be read"),
-        (folder / "bytes.json", None, "not JSON in UTF-8"),
+        (folder / "photos", None, "is not a file"),
+        (folder / "bytes.json", None, "not text in UTF-8"),
         (write_list(folder, [entry()]), folder / "gone", "no folder at"),
     ]:
         with pytest.raises(DataError, match=message):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_core.data.pairs import check_pairs, read_pairs
+from clip_core.data.formats.recognise import read_data
+from clip_core.data.pairs import check_pairs
 from clip_core.data.synthetic import (
     COLOURS,
     COMBINATIONS,
@@ -48,7 +49,7 @@ def test_every_combination_is_drawn_equally_often(tmp_path: Path):
 def test_every_picture_is_a_usable_pair_of_its_size(tmp_path: Path):
     create_synthetic(tmp_path / "set.json", count=20, seed=0, size=24)
     sizes: dict[Path, tuple[int, int]] = {}
-    report = check_pairs(read_pairs(tmp_path / "set.json"), sizes=sizes)
+    report = check_pairs(read_data(tmp_path / "set.json").pairs, sizes=sizes)
     assert len(report.good) == 20
     assert set(sizes.values()) == {(24, 24)}
 

@@ -1,0 +1,98 @@
+"""Pictures a second on one core: open_clip's transform, ours as inference decodes, ours as training decodes.
+
+    python -m benchmarks.decode SET_FOLDER [SIDE ...]
+
+Each reads the same files from the disk's cache, in turn, in rounds; the table has medians of the processor's time.
+open_clip's transform ends in normalised floats, ours in 8-bit pixels that the device normalises.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import image_transform
+from PIL import Image
+
+from benchmarks.train_run import header, row
+from clip_core.config import Preprocessing
+from clip_core.data.pictures import walk_pictures
+from clip_core.data.store import EXACT, PictureStore
+from clip_core.training.fast_decode import FAST
+
+PICTURES = 600
+ROUNDS = 7
+SIDES = (64, 224)
+
+Decode = Callable[[Path], Any]
+
+
+def main(folder: Path, sides: list[int]) -> None:
+    torch.set_num_threads(1)
+    paths = list(islice(sorted(walk_pictures(folder)), PICTURES))
+    print(header("side", "path", "pictures/s a core", "times open_clip's", "largest difference", "mean difference"))
+    for side in sides:
+        square = Preprocessing(image_size=side)
+        decoders = _decoders(square)
+        seconds = _measure(decoders, paths)
+        reference = np.stack([EXACT.decode(path, square) for path in paths]).astype(np.int16)
+        for name, taken in seconds.items():
+            pixels = None if name.startswith("open_clip") else np.stack([decoders[name](path) for path in paths])
+            off = [] if pixels is None else [np.abs(pixels - reference)]
+            levels = (f"{off[0].max()} of 255", f"{off[0].mean():.3f}") if off else ("", "")
+            speed = len(paths) / median(taken)
+            ratio = median(theirs / ours for theirs, ours in zip(seconds["open_clip"], taken, strict=True))
+            print(row(side, name, f"{speed:,.0f}", f"{ratio:.2f}", *levels), flush=True)
+        print(row(side, "from the decode cache", *_from_cache(paths, square), "", ""))
+
+
+def _decoders(square: Preprocessing) -> Mapping[str, Decode]:
+    return {
+        "open_clip": _open_clip(square.image_size, is_train=False),
+        "open_clip, training": _open_clip(square.image_size, is_train=True),
+        "exact (Pillow)": lambda path: EXACT.decode(path, square),
+        "fast (torchvision)": lambda path: FAST.decode(path, square),
+    }
+
+
+def _open_clip(side: int, *, is_train: bool) -> Decode:
+    transform = image_transform(side, is_train=is_train)
+
+    def decode(path: Path) -> Any:
+        with Image.open(path) as image:
+            return transform(image)
+
+    return decode
+
+
+def _measure(decoders: Mapping[str, Decode], paths: list[Path]) -> dict[str, list[float]]:
+    """Seconds of the processor for all pictures, by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    for number in range(-1, ROUNDS):  # the first round warms up
+        for name, decode in decoders.items():
+            began = time.process_time()
+            for path in paths:
+                decode(path)
+            if number >= 0:
+                seconds[name].append(time.process_time() - began)
+    return seconds
+
+
+def _from_cache(paths: list[Path], square: Preprocessing) -> tuple[str, str]:
+    """Batches of 64 in random order, as training takes them."""
+    store = PictureStore.build(paths, square, decoder=FAST)
+    order = np.random.default_rng(0).permutation(len(paths))
+    began, taken = time.process_time(), 0
+    while time.process_time() - began < 1:
+        for start in range(0, len(order), 64):
+            taken += len(store.get(order[start : start + 64]))
+    return f"{taken / (time.process_time() - began):,.0f}", ""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(side) for side in sys.argv[2:]] or list(SIDES))

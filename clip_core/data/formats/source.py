@@ -1,0 +1,142 @@
+"""What a format is given: the path, what the user said about it, and its first bytes, each read once."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+from clip_core.config import DataConfig
+from clip_core.data.pairs import Pair
+from clip_core.data.pictures import walk_pictures
+from clip_core.errors import DataError, UsageError
+
+_HEAD = 65536  # bytes that a format may look at to recognise itself
+_LOOKED_AT = 1000  # pictures of a folder, likewise
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user said about the data; the fields are those of `DataConfig`.
+
+    Raises:
+        UsageError: if the template has no {} for the class.
+    """
+
+    image_root: Path | None = None
+    format: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    class_template: str = DataConfig.model_fields["class_template"].default
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.class_template:
+            said = f"--class-template is {self.class_template!r}; it needs a {{}} for the class"
+            raise UsageError(f'{said}, as "a photo of a {{}}".')
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Self:
+        names = ("image_root", "format", "image_column", "caption_column", "class_template")
+        return cls(**{name: getattr(config, name) for name in names})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a format's reader found: pairs, the folder that their names start from, and the columns it took."""
+
+    pairs: list[Pair]
+    root: Path
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path that may be a data set."""
+
+    path: Path
+    wishes: Wishes = Wishes()
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes of a file; nothing of a folder or of what is not there.
+
+        Raises:
+            DataError: if the file may not be read.
+        """
+        if not self.path.is_file():
+            return b""
+        try:
+            with self.path.open("rb") as handle:
+                return handle.read(_HEAD)
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    @cached_property
+    def head_lines(self) -> list[str]:
+        """The lines of `head`, without a last one that may be cut; for guesses only."""
+        text = self.head.decode(self._encoding, "replace")
+        lines = text.splitlines()
+        return lines if len(self.head) < _HEAD else lines[:-1]
+
+    @cached_property
+    def text(self) -> str:
+        """The whole file: UTF-8, or UTF-16 where a byte order mark says so.
+
+        Raises:
+            DataError: naming the line that is neither.
+        """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"no pair list at {self.path}; correct the path.") from None
+        except OSError as error:
+            raise self._unreadable(error) from None
+        try:
+            return content.decode(self._encoding)
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise DataError(f"{self.path}, line {line}: not text in UTF-8; save it as UTF-8.") from None
+
+    @cached_property
+    def json(self) -> Any:
+        """The whole file as JSON.
+
+        Raises:
+            DataError: naming the line where it stops being that.
+        """
+        try:
+            return json.loads(self.text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{self.path}, line {error.lineno}: not JSON ({error.msg}); correct the list.") from None
+        except (ValueError, RecursionError):
+            raise DataError(f"{self.path} is not JSON that can be read; correct the list.") from None
+
+    @cached_property
+    def first_pictures(self) -> list[Path]:
+        """Some pictures below a folder."""
+        return list(islice(self._walk(), _LOOKED_AT))
+
+    def pictures(self) -> list[Path]:
+        """Every picture below a folder, sorted.
+
+        Raises:
+            DataError: if there are none.
+        """
+        found = sorted(self._walk())
+        if not found:
+            raise DataError(f"there is no picture below {self.path}; name another folder.")
+        return found
+
+    def _walk(self) -> Iterator[Path]:
+        return walk_pictures(self.path)
+
+    @property
+    def _encoding(self) -> str:
+        return _MARKS.get(self.head[:2], "utf-8-sig")
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(f"{self.path} cannot be read ({error.strerror}); give a file that can.")

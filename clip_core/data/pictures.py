@@ -1,0 +1,96 @@
+"""Where a picture's bytes are: a file, or a member of a tar shard, which is read in place and never extracted.
+
+A member has a path too, so that stores, galleries, probes and lists need not know about shards:
+
+    /photos/00007.tar!/1536+20480/cat.jpg    the 20,480 bytes from byte 1,536 of the shard; the name is for people
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from clip_core.errors import ImageError
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+_MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
+_HEADER = 512  # bytes of a tar header, which stands right before the member
+_MOST_BYTES = 512_000_000  # of a member; a larger one is no picture
+_MOST_NAME = 80
+
+
+class Member(NamedTuple):
+    """Some bytes of a tar shard."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def path(self, name: str) -> Path:
+        """The path that stands for it; of the member's own name only harmless letters are kept."""
+        last = re.sub(r"[^\w.+-]", "_", re.split(r"[/\\]", name)[-1])[-_MOST_NAME:]
+        return Path(f"{self.shard}!", f"{self.offset}+{self.size}", last if last.strip("._") else "picture")
+
+    def read(self) -> bytes:
+        """The member's bytes.
+
+        Raises:
+            OSError: if the shard is not there.
+            ImageError: if there is no such member in it any more.
+        """
+        if not self.shard.is_file():
+            raise FileNotFoundError
+        if self.size > _MOST_BYTES:
+            raise ImageError(f"the member of {self.shard} at byte {self.offset} has {self.size:,} bytes; shrink it.")
+        with self.shard.open("rb") as handle:
+            handle.seek(max(self.offset - _HEADER, 0))
+            header, content = handle.read(_HEADER), handle.read(self.size)
+        if not _announces(header, self.size) or len(content) != self.size:
+            raise ImageError(f"{self.shard} has no member at byte {self.offset}, it has changed; read the list anew.")
+        return content
+
+
+def member_of(path: Path) -> Member | None:
+    """What a path of the form above stands for; None for the path of a file."""
+    found = _MEMBER.fullmatch(str(path)) if ".tar!" in str(path).lower() else None
+    return found and Member(Path(found["shard"]), int(found["offset"]), int(found["size"]))
+
+
+def picture_facts(path: Path) -> tuple[int, int]:
+    """Bytes and time of change (ns) of a picture; a member's are its own size and its shard's time.
+
+    Raises:
+        OSError: if the file is not there.
+    """
+    member = member_of(path)
+    facts = (member.shard if member else path).stat()
+    return member.size if member else facts.st_size, facts.st_mtime_ns
+
+
+def is_picture_there(path: Path) -> bool:
+    """Whether the file, or the shard of a member, is there."""
+    member = member_of(path)
+    return (member.shard if member else path).is_file()
+
+
+def walk_pictures(folder: Path) -> Iterator[Path]:
+    """Every picture below a folder, by suffix, in no order; hidden files and linked folders are left out."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                yield Path(place, name)
+
+
+def _announces(header: bytes, size: int) -> bool:
+    """Whether this is the header of a file of so many bytes."""
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return info.isfile() and info.size == size

@@ -1,0 +1,121 @@
+"""Pictures to train on, decoded about twice as fast as inference does, and at most one 8-bit level off.
+
+torchvision decodes a JPEG to the same pixels as Pillow, and torch resizes in 8 bits. Any other picture, and any that
+torchvision does not take, is decoded exactly: also for the sentence that says what is wrong with it.
+
+Shapes: S the side of the square; H, W of the picture.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip_core.config import Preprocessing
+from clip_core.data.pictures import member_of
+from clip_core.data.preprocess import MAX_PIXELS, Pixels, load_image, orientation, resize_and_crop, resized_sides
+from clip_core.data.store import EXACT, Decoder
+from clip_core.errors import ImageError
+
+# torchvision 0.29 deprecates its decoders in favour of TorchCodec; where they are gone, everything is decoded exactly.
+_jpeg: Callable[..., Tensor] | None = getattr(torchvision.io, "decode_jpeg", None)
+warnings.filterwarnings("ignore", message=".*superseded by .*TorchCodec", category=DeprecationWarning)
+
+_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that announce the picture's size
+_EXIF = 0xE1
+
+# EXIF orientation -> (transposed, mirrored top to bottom, mirrored left to right), in this order.
+_TURNS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def decode_fast(path: Path, preprocessing: Preprocessing) -> Pixels:
+    """A picture as uint8 (S, S, 3).
+
+    Raises:
+        ImageError: as `load_image` does.
+    """
+    content = _bytes_of(path)
+    decoded = _decode_jpeg(content) if content is not None and preprocessing.resize_mode != "longest" else None
+    if decoded is None:
+        return resize_and_crop(load_image(path), preprocessing)
+    size = preprocessing.image_size
+    height, width = decoded.shape[1:]
+    resized_width, resized_height = resized_sides((width, height), preprocessing)
+    if (resized_height, resized_width) != (height, width):
+        sides, mode = [resized_height, resized_width], preprocessing.interpolation
+        decoded = F.interpolate(decoded[None], sides, mode=mode, antialias=True)[0]
+    left, top = round((resized_width - size) / 2), round((resized_height - size) / 2)
+    pixels: Pixels = decoded.numpy().transpose(1, 2, 0)[top : top + size, left : left + size]
+    return pixels
+
+
+FAST = Decoder(f"torchvision {torchvision.__version__}, torch {torch.__version__}", decode_fast) if _jpeg else EXACT
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """The bytes of what may be a whole JPEG, else None."""
+    try:
+        member = member_of(path)
+        if member is None and not path.is_file():
+            return None
+        content = member.read() if member else path.read_bytes()
+    except (OSError, ValueError, ImageError):
+        return None
+    # One that is cut short may decode to the end in grey: Pillow refuses it.
+    return content if content.startswith(_START) and content.rstrip(b"\0").endswith(_END) else None
+
+
+def _decode_jpeg(content: bytes) -> Tensor | None:
+    """Upright RGB, uint8 (3, H, W); None for a picture that had better be decoded exactly."""
+    try:
+        width, height, channels, has_exif = _head(content)
+        if _jpeg is None or channels not in (1, 3) or not 0 < width * height <= MAX_PIXELS:
+            return None
+        turned = _orientation(content) if has_exif else 1
+        decoded = _jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode="RGB")
+    except (OSError, SyntaxError, ValueError, LookupError, RuntimeError, struct.error):
+        return None
+    transposed, mirrored_down, mirrored_across = _TURNS.get(turned, (False, False, False))
+    if transposed:
+        decoded = decoded.transpose(1, 2)
+    flips = [axis for axis, wanted in ((1, mirrored_down), (2, mirrored_across)) if wanted]
+    return decoded.flip(flips) if flips else decoded
+
+
+def _head(content: bytes) -> tuple[int, int, int, bool]:
+    """Width, height, channels, and whether there may be an orientation, as the segments before the picture say.
+
+    Raises:
+        ValueError, struct.error: if they say none of it.
+    """
+    place, has_exif = 2, False
+    while True:
+        mark, kind, length = struct.unpack_from(">BBH", content, place)
+        if mark != 0xFF or length < 2:
+            raise ValueError("no segment")
+        if kind in _FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", content, place + 5)
+            return width, height, channels, has_exif
+        has_exif = has_exif or kind == _EXIF
+        place += 2 + length
+
+
+def _orientation(content: bytes) -> int:
+    with Image.open(io.BytesIO(content), formats=("JPEG", "MPO")) as image:
+        return orientation(image)

@@ -1,0 +1,230 @@
+"""Decoded pictures on disk: used again, made again when anything changed or broke, bounded, and safe to share."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_core.config import Preprocessing
+from clip_core.data.decode_cache import DecodeCache, identity
+from clip_core.data.preprocess import Pixels
+from clip_core.data.store import EXACT, Decoder, PictureStore
+from clip_core.files import cache_folder
+
+SQUARE = Preprocessing(image_size=16)
+OLD = 10_000.0  # seconds
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return cache_folder() / "pictures"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Forty pictures; the fourth is missing and the last one damaged."""
+    (tmp_path / "pictures").mkdir()
+    paths = [tmp_path / "pictures" / f"{number}.png" for number in range(40)]
+    rng = np.random.default_rng(0)
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    paths[3].unlink()
+    paths[-1].write_bytes(paths[-1].read_bytes()[:200])
+    return paths
+
+
+class Counting:
+    """The exact decoder, and which pictures it decoded."""
+
+    def __init__(self) -> None:
+        self.decoded: list[Path] = []
+        self.decoder = Decoder(EXACT.name, self._decode)
+
+    def _decode(self, path: Path, preprocessing: Preprocessing) -> Pixels:
+        self.decoded.append(path)
+        return EXACT.decode(path, preprocessing)
+
+
+def build(paths: list[Path], preprocessing: Preprocessing = SQUARE, cache_gb: float = 1.0) -> tuple[PictureStore, int]:
+    """A store, and how many pictures were decoded for it."""
+    counting = Counting()
+    store = PictureStore.build(paths, preprocessing, cache_gb=cache_gb, workers=2, decoder=counting.decoder)
+    return store, len(counting.decoded)
+
+
+def content(store: PictureStore) -> Pixels:
+    return store.get(np.arange(len(store)))
+
+
+def only_file(cache: Path) -> Path:
+    (path,) = cache.iterdir()
+    return path
+
+
+def test_a_second_run_decodes_nothing_but_the_bad_pictures_and_reports_them_the_same(pictures: list[Path]):
+    first, decoded = build(pictures)
+    second, again = build(pictures)
+    assert (decoded, again) == (40, 2)
+    assert second.cached
+    assert first.failures == second.failures
+    assert set(second.failures) == {3, 39}
+    np.testing.assert_array_equal(content(first), content(second))
+    in_memory = np.stack([EXACT.decode(path, SQUARE) for path in pictures[:3]])
+    np.testing.assert_array_equal(content(second)[:3], in_memory)
+
+
+def test_a_change_of_any_picture_or_of_how_it_is_prepared_is_another_file(pictures: list[Path], cache: Path):
+    build(pictures)
+    os.utime(pictures[0], ns=(1, 1))
+    assert build(pictures)[1] == 40
+    assert build(pictures, Preprocessing(image_size=16, resize_mode="squash"))[1] == 40
+    assert build(pictures[::-1])[1] == 40
+    shutil.copy(pictures[0], pictures[3])  # the missing one comes back
+    store, decoded = build(pictures)
+    assert decoded == 40
+    assert set(store.failures) == {39}
+    assert len(list(cache.iterdir())) == 5
+
+
+def test_a_picture_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(pictures: list[Path]):
+    well = False
+
+    def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
+        return EXACT.decode(pictures[0] if path == pictures[39] and well else path, preprocessing)
+
+    def failures() -> set[int]:
+        return set(PictureStore.build(pictures, SQUARE, decoder=Decoder("fickle", decode)).failures)
+
+    assert failures() == {3, 39}
+    well = True
+    assert failures() == {3}
+    well = False
+    assert failures() == {3}
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "footer", "garbage", "shape"])
+def test_a_damaged_file_is_made_again(pictures: list[Path], cache: Path, damage: str):
+    wanted = content(build(pictures)[0])
+    path = only_file(cache)
+    whole = path.read_bytes()
+    broken = {
+        "cut": whole[:-1000],
+        "longer": b"\0" + whole,
+        "empty": b"",
+        "footer": whole.replace(b'"failed": [3, 39]', b'"failed": [3, 38]'),
+        "garbage": os.urandom(len(whole)),
+        "shape": whole[40 * 16 * 16 * 3 :],
+    }[damage]
+    assert broken != whole
+    path.unlink()
+    path.write_bytes(broken)
+    store, decoded = build(pictures)
+    assert decoded == 40
+    np.testing.assert_array_equal(content(store), wanted)
+    assert only_file(cache).read_bytes() == whole
+
+
+def test_the_longest_unused_go_first_and_those_of_this_minute_stay(tmp_path: Path, cache: Path):
+    cache.mkdir(parents=True)
+    for name, age in (("a", 3 * OLD), ("b", 2 * OLD), ("c", OLD), ("d", 0)):
+        path = cache / f"{name}.pixels"
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (time.time() - age,) * 2)
+    (cache / "dead.tmp").write_bytes(b"x")
+    os.utime(cache / "dead.tmp", (time.time() - 100 * OLD,) * 2)
+    (cache / "busy.tmp").write_bytes(b"x")
+    pending = DecodeCache(cache, 3500).create("new", (1, 10, 10, 3))
+    assert pending is not None
+    with pending:
+        pass
+    assert sorted(path.name for path in cache.iterdir()) == ["b.pixels", "busy.tmp", "c.pixels", "d.pixels"]
+    assert DecodeCache(cache, 100).create("new", (1, 10, 10, 3)) is not None
+    assert {path.name for path in cache.glob("*.pixels")} == {"d.pixels"}
+
+
+def test_a_use_makes_a_file_young_again(pictures: list[Path], cache: Path):
+    build(pictures)
+    path = only_file(cache)
+    os.utime(path, (1, 1))
+    build(pictures)
+    assert time.time() - path.stat().st_mtime < OLD
+
+
+def test_what_does_not_fit_or_is_not_wanted_leaves_nothing_behind(pictures: list[Path], cache: Path):
+    assert not build(pictures, cache_gb=0)[0].cached
+    assert not build(pictures, cache_gb=40 * 16 * 16 * 3 / 1e9 * 0.99)[0].cached
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_the_keeping_not_the_run(pictures: list[Path], cache: Path):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"a file where the folder should be")
+    store, decoded = build(pictures)
+    assert decoded == 40
+    assert store.cached
+    assert set(store.failures) == {3, 39}
+    assert content(store)[0].any()
+
+
+def test_a_disk_that_fills_up_while_writing_costs_the_keeping_not_the_run(pictures: list[Path], cache: Path):
+    code = f"""
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from clip_core.config import Preprocessing
+from clip_core.data.store import PictureStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+store = PictureStore.build([Path(p) for p in {[str(p) for p in pictures]!r}], Preprocessing(image_size=16))
+assert sorted(store.failures) == [3, 39], store.failures
+assert store.cached and store.get(np.arange(40))[0].any()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_that_is_removed_while_it_is_used_stays_readable(pictures: list[Path], cache: Path):
+    store = build(pictures)[0]
+    wanted = content(store)
+    only_file(cache).unlink()
+    np.testing.assert_array_equal(content(store), wanted)
+
+
+def _build_in_process(paths: list[Path], answers: "multiprocessing.Queue[bytes]") -> None:
+    answers.put(content(build(paths)[0]).tobytes())
+
+
+def test_processes_that_build_the_same_at_once_agree_and_leave_one_whole_file(pictures: list[Path], cache: Path):
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[bytes] = context.Queue()
+    processes = [context.Process(target=_build_in_process, args=(pictures, answers)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = {answers.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
+    assert found == {content(build(pictures)[0]).tobytes()}
+    assert build(pictures)[1] == 2
+    only_file(cache)
+
+
+def test_no_pictures_and_only_bad_ones_are_kept_too(pictures: list[Path]):
+    assert build([])[1] == 0
+    store, _ = build([pictures[3]])
+    assert build([pictures[3]])[0].failures == store.failures != {}
+
+
+def test_the_key_knows_missing_pictures_and_odd_names(tmp_path: Path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9\n.png")
+    missing = identity([odd], SQUARE, "x")
+    odd.write_bytes(b"1")
+    assert len({missing, identity([odd], SQUARE, "x"), identity([odd], SQUARE, "y"), identity([], SQUARE, "x")}) == 4

@@ -1,0 +1,240 @@
+"""WebDataset shards: read in place by offset, whatever the names in them; nothing in them is ever run or extracted."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_core.config import DataConfig, Preprocessing
+from clip_core.data.dataset import load_data
+from clip_core.data.formats.recognise import Reading, read_data
+from clip_core.data.formats.source import Wishes
+from clip_core.data.pairs import check_pairs
+from clip_core.data.pictures import Member, is_picture_there, member_of, picture_facts
+from clip_core.data.preprocess import load_image
+from clip_core.errors import DataError, ImageError
+
+Members = list[tuple[str, bytes]]
+
+
+def png(number: int = 0, kind: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (12, 10), (number * 6 % 256, 100, 200)).save(content, kind)
+    return content.getvalue()
+
+
+def shard(path: Path, members: Members, mode: str = "w", form: int = tarfile.GNU_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode, format=form) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sample(number: int, kind: str = "png") -> Members:
+    return [(f"{number:04d}.{kind}", png(number)), (f"{number:04d}.txt", f"caption {number}\n".encode())]
+
+
+def pairs_of(reading: Reading) -> list[tuple[str, str]]:
+    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs, workers=1).good]
+
+
+class Bomb:
+    """Unpickling one makes a file."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return Path.touch, (self.made,)
+
+
+def test_pictures_and_captions_of_one_shard_a_folder_and_a_pattern(tmp_path: Path):
+    for number in range(3):
+        shard(tmp_path / f"set-{number:03d}.tar", [m for i in range(2) for m in sample(10 * number + i)])
+    expected = [(f"set-{n:03d}.tar/{10 * n + i:04d}.png", f"caption {10 * n + i}") for n in range(3) for i in range(2)]
+    assert pairs_of(read_data(tmp_path / "set-001.tar")) == expected[2:4]
+    for path in (tmp_path, tmp_path / "set-{000..002}.tar", tmp_path / "set-00?.tar", tmp_path / "s{et,}-*.tar"):
+        reading = read_data(path)
+        assert (reading.format, pairs_of(reading)) == ("webdataset", expected)
+    with pytest.raises(DataError, match=r"no shard at .*set-003\.tar"):
+        read_data(tmp_path / "set-{000..003}.tar")
+    with pytest.raises(DataError, match="no pair list at"):
+        read_data(tmp_path / "other-*.tar")
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_captions_in_json_long_names_and_pictures_of_any_kind(tmp_path: Path, form: int):
+    long = "x" * 90 + "/" + "ä" * 20
+    path = shard(
+        tmp_path / "a.tar",
+        [
+            (f"{long}.left.webp", png(1, "WEBP")),
+            (f"{long}.json", json.dumps({"caption": "from json", "url": "u"}).encode()),
+            ("b.jpg", png(2, "JPEG")),
+            ("b.json", json.dumps({"caption": "not this"}).encode()),
+            ("b.txt", "this\n one".encode("utf-8-sig")),
+            ("c.jpeg", png(3, "JPEG")),
+            ("c.json", json.dumps({"text": ["one", "two"]}).encode()),
+        ],
+        form=form,
+    )
+    captions = [caption for _, caption in pairs_of(read_data(path))]
+    assert captions == ["from json", "this one", "one", "two"]
+
+
+def test_a_member_that_would_run_code_is_left_alone(tmp_path: Path):
+    made = tmp_path / "made"
+    bomb = pickle.dumps(Bomb(made))
+    names = ["a.pkl", "a.pyd", "a.pickle", "a.pth", "a.npy", "a.py"]
+    path = shard(tmp_path / "s" / "a.tar", [*sample(1), *((name, bomb) for name in names), ("0001.pyd", bomb)])
+    assert pairs_of(read_data(path)) == [("a.tar/0001.png", "caption 1")]
+    assert not made.exists()
+    pickle.loads(bomb)
+    assert made.exists()  # it would have
+
+
+def test_hostile_names_are_only_names(tmp_path: Path):
+    names = ["../../up", "/etc/absolute", "..", "a/../../b", "esc\x1b[2Jape", "new\nline", "bang!/1+2/x", os.sep]
+    members = [(f"{name}.{kind}", content) for name in names for kind, content in (("png", png()), ("txt", b"c"))]
+    path = shard(tmp_path / "deep" / "er" / "a.tar", members)
+    before = sorted(tmp_path.rglob("*"))
+    pairs = read_data(path).pairs
+    assert len(check_pairs(pairs, workers=1).good) >= len(names) - 2
+    for pair in pairs:
+        member = member_of(pair.image)
+        assert member is not None
+        assert member.shard == path
+        assert pair.image.is_relative_to(f"{path}!")
+        assert ".." not in pair.image.parts
+        assert pair.image.name.isprintable()
+        assert member_of(Path(os.path.abspath(pair.image))) == member  # noqa: PTH100
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_links_devices_and_folders_are_not_opened(tmp_path: Path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png())
+    path = shard(tmp_path / "a.tar", sample(1))
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("2.png", tarfile.SYMTYPE), ("3.png", tarfile.LNKTYPE), ("4.png", tarfile.FIFOTYPE),
+                           ("5.png", tarfile.CHRTYPE), ("6.png", tarfile.DIRTYPE)):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(secret)
+            tar.addfile(info)
+    assert [pair.name for pair in read_data(path).pairs] == ["a.tar/0001.png"]
+
+
+def test_samples_that_lack_a_part_are_bad_pairs_with_their_shard_and_name(tmp_path: Path):
+    members = [
+        *sample(1), ("2.png", png()), ("3.txt", b"alone"), ("4.png", png()), ("4.txt", b" \n"), ("5.png", png()),
+        ("5.txt", b"\xff"), ("6.png", png()), ("6.json", b"{"), ("7.png", png()), ("7.json", b'{"caption": 3}'),
+        ("8.png", b"no picture"), ("8.txt", b"a caption"), (".hidden", b""), ("9", b""), ("x.cls", b"3"),
+    ]  # fmt: skip
+    report = check_pairs(read_data(shard(tmp_path / "a.tar", members)).pairs, workers=1)
+    assert [pair.caption for pair in report.good] == ["caption 1"]
+    said = {bad.pair.place: bad.reason for bad in report.bad}
+    assert said["a.tar, 2"] == "it has no .txt or .json with a caption"
+    assert said["a.tar, 3"] == "it has a caption and no picture"
+    assert said["a.tar, 4"] == "the caption is empty"
+    assert said["a.tar, 5"] == "its .txt is not text in UTF-8"
+    assert said["a.tar, 6"] == "its .json is not JSON"
+    assert said["a.tar, 7"] == "the caption 3 is not a text"
+    assert "not a picture in a known format" in said["a.tar, 8"]
+    assert len(said) == 7
+
+
+def test_a_shard_that_is_empty_compressed_or_damaged_is_named(tmp_path: Path):
+    whole = shard(tmp_path / "whole.tar", [m for i in range(5) for m in sample(i)]).read_bytes()
+    for name, content, message in [
+        ("empty.tar", b"", "not a whole, uncompressed tar file"),
+        ("text.tar", b"hello" * 1000, "not a whole, uncompressed tar file"),
+        ("cut.tar", whole[: len(whole) // 2 - 700], "not a whole, uncompressed tar file"),
+        ("hole.tar", whole[:2048] + b"\xff" * 512 + whole[2560:], "damaged at byte 2,048"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message) as caught:
+            read_data(path)
+        assert name in str(caught.value)
+    shard(tmp_path / "gz.tar", sample(1), "w:gz")
+    with pytest.raises(DataError, match=r"gz\.tar is not a whole, uncompressed tar file"):
+        read_data(tmp_path / "gz.tar")
+    shard(tmp_path / "named.tar.gz", sample(1), "w:gz")
+    with pytest.raises(DataError, match=r"named\.tar\.gz is compressed, .*; unpack it first"):
+        read_data(tmp_path / "named.tar.gz")
+    shard(tmp_path / "none.tar", [("a.cls", b"1")])
+    with pytest.raises(DataError, match=r"none\.tar holds no pictures with captions"):
+        read_data(tmp_path / "none.tar")
+
+
+def test_a_member_is_a_path_that_every_reader_of_pictures_takes(tmp_path: Path):
+    (pair,) = read_data(shard(tmp_path / "a.tar", [("dir/cat.png", png(5)), ("dir/cat.txt", b"a cat")])).pairs
+    assert str(pair.image) == f"{tmp_path}/a.tar!/512+{len(png(5))}/cat.png"
+    assert load_image(pair.image).size == load_image(str(pair.image)).size == (12, 10)
+    assert picture_facts(pair.image) == (len(png(5)), (tmp_path / "a.tar").stat().st_mtime_ns)
+    assert is_picture_there(pair.image)
+    assert not is_picture_there(tmp_path / "b.tar!" / "512+3" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "said"),
+    [(511, 5, "no member"), (512, 5, "no member"), (10**9, 5, "no member"), (512, 10**11, "shrink")],
+)
+def test_a_path_that_is_no_member_reads_nothing(tmp_path: Path, offset: int, size: int, said: str):
+    path = shard(tmp_path / "a.tar", sample(1))
+    with pytest.raises(ImageError, match=said):
+        load_image(Member(path, offset, size).path("x.png"))
+    with pytest.raises(ImageError, match=r"no picture at .*gone\.tar!"):
+        load_image(Member(tmp_path / "gone.tar", 512, 5).path("x.png"))
+
+
+def test_a_shard_that_changed_is_not_read_at_the_old_place(tmp_path: Path):
+    path = shard(tmp_path / "a.tar", sample(1))
+    (pair,) = read_data(path).pairs
+    shard(path, [("0000.txt", b"longer" * 200), *sample(2)])
+    with pytest.raises(ImageError, match="it has changed"):
+        load_image(pair.image)
+
+
+def test_a_list_may_name_members_but_not_of_a_shard_outside_its_folder(tmp_path: Path):
+    (inside,) = read_data(shard(tmp_path / "set" / "a.tar", sample(1))).pairs
+    (outside,) = read_data(shard(tmp_path / "b.tar", sample(2))).pairs
+    (tmp_path / "set" / "link.tar").symlink_to(tmp_path / "b.tar")
+    linked = str(outside.image).replace("/b.tar!", "/set/link.tar!")
+    entries = [{"image": str(image), "caption": "c"} for image in (inside.image, outside.image, linked)]
+    (tmp_path / "set" / "pairs.json").write_text(json.dumps(entries))
+    report = check_pairs(read_data(tmp_path / "set" / "pairs.json").pairs, workers=1)
+    assert [pair.image for pair in report.good] == [inside.image]
+    assert all("leads out of" in bad.reason for bad in report.bad)
+
+
+def test_shards_train_as_files_do(tmp_path: Path):
+    shard(tmp_path / "a.tar", [m for i in range(20) for m in sample(i)])
+    shard(tmp_path / "b.tar", [m for i in range(20, 40) for m in sample(i)])
+    for number in range(40):
+        (tmp_path / "files" / f"{number:04d}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{number:04d}.png").write_bytes(png(number))
+    square = Preprocessing(image_size=8)
+    said: list[str] = []
+    data = load_data(DataConfig(data_file=tmp_path / "{a,b}.tar"), square, 0, said.append)
+    assert "is read as webdataset: 2 .tar shards" in said[0]
+    for part, store in ((data.train, data.train_store), (data.val, data.val_store)):
+        for row, image in enumerate(part.images):
+            plain = load_image(tmp_path / "files" / image.name).resize((8, 8))
+            assert store.get(np.array([row]))[0, 4, 4].tolist() == list(np.asarray(plain)[4, 4])
+    assert {name[:6] for name in data.val.names} <= {"a.tar/", "b.tar/"}
+
+
+def test_the_wish_for_shards_can_be_said(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(png())
+    with pytest.raises(DataError, match=r"no \.tar at"):
+        read_data(tmp_path, Wishes(format="webdataset"))
