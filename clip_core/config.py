@@ -252,6 +252,9 @@ class OptimConfig(Frozen):
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over the training pairs (default: by the data)"
     )
+    minutes: float | None = Field(
+        None, gt=0, le=100_000, description="train for so long instead, and land the schedule there"
+    )
     batch_size: int | None = Field(None, ge=2, le=65536, description="pairs a step (default: by the data)")
     lr: float | None = Field(
         None, gt=0, le=1, description="peak learning rate (default: by the model size; far lower with --init)"
@@ -305,6 +308,8 @@ class TrainConfig(Frozen):
             _refuse(self.model, ("model_size", "patch_size", "stem", "layers"), why)
             _refuse(self.data, ("tokenizer", "vocab_size"), why)
             _refuse(self.optim, ("temperature",), why)
+        if self.optim.minutes is not None:
+            _refuse(self.optim, ("epochs",), "says how long to train, and so does --minutes; leave one of them out")
         if tune.lock == "none":
             _refuse(tune, ("unlock_last",), "opens the end of a locked tower; add --lock image or --lock text")
         if tune.lora is None:

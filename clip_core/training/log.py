@@ -50,6 +50,11 @@ class Log:
             bar.set_postfix(figures, refresh=False)
             self._on_terminal(lambda: bar.update())
 
+    def foresee(self, steps: int) -> None:
+        """The bar's end has moved."""
+        if self._bar is not None:
+            self._bar.total = steps
+
     def close(self) -> None:
         if self._bar is not None:
             self._on_terminal(self._bar.close)

@@ -44,6 +44,7 @@ class Recipe:
     weight_decay: float
     layer_decay: float
     why: str = ""
+    seconds: float | None = None  # of training, where that is what was asked for; then `steps` is foreseen, not fixed
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,10 +54,11 @@ class Recipe:
         return self.steps // self.steps_per_epoch
 
     def sentence(self) -> str:
+        steps = f"{self.steps} steps" if self.seconds is None else f"{self.seconds / 60:g} minutes"
         return (
-            f"{self.steps} steps of {self.batch_size} pairs ({self.steps_per_epoch} an epoch), peak learning rate "
-            f"{self.lr:g} after {self.warmup_steps} steps of warm-up, {self.precision} on {self.device}, "
-            f"evaluated every {self.eval_every} steps"
+            f"{steps} of {self.batch_size} pairs ({self.steps_per_epoch} an epoch), peak learning rate "
+            f"{self.lr:g} after {_warmup(self)} of warm-up, {self.precision} on {self.device}"
+            + (f", evaluated every {self.eval_every} steps" if self.seconds is None else "")
         )
 
 
@@ -73,9 +75,6 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Reci
     steps_per_epoch = train_pairs // batch_size
     wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
     steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
-    eval_every = config.run.eval_every or max(
-        steps_per_epoch, math.ceil(steps / _EVALUATIONS / steps_per_epoch) * steps_per_epoch
-    )
     recipe = Recipe(
         device=str(device),
         precision=choose_precision(device, config.run.precision),
@@ -83,14 +82,34 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Reci
         lr=optim.lr or (_tune_lr(network, config.tune) if tuning else _scratch_lr(config, train_pairs)),
         steps_per_epoch=steps_per_epoch,
         steps=steps,
-        warmup_steps=round(optim.warmup * steps),
-        eval_every=eval_every,
-        checkpoint_every=config.run.checkpoint_every or eval_every,
+        warmup_steps=0,
+        eval_every=0,
+        checkpoint_every=0,
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
-    return replace(recipe, why=why)
+    seconds = None if optim.minutes is None else 60 * optim.minutes
+    return replace(planned(recipe, config, steps), why=why, seconds=seconds)
+
+
+def planned(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
+    """The recipe over so many steps: warm-up is a share of them, evaluations are spread over them."""
+    epoch = recipe.steps_per_epoch
+    eval_every = config.run.eval_every or max(epoch, math.ceil(steps / _EVALUATIONS / epoch) * epoch)
+    return replace(
+        recipe,
+        steps=steps,
+        warmup_steps=round(config.optim.warmup * steps),
+        eval_every=eval_every,
+        checkpoint_every=config.run.checkpoint_every or eval_every,
+    )
+
+
+def _warmup(recipe: Recipe) -> str:
+    if recipe.seconds is None:
+        return f"{recipe.warmup_steps} steps"
+    return f"{recipe.warmup_steps / max(recipe.steps, 1):.0%} of them"
 
 
 def _given(value: float | None, otherwise: float) -> float:
@@ -129,7 +148,7 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
-    if optim.epochs is None:
+    if optim.epochs is None and optim.minutes is None:
         reasons.append(f"{recipe.epochs} epochs, for about {_STEPS:,} steps in {_EPOCHS[0]} to {_EPOCHS[1]} passes")
     return "; ".join(reasons)
 
@@ -147,7 +166,7 @@ def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
         )
     if optim.weight_decay is None:
         reasons.append("no weight decay, which would pull them to zero")
-    if optim.epochs is None:
+    if optim.epochs is None and optim.minutes is None:
         reasons.append(f"{recipe.epochs} epochs, which is {recipe.steps} steps, as a small set soon repeats itself")
     return "; ".join(reasons)
 

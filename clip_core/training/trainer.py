@@ -1,7 +1,7 @@
 """The training loop: one step at a time, everything that happened written to the run directory."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,11 +32,13 @@ from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs, repeated_share
 from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
-from clip_core.training.recipe import Recipe
+from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
 from clip_core.training.shown import Shown
 
 _PAUSE_POLL = 0.2  # seconds
+_FIRST_PLAN = 10  # steps after which the pace is known well enough
+_WITHOUT_END = 2**62
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Progress:
     scores: dict[str, float] = field(default_factory=dict)
     scored_at: int = -1
     train_seconds: float = 0.0
+    planned_steps: int = 0  # of a run that trains for a time
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
 
 
@@ -72,7 +75,7 @@ class Trainer:
         self.batches, self.held_out, self.guard, self.writer, self.log = batches, held_out, guard, writer, log
         self.recipe, self.optim, self.seed = recipe, config.optim, config.run.seed
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
-        self.tuning = config.tune.init is not None
+        self.config, self.tuning = config, config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
         self.loss = CLIPLoss()
         self.optimiser = make_optimiser(
@@ -98,7 +101,8 @@ class Trainer:
             TrainingError: at a non-finite loss or gradient; no such step reaches the weights.
         """
         self.model.train()
-        stream = BatchStream(self.batches, self.progress.step, self.recipe.steps, self.device)
+        last = self.recipe.steps if self.recipe.seconds is None else _WITHOUT_END
+        stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING)
         try:
@@ -114,6 +118,8 @@ class Trainer:
                 if self.wants_to_stop(signals):
                     self.save()
                     return State.STOPPED
+                if self.progress.step >= self.recipe.steps:
+                    break
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
             self.save()
@@ -178,6 +184,8 @@ class Trainer:
         """Report, evaluate and save as often as the recipe says, and serve what a reader asked for."""
         step = self.progress.step
         self.pace.count(self.recipe.batch_size)
+        if self.recipe.seconds is not None:
+            self.plan(self.recipe.seconds)
         if step % self.log_every == 0 or step == 1 or step == self.recipe.steps:
             self.report({name: float(value) for name, value in measured.items()}, stream)
         if self.log.interactive:
@@ -189,6 +197,25 @@ class Trainer:
             self.save()
         self.writer.heartbeat(step=step, epoch=self.epoch)
         self.pace.skip(time.perf_counter() - started)
+
+    def plan(self, seconds: float) -> None:
+        """Foresee, from the pace so far, how many steps the time allows, so that the schedule ends when it does."""
+        progress = self.progress
+        ended = progress.train_seconds >= seconds or progress.step >= self.recipe.steps
+        if progress.step % _FIRST_PLAN and not ended:
+            return
+        rate = progress.step / max(progress.train_seconds, 1e-9)
+        steps = progress.step + max(round((seconds - progress.train_seconds) * rate), 0)
+        self.follow(planned(self.recipe, self.config, steps))
+
+    def follow(self, recipe: Recipe) -> None:
+        """Go on by another plan."""
+        evaluations = ("eval_every", "checkpoint_every") if self.progress.step > _FIRST_PLAN else ()
+        kept = {name: getattr(self.recipe, name) for name in evaluations}  # so that they come at regular steps
+        self.recipe = self.health.recipe = replace(recipe, **kept)
+        self.progress.planned_steps = recipe.steps
+        self.log.foresee(recipe.steps)
+        self.writer.status(steps=recipe.steps, epochs=recipe.epochs)
 
     def report(self, measured: dict[str, float], stream: BatchStream) -> None:
         scale, pace = measured["logit_scale"], self.pace.read(stream.waited)
@@ -340,6 +367,8 @@ class Trainer:
             moments = self.shown.restore(load_tensors(folder / "state.safetensors"))
             restore_optimiser(self.model, self.optimiser, moments)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
+            if self.recipe.seconds is not None and self.progress.planned_steps:
+                self.recipe = planned(self.recipe, self.config, self.progress.planned_steps)
             self.writer.forget_after(self.progress.step)
             self._saved_at = self.progress.step
             return True
