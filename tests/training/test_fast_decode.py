@@ -13,7 +13,7 @@ from clip_core.config import Preprocessing
 from clip_core.data.pictures import Member
 from clip_core.data.store import EXACT
 from clip_core.errors import ImageError
-from clip_core.training.fast_decode import FAST, decode_fast
+from clip_core.training.fast_decode import FAST, _decode_jpeg, decode_fast
 
 SQUARE = Preprocessing(image_size=32)
 
@@ -124,6 +124,12 @@ def test_what_is_missing_a_folder_or_a_bomb_is_refused_in_the_same_words(tmp_pat
         said = verdict(decode_fast, tmp_path / name)
         assert said is not None
         assert said == verdict(EXACT.decode, tmp_path / name)
+
+
+def test_torchvision_is_what_decodes(tmp_path: Path):
+    photo().save(tmp_path / "a.jpg")
+    assert FAST is not EXACT
+    assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()).shape == (3, 70, 90)
 
 
 def test_the_two_decoders_keep_their_pictures_apart():
