@@ -34,14 +34,15 @@ class Health:
         self._waits.append(measured["data_wait"])
         loss = sum(self._losses[-_LAST:]) / len(self._losses[-_LAST:])
         waited = sum(self._waits[-_LAST:]) / len(self._waits[-_LAST:])
+        first = sum(self._losses[:_LAST]) / len(self._losses[:_LAST])
         settled = step >= max(_SETTLED * recipe.steps, recipe.warmup_steps) and len(self._losses) >= _LAST
         found = {}
-        if settled and loss > chance * (1 + _STUCK):
+        if settled and loss > max(chance, first) * (1 + _STUCK):
             found["diverged"] = (
-                f"the loss is {loss:.2f}, worse than chance (ln {recipe.batch_size} = {chance:.2f}): the learning rate "
-                f"of {recipe.lr:g} is too high; start again with --lr {recipe.lr / 5:.1g}"
+                f"the loss has risen to {loss:.2f}, worse than chance (ln {recipe.batch_size} = {chance:.2f}): the "
+                f"learning rate of {recipe.lr:g} is too high; start again with --lr {recipe.lr / 5:.1g}"
             )
-        elif settled and loss > chance * (1 - _STUCK):
+        elif settled and max(abs(loss - chance), abs(first - chance)) < chance * _STUCK:
             found["stuck"] = (
                 f"the loss stays at chance (ln {recipe.batch_size} = {chance:.2f}): nothing is learnt yet; check that "
                 f"captions belong to their pictures (clip-data check), then try --lr {recipe.lr * 3:.1g} or "

@@ -42,11 +42,12 @@ def run(command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """A new user's folder: two pair lists, pictures of the names that the README has, and published weights."""
+    """A new user's folder: three pair lists, pictures of the names that the README has, and published weights."""
     here = tmp_path_factory.mktemp("readme")
     shutil.copytree(shapes.parent, here, dirs_exist_ok=True)
     shutil.move(here / shapes.name, here / "pairs.json")
-    shutil.copy(here / "pairs.json", here / "others.json")
+    for name in ("photos.json", "others.json"):
+        shutil.copy(here / "pairs.json", here / name)
     drawn = here / json.loads((here / "pairs.json").read_text())[0]["image"]
     for name in ("images/red_apple.png", "photo.png", "a.jpg", "b.jpg"):
         Image.open(drawn).save(here / name)
