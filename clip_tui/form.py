@@ -12,7 +12,7 @@ from clip_core.config import SECTIONS, TrainConfig, architecture, flag, parse_co
 from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
-WORKED_OUT = "worked out"
+WORKED_OUT, NOTHING = "worked out", "none"
 _PATHS = ("data_file", "image_root", "val_file", "guard_data", "guard_root", "run_dir")
 TITLES = {"data": "Data", "model": "Model", "tune": "Tuning", "optim": "Optimiser", "run": "Run"}
 
@@ -36,7 +36,9 @@ class Field:
     def placeholder(self) -> str:
         if self.name == "data_file":
             return "a list, a folder of pictures, or tar shards"
-        return WORKED_OUT if self.default is None else str(self.default)
+        if self.default is not None:
+            return str(self.default)
+        return WORKED_OUT if "default:" in self.help else NOTHING
 
     @property
     def flag(self) -> str:

@@ -87,6 +87,7 @@ def test_every_setting_has_a_field_and_an_empty_form_is_the_default() -> None:
     assert fields["model-model_size"].choices == tuple(PRESETS)
     assert fields["data-tokenizer"].kind == "text", "a path is allowed as well"
     assert fields["optim-lr"].placeholder == "worked out"
+    assert fields["tune-init"].placeholder == "none"
     config = read_form(dict.fromkeys(fields, "") | {"data-create_synthetic": True})
     assert config.optim == TrainConfig().optim
 
