@@ -20,9 +20,9 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from benchmarks.train_run import header, row
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import walk_pictures
 from clip_core.data.store import EXACT, PictureStore
+from clip_core.network import Preprocessing
 from clip_core.training.fast_decode import FAST
 
 PICTURES = 600

@@ -16,8 +16,8 @@ import open_clip
 from PIL import Image
 
 from benchmarks.train_run import header, row
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import load_image, normalise, resize_and_crop
+from clip_core.network import Preprocessing
 
 SIDE = 224
 KINDS = (("shortest", "bicubic"), ("shortest", "bilinear"), ("longest", "bicubic"), ("squash", "bicubic"))

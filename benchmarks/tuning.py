@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.train_run import header, row, train
-from clip_core.config import ClipConfig, ImageTower, Pooling, Preprocessing, TextTower
 from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
+from clip_core.network import ClipConfig, ImageTower, Pooling, Preprocessing, TextTower
 from clip_core.run_dir import RunReader
 
 SIDE, PATCH, WIDTH, HEADS = 64, 16, 256, 4

@@ -1,139 +1,18 @@
 """The one configuration: flags, the TUI's form, config.json and the documentation are made from these models.
 
-`TrainConfig` is what a user says; `ClipConfig` is what a network is. A value of None in `TrainConfig` means
+`TrainConfig` is what a user says; `ClipConfig` (network.py) is what a network is. A None in `TrainConfig` means
 "worked out from the data and the hardware"; what it became is stored under `resolved` in config.json.
 """
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from clip_core.errors import UsageError
+from clip_core.network import ClipConfig, Frozen, ImageTower, Pooling, Preprocessing, Stem, TextTower
 
 SCHEMA_VERSION = 1
-
-
-class Frozen(BaseModel):
-    """Immutable, typed, and without room for a misspelt key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-# ---------------------------------------------------------------- what a network is
-
-
-class Pooling(StrEnum):
-    MEAN = "mean"
-    CLASS_TOKEN = "class_token"
-    END_OF_TEXT = "end_of_text"
-    FIRST = "first"
-    LAST = "last"
-
-
-class Activation(StrEnum):
-    GELU = "gelu"
-    QUICK_GELU = "quick_gelu"
-    GELU_TANH = "gelu_tanh"
-
-
-class Stem(StrEnum):
-    PATCH = "patch"
-    CONV = "conv"
-
-
-class ImageTower(Frozen):
-    """A Vision Transformer (Dosovitskiy et al. 2020).
-
-    `class_token`: one stands before the patches, also where the mean is pooled (which never includes it).
-    `norm_after_pooling`: without it every token is normalised, and then the mean is taken.
-    """
-
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
-    patch_size: Annotated[int, Field(ge=2, le=128)] = 8
-    width: Annotated[int, Field(ge=8)] = 256
-    heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 6
-    mlp_ratio: float = 4.0
-    stem: Stem = Stem.PATCH
-    pooling: Literal[Pooling.MEAN, Pooling.CLASS_TOKEN] = Pooling.MEAN
-    class_token: bool = False
-    norm_after_pooling: bool = True
-    pre_norm: bool = False
-    patch_bias: bool = True
-    activation: Activation = Activation.GELU
-    norm_eps: float = 1e-5
-
-    @property
-    def grid(self) -> int:
-        return self.image_size // self.patch_size
-
-    @property
-    def has_class_token(self) -> bool:
-        return self.class_token or self.pooling is Pooling.CLASS_TOKEN
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.stem is Stem.CONV and self.patch_size & (self.patch_size - 1):
-            raise ValueError(
-                f"--patch-size {self.patch_size} is no power of two, and --stem conv halves the picture until a "
-                "patch is left; choose 8, 16 or 32, or --stem patch"
-            )
-        return self
-
-
-class TextTower(Frozen):
-    """A causal Transformer whose answer stands at the end-of-text token (Radford et al. 2021).
-
-    Where it is not causal, or its answer stands at the first or last token, captions must be padded to the full
-    context: the tokenizer.json that belongs to it does so.
-    """
-
-    vocab_size: Annotated[int, Field(ge=3)]
-    end_token: Annotated[int, Field(ge=0)]
-    context_length: Annotated[int, Field(ge=3, le=4096)] = 77
-    width: Annotated[int, Field(ge=8)] = 256
-    heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 6
-    mlp_ratio: float = 4.0
-    causal: bool = True
-    pooling: Literal[Pooling.END_OF_TEXT, Pooling.FIRST, Pooling.LAST] = Pooling.END_OF_TEXT
-    projection_bias: bool = False
-    activation: Activation = Activation.GELU
-    norm_eps: float = 1e-5
-
-
-class Preprocessing(Frozen):
-    """How a picture becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
-
-    `resize_mode`, in open_clip's words: `shortest` side to the size, then crop; `longest` side to the size, then pad
-    with `fill`; `squash` both.
-    """
-
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own statistics
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
-    fill: Annotated[int, Field(ge=0, le=255)] = 0
-
-
-class ClipConfig(Frozen):
-    """The identity of a network: both towers, the shared embedding, and how its pictures are prepared.
-
-    `logit_bias`: the weights hold a bias of the logits, as those trained with the sigmoid loss do (Zhai et al. 2023).
-    """
-
-    embed_dim: Annotated[int, Field(ge=8)]
-    image: ImageTower
-    text: TextTower
-    preprocessing: Preprocessing
-    logit_bias: bool = False
 
 
 class Shape(NamedTuple):

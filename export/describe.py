@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers
 
-from clip_core.config import Activation, ClipConfig, ImageTower, Preprocessing, TextTower
+from clip_core.network import Activation, ClipConfig, ImageTower, Preprocessing, TextTower
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which are the ones that Hugging Face stores
 _ACTIVATIONS = {

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 import clip_core
-from clip_core.config import ClipConfig, ImageTower, Pooling, TextTower
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError, UsageError
 from clip_core.files import flush_directory, flush_file, write_json
@@ -16,6 +15,7 @@ from clip_core.inference.encoder import check_tokenizer
 from clip_core.model.checkpoint import load_model
 from clip_core.model.clip import CLIP
 from clip_core.model.published import read_published
+from clip_core.network import ClipConfig, ImageTower, Pooling, TextTower
 from export import hugging_face, open_clip
 from export.place import beside, check_place, put_in_place
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from clip_core.config import ClipConfig, Pooling, Stem
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_hugging_face
+from clip_core.network import ClipConfig, Pooling, Stem
 from export.describe import OWN_TRAITS, model_config, preprocessor_config
 from export.parts import save_weights, write_tokenizer
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
+from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
 from export.parts import save_weights, write_tokenizer
 
 # What CLIP's own vocabulary makes of a few words: open_clip carries that one, and no other.

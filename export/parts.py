@@ -7,10 +7,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip_core.config import TextTower
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import RunError
 from clip_core.files import write_json, write_text
+from clip_core.network import TextTower
 from export.describe import tokenizer_config
 
 

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import normalise
 from clip_core.errors import DataError, ImageError
 from clip_core.inference.encoder import PixelArray, read_pixels
 from clip_core.inference.gallery import list_pictures
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel
+from clip_core.network import Preprocessing
 from clip_core.run_dir import RunReader
 from export.parity import Samples
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from clip_core.config import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.data.synthetic import create_synthetic
 from clip_core.data.tokenizer import train_bpe, train_characters
 from clip_core.files import write_json
 from clip_core.model.checkpoint import checkpoint_name, save_checkpoint
 from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from export.bundle import export_bundle
 
 ROOT = Path(__file__).parent.parent

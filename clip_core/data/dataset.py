@@ -12,13 +12,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_core.config import DataConfig, Preprocessing
+from clip_core.config import DataConfig
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.formats.source import Wishes
 from clip_core.data.pairs import Pair, Report, distinct_images, sort_pairs
 from clip_core.data.store import EXACT, Decoder, PictureStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
+from clip_core.network import Preprocessing
 from clip_core.text import normalise_caption, printable
 
 IntArray = NDArray[np.int64]

@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import picture_facts
 from clip_core.files import flush_directory
+from clip_core.network import Preprocessing
 
 Pixels = NDArray[np.uint8]
 

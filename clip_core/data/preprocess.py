@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import member_of
 from clip_core.errors import ImageError
+from clip_core.network import Preprocessing
 
 ImageSource = str | Path | Image.Image | np.ndarray
 Pixels = NDArray[np.uint8]

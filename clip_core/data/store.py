@@ -11,12 +11,12 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from clip_core.config import Preprocessing
 from clip_core.data.decode_cache import DecodeCache, PendingPixels, identity
 from clip_core.data.pairs import decoding_threads, reason
 from clip_core.data.preprocess import Pixels, load_image, resize_and_crop
 from clip_core.errors import ImageError
 from clip_core.files import cache_folder
+from clip_core.network import Preprocessing
 
 _CHUNK = 16  # pictures a thread takes at a time
 _PAGE = 4096

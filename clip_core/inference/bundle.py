@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from clip_core.config import Frozen, Preprocessing
 from clip_core.errors import BundleError
 from clip_core.inference.onnx_file import check_onnx
+from clip_core.network import Frozen, Preprocessing
 from clip_core.text import printable
 
 MANIFEST = "manifest.json"

@@ -13,10 +13,10 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import ImageSource, load_image, normalise, resize_and_crop
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import TokenizerError
+from clip_core.network import Preprocessing
 from clip_core.scoring import FloatArray, IntArray
 
 Backend = Literal["torch", "onnx"]

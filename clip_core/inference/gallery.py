@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import picture_facts, walk_pictures
 from clip_core.errors import DataError, ImageError
 from clip_core.files import cache_folder, replacing, write_text
 from clip_core.inference.encoder import BATCH, Encoder, PixelArray, cores, read_pixels
+from clip_core.network import Preprocessing
 from clip_core.scoring import FloatArray, similarity, top_k
 
 INDEX = "index.json"

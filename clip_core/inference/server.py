@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, TextIO, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from clip_core.config import Frozen
 from clip_core.errors import ClipError, UsageError
 from clip_core.inference.clip import TEMPLATE, CLIPInference
+from clip_core.network import Frozen
 from clip_core.text import printable
 
 TopK = Annotated[int, Field(ge=1)]

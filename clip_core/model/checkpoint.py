@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip_core.config import ClipConfig
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, sha256, write_json
@@ -23,6 +22,7 @@ from clip_core.model.clip import CLIP
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
 from clip_core.model.unfilled import unfilled_clip
+from clip_core.network import ClipConfig
 from clip_core.run_dir import RunReader, is_run
 
 SCHEMA = 1

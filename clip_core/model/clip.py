@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from clip_core.config import ClipConfig
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.text_encoder import TextEncoder
+from clip_core.network import ClipConfig
 
 MAX_LOGIT_SCALE = 100.0
 _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit

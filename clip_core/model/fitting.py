@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip_core.config import ClipConfig
 from clip_core.errors import CheckpointError
 from clip_core.model.stored import Stored
 from clip_core.model.unfilled import unfilled_clip
 from clip_core.model.weight_maps import Row
+from clip_core.network import ClipConfig
 
 Tensors = Mapping[str, Stored]
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import Activation, Pooling
 from clip_core.errors import CheckpointError
 from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
+from clip_core.network import Activation, Pooling
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"

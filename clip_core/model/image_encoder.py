@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.config import ImageTower, Pooling, Stem
 from clip_core.model.transformer import Block, initialise_blocks
+from clip_core.network import ImageTower, Pooling, Stem
 
 
 class ImageEncoder(nn.Module):

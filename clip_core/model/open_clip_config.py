@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import PRESETS, Activation, Pooling
+from clip_core.config import PRESETS
 from clip_core.errors import CheckpointError, UsageError
 from clip_core.model.stored import Stored
 from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
+from clip_core.network import Activation, Pooling
 
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from clip_core.config import Activation, ClipConfig, Pooling, explain
+from clip_core.config import explain
 from clip_core.data.clip_bpe import find_clip_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
@@ -26,6 +26,7 @@ from clip_core.model.stored import Stored
 from clip_core.model.traits import Traits, unsupported
 from clip_core.model.unfilled import unfilled_clip
 from clip_core.model.weight_maps import NOT_WEIGHTS, Row
+from clip_core.network import Activation, ClipConfig, Pooling
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are no published weights

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clip_core.config import ClipConfig
 from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig
 
 
 class Size(NamedTuple):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.config import Pooling, TextTower
 from clip_core.model.transformer import Block, initialise_blocks
+from clip_core.network import Pooling, TextTower
 
 
 class TextEncoder(nn.Module):

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clip_core.config import ClipConfig, explain
+from clip_core.config import explain
 from clip_core.errors import CheckpointError
+from clip_core.network import ClipConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.config import Activation
+from clip_core.network import Activation
 
 
 class QuickGELU(nn.Module):

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from clip_core.config import ClipConfig
 from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig
 
 _FILLING = frozenset({"normal_", "uniform_", "kaiming_uniform_", "fill_", "zero_"})  # tensors' own and torch.nn.init's
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from clip_core.config import ClipConfig
+from clip_core.network import ClipConfig
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_core.config import Preprocessing
+from clip_core.network import Preprocessing
 
 _SMALLEST_CROP = 0.8  # share of the side
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from clip_core.config import Preprocessing
 from clip_core.data.dataset import PairSet
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.clip import CLIP
+from clip_core.network import Preprocessing
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
 from clip_core.training.augment import to_pixel_values

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import member_of
 from clip_core.data.preprocess import MAX_PIXELS, Pixels, load_image, orientation, resize_and_crop, resized_sides
 from clip_core.data.store import EXACT, Decoder
 from clip_core.errors import ImageError
+from clip_core.network import Preprocessing
 
 # The operator behind torchvision.io.decode_jpeg, whose wrapper warns at each call, which takes a tenth of the time.
 # torchvision 0.29 announces that its decoders will go, to TorchCodec; without them everything is decoded exactly.

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clip_core.config import DataConfig, Preprocessing, TuneConfig
+from clip_core.config import DataConfig, TuneConfig
 from clip_core.data.dataset import PairSet, refuse_bad
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.formats.source import Wishes
 from clip_core.data.pairs import Pair, distinct_images, sort_pairs
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
+from clip_core.network import Preprocessing
 from clip_core.text import printable
 from clip_core.training.evaluate import HeldOut
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from clip_core.config import ClipConfig, TrainConfig, TuneConfig, preset_for
+from clip_core.config import TrainConfig, TuneConfig, preset_for
+from clip_core.network import ClipConfig
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from clip_core.config import ClipConfig, TrainConfig, architecture, flag, parse_config, preprocessing
+from clip_core.config import TrainConfig, architecture, flag, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.formats.recognise import is_there, recognise
 from clip_core.data.formats.source import Wishes
@@ -18,6 +18,7 @@ from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.model.checkpoint import checkpoint_name
 from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig
 from clip_core.run_dir import HEARTBEAT_SECONDS, RunReader, RunWriter, State, is_run
 from clip_core.training.about import describe_run, introduce
 from clip_core.training.batches import BatchMaker

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_core.config import Preprocessing, TrainConfig
+from clip_core.config import TrainConfig
 from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import (
     checkpoint_name,
@@ -21,6 +21,7 @@ from clip_core.model.checkpoint import (
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
+from clip_core.network import Preprocessing
 from clip_core.run_dir import RunWriter, State
 from clip_core.training.augment import random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream

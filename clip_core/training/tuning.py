@@ -6,12 +6,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from clip_core.config import ClipConfig, DataConfig, TrainConfig
+from clip_core.config import DataConfig, TrainConfig
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import RunError, UsageError
 from clip_core.model.checkpoint import load_model, valid_checkpoints
 from clip_core.model.positions import interpolate_positions
 from clip_core.model.published import read_published
+from clip_core.network import ClipConfig
 from clip_core.run_dir import RunReader, is_run
 
 _DEFAULT_LENGTH = DataConfig().context_length

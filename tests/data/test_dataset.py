@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.config import DataConfig, Preprocessing
+from clip_core.config import DataConfig
 from clip_core.data.dataset import PairSet, few_classes, load_data, split_by_image
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
+from clip_core.network import Preprocessing
 from clip_core.text import normalise_caption
 
 SQUARE = Preprocessing(image_size=16)

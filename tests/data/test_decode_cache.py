@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core.config import Preprocessing
 from clip_core.data.decode_cache import DecodeCache, identity
 from clip_core.data.preprocess import Pixels
 from clip_core.data.store import EXACT, Decoder, PictureStore
 from clip_core.files import cache_folder
+from clip_core.network import Preprocessing
 
 SQUARE = Preprocessing(image_size=16)
 OLD = 10_000.0  # seconds
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_while_writing_costs_the_keeping_not_the_run(pictur
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from clip_core.config import Preprocessing
+from clip_core.network import Preprocessing
 from clip_core.data.store import PictureStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))

@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import load_image, normalise, preprocess, resize_and_crop
 from clip_core.errors import ImageError
+from clip_core.network import Preprocessing
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core.config import DataConfig, Preprocessing
+from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
 from clip_core.data.formats.recognise import Reading, read_data
 from clip_core.data.formats.source import Wishes
@@ -19,6 +19,7 @@ from clip_core.data.pairs import check_pairs
 from clip_core.data.pictures import Member, is_picture_there, member_of, picture_facts
 from clip_core.data.preprocess import load_image
 from clip_core.errors import DataError, ImageError
+from clip_core.network import Preprocessing
 
 Members = list[tuple[str, bytes]]
 

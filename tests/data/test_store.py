@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import load_image, resize_and_crop
 from clip_core.data.store import PictureStore
 from clip_core.errors import ImageError
+from clip_core.network import Preprocessing
 
 SIZE = 16
 SQUARE = Preprocessing(image_size=SIZE)

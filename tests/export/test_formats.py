@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel, CLIPProcessor
 
-from clip_core.config import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.data.clip_bpe import clip_tokenizer, find_clip_tokenizer
 from clip_core.data.preprocess import preprocess
 from clip_core.data.tokenizer import END, START, Tokenizer, train_bpe, train_characters
@@ -24,6 +23,7 @@ from clip_core.inference.torch_encoder import TorchEncoder
 from clip_core.model.checkpoint import load_model, save_checkpoint
 from clip_core.model.clip import CLIP
 from clip_core.model.published import read_published
+from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from export.formats import MARKER, export_weights, prove
 from tests.models import make_run, pictures_of, python
 from tests.published import hugging_face_model, open_clip_model, save_open_clip, shaken

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clip_core.config import Activation, ClipConfig, Pooling
 from clip_core.errors import CheckpointError, ClipError, TokenizerError, UsageError
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
 from clip_core.model.open_clip_config import from_settings, named_settings
 from clip_core.model.published import is_published, read_published
 from clip_core.model.weight_maps import to_hugging_face, to_open_clip
+from clip_core.network import Activation, ClipConfig, Pooling
 from tests.models import ROOT, make_run, python
 from tests.published import END, hugging_face_model, open_clip_model, save_open_clip
 

@@ -1,20 +1,10 @@
 import pytest
 import torch
 
-from clip_core.config import (
-    PRESETS,
-    Activation,
-    ClipConfig,
-    ImageTower,
-    ModelConfig,
-    Pooling,
-    Preprocessing,
-    Stem,
-    TextTower,
-    architecture,
-)
+from clip_core.config import PRESETS, ModelConfig, architecture
 from clip_core.model.clip import CLIP
 from clip_core.model.size import measure, parameters
+from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
 
 
 def small(**image: object) -> ClipConfig:

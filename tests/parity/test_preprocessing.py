@@ -9,8 +9,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.config import Preprocessing
 from clip_core.data.preprocess import load_image, normalise, resize_and_crop
+from clip_core.network import Preprocessing
 
 every_kind = pytest.mark.parametrize(
     "how",

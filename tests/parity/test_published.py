@@ -13,8 +13,8 @@ from open_clip.model import convert_weights_to_lp, resize_pos_embed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clip_core.config import Activation
 from clip_core.model.published import Published, read_published
+from clip_core.network import Activation
 from tests.published import (
     END,
     hugging_face_model,

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from clip_core.config import ClipConfig, ImageTower, Preprocessing, TextTower, TuneConfig
+from clip_core.config import TuneConfig
 from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.training.blend import blend_weights
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.lora import is_adapter, merged_weights

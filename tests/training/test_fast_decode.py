@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.config import Preprocessing
 from clip_core.data.pictures import Member
 from clip_core.data.store import EXACT
 from clip_core.errors import ImageError
+from clip_core.network import Preprocessing
 from clip_core.training.fast_decode import FAST, _decode_jpeg, decode_fast
 
 SQUARE = Preprocessing(image_size=32)
