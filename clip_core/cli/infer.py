@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -27,23 +28,79 @@ app = App(
 
 Mode = Literal["similarity", "classification", "retrieval", "text-retrieval"]
 
-Model = Annotated[
-    Path | None,
-    Parameter(
-        name=["--model", "--model-path"],
-        help="run directory, checkpoint, ONNX bundle or published weights (default: the latest run below ./runs)",
-    ),
-]
-InitModel = Annotated[
-    str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
-]
-Backend = Annotated[Literal["auto", "torch", "onnx"], Parameter(help="onnx on a run directory uses the bundle in it")]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: the best there is)")]
 Image = Annotated[Path, Parameter(help="the picture")]
 Texts = Annotated[list[str], Parameter(consume_multiple=True, negative="", help='one or more: --texts "a cat" "a dog"')]
 TopK = Annotated[int | None, Parameter(validator=Number(gte=1), help="how many results (default: all)")]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object")]
-Plot = Annotated[Path | None, Parameter(help="also draw the answer into this file, e.g. answer.png")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Asked:
+    """Which model is asked."""
+
+    model: Annotated[
+        Path | None,
+        Parameter(
+            name=["--model", "--model-path"],
+            help="run directory, checkpoint, ONNX bundle or published weights (default: the latest run below ./runs)",
+        ),
+    ] = None
+    init_model: Annotated[
+        str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
+    ] = None
+    backend: Annotated[
+        Literal["auto", "torch", "onnx"], Parameter(help="onnx on a run directory uses the bundle in it")
+    ] = "auto"
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: the best there is)")] = None
+
+    def load(self) -> "CLIPInference":
+        from clip_core.inference.clip import CLIPInference
+
+        return CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Answered(Asked):
+    """Which model is asked, and how its answer is shown."""
+
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object")] = False
+    plot: Annotated[Path | None, Parameter(help="also draw the answer into this file, e.g. answer.png")] = None
+
+    def load(self) -> "CLIPInference":
+        if self.plot:
+            from clip_core.inference.plot import check_plot_path
+
+            check_plot_path(self.plot)
+        return super().load()
+
+    def show(
+        self,
+        clip: "CLIPInference",
+        labels: Sequence[str],
+        values: Sequence[float],
+        answer: Mapping[str, object],
+        *,
+        percent: bool = False,
+    ) -> None:
+        """One JSON object, or the line that says which model was asked and a line a score."""
+        about = clip.encoder.about
+        if self.as_json:
+            facts = {"model": about.source, "backend": about.backend, "device": about.device, "step": about.step}
+            print(json.dumps({**answer, **facts}))  # escaped to ASCII: no terminal takes a caption for a command
+            return
+        print(f"{printable(about.source)}, step {about.step:,}, {about.backend} on {about.device}")
+        for label, value in zip(labels, values, strict=True):
+            print(f"{value:>8.1%}  {printable(label)}" if percent else f"{value:>+8.4f}  {printable(label)}")
+
+    def draw_bars(self, image: Path, labels: Sequence[str], values: Sequence[float], title: str) -> None:
+        if self.plot:
+            from clip_core.inference.plot import plot_bars
+
+            plot_bars(image, labels, values, title, self.plot)
+
+
+_LATEST, _PLAIN = Asked(), Answered()
 
 
 @app.command
@@ -51,21 +108,15 @@ def similarity(
     *,
     image: Image,
     texts: Texts,
-    model: Model = None,
-    init_model: InitModel = None,
-    backend: Backend = "auto",
-    device: Device = None,
-    as_json: AsJson = False,
-    plot: Plot = None,
+    asked: Answered = _PLAIN,
 ) -> int:
     """Cosine similarity of a picture with each text, in the order of the texts."""
-    clip = _load(model, init_model, backend, device, plot)
+    clip = asked.load()
     _note_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
-    _answer(clip, as_json, {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values})
-    if not as_json:
-        _print_scores(texts, values)
-    _plot_bars(plot, image, texts, values, "cosine similarity")
+    answer = {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values}
+    asked.show(clip, texts, values, answer)
+    asked.draw_bars(image, texts, values, "cosine similarity")
     return 0
 
 
@@ -90,15 +141,10 @@ def classification(
         ),
     ] = None,
     top_k: TopK = None,
-    model: Model = None,
-    init_model: InitModel = None,
-    backend: Backend = "auto",
-    device: Device = None,
-    as_json: AsJson = False,
-    plot: Plot = None,
+    asked: Answered = _PLAIN,
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
-    clip = _load(model, init_model, backend, device, plot)
+    clip = asked.load()
     names = classes or list(clip.encoder.about.classes or ())
     if not names:
         raise UsageError("this model's run has no list of classes; name them with --classes.")
@@ -106,20 +152,15 @@ def classification(
     _note_truncated(clip, [each.replace("{}", name) for each in templates for name in names])
     ranked = clip.zero_shot_classification(image, names, templates)[:top_k]
     labels, values = [name for name, _ in ranked], [value for _, value in ranked]
-    _answer(
-        clip,
-        as_json,
-        {
-            "mode": "classification",
-            "image": str(image),
-            "templates": templates,
-            "classes": labels,
-            "probabilities": values,
-        },
-    )
-    if not as_json:
-        _print_scores(labels, values, percent=True)
-    _plot_bars(plot, image, labels, values, "probability")
+    answer = {
+        "mode": "classification",
+        "image": str(image),
+        "templates": templates,
+        "classes": labels,
+        "probabilities": values,
+    }
+    asked.show(clip, labels, values, answer, percent=True)
+    asked.draw_bars(image, labels, values, "probability")
     return 0
 
 
@@ -129,37 +170,27 @@ def retrieval(
     text: Annotated[str, Parameter(help="what to look for")],
     image_dir: Annotated[Path, Parameter(help="folder of pictures, searched with all below it")],
     top_k: TopK = 5,
-    model: Model = None,
-    init_model: InitModel = None,
-    backend: Backend = "auto",
-    device: Device = None,
-    as_json: AsJson = False,
-    plot: Plot = None,
+    asked: Answered = _PLAIN,
 ) -> int:
     """The pictures of a folder that fit a text best. They are embedded once; later searches only read."""
-    clip = _load(model, init_model, backend, device, plot)
+    clip = asked.load()
     _note_truncated(clip, [text])
     gallery = _gallery(clip, image_dir)
     images, scores = clip.text_image_retrieval(text, gallery, top_k)
     paths, values = [str(path) for path in images], scores.tolist()
-    _answer(
-        clip,
-        as_json,
-        {
-            "mode": "retrieval",
-            "text": text,
-            "images": paths,
-            "similarities": values,
-            "pictures": len(gallery),
-            "skipped": {str(path): reason for path, reason in gallery.failures.items()},
-        },
-    )
-    if not as_json:
-        _print_scores(paths, values)
-    if plot:
+    answer = {
+        "mode": "retrieval",
+        "text": text,
+        "images": paths,
+        "similarities": values,
+        "pictures": len(gallery),
+        "skipped": {str(path): reason for path, reason in gallery.failures.items()},
+    }
+    asked.show(clip, paths, values, answer)
+    if asked.plot:
         from clip_core.inference.plot import plot_grid
 
-        plot_grid(paths, values, text, plot)
+        plot_grid(paths, values, text, asked.plot)
     return 0
 
 
@@ -169,22 +200,16 @@ def text_retrieval(
     image: Image,
     texts: Texts,
     top_k: TopK = None,
-    model: Model = None,
-    init_model: InitModel = None,
-    backend: Backend = "auto",
-    device: Device = None,
-    as_json: AsJson = False,
-    plot: Plot = None,
+    asked: Answered = _PLAIN,
 ) -> int:
     """The texts that fit a picture best, best first."""
-    clip = _load(model, init_model, backend, device, plot)
+    clip = asked.load()
     _note_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
     values = scores.tolist()
-    _answer(clip, as_json, {"mode": "text-retrieval", "image": str(image), "texts": ranked, "similarities": values})
-    if not as_json:
-        _print_scores(ranked, values)
-    _plot_bars(plot, image, ranked, values, "cosine similarity")
+    answer = {"mode": "text-retrieval", "image": str(image), "texts": ranked, "similarities": values}
+    asked.show(clip, ranked, values, answer)
+    asked.draw_bars(image, ranked, values, "cosine similarity")
     return 0
 
 
@@ -192,16 +217,13 @@ def text_retrieval(
 def demonstration(
     *,
     mode: Annotated[Mode | None, Parameter(help="the command, spelt as a flag")] = None,
-    model: Model = None,
-    init_model: InitModel = None,
-    backend: Backend = "auto",
-    device: Device = None,
+    asked: Asked = _LATEST,
 ) -> int:
     """A small demonstration on the latest run: one held-out picture described, one caption looked for."""
     from clip_core.cli.infer_demo import demonstrate
 
-    folder = model or _latest_run()
-    return demonstrate(_load(folder, init_model, backend, device), folder)
+    folder = asked.model or _latest_run()
+    return demonstrate(replace(asked, model=folder).load(), folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -227,22 +249,6 @@ def default_templates(names: Sequence[str], captions: Sequence[str] | None) -> l
 
     known = {normalise_caption(caption) for caption in captions or ()}
     return ["{}"] if all(normalise_caption(name) in known for name in names) else [TEMPLATE]
-
-
-def _load(
-    model: Path | None,
-    init_model: str | None,
-    backend: Literal["auto", "torch", "onnx"],
-    device: str | None,
-    plot: Path | None = None,
-) -> "CLIPInference":
-    if plot:
-        from clip_core.inference.plot import check_plot_path
-
-        check_plot_path(plot)
-    from clip_core.inference.clip import CLIPInference
-
-    return CLIPInference(model or _latest_run(), backend, device, init_model)
 
 
 def _latest_run() -> Path:
@@ -285,28 +291,6 @@ def _note_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:
             "what is beyond was cut off.",
             file=sys.stderr,
         )
-
-
-def _answer(clip: "CLIPInference", as_json: bool, answer: dict[str, Any]) -> None:
-    """The JSON object, or the line that says which model is asked."""
-    about = clip.encoder.about
-    if as_json:
-        facts = {"model": about.source, "backend": about.backend, "device": about.device, "step": about.step}
-        print(json.dumps(answer | facts))  # escaped to ASCII: no terminal takes a caption for a command
-    else:
-        print(f"{printable(about.source)}, step {about.step:,}, {about.backend} on {about.device}")
-
-
-def _print_scores(labels: Sequence[str], values: Sequence[float], *, percent: bool = False) -> None:
-    for label, value in zip(labels, values, strict=True):
-        print(f"{value:>8.1%}  {printable(label)}" if percent else f"{value:>+8.4f}  {printable(label)}")
-
-
-def _plot_bars(plot: Path | None, image: Path, labels: Sequence[str], values: Sequence[float], title: str) -> None:
-    if plot:
-        from clip_core.inference.plot import plot_bars
-
-        plot_bars(image, labels, values, title, plot)
 
 
 if __name__ == "__main__":
