@@ -23,7 +23,7 @@ def test_the_schedule_ends_where_the_time_does(shapes: Path, tmp_path: Path) -> 
     assert status.state is State.FINISHED
     assert last_step["step"] == last_evaluation["step"] == status.step == status.steps
     assert last_step["lr"] == pytest.approx(1e-5)  # min-lr of the peak: the schedule came to its end
-    assert last_evaluation["train_seconds"] >= 6
+    assert last_evaluation["train_seconds"] > 5  # to the nearest step
 
 
 def test_a_timed_run_that_was_stopped_goes_on_for_the_rest_of_its_time(shapes: Path, tmp_path: Path) -> None:
