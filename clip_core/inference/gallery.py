@@ -182,7 +182,7 @@ def list_pictures(folder: Path) -> list[Path]:
         DataError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder of pictures at {folder}; --image-dir takes a folder.")
+        raise DataError(f"no folder of pictures at {folder}; give the path of one.")
     return sorted(walk_pictures(_absolute(folder)))
 
 
