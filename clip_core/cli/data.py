@@ -28,13 +28,36 @@ _EXAMPLES = 3  # pairs that info shows
 Item = TypeVar("Item")
 
 Data = Annotated[Path, Parameter(help="A list, a folder of pictures, or tar shards; see docs/formats.md.")]
-ImageRoot = Annotated[Path | None, Parameter(help="Folder the image paths start from (default: beside the list).")]
-Forced = Annotated[DataFormat | None, Parameter(name="--format", help="What the pairs are in (default: recognised).")]
-ImageColumn = Annotated[str | None, Parameter(help="Column or key of the pictures (default: found).")]
-CaptionColumn = Annotated[str | None, Parameter(help="Column or key of the captions (default: found).")]
-Template = Annotated[str, Parameter(help="Caption of a folder's pictures; {} is its name.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
-TEMPLATE: str = DataConfig.model_fields["class_template"].default
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Told:
+    """What the user says of a data set; the rest is found."""
+
+    image_root: Annotated[
+        Path | None, Parameter(help="Folder the image paths start from (default: beside the list).")
+    ] = None
+    form: Annotated[
+        DataFormat | None, Parameter(name="--format", help="What the pairs are in (default: recognised).")
+    ] = None
+    image_column: Annotated[str | None, Parameter(help="Column or key of the pictures (default: found).")] = None
+    caption_column: Annotated[str | None, Parameter(help="Column or key of the captions (default: found).")] = None
+    class_template: Annotated[str, Parameter(help="Caption of a folder's pictures; {} is its name.")] = (
+        DataConfig.model_fields["class_template"].default
+    )
+
+    def read(self, file: Path) -> "Reading":
+        from clip_core.data.formats.recognise import read_data
+        from clip_core.data.formats.source import Wishes
+
+        return read_data(
+            file, Wishes(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
+        )
+
+
+_NOTHING = Told()
 
 
 @dataclass(frozen=True)
@@ -66,11 +89,7 @@ class Findings:
 def check(
     file: Data,
     *,
-    image_root: ImageRoot = None,
-    form: Forced = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    class_template: Template = TEMPLATE,
+    told: Told = _NOTHING,
     workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -80,7 +99,7 @@ def check(
     """
     from clip_core.data.pairs import check_pairs
 
-    reading = _read(file, image_root, form, image_column, caption_column, class_template)
+    reading = told.read(file)
     sizes: dict[Path, tuple[int, int]] = {}
     report = check_pairs(reading.pairs, workers=workers, sizes=sizes)
     findings = _findings(report, sizes)
@@ -98,15 +117,11 @@ def check(
 def info(
     file: Data,
     *,
-    image_root: ImageRoot = None,
-    form: Forced = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    class_template: Template = TEMPLATE,
+    told: Told = _NOTHING,
     as_json: AsJson = False,
 ) -> None:
     """Say what a data set is taken for and why, count it, and show three of its pairs; no picture is decoded."""
-    reading = _read(file, image_root, form, image_column, caption_column, class_template)
+    reading = told.read(file)
     usable = [pair for pair in reading.pairs if pair.problem is None]
     bad = [pair for pair in reading.pairs if pair.problem is not None]
     facts = {
@@ -130,16 +145,12 @@ def convert(
     out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
     *,
     copy_images: Annotated[bool, Parameter(negative="", help="Copy the pictures into a folder beside it.")] = False,
-    image_root: ImageRoot = None,
-    form: Forced = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    class_template: Template = TEMPLATE,
+    told: Told = _NOTHING,
 ) -> None:
     """Write any data set as a plain pair list: JSON [{image, caption}]."""
     from clip_core.data.convert import convert as write
 
-    reading = _read(file, image_root, form, image_column, caption_column, class_template)
+    reading = told.read(file)
     print(printable(write(reading, out, copy_images=copy_images).sentence()))
 
 
@@ -176,20 +187,6 @@ def synthetic(
 
 def main(argv: Sequence[str] | None = None) -> int:
     return run_app(app, argv)
-
-
-def _read(
-    file: Path,
-    image_root: Path | None,
-    form: str | None,
-    image_column: str | None,
-    caption_column: str | None,
-    class_template: str,
-) -> "Reading":
-    from clip_core.data.formats.recognise import read_data
-    from clip_core.data.formats.source import Wishes
-
-    return read_data(file, Wishes(image_root, form, image_column, caption_column, class_template))
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
