@@ -102,7 +102,8 @@ class Trainer:
             TrainingError: at a non-finite loss or gradient; no such step reaches the weights.
         """
         self.model.train()
-        last = self.recipe.steps if self.recipe.seconds is None else _WITHOUT_END
+        goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
+        last = _WITHOUT_END if goes_on else self.recipe.steps
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING)
@@ -115,12 +116,12 @@ class Trainer:
                 measured = self.train_step(batch.to(self.device))
                 self.progress.train_seconds += time.perf_counter() - started
                 self.after_step(measured, stream)
-                started = time.perf_counter()
                 if self.wants_to_stop(signals):
                     self.save()
                     return State.STOPPED
                 if self.progress.step >= self.recipe.steps:
                     break
+                started = time.perf_counter()  # a pause is not time of training
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
             self.save()
@@ -369,7 +370,7 @@ class Trainer:
             restore_optimiser(self.model, self.optimiser, moments)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
-                self.recipe = planned(self.recipe, self.config, self.progress.planned_steps)
+                self.recipe = self.health.recipe = planned(self.recipe, self.config, self.progress.planned_steps)
             self.writer.forget_after(self.progress.step)
             self._saved_at = self.progress.step
             return True

@@ -1,11 +1,14 @@
 """`--minutes` trains for a time, and its schedule ends where the time does."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from clip_core.run_dir import RunReader, State
 from tests.conftest import SHORT_RUN, clip_train
+from tests.terminal.terminal import wait_until
+from tests.training.test_resume import start, wait_for_step
 
 TIMED = [*SHORT_RUN[2:], "--lr", "0.001", "--min-lr", "0.01"]
 
@@ -26,7 +29,7 @@ def test_the_schedule_ends_where_the_time_does(shapes: Path, tmp_path: Path) -> 
     assert last_evaluation["train_seconds"] > 5  # to the nearest step
 
 
-def test_a_timed_run_that_was_stopped_goes_on_for_the_rest_of_its_time(shapes: Path, tmp_path: Path) -> None:
+def test_a_timed_run_whose_time_is_over_does_not_go_on(shapes: Path, tmp_path: Path) -> None:
     flags = ["--data-file", str(shapes), "--run-dir", "run", "--minutes", "0.1", *TIMED]
     assert clip_train(*flags, cwd=tmp_path).returncode == 0
     reader = RunReader(tmp_path / "run")
@@ -38,7 +41,25 @@ def test_a_timed_run_that_was_stopped_goes_on_for_the_rest_of_its_time(shapes: P
     assert f"resuming at step {ended}" in done.stdout
     status = reader.status()
     assert status is not None
-    assert status.step <= ended + 1  # its time was over
+    assert status.step == ended  # its time was over
+    assert status.state is State.FINISHED
+
+
+def test_a_pause_is_not_time_of_training(shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ["--data-file", str(shapes), "--run-dir", "run", "--minutes", "0.1", *TIMED]
+    child = start(*flags, cwd=tmp_path)
+    wait_for_step(run, 2, child)
+    reader = RunReader(run)
+    reader.ask("pause")
+    wait_until(lambda: reader.state() is State.PAUSED)
+    paused_at = max(line["step"] for line in reader.new_metrics() if line["kind"] == "train")
+    time.sleep(8)  # more than the whole of its time
+    reader.ask("resume")
+    assert child.wait(timeout=120) == 0
+    status = reader.status()
+    assert status is not None
+    assert status.step > paused_at + 10
 
 
 def test_epochs_and_minutes_are_not_both_asked_for(shapes: Path, tmp_path: Path) -> None:
