@@ -9,6 +9,7 @@ from clip_core.training.recipe import Recipe
 
 _STUCK = 0.02  # share of ln(batch) within which a loss is chance
 _SETTLED = 0.2  # share of the run before which nothing is said about the loss
+_FIRST_STEPS = 50  # in which any new network says much the same of everything
 _COLLAPSED = 0.98  # mean cosine of different pictures (or captions)
 _WAITING = 0.3  # share of the time
 _REPEATED = 0.5  # share of a batch whose caption stands there more than once
@@ -74,7 +75,7 @@ class Health:
         later = [recall for at, recall in self._recalls if at > best_step]
         found = {}
         for tower, name in (("pictures", "image_mean_cosine"), ("captions", "text_mean_cosine")):
-            if step and scores[name] > _COLLAPSED:
+            if step >= max(_SETTLED * self.recipe.steps, _FIRST_STEPS) and scores[name] > _COLLAPSED:
                 found[f"collapsed {tower}"] = (
                     f"all {tower} look alike to the model (mean cosine {scores[name]:.3f}): it has collapsed; start "
                     f"again with --lr {self.recipe.lr / 5:.1g} or a larger --warmup"
