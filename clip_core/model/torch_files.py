@@ -163,9 +163,10 @@ def _read_legacy(path: Path, handle: IO[bytes]) -> tuple[Any, dict[str, Place], 
     sizes = {key: _KINDS[ref.kind].itemsize for key, ref in storages.items() if ref.kind in _KINDS}
     places: dict[str, Place] = {}
     for key in keys if isinstance(keys, list) else []:
-        count = int.from_bytes(handle.read(8), "little", signed=True)
+        written = handle.read(8)
+        count = int.from_bytes(written, "little", signed=True)
         place = Place(handle.tell(), count * sizes.get(str(key), 0))
-        if count < 0 or str(key) not in sizes or place.offset + place.length > end:
+        if len(written) < 8 or count < 0 or str(key) not in sizes or place.offset + place.length > end:
             raise cut_short(path)
         places[str(key)] = place
         handle.seek(place.offset + place.length)

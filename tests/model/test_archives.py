@@ -180,6 +180,16 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, form: str) -> None
         assert len(refused(path)) < 400
 
 
+def test_an_older_file_cut_inside_the_size_of_its_last_storage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"empty": torch.empty(0, 4)}, path, _use_new_zipfile_serialization=False)  # ends with its size, 0
+    whole = path.read_bytes()
+    assert read_tensors(path)["empty"].shape == (0, 4)
+    for missing in range(1, 9):
+        path.write_bytes(whole[:-missing])
+        assert "cut short" in refused(path)
+
+
 def safetensors(path: Path, header: Any, body: bytes = b"\0" * 16, length: int | None = None) -> Path:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + body)
