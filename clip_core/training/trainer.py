@@ -26,7 +26,7 @@ from clip_core.run_dir import RunWriter, State
 from clip_core.training.augment import random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream
 from clip_core.training.control import Signals
-from clip_core.training.device import autocast, memory_mb, system_figures
+from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
@@ -36,6 +36,7 @@ from clip_core.training.optimiser import learning_rate, make_optimiser, optimise
 from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
 from clip_core.training.shown import Shown
+from clip_core.training.working import Working
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
@@ -88,6 +89,7 @@ class Trainer:
             layer_decay=recipe.layer_decay,
         )
         self.shown = Shown(self.model, config.tune.ema)
+        self.working = Working(self.model, recipe.precision)
         self.progress = Progress()
         self.pace = Pace()
         self.health = Health(recipe, classes=held_out.classes is not None)
@@ -137,12 +139,13 @@ class Trainer:
         if self.optim.augment:
             pixel_values = random_crop(pixel_values, _generator(self.seed, step))
         matches = matching_pairs(batch.image_ids, batch.caption_ids)
-        with autocast(self.device, self.recipe.precision):
-            images, texts = self.model(pixel_values, batch.input_ids)
-        logit_scale = self.model.logit_scale()
+        model = self.working.refresh()
+        images, texts = model(pixel_values.to(self.working.dtype), batch.input_ids)
+        logit_scale = model.logit_scale()
         loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.working.hand_over()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
         self.refuse_non_finite(loss, grad_norm, lr)
         self.optimiser.step()
