@@ -58,6 +58,8 @@ PRESETS: dict[str, Preset] = {
 
 DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "text-beside", "class-folders", "webdataset"]
 
+Captions = Literal["all", "sample"]
+
 
 class DataConfig(Frozen):
     """Where the pairs come from and how they are split."""
@@ -72,6 +74,10 @@ class DataConfig(Frozen):
     image_root: Path | None = Field(None, description="folder the image paths start from (default: beside the list)")
     val_file: Path | None = Field(None, description="pairs to evaluate on (default: a share of the pictures)")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures held out for evaluation")
+    captions: Captions = Field(
+        "all",
+        description="what an epoch takes of a picture's captions: all of them, or one, drawn anew each time (sample)",
+    )
     create_synthetic: bool = Field(False, description="draw coloured shapes where the data file is not there yet")
     synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="how many shapes to draw")
     synthetic_size: int = Field(64, ge=16, le=1024, description="side of a drawn picture, pixels")

@@ -11,12 +11,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_core.data.dataset import PairSet
+from clip_core.config import Captions
+from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
+from clip_core.training.order import Order
 
 _AHEAD = 3
 
@@ -41,36 +42,47 @@ class BatchMaker:
     """Any batch of a run, by its step."""
 
     def __init__(
-        self, pairs: PairSet, store: PictureStore, tokenizer: Tokenizer, *, batch_size: int, seed: int
+        self,
+        pairs: PairSet,
+        store: PictureStore,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        captions: Captions = "all",
     ) -> None:
         self.pairs, self.store = pairs, store
-        self.batch_size, self.seed = batch_size, seed
-        self.steps_per_epoch = len(pairs.pair_images) // batch_size
+        self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
+        self.steps_per_epoch = self.order.steps
         self.token_rows = tokenizer.encode(pairs.captions).astype(np.int32)
         self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
         self.token_counts = 1 + (self.token_rows == tokenizer.end_token).argmax(axis=1)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The permutation of the pairs in an epoch; what does not fill a last batch waits for the next epoch."""
-        if self._order is None or self._order[0] != epoch:
-            permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs.pair_images))
-            self._order = (epoch, permutation)
-        return self._order[1]
+        self._dealt: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        rows = self.order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        rows = self.rows(step)
         images, captions = self.pairs.pair_images[rows], self.pairs.pair_captions[rows]
         distinct, text_rows = np.unique(captions, return_inverse=True)
-        length = self.token_rows.shape[1] if self.whole else int(self.token_counts[distinct].max())
         return Batch(
             torch.from_numpy(self.store.get(images)),
-            torch.from_numpy(self.token_rows[distinct, :length].astype(np.int64)),
+            torch.from_numpy(self.tokens(distinct)),
             torch.from_numpy(text_rows.astype(np.int64)),
             torch.from_numpy(images),
             torch.from_numpy(captions),
         )
+
+    def rows(self, step: int) -> IntArray:
+        """The pairs of a step's batch.  -> (B,)"""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._dealt is None or self._dealt[0] != epoch:
+            self._dealt = (epoch, self.order(epoch))
+        rows: IntArray = self._dealt[1][position]
+        return rows
+
+    def tokens(self, captions: IntArray) -> IntArray:
+        """Captions as token rows, no longer than the longest of them needs.  (U,) -> (U, T)"""
+        length = self.token_rows.shape[1] if self.whole else int(self.token_counts[captions].max())
+        return self.token_rows[captions, :length].astype(np.int64)
 
 
 class BatchStream:

@@ -63,17 +63,17 @@ class Recipe:
         )
 
 
-def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig) -> Recipe:
-    """Fill in what the user left open.
+def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoch_pairs: int) -> Recipe:
+    """Fill in what the user left open; an epoch has fewer pairs than there are where captions are sampled.
 
     Batch size: the power of two that gives about sixteen steps an epoch, between 16 and 128 on a CPU, 256 on a GPU.
     """
     device = choose_device(config.run.device)
     optim, tuning = config.optim, config.tune.init is not None
     largest = 128 if device.type == "cpu" else 256
-    by_data = 2 ** int(math.log2(max(train_pairs / 16, 1)))
-    batch_size = min(optim.batch_size or min(max(by_data, 16), largest), train_pairs)
-    steps_per_epoch = train_pairs // batch_size
+    by_data = 2 ** int(math.log2(max(epoch_pairs / 16, 1)))
+    batch_size = min(optim.batch_size or min(max(by_data, 16), largest), epoch_pairs)
+    steps_per_epoch = epoch_pairs // batch_size
     wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
     steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
     recipe = Recipe(

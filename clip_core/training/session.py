@@ -31,6 +31,7 @@ from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
+from clip_core.training.order import pairs_an_epoch
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
@@ -86,7 +87,8 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         tokenizer = _tokenizer(config, run, data, start, resume=resume)
         guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
         network = _network(config, start, tokenizer, len(data.train.pair_images), run, resume=resume)
-        recipe = work_out(config, len(data.train.pair_images), network)
+        epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
+        recipe = work_out(config, len(data.train.pair_images), network, epoch_pairs=epoch_pairs)
         if resume:
             recipe = _stored_recipe(run, recipe)
         model = _make_model(config, network, start, run)
@@ -95,7 +97,14 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         introduce(log, run, data, tokenizer, recipe, model, start)
     trainer = Trainer(
         model,
-        BatchMaker(data.train, data.train_store, tokenizer, batch_size=recipe.batch_size, seed=config.run.seed),
+        BatchMaker(
+            data.train,
+            data.train_store,
+            tokenizer,
+            batch_size=recipe.batch_size,
+            seed=config.run.seed,
+            captions=config.data.captions,
+        ),
         HeldOut(data.val, data.val_store, data.classes, tokenizer, prepared),
         writer,
         log,

@@ -72,6 +72,24 @@ def test_stopped_by_a_signal_in_the_middle_of_an_epoch_and_resumed_it_is_the_sam
     assert_same_run(whole, parts)
 
 
+def test_stopped_in_an_epoch_of_sampled_captions_and_resumed_it_is_the_same_run(shapes: Path, tmp_path: Path) -> None:
+    pairs = json.loads(shapes.read_text())
+    again = [{"image": pair["image"], "caption": f"this is {pair['caption']}"} for pair in pairs]
+    twice = shapes.parent / "twice.json"
+    twice.write_text(json.dumps(pairs + again))
+    flags = ("--data-file", str(twice), "--captions", "sample", *LONGER)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert clip_train(*flags, "--run-dir", str(whole), cwd=tmp_path).returncode == 0
+    child = start(*flags, "--run-dir", str(parts), cwd=tmp_path)
+    wait_for_step(parts, 8, child)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(60) == 128 + signal.SIGTERM
+    assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
+    assert_same_run(whole, parts)
+    resolved = RunReader(whole).config()["resolved"]
+    assert resolved["steps_per_epoch"] == 162 // 32  # pictures, not pairs
+
+
 def test_killed_between_steps_it_goes_on_from_the_last_checkpoint_as_the_same_run(shapes: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert clip_train("--data-file", str(shapes), "--run-dir", str(whole), *LONGER, cwd=tmp_path).returncode == 0
