@@ -144,6 +144,9 @@ class OptimConfig(Frozen):
     lr: float | None = Field(
         None, gt=0, le=1, description="peak learning rate (default: by the model size; far lower with --init)"
     )
+    optimizer: Literal["muon", "adamw"] | None = Field(
+        None, description="what moves the weights (default: muon from scratch in bf16, else adamw)"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the run over which the learning rate rises")
     min_lr: float = Field(0.01, ge=0, le=1, description="share of the peak that the cosine decay ends at")
     weight_decay: float | None = Field(

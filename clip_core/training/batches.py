@@ -1,12 +1,12 @@
 """Batches in an order that depends on the seed and the step alone, so that resuming anywhere is exact.
 
-Shapes: B pairs, U distinct captions among them, S picture side, T tokens of the batch's longest caption.
+Shapes: B pairs, U distinct captions among them, G of these in a group, S picture side, T tokens of the group's longest.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,22 +20,27 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.training.order import Order
 
 _AHEAD = 3
+_SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
 
 
 @dataclass(frozen=True)
 class Batch:
     pictures: Tensor  # uint8 (B, S, S, 3)
-    input_ids: Tensor  # int64 (U, T): a caption that repeats is encoded once
-    text_rows: Tensor  # int64 (B,): each pair's row of input_ids
+    input_ids: tuple[Tensor, ...]  # int64 (G, T) each, U rows in all: a caption that repeats is encoded once
+    text_rows: Tensor  # int64 (B,): each pair's row of all the groups, one below the other
     image_ids: Tensor  # int64 (B,)
     caption_ids: Tensor  # int64 (B,)
 
     def to(self, device: torch.device) -> "Batch":
         """On the device; from pinned memory the copy overlaps with what the device is doing."""
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(tuple(map(change, part)) if isinstance(part, tuple) else change(part) for part in parts))
 
 
 class BatchMaker:
@@ -50,6 +55,7 @@ class BatchMaker:
         batch_size: int,
         seed: int,
         captions: Captions = "all",
+        groups: int = 1,
     ) -> None:
         self.pairs, self.store = pairs, store
         self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
@@ -57,16 +63,20 @@ class BatchMaker:
         self.token_rows = tokenizer.encode(pairs.captions).astype(np.int32)
         self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
         self.token_counts = 1 + (self.token_rows == tokenizer.end_token).argmax(axis=1)
+        self.groups = 1 if self.whole else groups
         self._dealt: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
         rows = self.rows(step)
         images, captions = self.pairs.pair_images[rows], self.pairs.pair_captions[rows]
         distinct, text_rows = np.unique(captions, return_inverse=True)
+        by_length = np.argsort(self.token_counts[distinct], kind="stable")
+        place = np.empty_like(by_length)
+        place[by_length] = np.arange(len(by_length))
         return Batch(
             torch.from_numpy(self.store.get(images)),
-            torch.from_numpy(self.tokens(distinct)),
-            torch.from_numpy(text_rows.astype(np.int64)),
+            tuple(torch.from_numpy(self.tokens(group)) for group in self.grouped(distinct[by_length])),
+            torch.from_numpy(place[text_rows]),
             torch.from_numpy(images),
             torch.from_numpy(captions),
         )
@@ -79,8 +89,12 @@ class BatchMaker:
         rows: IntArray = self._dealt[1][position]
         return rows
 
+    def grouped(self, captions: IntArray) -> list[IntArray]:
+        """Captions in the order of their length, cut into groups that are padded each to its own longest.  (U,)"""
+        return np.array_split(captions, max(min(self.groups, len(captions) // _SMALLEST_GROUP), 1))
+
     def tokens(self, captions: IntArray) -> IntArray:
-        """Captions as token rows, no longer than the longest of them needs.  (U,) -> (U, T)"""
+        """Captions as token rows, no longer than the longest of them needs.  (G,) -> (G, T)"""
         length = self.token_rows.shape[1] if self.whole else int(self.token_counts[captions].max())
         return self.token_rows[captions, :length].astype(np.int64)
 

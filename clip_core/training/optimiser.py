@@ -1,6 +1,7 @@
-"""AdamW and its schedule."""
+"""Muon for the matrices, AdamW for the rest or for all, and their schedule."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,85 @@ from clip_core.model.clip import CLIP
 _EMBEDDINGS = ("patches", "class_token", "tokens", "positions", "norm_pre")
 
 
-def make_optimiser(
-    model: CLIP, *, lr: float, weight_decay: float, beta2: float, device: torch.device, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over what is trained; norms, biases, positions and the temperature do not decay.
+class Optimiser:
+    """One or two of torch's optimisers over what is trained, as if they were one.
 
-    Each group says in `lr_share` what part of the learning rate it moves by: with `layer_decay` X, the tower's end
-    moves by all of it, its last block by X, the one before by X * X (Bao et al. 2021, "BEiT").
+    With `muon`, the matrices of the Transformer blocks move by Muon (Jordan et al. 2024; scaled so that AdamW's
+    learning rate and weight decay fit it, Liu et al. 2025, "Muon is scalable for LLM training"), all else by AdamW
+    (Loshchilov & Hutter 2019). Norms, biases, positions and the temperature do not decay.
+
+    With `layer_decay` X, a tower's end moves by the whole learning rate, its last block by X of it, the one before by
+    X * X (Bao et al. 2021, "BEiT").
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decay = weight_decay if parameter.ndim >= 2 and "positions" not in name else 0.0
-            share = layer_decay ** layers_above(model, name)
-            groups.setdefault((decay, share), []).append(parameter)
-    listed = [
-        {"params": members, "weight_decay": decay, "lr": lr * share, "lr_share": share}
-        for (decay, share), members in groups.items()
-    ]
-    return torch.optim.AdamW(listed, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=device.type in ("cuda", "cpu"))
+
+    def __init__(
+        self,
+        model: CLIP,
+        *,
+        lr: float,
+        weight_decay: float,
+        beta2: float,
+        device: torch.device,
+        layer_decay: float = 1.0,
+        muon: bool = False,
+    ) -> None:
+        self._parameters = dict(model.named_parameters())
+        groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                matrix = muon and parameter.ndim == 2 and ".blocks." in name
+                decay = weight_decay if parameter.ndim >= 2 and "positions" not in name else 0.0
+                share = layer_decay ** layers_above(model, name)
+                groups.setdefault((matrix, decay, share), []).append(parameter)
+
+        def listed(matrices: bool) -> list[dict[str, Any]]:
+            return [
+                {"params": members, "weight_decay": decay, "lr": lr * share, "lr_share": share}
+                for (matrix, decay, share), members in groups.items()
+                if matrix is matrices
+            ]
+
+        self._parts: list[torch.optim.Optimizer] = []
+        if rest := listed(matrices=False):
+            fused = device.type in ("cuda", "cpu")
+            self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
+        if matrices := listed(matrices=True):
+            self._parts.append(torch.optim.Muon(matrices, lr=lr, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """What moves alike: `params`, `weight_decay`, and the share of the learning rate, `lr_share`."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.groups:
+            group["lr"] = lr * group["lr_share"]
+
+    def zero_grad(self) -> None:
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments by parameter name: `image.blocks.0.mlp.0.weight/exp_avg`; none for what has never moved."""
+        return {
+            f"{name}/{key}": torch.as_tensor(value)
+            for name, parameter in self._parameters.items()
+            for part in self._parts
+            for key, value in part.state.get(parameter, {}).items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put moments that `tensors` gave back, bit for bit."""
+        of = {member: part for part in self._parts for group in part.param_groups for member in group["params"]}
+        for full_name, value in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            parameter = self._parameters[name]
+            # Fused AdamW wants its step counter beside the parameter.
+            of[parameter].state[parameter][key] = value.to(parameter.device)
 
 
 def layers_above(model: CLIP, name: str) -> int:
@@ -50,22 +111,3 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floo
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments by parameter name: `blocks.0.mlp.0.weight/exp_avg`; none for what has never moved."""
-    return {
-        f"{name}/{key}": torch.as_tensor(value)
-        for name, parameter in model.named_parameters()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put moments that `optimiser_tensors` made back, bit for bit."""
-    parameters = dict(model.named_parameters())
-    for full_name, value in tensors.items():
-        name, _, key = full_name.rpartition("/")
-        parameter = parameters[name]
-        # Fused AdamW wants its step counter beside the parameter.
-        optimiser.state[parameter][key] = value.to(parameter.device)

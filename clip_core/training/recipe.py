@@ -35,6 +35,7 @@ class Recipe:
 
     device: str
     precision: str
+    optimizer: str
     batch_size: int
     lr: float
     steps_per_epoch: int
@@ -76,9 +77,11 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoc
     steps_per_epoch = epoch_pairs // batch_size
     wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
     steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
+    precision = choose_precision(device, config.run.precision)
     recipe = Recipe(
         device=str(device),
-        precision=choose_precision(device, config.run.precision),
+        precision=precision,
+        optimizer=optim.optimizer or ("muon" if precision == "bf16" and not tuning else "adamw"),
         batch_size=batch_size,
         lr=optim.lr or (_tune_lr(network, config.tune) if tuning else _scratch_lr(config, train_pairs)),
         steps_per_epoch=steps_per_epoch,
@@ -147,6 +150,12 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         reasons.append(f"preset {preset}, as {learns} ({train_pairs:,} of them)")
     if optim.batch_size is None:
         reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
+    if optim.optimizer is None:
+        reasons.append(
+            "Muon for the matrices, as it learns the same in half the steps"
+            if recipe.optimizer == "muon"
+            else "AdamW, as Muon would be slow without bf16"
+        )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
     if optim.epochs is None and optim.minutes is None:

@@ -32,7 +32,7 @@ from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs, repeated_share
-from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+from clip_core.training.optimiser import Optimiser, learning_rate
 from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
 from clip_core.training.shown import Shown
@@ -80,13 +80,14 @@ class Trainer:
         self.config, self.tuning = config, config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
         self.loss = CLIPLoss()
-        self.optimiser = make_optimiser(
+        self.optimiser = Optimiser(
             self.model,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             beta2=config.optim.beta2,
             device=self.device,
             layer_decay=recipe.layer_decay,
+            muon=recipe.optimizer == "muon",
         )
         self.shown = Shown(self.model, config.tune.ema)
         self.working = Working(self.model, recipe.precision)
@@ -140,10 +141,11 @@ class Trainer:
             pixel_values = random_crop(pixel_values, _generator(self.seed, step))
         matches = matching_pairs(batch.image_ids, batch.caption_ids)
         model = self.working.refresh()
-        images, texts = model(pixel_values.to(self.working.dtype), batch.input_ids)
+        images = model.encode_image(pixel_values.to(self.working.dtype))
+        texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
         logit_scale = model.logit_scale()
         loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()
         self.working.hand_over()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
@@ -170,8 +172,7 @@ class Trainer:
 
     def set_learning_rate(self, step: int) -> float:
         lr = self.learning_rate(step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr * group["lr_share"]
+        self.optimiser.set_learning_rate(lr)
         return lr
 
     def refuse_non_finite(self, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
@@ -351,7 +352,7 @@ class Trainer:
             save_checkpoint(
                 folder,
                 model=self.shown.ready(),
-                tensors=optimiser_tensors(self.model, self.optimiser) | self.shown.raw(),
+                tensors=self.optimiser.tensors() | self.shown.raw(),
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
@@ -370,7 +371,7 @@ class Trainer:
             state = read_state(folder)
             load_weights(self.shown.model, folder)
             moments = self.shown.restore(load_tensors(folder / "state.safetensors"))
-            restore_optimiser(self.model, self.optimiser, moments)
+            self.optimiser.restore(moments)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = planned(self.recipe, self.config, self.progress.planned_steps)

@@ -10,7 +10,7 @@ from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.training.blend import blend_weights
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.lora import is_adapter, merged_weights
-from clip_core.training.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
+from clip_core.training.optimiser import Optimiser
 from clip_core.training.shown import Shown, decay_at
 
 CPU = torch.device("cpu")
@@ -36,11 +36,11 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 3, 32, 32, generator=generator), input_ids
 
 
-def optimiser_of(model: CLIP, layer_decay: float = 1.0, lr: float = 1e-2) -> torch.optim.AdamW:
-    return make_optimiser(model, lr=lr, weight_decay=0.1, beta2=0.98, device=CPU, layer_decay=layer_decay)
+def optimiser_of(model: CLIP, layer_decay: float = 1.0, lr: float = 1e-2) -> Optimiser:
+    return Optimiser(model, lr=lr, weight_decay=0.1, beta2=0.98, device=CPU, layer_decay=layer_decay)
 
 
-def move(model: CLIP, steps: int = 3, optimiser: torch.optim.Optimizer | None = None) -> torch.optim.Optimizer:
+def move(model: CLIP, steps: int = 3, optimiser: Optimiser | None = None) -> Optimiser:
     """A few steps on fixed random pairs."""
     optimiser = optimiser or optimiser_of(model)
     for step in range(steps):
@@ -85,7 +85,7 @@ def test_with_adapters_nothing_else_moves_but_the_temperature() -> None:
         name for name, value in model.named_parameters() if name in before and not torch.equal(value, before[name])
     }
     assert moved == {"log_logit_scale"}
-    held = {name.rpartition("/")[0] for name in optimiser_tensors(model, optimiser)}
+    held = {name.rpartition("/")[0] for name in optimiser.tensors()}
     assert held == {name for name, _ in model.named_parameters() if is_adapter(name)} | moved
 
 
@@ -105,7 +105,7 @@ def test_a_locked_tower_does_not_change_bit_for_bit_and_the_optimiser_keeps_noth
     optimiser = move(model)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) is name.startswith(tower), name
-    assert not [name for name in optimiser_tensors(model, optimiser) if name.startswith(tower)]
+    assert not [name for name in optimiser.tensors() if name.startswith(tower)]
 
 
 @pytest.mark.parametrize(("tower", "norm"), [("image", "norm_post"), ("text", "norm_final")])
@@ -120,12 +120,12 @@ def test_unlock_last_opens_the_last_blocks_the_norm_and_the_projection(tower: st
 def test_a_weight_without_gradient_breaks_neither_the_step_nor_the_resuming() -> None:
     model = tiny(logit_bias=True)
     optimiser = move(model)
-    tensors = {name: value.clone() for name, value in optimiser_tensors(model, optimiser).items()}
+    tensors = {name: value.clone() for name, value in optimiser.tensors().items()}
     assert not [name for name in tensors if name.startswith("logit_bias")]
     again = tiny(logit_bias=True)
     again.load_state_dict(model.state_dict())
     other = optimiser_of(again)
-    restore_optimiser(again, other, tensors)
+    other.restore(tensors)
     move(model, 2, optimiser)
     move(again, 2, other)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
@@ -176,7 +176,7 @@ def test_blends_of_none_and_of_all_are_the_end_points() -> None:
 def test_each_layer_moves_by_a_share_of_the_one_above() -> None:
     model = tiny(layers=2)
     optimiser = optimiser_of(model, layer_decay=0.5, lr=1.0)
-    share = {id(p): group["lr_share"] for group in optimiser.param_groups for p in group["params"]}
+    share = {id(p): group["lr_share"] for group in optimiser.groups for p in group["params"]}
     shares = {name: share[id(p)] for name, p in model.named_parameters()}
     assert shares["log_logit_scale"] == shares["image.projection.weight"] == shares["text.norm_final.bias"] == 1
     assert shares["image.blocks.1.mlp.0.weight"] == shares["text.blocks.1.norm_1.bias"] == 0.5

@@ -72,12 +72,15 @@ def test_stopped_by_a_signal_in_the_middle_of_an_epoch_and_resumed_it_is_the_sam
     assert_same_run(whole, parts)
 
 
-def test_stopped_in_an_epoch_of_sampled_captions_and_resumed_it_is_the_same_run(shapes: Path, tmp_path: Path) -> None:
+def test_stopped_with_sampled_captions_bf16_weights_and_muon_and_resumed_it_is_the_same_run(
+    shapes: Path, tmp_path: Path
+) -> None:
     pairs = json.loads(shapes.read_text())
     again = [{"image": pair["image"], "caption": f"this is {pair['caption']}"} for pair in pairs]
     twice = shapes.parent / "twice.json"
     twice.write_text(json.dumps(pairs + again))
-    flags = ("--data-file", str(twice), "--captions", "sample", *LONGER)
+    in_bf16 = ["bf16" if value == "fp32" else value for value in LONGER]
+    flags = ("--data-file", str(twice), "--captions", "sample", *in_bf16, "--optimizer", "muon")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert clip_train(*flags, "--run-dir", str(whole), cwd=tmp_path).returncode == 0
     child = start(*flags, "--run-dir", str(parts), cwd=tmp_path)

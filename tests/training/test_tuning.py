@@ -215,7 +215,7 @@ def test_a_network_that_reads_the_padding_is_trained_on_whole_rows(shapes: Path,
     start = read_published(weights)
     data = load_data(DataConfig(data_file=shapes), start.config.preprocessing, 0, lambda line: None)
     batch = BatchMaker(data.train, data.train_store, start.tokenizer, batch_size=4, seed=0)(0)
-    assert batch.input_ids.shape[1] == start.config.text.context_length
+    assert batch.input_ids[0].shape[1] == start.config.text.context_length
     tune(tmp_path / "run", shapes, weights)
 
 
