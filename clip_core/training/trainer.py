@@ -31,7 +31,7 @@ from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
-from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs, repeated_share
+from clip_core.training.loss import batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
 from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
@@ -78,7 +78,7 @@ class Trainer:
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
-        self.loss = CLIPLoss()
+        self.loss = make_loss(recipe.loss)
         self.optimiser = make_optimiser(
             self.model,
             lr=recipe.lr,
@@ -90,7 +90,7 @@ class Trainer:
         self.shown = Shown(self.model, config.tune.ema)
         self.progress = Progress()
         self.pace = Pace()
-        self.health = Health(recipe, classes=held_out.classes is not None)
+        self.health = Health(recipe, classes=held_out.classes is not None, max_logit_scale=model.max_logit_scale)
         self._saved_at = -1
 
     # ------------------------------------------------------------ the loop
@@ -140,7 +140,7 @@ class Trainer:
         with autocast(self.device, self.recipe.precision):
             images, texts = self.model(pixel_values, batch.input_ids)
         logit_scale = self.model.logit_scale()
-        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches)
+        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches, self.model.logit_bias)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
@@ -152,12 +152,13 @@ class Trainer:
         image_top1, text_top1 = batch_top1(logits, matches)
         return {
             "loss": loss.detach(),
+            "chance": self.loss.chance(matches),
             "grad_norm": grad_norm,
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
             "text_to_image_top1": text_top1,
             "repeated_captions": repeated_share(batch.text_rows),
-        }
+        } | ({} if self.model.logit_bias is None else {"logit_bias": self.model.logit_bias.detach()})
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -243,10 +244,10 @@ class Trainer:
 
     def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
         """Scores of a network on the held-out pairs and on the guard, and the probe."""
-        precision, beat = self.recipe.precision, self.beat
-        scores, probe = evaluate(model, self.held_out, precision, beat)
+        loss, precision, beat = self.loss, self.recipe.precision, self.beat
+        scores, probe = evaluate(model, self.held_out, loss, precision, beat)
         if self.guard is not None:
-            scores |= guard_scores(evaluate(model, self.guard, precision, beat)[0])
+            scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
         return scores, probe
 
     def beat(self) -> None:
