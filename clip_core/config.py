@@ -131,9 +131,15 @@ class TuneConfig(Frozen):
     guard_root: Path | None = Field(None, description="folder of the guard's pictures (default: beside its list)")
 
 
+LossName = Literal["softmax", "sigmoid"]
+
+
 class OptimConfig(Frozen):
     """How the weights are moved."""
 
+    loss: LossName | None = Field(
+        None, description="CLIP's or SigLIP's (default: softmax; init: sigmoid where the weights have a logit bias)"
+    )
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over the training pairs (default: by the data)"
     )
@@ -155,7 +161,10 @@ class OptimConfig(Frozen):
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     temperature: float | None = Field(
-        None, ge=0.01, le=1, description="initial softmax temperature, 1 / logit scale (default: 0.07; init: its own)"
+        None,
+        ge=0.01,
+        le=1,
+        description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
     )
     augment: bool = Field(True, description="random crops in training; never flips or changes colour")
 

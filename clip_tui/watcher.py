@@ -13,7 +13,7 @@ from clip_tui.curve import Bucket, Curve
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 EVENTS_KEPT = 200
 PACE_LINES = 20
-_NOT_CURVES = frozenset({"kind", "step", "time", "epoch", "seconds", "train_seconds", "logit_scale"})
+_NOT_CURVES = frozenset({"kind", "step", "time", "epoch", "seconds", "train_seconds", "logit_scale", "chance"})
 
 
 @dataclass(frozen=True)

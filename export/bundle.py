@@ -132,6 +132,7 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
         end_token=config.text.end_token,
         context_length=config.text.context_length,
         logit_scale=logit_scale,
+        logit_bias=None if loaded.model.logit_bias is None else loaded.model.logit_bias.item(),
         preprocessing=config.preprocessing,
         classes=trained_classes(loaded),
         opset=OPSET,

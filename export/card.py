@@ -26,7 +26,7 @@ def model_card(manifest: Manifest, run_config: dict[str, Any], parameters: tuple
         (
             f"- pictures: {size} x {size} pixels, {parameters[0]:,} parameters\n"
             f"- texts: up to {manifest.context_length} tokens, {parameters[1]:,} parameters\n"
-            f"- logit scale: {manifest.logit_scale:.3f}\n"
+            f"- logit scale: {manifest.logit_scale:.3f}{_bias(manifest.logit_bias)}\n"
             f"- from checkpoint `{_plain(manifest.source.checkpoint)}`, step {manifest.source.step:,}"
         ),
         "## What it was trained on",
@@ -70,6 +70,15 @@ from clip_core import CLIPInference
 clip = CLIPInference("path/to/this/folder")
 clip.image_text_similarity("picture.jpg", ["a red circle", "a blue square"])
 ```"""
+
+
+def _bias(logit_bias: float | None) -> str:
+    if logit_bias is None:
+        return ""
+    return (
+        f"; logit bias: {logit_bias:.3f}. sigmoid(scale x cosine + bias) is how probable it is that a picture and a "
+        "text belong together; among classes, softmax(scale x cosine) is the same with and without the bias"
+    )
 
 
 def _training(manifest: Manifest, run_config: dict[str, Any]) -> str:

@@ -82,6 +82,7 @@ class Manifest(Frozen):
     end_token: int
     context_length: int
     logit_scale: Annotated[float, Field(gt=0, le=1000.01)]
+    logit_bias: float | None = None  # of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     opset: int

@@ -20,13 +20,14 @@ class CLIP(nn.Module):
     """Pictures and captions in one space.
 
     `log_logit_scale` is the learnable log of 1 / temperature; it is used clamped, so that the logit scale is never
-    above 100 (CLIP's own limit; weights with a logit bias may go beyond) nor below 1.
+    above 100 (CLIP's own limit; weights with a logit bias may go beyond) nor below 1. `logit_bias` is what the sigmoid
+    loss adds to the logits; which caption fits a picture best does not depend on it.
     """
 
     def __init__(self, config: ClipConfig, temperature: float = 0.07) -> None:
         super().__init__()
         self.config = config
-        self._largest_log = math.log(_MAX_WITH_BIAS if config.logit_bias else MAX_LOGIT_SCALE)
+        self.max_logit_scale = _MAX_WITH_BIAS if config.logit_bias else MAX_LOGIT_SCALE
         self.image = ImageEncoder(config.image, config.embed_dim)
         self.text = TextEncoder(config.text, config.embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
@@ -44,12 +45,12 @@ class CLIP(nn.Module):
 
     def logit_scale(self) -> Tensor:
         """The factor from cosine to logit, at least 1."""
-        return self.log_logit_scale.clamp(0.0, self._largest_log).exp()
+        return self.log_logit_scale.clamp(0.0, math.log(self.max_logit_scale)).exp()
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Bring the stored temperature back inside its range, so that it can leave the border again."""
-        self.log_logit_scale.clamp_(0.0, self._largest_log)
+        self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Both embeddings.  (B, 3, S, S), (B, T) -> (B, D), (B, D)"""

@@ -19,7 +19,7 @@ from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, si
 from clip_core.text import normalise_caption
 from clip_core.training.augment import to_pixel_values
 from clip_core.training.device import autocast
-from clip_core.training.loss import CLIPLoss, matching_pairs
+from clip_core.training.loss import ContrastiveLoss, matching_pairs
 
 _BATCH = 256
 _PROBES = 8
@@ -80,7 +80,11 @@ def embed_captions(model: CLIP, tokenizer: Tokenizer, captions: list[str], preci
 
 
 def evaluate(
-    model: CLIP, held_out: HeldOut, precision: str, beat: Callable[[], None] = lambda: None
+    model: CLIP,
+    held_out: HeldOut,
+    loss: ContrastiveLoss,
+    precision: str,
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Scores over the whole validation set, and the probe of the fixed pairs."""
     model.eval()
@@ -88,7 +92,7 @@ def evaluate(
     texts = embed_captions(model, held_out.tokenizer, held_out.pairs.captions, precision)
     model.train()
     pairs = held_out.pairs
-    scores = {"val_loss": _validation_loss(images, texts, pairs, float(model.logit_scale().detach()))}
+    scores = {"val_loss": _validation_loss(images, texts, pairs, model, loss)}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
     scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
     scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
@@ -126,15 +130,20 @@ def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.i
     return labels
 
 
-def _validation_loss(images: FloatArray, texts: FloatArray, pairs: PairSet, logit_scale: float) -> float:
+@torch.no_grad()
+def _validation_loss(
+    images: FloatArray, texts: FloatArray, pairs: PairSet, model: CLIP, loss: ContrastiveLoss
+) -> float:
     """The training loss over the held-out pairs in fixed batches."""
     order = np.random.default_rng(0).permutation(len(pairs.pair_images))
-    loss, scale, total = CLIPLoss(), torch.tensor(logit_scale), 0.0
+    scale, bias = model.logit_scale().cpu(), None if model.logit_bias is None else model.logit_bias.cpu()
+    total = 0.0
     for start in range(0, len(order), _IN_BATCH_LOSS):
         rows = order[start : start + _IN_BATCH_LOSS]
         image_ids, caption_ids = pairs.pair_images[rows], pairs.pair_captions[rows]
         matches = matching_pairs(torch.from_numpy(image_ids), torch.from_numpy(caption_ids))
-        value, _ = loss(torch.from_numpy(images[image_ids]), torch.from_numpy(texts[caption_ids]), scale, matches)
+        image_embeds, text_embeds = torch.from_numpy(images[image_ids]), torch.from_numpy(texts[caption_ids])
+        value, _ = loss(image_embeds, text_embeds, scale, matches, bias)
         total += float(value) * len(rows)
     return total / len(order)
 

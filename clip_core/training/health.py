@@ -1,13 +1,11 @@
 """What is going wrong in a run, in words: each trouble is told once, with what to do about it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clip_core.model.clip import MAX_LOGIT_SCALE
 from clip_core.training.recipe import Recipe
 
-_STUCK = 0.02  # share of ln(batch) within which a loss is chance
+_STUCK = 0.02  # share of the loss of chance within which a loss is chance
 _SETTLED = 0.2  # share of the run before which nothing is said about the loss
 _FIRST_STEPS = 50  # in which any new network says much the same of everything
 _COLLAPSED = 0.98  # mean cosine of different pictures (or captions)
@@ -23,36 +21,37 @@ class Health:
 
     recipe: Recipe
     classes: bool  # the captions are few classes, so that they repeat by nature
+    max_logit_scale: float
     _told: set[str] = field(default_factory=set)
-    _losses: list[float] = field(default_factory=list)
+    _losses: list[float] = field(default_factory=list)  # as shares of the loss of chance
     _waits: list[float] = field(default_factory=list)
     _recalls: list[tuple[int, float]] = field(default_factory=list)
 
     def report(self, step: int, measured: Mapping[str, float]) -> list[str]:
         """After a train line: the loss, the temperature, the data."""
-        recipe, chance = self.recipe, math.log(self.recipe.batch_size)
-        self._losses.append(measured["loss"])
+        recipe, chance = self.recipe, self._chance(measured["chance"])
+        self._losses.append(measured["loss"] / measured["chance"])
         self._waits.append(measured["data_wait"])
         loss = sum(self._losses[-_LAST:]) / len(self._losses[-_LAST:])
         waited = sum(self._waits[-_LAST:]) / len(self._waits[-_LAST:])
         first = sum(self._losses[:_LAST]) / len(self._losses[:_LAST])
         settled = step >= max(_SETTLED * recipe.steps, recipe.warmup_steps) and len(self._losses) >= _LAST
         found = {}
-        if settled and loss > max(chance, first) * (1 + _STUCK):
+        if settled and loss > max(1, first) * (1 + _STUCK):
             found["diverged"] = (
-                f"the loss has risen to {loss:.2f}, worse than chance (ln {recipe.batch_size} = {chance:.2f}): the "
+                f"the loss has risen to {measured['loss']:.2f}, worse than chance ({chance}): the "
                 f"learning rate of {recipe.lr:g} is too high; start again with --lr {recipe.lr / 5:.1g}"
             )
-        elif settled and max(abs(loss - chance), abs(first - chance)) < chance * _STUCK:
+        elif settled and max(abs(loss - 1), abs(first - 1)) < _STUCK:
             found["stuck"] = (
-                f"the loss stays at chance (ln {recipe.batch_size} = {chance:.2f}): nothing is learnt yet; check that "
+                f"the loss stays at chance ({chance}): nothing is learnt yet; check that "
                 f"captions belong to their pictures (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
                 f"{recipe.lr / 3:.1g}"
             )
-        if measured["logit_scale"] >= MAX_LOGIT_SCALE * 0.999:
+        if measured["logit_scale"] >= self.max_logit_scale * 0.999:
             found["cold"] = (
-                "the temperature is at its limit (logit scale 100): the model is as sure as it can be of the training "
-                "pairs; more pairs or fewer --epochs help, more training does not"
+                f"the temperature is at its limit (logit scale {self.max_logit_scale:g}): the model is as sure as it "
+                "can be of the training pairs; more pairs or fewer --epochs help, more training does not"
             )
         elif settled and measured["logit_scale"] <= 1.001:
             found["hot"] = "the logit scale is at its lower limit, 1: the captions do not tell the pictures apart"
@@ -86,6 +85,11 @@ class Health:
                 f"{later[-1]:.1%}: overfitting; best.json keeps the best, and fewer --epochs would end there"
             )
         return self._new(found)
+
+    def _chance(self, loss: float) -> str:
+        if self.recipe.loss == "sigmoid":
+            return f"{loss:.2f}, that of one same answer for every pair"
+        return f"ln {self.recipe.batch_size} = {loss:.2f}"
 
     def _new(self, found: Mapping[str, str]) -> list[str]:
         new = [sentence for trouble, sentence in found.items() if trouble not in self._told]

@@ -1,11 +1,18 @@
-"""The contrastive loss, with every matching pair a positive.
+"""The contrastive losses, with every matching pair a positive.
 
 Shapes: B pairs in the batch, D embedding.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from clip_core.config import LossName
+
+_HALVINGS = 60
+_BEYOND = 20.0  # logits further than this from a border are as good as certain
 
 
 def matching_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
@@ -21,14 +28,73 @@ class CLIPLoss(nn.Module):
     """
 
     def forward(
-        self, image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, matches: Tensor
+        self,
+        image_embeds: Tensor,
+        text_embeds: Tensor,
+        logit_scale: Tensor,
+        matches: Tensor,
+        logit_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, D), scalar, bool (B, B) -> the loss, and the logits (B, B), pictures in rows."""
+        """(B, D), (B, D), scalar, bool (B, B) -> the loss, and the logits (B, B), pictures in rows.
+
+        `logit_bias`: left out, as a softmax is the same with and without.
+        """
         logits = logit_scale * image_embeds.float() @ text_embeds.float().T
         targets = matches.float()
         image_to_text = F.cross_entropy(logits, targets / targets.sum(dim=1, keepdim=True))
         text_to_image = F.cross_entropy(logits.T, targets / targets.sum(dim=1, keepdim=True))  # matches are symmetric
         return (image_to_text + text_to_image) / 2, logits
+
+    @staticmethod
+    def chance(matches: Tensor) -> Tensor:
+        """The loss of one same answer for every pair: ln B.  bool (B, B) -> scalar"""
+        return torch.tensor(math.log(len(matches)))
+
+
+class SigmoidLoss(nn.Module):
+    """For each picture and each caption of the batch on their own: do they belong together?
+
+    -1/B sum_ij log sigmoid(y_ij (scale x cosine_ij + bias)), y_ij = 1 for pairs that match and -1 for all others
+    (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1, where only i = j match).
+    """
+
+    def forward(
+        self, image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, matches: Tensor, logit_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, D), (B, D), scalar, bool (B, B), scalar -> the loss, and the logits (B, B), pictures in rows."""
+        logits = logit_scale * image_embeds.float() @ text_embeds.float().T + logit_bias
+        return -F.logsigmoid(torch.where(matches, logits, -logits)).sum() / len(logits), logits
+
+    @staticmethod
+    def chance(matches: Tensor) -> Tensor:
+        """The loss of one same answer for every pair, the best there is: B x the entropy of the share that match.
+
+        bool (B, B) -> scalar; without repeated captions about ln B + 1.
+        """
+        share = matches.float().mean()
+        return len(matches) * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+
+
+ContrastiveLoss = CLIPLoss | SigmoidLoss
+
+
+def make_loss(name: LossName) -> ContrastiveLoss:
+    return SigmoidLoss() if name == "sigmoid" else CLIPLoss()
+
+
+@torch.no_grad()
+def best_bias(logits: Tensor, matches: Tensor) -> Tensor:
+    """The bias at which the sigmoid loss of these logits is least.  (B, B), bool (B, B) -> scalar
+
+    There the probabilities add up to the number of pairs that match; they rise with the bias, so halving finds it.
+    """
+    logits, wanted = logits.double(), matches.sum()
+    low, high = -logits.max() - _BEYOND, -logits.min() + _BEYOND
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        too_high = torch.sigmoid(logits + middle).sum() > wanted
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    return ((low + high) / 2).float()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from clip_core.config import TrainConfig, TuneConfig, preset_for
+from clip_core.config import LossName, TrainConfig, TuneConfig, preset_for
 from clip_core.network import ClipConfig
 from clip_core.training.device import choose_device, choose_precision
 
@@ -47,6 +47,7 @@ class Recipe:
     layer_decay: float
     why: str = ""
     seconds: float | None = None  # of training, where that is what was asked for; then `steps` is foreseen, not fixed
+    loss: LossName = "softmax"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,6 +62,7 @@ class Recipe:
             f"{steps} of {self.batch_size} pairs ({self.steps_per_epoch} an epoch), peak learning rate "
             f"{self.lr:g} after {_warmup(self)} of warm-up, {self.precision} on {self.device}"
             + (f", evaluated every {self.eval_every} steps" if self.seconds is None else "")
+            + (", sigmoid loss" if self.loss == "sigmoid" else "")
         )
 
 
@@ -91,6 +93,7 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoc
         checkpoint_every=0,
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
+        loss=optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax"),
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
     seconds = None if optim.minutes is None else 60 * optim.minutes
@@ -167,6 +170,8 @@ def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
     """The reasons of a tuning recipe, for what the user left open."""
     optim, tune = config.optim, config.tune
     reasons = []
+    if optim.loss is None and recipe.loss == "sigmoid":
+        reasons.append("the sigmoid loss, as their logits have a bias")
     if optim.lr is None:
         moved = "adapters start at nothing" if tune.lora else "the rate from scratch would overwrite what they know"
         reasons.append(f"peak learning rate {recipe.lr:g}, as {moved}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from clip_core.config import TrainConfig, architecture, flag, parse_config, preprocessing
+from clip_core.config import LossName, TrainConfig, architecture, flag, parse_config, preprocessing
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.formats.recognise import is_there, recognise
 from clip_core.data.formats.source import Wishes
@@ -21,7 +21,8 @@ from clip_core.model.clip import CLIP
 from clip_core.network import ClipConfig
 from clip_core.run_dir import HEARTBEAT_SECONDS, RunReader, RunWriter, State, is_run
 from clip_core.training.about import describe_run, introduce
-from clip_core.training.batches import BatchMaker
+from clip_core.training.augment import to_pixel_values
+from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import blend_name, finish_with_blend, keep_start
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
@@ -31,6 +32,7 @@ from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
+from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
 from clip_core.training.recipe import Recipe, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
@@ -38,7 +40,8 @@ from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
 
 _TEXT_GROUPS = 4
-_TEMPERATURE = 0.07  # of CLIP's own training (Radford et al. 2021)
+# Of CLIP's own training (Radford et al. 2021) and of SigLIP's (Zhai et al. 2023).
+_TEMPERATURE: dict[LossName, float] = {"softmax": 0.07, "sigmoid": 0.1}
 
 
 def run_training(config: TrainConfig, *, resume: bool) -> int:
@@ -92,13 +95,9 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         recipe = work_out(config, len(data.train.pair_images), network, epoch_pairs=epoch_pairs)
         if resume:
             recipe = _stored_recipe(run, recipe)
-        model = _make_model(config, network, start, run)
-        if not resume:
-            describe_run(writer, config, recipe, model, data, start)
-        introduce(log, run, data, tokenizer, recipe, model, start)
-    trainer = Trainer(
-        model,
-        BatchMaker(
+        if recipe.loss == "sigmoid":
+            network = network.model_copy(update={"logit_bias": True})
+        batches = BatchMaker(
             data.train,
             data.train_store,
             tokenizer,
@@ -106,7 +105,14 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             seed=config.run.seed,
             captions=config.data.captions,
             groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
-        ),
+        )
+        model = _make_model(config, network, recipe, start, run, batches)
+        if not resume:
+            describe_run(writer, config, recipe, model, data, start)
+        introduce(log, run, data, tokenizer, recipe, model, start)
+    trainer = Trainer(
+        model,
+        batches,
         HeldOut(data.val, data.val_store, data.classes, tokenizer, prepared),
         writer,
         log,
@@ -139,16 +145,35 @@ def _network(
     )
 
 
-def _make_model(config: TrainConfig, network: ClipConfig, start: Start | None, run: Path) -> CLIP:
+def _make_model(
+    config: TrainConfig, network: ClipConfig, recipe: Recipe, start: Start | None, run: Path, batches: BatchMaker
+) -> CLIP:
     """The network with the weights it starts from, and those that may not move locked."""
-    model = CLIP(network, config.optim.temperature or _TEMPERATURE)
-    if start is not None and start.weights is not None:
-        model.load_state_dict(start.weights, strict=True)
-        start.weights.clear()  # their memory is wanted
+    model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
+    given = start.weights if start is not None else {}
+    if given is not None:  # no checkpoint of this run has them
+        new_bias = network.logit_bias and "logit_bias" not in given
+        if given:
+            model.load_state_dict(given | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
+            given.clear()  # their memory is wanted
+        if new_bias:
+            _fit_bias(model.to(recipe.device), batches(0))
         if config.tune.blend is not None:
             keep_start(run, model.state_dict())
-    choose_trainable(model, config.tune)
+    choose_trainable(model, config.tune, recipe.loss)
     return model
+
+
+@torch.no_grad()
+def _fit_bias(model: CLIP, batch: Batch) -> None:
+    """Let the bias be the one that fits the first batch best, so that training need not begin with correcting it."""
+    batch = batch.to(model.log_logit_scale.device)
+    model.eval()
+    images = model.encode_image(to_pixel_values(batch.pictures, model.config.preprocessing))
+    texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
+    logits = model.logit_scale() * images @ texts[batch.text_rows].T
+    matches = matching_pairs(batch.image_ids, batch.caption_ids)
+    model.get_parameter("logit_bias").copy_(best_bias(logits.cpu(), matches.cpu()))
 
 
 def _choose_run(config: TrainConfig, resume: bool) -> Path:
@@ -217,7 +242,7 @@ def _stored_recipe(run: Path, now: Recipe) -> Recipe:
     choose_device(stored["device"])
     if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
-    return replace(now, **stored)  # a run of an earlier version has not stored all of them
+    return replace(now, **{"loss": "softmax"} | stored)  # a run of an earlier version has not stored all of them
 
 
 def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:

@@ -31,7 +31,7 @@ from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
-from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs, repeated_share
+from clip_core.training.loss import batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.optimiser import Optimiser, learning_rate
 from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
@@ -79,7 +79,7 @@ class Trainer:
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
-        self.loss = CLIPLoss()
+        self.loss = make_loss(recipe.loss)
         self.optimiser = Optimiser(
             self.model,
             lr=recipe.lr,
@@ -93,7 +93,7 @@ class Trainer:
         self.working = Working(self.model, recipe.precision)
         self.progress = Progress()
         self.pace = Pace()
-        self.health = Health(recipe, classes=held_out.classes is not None)
+        self.health = Health(recipe, classes=held_out.classes is not None, max_logit_scale=model.max_logit_scale)
         self._saved_at = -1
 
     # ------------------------------------------------------------ the loop
@@ -144,7 +144,7 @@ class Trainer:
         images = model.encode_image(pixel_values.to(self.working.dtype))
         texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
         logit_scale = model.logit_scale()
-        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches)
+        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches, model.logit_bias)
         self.optimiser.zero_grad()
         loss.backward()
         self.working.hand_over()
@@ -157,12 +157,13 @@ class Trainer:
         image_top1, text_top1 = batch_top1(logits, matches)
         return {
             "loss": loss.detach(),
+            "chance": self.loss.chance(matches),
             "grad_norm": grad_norm,
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
             "text_to_image_top1": text_top1,
             "repeated_captions": repeated_share(batch.text_rows),
-        }
+        } | ({} if self.model.logit_bias is None else {"logit_bias": self.model.logit_bias.detach()})
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -247,10 +248,10 @@ class Trainer:
 
     def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
         """Scores of a network on the held-out pairs and on the guard, and the probe."""
-        precision, beat = self.recipe.precision, self.beat
-        scores, probe = evaluate(model, self.held_out, precision, beat)
+        loss, precision, beat = self.loss, self.recipe.precision, self.beat
+        scores, probe = evaluate(model, self.held_out, loss, precision, beat)
         if self.guard is not None:
-            scores |= guard_scores(evaluate(model, self.guard, precision, beat)[0])
+            scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
         return scores, probe
 
     def beat(self) -> None:

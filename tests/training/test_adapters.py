@@ -1,10 +1,12 @@
 """Adapters, the average, what is locked and how fast each layer moves: on a tiny network, without a run."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from clip_core.config import TuneConfig
+from clip_core.config import LossName, TuneConfig
 from clip_core.model.clip import CLIP
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.training.blend import blend_weights
@@ -87,6 +89,16 @@ def test_with_adapters_nothing_else_moves_but_the_temperature() -> None:
     assert moved == {"log_logit_scale"}
     held = {name.rpartition("/")[0] for name in optimiser.tensors()}
     assert held == {name for name, _ in model.named_parameters() if is_adapter(name)} | moved
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("tune", [{}, {"lora": 2}, {"lock": "image"}])
+def test_the_bias_moves_with_the_sigmoid_loss_alone(loss: LossName, tune: dict[str, Any]) -> None:
+    model = tiny(logit_bias=True)
+    choose_trainable(model, TuneConfig(init="x", **tune), loss)
+    assert model.get_parameter("logit_bias").requires_grad is (loss == "sigmoid")
+    decays = {id(p): group["weight_decay"] for group in optimiser_of(model).param_groups for p in group["params"]}
+    assert decays.get(id(model.logit_bias)) == (0.0 if loss == "sigmoid" else None)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])

@@ -4,22 +4,26 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from clip_core.config import LossName
 from clip_core.training.evaluate import mean_cosine
 from clip_core.training.health import Health
+from clip_core.training.loss import SigmoidLoss
 from clip_core.training.recipe import Recipe
 
 CHANCE = math.log(64)
-WELL = {"logit_scale": 20.0, "data_wait": 0.01, "repeated_captions": 0.1}
+SIGMOID_CHANCE = float(SigmoidLoss.chance(torch.eye(64, dtype=torch.bool)))
+WELL = {"chance": CHANCE, "logit_scale": 20.0, "data_wait": 0.01, "repeated_captions": 0.1}
 SCORES = {"mean_recall": 0.3, "image_mean_cosine": 0.2, "text_mean_cosine": 0.1}
 
 
-def health(classes: bool = False) -> Health:
+def health(classes: bool = False, loss: LossName = "softmax") -> Health:
     recipe = Recipe(
         device="cpu", precision="fp32", batch_size=64, lr=1e-3, steps_per_epoch=10, steps=100, warmup_steps=10,
-        eval_every=10, checkpoint_every=10, weight_decay=0.1, layer_decay=1.0,
+        eval_every=10, checkpoint_every=10, weight_decay=0.1, layer_decay=1.0, loss=loss,
     )  # fmt: skip
-    return Health(recipe, classes)
+    return Health(recipe, classes, max_logit_scale=1000.0 if loss == "sigmoid" else 100.0)
 
 
 def reported(watch: Health, losses: list[float], **measured: float) -> list[str]:
@@ -49,6 +53,20 @@ def test_each_trouble_is_told_once(losses: list[float], measured: dict[str, floa
     told = reported(health(), losses, **measured)
     assert len(told) == 1
     assert said in told[0]
+
+
+def test_with_the_sigmoid_loss_chance_is_that_of_one_answer_for_all() -> None:
+    (stuck,) = reported(health(loss="sigmoid"), [SIGMOID_CHANCE] * 9, chance=SIGMOID_CHANCE)
+    assert "stays at chance (5.15, that of one same answer for every pair)" in stuck
+    (risen,) = reported(health(loss="sigmoid"), [SIGMOID_CHANCE, 4.5, 4.0, *[7.0] * 6], chance=SIGMOID_CHANCE)
+    assert "has risen to 7.00, worse than chance (5.15, that" in risen
+    assert reported(health(loss="sigmoid"), [SIGMOID_CHANCE, 5.0, *[CHANCE] * 7], chance=SIGMOID_CHANCE) == []
+
+
+def test_the_limit_of_the_temperature_is_that_of_the_weights() -> None:
+    assert reported(health(loss="sigmoid"), [3.0] * 9, logit_scale=117.0) == []
+    (said,) = reported(health(loss="sigmoid"), [3.0] * 9, logit_scale=1000.0)
+    assert "at its limit (logit scale 1000)" in said
 
 
 def test_captions_that_are_classes_may_repeat() -> None:

@@ -1,12 +1,13 @@
 import math
 
+import open_clip.loss
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from clip_core.training.loss import CLIPLoss, batch_top1, matching_pairs
+from clip_core.training.loss import CLIPLoss, ContrastiveLoss, SigmoidLoss, batch_top1, best_bias, matching_pairs
 
 
 def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, matches: torch.Tensor) -> float:
@@ -20,14 +21,31 @@ def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, matches:
     return total / (2 * len(logits))
 
 
+def naive_sigmoid_loss(
+    images: torch.Tensor, texts: torch.Tensor, scale: float, bias: float, matches: torch.Tensor
+) -> float:
+    """Every pair by hand: -log of the probability that was given to what is true."""
+    total = 0.0
+    for picture, image in enumerate(images.double()):
+        for caption, text in enumerate(texts.double()):
+            logit = scale * float(image @ text) + bias
+            against = -logit if matches[picture, caption] else logit
+            total += max(against, 0.0) + math.log1p(math.exp(-abs(against)))
+    return total / len(images)
+
+
+def random_batch(seed: int, pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Unit vectors of pictures and captions, and matches among them."""
+    g = torch.Generator().manual_seed(seed)
+    images, texts = (F.normalize(torch.randn(pairs, 6, generator=g), dim=-1) for _ in range(2))
+    ids = torch.randint(0, pairs, (2, pairs), generator=g)
+    return images, texts, matching_pairs(ids[0], ids[1])
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), pairs=st.integers(2, 12), scale=st.floats(1, 30))
 def test_the_loss_equals_the_naive_one_with_any_matching_pairs(seed: int, pairs: int, scale: float) -> None:
-    g = torch.Generator().manual_seed(seed)
-    images = F.normalize(torch.randn(pairs, 6, generator=g), dim=-1)
-    texts = F.normalize(torch.randn(pairs, 6, generator=g), dim=-1)
-    ids = torch.randint(0, pairs, (2, pairs), generator=g)
-    matches = matching_pairs(ids[0], ids[1])
+    images, texts, matches = random_batch(seed, pairs)
     loss, _ = CLIPLoss()(images, texts, torch.tensor(scale), matches)
     assert float(loss) == pytest.approx(naive_loss(images, texts, scale, matches), rel=1e-4)
 
@@ -40,11 +58,103 @@ def test_without_matching_pairs_it_is_the_loss_of_the_clip_paper() -> None:
     torch.testing.assert_close(loss, paper)
 
 
-def test_identical_captions_are_never_negatives_of_each_other() -> None:
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), pairs=st.integers(2, 12), scale=st.floats(1, 300), bias=st.floats(-30, 10))
+def test_the_sigmoid_loss_equals_the_naive_one_with_any_matching_pairs(
+    seed: int, pairs: int, scale: float, bias: float
+) -> None:
+    images, texts, matches = random_batch(seed, pairs)
+    loss, _ = SigmoidLoss()(images, texts, torch.tensor(scale), matches, torch.tensor(bias))
+    assert float(loss) == pytest.approx(naive_sigmoid_loss(images, texts, scale, bias, matches), rel=1e-4, abs=1e-5)
+
+
+def test_without_matching_pairs_the_sigmoid_loss_is_that_of_its_paper() -> None:
+    images, texts, _ = random_batch(0, 8)
+    labels = 2 * torch.eye(8) - torch.ones(8, 8)
+    paper = -F.logsigmoid(labels * (10.0 * images @ texts.T - 10.0)).sum() / 8  # Zhai et al. 2023, algorithm 1
+    loss, logits = SigmoidLoss()(images, texts, torch.tensor(10.0), labels > 0, torch.tensor(-10.0))
+    torch.testing.assert_close(loss, paper)
+    torch.testing.assert_close(logits, 10.0 * images @ texts.T - 10.0)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (117.3, -12.9), (1.0, 0.0)])
+def test_without_matching_pairs_the_sigmoid_loss_is_open_clips(scale: float, bias: float) -> None:
+    images, texts, _ = random_batch(1, 64)
+    mine, theirs = ([part.clone().requires_grad_() for part in (images, texts)] for _ in range(2))
+    weights = [torch.tensor(value, requires_grad=True) for value in (scale, bias, scale, bias)]
+    loss, _ = SigmoidLoss()(*mine, weights[0], torch.eye(64, dtype=torch.bool), weights[1])
+    reference = open_clip.loss.SigLipLoss()(*theirs, weights[2], weights[3])
+    assert float(loss.detach()) == pytest.approx(float(reference.detach()), abs=1e-5)
+    loss.backward()
+    reference.backward()
+    for one, other in zip([*mine, *weights[:2]], [*theirs, *weights[2:]], strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_the_sigmoid_loss_is_the_slope_of_the_naive_one() -> None:
+    images, texts, matches = random_batch(2, 5)
+    bias, scale, step = torch.tensor(-3.0, requires_grad=True), torch.tensor(12.0, requires_grad=True), 1e-4
+    images.requires_grad_()
+    loss, _ = SigmoidLoss()(images, texts, scale, matches, bias)
+    loss.backward()
+
+    def slope(of: str) -> float:
+        values = []
+        for sign in (1, -1):
+            moved = images.detach().clone().double()
+            moved[3, 2] += sign * step * (of == "image")
+            by_scale, by_bias = 12.0 + sign * step * (of == "scale"), -3.0 + sign * step * (of == "bias")
+            values.append(naive_sigmoid_loss(moved, texts.double(), by_scale, by_bias, matches))
+        return (values[0] - values[1]) / (2 * step)
+
+    assert images.grad is not None
+    gradients = {"image": images.grad[3, 2], "scale": scale.grad, "bias": bias.grad}
+    assert {name: float(g) for name, g in gradients.items()} == pytest.approx(
+        {name: slope(name) for name in gradients}, rel=1e-3, abs=1e-4
+    )
+
+
+def test_the_sigmoid_loss_stays_finite_where_it_is_certain_and_wrong() -> None:
+    images = F.normalize(torch.randn(4, 8), dim=-1).requires_grad_()
+    opposite = -images.detach()
+    loss, _ = SigmoidLoss()(images, opposite, torch.tensor(1e6), torch.eye(4, dtype=torch.bool), torch.tensor(-10.0))
+    loss.backward()
+    assert float(loss.detach()) > 1e5
+    assert torch.isfinite(loss)
+    assert images.grad is not None
+    assert torch.isfinite(images.grad).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_bias_fits_better_than_the_best_one(seed: int) -> None:
+    images, texts, matches = random_batch(seed, 24)
+    scale = torch.tensor(30.0)
+    bias = best_bias(scale * images @ texts.T, matches)
+    best, *others = (float(SigmoidLoss()(images, texts, scale, matches, bias + by)[0]) for by in (0, -2, -0.1, 0.1, 2))
+    assert best < min(others)
+
+
+def test_the_best_bias_of_a_batch_that_all_matches_is_finite() -> None:
+    assert torch.isfinite(best_bias(torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize(("pairs", "captions"), [(64, 64), (64, 6), (2, 2)])
+def test_chance_is_the_least_loss_of_one_answer_for_all(pairs: int, captions: int) -> None:
+    ids = torch.arange(pairs)
+    matches = matching_pairs(ids, ids % captions)
+    nothing, one = torch.zeros(pairs, 4), torch.tensor(1.0)
+    softmax, _ = CLIPLoss()(nothing, nothing, one, matches)
+    sigmoid, _ = SigmoidLoss()(nothing, nothing, one, matches, best_bias(torch.zeros(pairs, pairs), matches))
+    torch.testing.assert_close(softmax, CLIPLoss.chance(matches))
+    torch.testing.assert_close(sigmoid, SigmoidLoss.chance(matches))
+
+
+@pytest.mark.parametrize("contrastive", [CLIPLoss(), SigmoidLoss()])
+def test_identical_captions_are_never_negatives_of_each_other(contrastive: ContrastiveLoss) -> None:
     text = F.normalize(torch.randn(1, 8), dim=-1).expand(2, -1)
     image = text.clone().requires_grad_()
     matches = matching_pairs(torch.tensor([0, 1]), torch.tensor([5, 5]))
-    loss, _ = CLIPLoss()(image, text, torch.tensor(50.0), matches)
+    loss, _ = contrastive(image, text, torch.tensor(50.0), matches, torch.tensor(-10.0))
     loss.backward()
     assert image.grad is not None
     assert image.grad.abs().max() < 1e-5  # nothing pushes a picture from a caption that is also its own
