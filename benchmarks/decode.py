@@ -4,14 +4,19 @@
 
 Each reads the same files from the disk's cache, in turn, in rounds; the table has medians of the processor's time.
 open_clip's transform ends in normalised floats, ours in 8-bit pixels that the device normalises.
+
+Where the folder has a train.json, a second table says what a short clip-train waits for pictures: with a decode cache
+that is empty, with the one that this run has filled, and with none, so that every use of a picture decodes it.
 """
 
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -19,15 +24,17 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
-from benchmarks.train_run import header, row
+from benchmarks.train_run import header, row, train
 from clip_core.data.pictures import walk_pictures
 from clip_core.data.store import EXACT, PictureStore
 from clip_core.network import Preprocessing
+from clip_core.run_dir import RunReader
 from clip_core.training.fast_decode import FAST
 
 PICTURES = 600
 ROUNDS = 7
 SIDES = (64, 224)
+SHORT = ("--epochs", "2", "--log-every", "5")
 
 Decode = Callable[[Path], Any]
 
@@ -49,6 +56,29 @@ def main(folder: Path, sides: list[int]) -> None:
             ratio = median(theirs / ours for theirs, ours in zip(seconds["open_clip"], taken, strict=True))
             print(row(side, name, f"{speed:,.0f}", f"{ratio:.2f}", *levels), flush=True)
         print(row(side, "from the decode cache", *_from_cache(paths, square), "", ""))
+    if (folder / "train.json").is_file():
+        print_waiting(folder)
+
+
+def print_waiting(folder: Path) -> None:
+    """The share of a step spent waiting for pictures, of real runs with no other flags than SHORT."""
+    data = ["--data-file", str(folder / "train.json"), "--val-file", str(folder / "val.json")]
+    ways: dict[str, list[str]] = {"cold": [], "warm": [], "none (--cache-gb 0)": ["--cache-gb", "0"]}
+    print()
+    print(
+        header(
+            "decode cache", "seconds to the first step", "median wait", "mean wait", "longest wait, shares of a step"
+        )
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["XDG_CACHE_HOME"] = scratch  # the decode cache's place, empty
+        for number, (way, flags) in enumerate(ways.items()):
+            run, began = Path(scratch) / f"run_{number}", time.time()
+            train(run, *data, *SHORT, *flags)
+            lines = [line for line in RunReader(run).new_metrics() if line["kind"] == "train"]
+            waits = [line["data_wait"] for line in lines]
+            shares = (f"{share:.1%}" for share in (median(waits), mean(waits), max(waits)))
+            print(row(way, f"{lines[0]['time'] - began:.1f}", *shares), flush=True)
 
 
 def _decoders(square: Preprocessing) -> Mapping[str, Decode]:
