@@ -78,13 +78,13 @@ def our_step(precision: str, scratch: Path) -> Step:
         HeldOut(data.val, data.val_store, None, tokenizer, network.preprocessing),
         RunWriter(scratch / precision),
         Log(),
-        recipe=work_out(config, pairs, network),
+        recipe=work_out(config, pairs, network, epoch_pairs=pairs),
         config=config,
     )
     trainer.model.train()
     pictures = torch.randint(0, 256, (BATCH, peer.SIDE, peer.SIDE, 3), dtype=torch.uint8)
     rows = torch.arange(BATCH)
-    batch = Batch(pictures, some_tokens(), rows, rows, rows)
+    batch = Batch(pictures, (some_tokens(),), rows, rows, rows)
     return lambda: trainer.train_step(batch)
 
 

@@ -51,7 +51,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, T)
         if causal:
             scores = scores + scores.new_full(scores.shape[-2:], float("-inf")).triu(1)
-        return scores.softmax(dim=-1) @ v
+        values: Tensor = scores.softmax(dim=-1) @ v
+        return values
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 

@@ -39,8 +39,9 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(tuple(map(change, part)) if isinstance(part, tuple) else change(part) for part in parts))
+        groups = tuple(change(group) for group in self.input_ids)
+        others = {field.name: change(getattr(self, field.name)) for field in fields(self) if field.name != "input_ids"}
+        return Batch(input_ids=groups, **others)
 
 
 class BatchMaker:
