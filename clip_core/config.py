@@ -122,7 +122,12 @@ class TuneConfig(Frozen):
     unlock_last: int = Field(0, ge=0, le=100, description="blocks of the locked tower that learn, counted from its end")
     lora: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank, nothing else")
     lora_alpha: float | None = Field(None, gt=0, le=4096, description="weight of the adapters (default: 2 x rank)")
-    ema: float | None = Field(None, gt=0, lt=1, description="judge and save the moving average, with this decay")
+    ema: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="decay of the moving average that is judged and saved; 0: none (default: 0.9999; init: 0)",
+    )
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="learning rate of a layer over the next one's (default: 1; init: below 1)"
     )
@@ -166,7 +171,9 @@ class OptimConfig(Frozen):
         le=1,
         description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
     )
-    augment: bool = Field(True, description="random crops in training; never flips or changes colour")
+    augment: bool = Field(
+        True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
+    )
 
 
 class RunConfig(Frozen):

@@ -17,6 +17,7 @@ from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
+from clip_core.training.keywords import keywords, thinned
 from clip_core.training.order import Order
 
 _AHEAD = 3
@@ -57,26 +58,29 @@ class BatchMaker:
         seed: int,
         captions: Captions = "all",
         groups: int = 1,
+        thin_lists: bool = False,
     ) -> None:
-        self.pairs, self.store = pairs, store
+        self.pairs, self.store, self.tokenizer, self.seed = pairs, store, tokenizer, seed
         self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
         self.steps_per_epoch = self.order.steps
-        self.token_rows = tokenizer.encode(pairs.captions).astype(np.int32)
         self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
-        self.token_counts = 1 + (self.token_rows == tokenizer.end_token).argmax(axis=1)
-        self.groups = 1 if self.whole else groups
+        token_rows = tokenizer.encode(pairs.captions)
+        self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
+        self.groups = groups
+        self._lists = dict(_lists(pairs.captions)) if thin_lists else {}
         self._dealt: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
         rows = self.rows(step)
         images, captions = self.pairs.pair_images[rows], self.pairs.pair_captions[rows]
         distinct, text_rows = np.unique(captions, return_inverse=True)
-        by_length = np.argsort(self.token_counts[distinct], kind="stable")
+        token_rows, counts = self.tokens(distinct, step)
+        by_length = np.argsort(counts, kind="stable")
         place = np.empty_like(by_length)
         place[by_length] = np.arange(len(by_length))
         return Batch(
             torch.from_numpy(self.store.get(images)),
-            tuple(torch.from_numpy(self.tokens(group)) for group in self.grouped(distinct[by_length])),
+            tuple(torch.from_numpy(token_rows[group, : counts[group].max()]) for group in self.grouped(by_length)),
             torch.from_numpy(place[text_rows]),
             torch.from_numpy(images),
             torch.from_numpy(captions),
@@ -90,14 +94,41 @@ class BatchMaker:
         rows: IntArray = self._dealt[1][position]
         return rows
 
-    def grouped(self, captions: IntArray) -> list[IntArray]:
-        """Captions in the order of their length, cut into groups that are padded each to its own longest.  (U,)"""
-        return np.array_split(captions, max(min(self.groups, len(captions) // _SMALLEST_GROUP), 1))
+    def tokens(self, captions: IntArray, step: int) -> tuple[IntArray, IntArray]:
+        """Captions as token rows, lists of keywords changed, and how many tokens each needs.
 
-    def tokens(self, captions: IntArray) -> IntArray:
-        """Captions as token rows, no longer than the longest of them needs.  (G,) -> (G, T)"""
-        length = self.token_rows.shape[1] if self.whole else int(self.token_counts[captions].max())
-        return self.token_rows[captions, :length].astype(np.int64)
+        (U,) -> (U, T at least their longest), (U,)
+        """
+        rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
+        lists = [row for row, caption in enumerate(captions) if int(caption) in self._lists]
+        if lists:
+            random = np.random.default_rng([self.seed, step])
+            changed = self.tokenizer.encode([thinned(self._lists[int(captions[row])], random) for row in lists])
+            width = max(rows.shape[1], changed.shape[1])
+            rows, changed = (
+                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=self.tokenizer.pad_id)
+                for part in (rows, changed)
+            )
+            rows[lists] = changed
+            counts = self._counts(rows)
+        return rows, counts
+
+    def _counts(self, rows: IntArray) -> IntArray:
+        """How many tokens of each row are read.  (U, T) -> (U,)"""
+        if self.whole:
+            return np.full(len(rows), rows.shape[1])
+        counts: IntArray = 1 + (rows == self.tokenizer.end_token).argmax(axis=1)
+        return counts
+
+    def grouped(self, by_length: IntArray) -> list[IntArray]:
+        """Rows in the order of their length, cut into groups that are padded each to its own longest.  (U,)"""
+        return np.array_split(by_length, max(min(self.groups, len(by_length) // _SMALLEST_GROUP), 1))
+
+
+def _lists(captions: list[str]) -> Iterator[tuple[int, list[str]]]:
+    for row, caption in enumerate(captions):
+        if (parts := keywords(caption)) is not None:
+            yield row, parts
 
 
 class BatchStream:

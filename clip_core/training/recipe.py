@@ -18,6 +18,7 @@ _STEPS = 1000  # from scratch, and between so many passes over the data
 _EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
+_EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
 # With weights that are there. The rate is that of a network 768 wide (ViT-B), as in Wortsman et al. 2022.
 _TUNE_LR = 1e-5
@@ -35,7 +36,6 @@ class Recipe:
 
     device: str
     precision: str
-    optimizer: str
     batch_size: int
     lr: float
     steps_per_epoch: int
@@ -48,6 +48,8 @@ class Recipe:
     why: str = ""
     seconds: float | None = None  # of training, where that is what was asked for; then `steps` is foreseen, not fixed
     loss: LossName = "softmax"
+    optimizer: str = "adamw"
+    ema: float | None = None  # decay of the moving average that is judged and saved
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,6 +95,7 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoc
         checkpoint_every=0,
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
+        ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
         loss=optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax"),
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
@@ -161,6 +164,8 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
+    if config.tune.ema is None:
+        reasons.append("the moving average of the weights is judged and saved, as it is the better model at any time")
     if optim.epochs is None and optim.minutes is None:
         reasons.append(f"{recipe.epochs} epochs, for about {_STEPS:,} steps in {_EPOCHS[0]} to {_EPOCHS[1]} passes")
     return "; ".join(reasons)

@@ -94,7 +94,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
         recipe = work_out(config, len(data.train.pair_images), network, epoch_pairs=epoch_pairs)
         if resume:
-            recipe = _stored_recipe(run, recipe)
+            recipe = _stored_recipe(config, run, recipe)
         if recipe.loss == "sigmoid":
             network = network.model_copy(update={"logit_bias": True})
         batches = BatchMaker(
@@ -104,6 +104,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             batch_size=recipe.batch_size,
             seed=config.run.seed,
             captions=config.data.captions,
+            thin_lists=config.optim.augment,
             groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
         )
         model = _make_model(config, network, recipe, start, run, batches)
@@ -231,7 +232,7 @@ def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
     return parse_config(RunReader(run).config()["config"])
 
 
-def _stored_recipe(run: Path, now: Recipe) -> Recipe:
+def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
     """What was worked out when the run began, so that a resumed run is the same run.
 
     Raises:
@@ -242,7 +243,8 @@ def _stored_recipe(run: Path, now: Recipe) -> Recipe:
     choose_device(stored["device"])
     if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
-    return replace(now, **{"loss": "softmax"} | stored)  # a run of an earlier version has not stored all of them
+    earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema}  # what runs did before they said so
+    return replace(now, **earlier | stored)
 
 
 def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:

@@ -89,7 +89,7 @@ class Trainer:
             layer_decay=recipe.layer_decay,
             muon=recipe.optimizer == "muon",
         )
-        self.shown = Shown(self.model, config.tune.ema)
+        self.shown = Shown(self.model, recipe.ema)
         self.working = Working(self.model, recipe.precision)
         self.progress = Progress()
         self.pace = Pace()

@@ -1,0 +1,78 @@
+"""Lists of keywords: shuffled and thinned, never wrong, and the same again for the same seed and step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_core.config import DataConfig
+from clip_core.data.dataset import load_data
+from clip_core.data.tokenizer import train_bpe
+from clip_core.network import Preprocessing
+from clip_core.training.batches import BatchMaker
+from clip_core.training.keywords import keywords, thinned
+
+words = st.lists(st.text("abcdefg :;)", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=3, max_size=9)
+
+
+@pytest.mark.parametrize(
+    ("caption", "parts"),
+    [
+        ("late, early, time", ["late", "early", "time"]),
+        ("slip-on,woman’s ,  ballet shoe", ["slip-on", "woman’s", "ballet shoe"]),
+        ("a bus", None),
+        ("couple with heart, man", None),
+        ("In the morning, three people walk along a beach, and a dog", None),
+        ("late, , early", None),
+        ("", None),
+    ],
+)
+def test_a_list_is_three_short_parts_or_more(caption: str, parts: list[str] | None) -> None:
+    assert keywords(caption) == parts
+
+
+@given(words, st.integers(0, 1000))
+def test_what_is_left_of_a_list_was_in_it_and_is_never_nothing(parts: list[str], seed: int) -> None:
+    kept = thinned(parts, np.random.default_rng(seed)).split(", ")
+    assert kept != [""]
+    assert all(kept.count(part) <= parts.count(part) for part in kept)
+
+
+def test_lists_are_seen_whole_and_thinned_in_every_order() -> None:
+    random = np.random.default_rng(0)
+    seen = [thinned(["a", "b", "c"], random) for _ in range(2000)]
+    assert {len(caption.split(", ")) for caption in seen} == {1, 2, 3}
+    assert {"a, b, c", "c, b, a", "b", "c, a"} <= set(seen)
+    assert 0.3 < seen.count("a, b, c") / len(seen) < 0.45
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(shapes: Path, groups: int) -> None:
+    drawn = json.loads(shapes.read_text())
+    lists = [f"key{row % 50}, word{row % 41}, shape{row % 7}, thing{row % 13}" for row in range(len(drawn))]
+    pairs = [pair | {"caption": lists[row] if row % 2 else pair["caption"]} for row, pair in enumerate(drawn)]
+    (shapes.parent / "lists.json").write_text(json.dumps(pairs))
+    data = load_data(DataConfig(data_file=shapes.parent / "lists.json"), Preprocessing(), 0, lambda line: None)
+    tokenizer = train_bpe(data.train.captions, 400, context_length=77)
+
+    def texts(thin_lists: bool) -> list[tuple[str, str]]:
+        make = BatchMaker(
+            data.train, data.train_store, tokenizer, batch_size=80, seed=3, groups=groups, thin_lists=thin_lists
+        )
+        batch = make(1)
+        rows = [row for group in batch.input_ids for row in group]
+        assert all(tokenizer.end_token in row for row in rows)
+        return [
+            (data.train.captions[int(caption)], tokenizer.decode(rows[int(row)].tolist()))
+            for caption, row in zip(batch.caption_ids, batch.text_rows, strict=True)
+        ]
+
+    assert all(read == caption for caption, read in texts(thin_lists=False))
+    changed = texts(thin_lists=True)
+    assert changed == texts(thin_lists=True)
+    assert all(read == caption for caption, read in changed if keywords(caption) is None)
+    assert all(set(read.split(", ")) <= set(caption.split(", ")) for caption, read in changed if keywords(caption))
+    assert sum(read != caption for caption, read in changed) > 15
