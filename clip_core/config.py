@@ -42,7 +42,7 @@ def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Pr
 
 
 PRESETS: dict[str, Preset] = {
-    "nano": Preset(256, Shape(256, 4, 3), Shape(256, 4, 3), patch_size=16, stem=Stem.CONV),
+    "nano": Preset(256, Shape(256, 4, 3), Shape(256, 4, 1), patch_size=16, stem=Stem.CONV),
     "tiny": _own(256, 4, 6),
     "small": _own(384, 6, 8),
     "base": _own(512, 8, 12),
@@ -145,6 +145,9 @@ class OptimConfig(Frozen):
     loss: LossName | None = Field(
         None, description="CLIP's or SigLIP's (default: softmax; init: sigmoid where the weights have a logit bias)"
     )
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=1, description="share of the softmax loss's target spread over the batch (default: by the data)"
+    )
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over the training pairs (default: by the data)"
     )
@@ -170,6 +173,9 @@ class OptimConfig(Frozen):
         ge=0.01,
         le=1,
         description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
+    )
+    patch_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a picture's patches that a step leaves out; faster, for long runs"
     )
     augment: bool = Field(
         True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
@@ -214,6 +220,8 @@ class TrainConfig(Frozen):
             _refuse(self.optim, ("temperature",), why)
         if self.optim.minutes is not None:
             _refuse(self.optim, ("epochs",), "says how long to train, and so does --minutes; leave one of them out")
+        if self.optim.loss == "sigmoid":
+            _refuse(self.optim, ("label_smoothing",), "belongs to the softmax loss; leave it out with --loss sigmoid")
         if tune.lock == "none":
             _refuse(tune, ("unlock_last",), "opens the end of a locked tower; add --lock image or --lock text")
         if tune.lora is None:

@@ -33,9 +33,9 @@ class CLIP(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.logit_bias else None
 
-    def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, D), unit length, float32"""
-        embeds: Tensor = self.image(pixel_values)
+    def encode_image(self, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(B, 3, S, S) -> (B, D), unit length, float32; of the patches `kept` alone, (B, K), where given"""
+        embeds: Tensor = self.image(pixel_values, kept)
         return embeds
 
     def encode_text(self, input_ids: Tensor) -> Tensor:

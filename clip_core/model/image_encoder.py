@@ -16,7 +16,8 @@ from clip_core.network import ImageTower, Pooling, Stem
 class ImageEncoder(nn.Module):
     """Patches, positions, Transformer, pooling, projection, unit length (Dosovitskiy et al. 2020).
 
-    forward: pixel_values float (B, 3, S, S), normalised -> image_embeds (B, D) of length one.
+    forward: pixel_values float (B, 3, S, S), normalised -> image_embeds (B, D) of length one. With `kept`, int64
+    (B, K), only those patches of each picture are looked at, beside the class token.
     """
 
     def __init__(self, config: ImageTower, embed_dim: int) -> None:
@@ -44,11 +45,13 @@ class ImageEncoder(nn.Module):
         initialise_blocks(self.blocks, width)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)  # (B, P, W)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)  # (B, T, W)
         tokens = self.norm_pre(tokens + self.positions)
+        if kept is not None:
+            tokens = self.keep(tokens, kept)
         for block in self.blocks:
             tokens = block(tokens)
         if self.config.norm_after_pooling:
@@ -56,6 +59,12 @@ class ImageEncoder(nn.Module):
         else:
             pooled = self.pool(self.norm_post(tokens))
         return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
+
+    def keep(self, tokens: Tensor, kept: Tensor) -> Tensor:
+        """The class token, where there is one, and some of the patches.  (B, T, W), (B, K) -> (B, K (+ 1), W)"""
+        first = int(self.config.has_class_token)
+        patches = tokens[:, first:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([tokens[:, :first], patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """One vector a picture: the class token, or the mean over patches.  (B, T, W) -> (B, W)"""

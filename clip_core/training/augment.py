@@ -1,4 +1,4 @@
-"""Pictures on the device: from uint8 to normalised floats, and random crops that keep captions true.
+"""Pictures on the device: from uint8 to normalised floats, random crops that keep captions true, patches left out.
 
 Shapes: B pictures, S side.
 """
@@ -33,3 +33,11 @@ def random_crop(pixel_values: Tensor, generator: torch.Generator) -> Tensor:
     theta = theta.to(pixel_values.device, non_blocking=True)
     grid = F.affine_grid(theta, list(pixel_values.shape), align_corners=False)
     return F.grid_sample(pixel_values, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def kept_patches(pictures: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
+    """Which patches of each picture a step looks at, drawn anew for each (Li et al. 2023, "Scaling Language-Image
+    Pre-training via Masking").  -> int64 (B, K), K = the rest of `patches`, at least one; in their order
+    """
+    count = max(round(patches * (1 - dropout)), 1)
+    return torch.rand(pictures, patches, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values

@@ -25,7 +25,15 @@ class CLIPLoss(nn.Module):
 
     Where several captions of the batch match a picture, the target is spread evenly over them (as in UniCL, Yang et
     al. 2022), so that identical captions are never negatives of each other. Without such pairs it is CLIP's loss.
+
+    Args:
+        label_smoothing: share of the target that is spread over the whole batch, as captions are not always right and
+            others may fit as well (Szegedy et al. 2016).
     """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
 
     def forward(
         self,
@@ -40,9 +48,9 @@ class CLIPLoss(nn.Module):
         `logit_bias`: left out, as a softmax is the same with and without.
         """
         logits = logit_scale * image_embeds.float() @ text_embeds.float().T
-        targets = matches.float()
-        image_to_text = F.cross_entropy(logits, targets / targets.sum(dim=1, keepdim=True))
-        text_to_image = F.cross_entropy(logits.T, targets / targets.sum(dim=1, keepdim=True))  # matches are symmetric
+        targets = matches.float() / matches.sum(dim=1, keepdim=True)  # of captions too, as matches are symmetric
+        image_to_text = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        text_to_image = F.cross_entropy(logits.T, targets, label_smoothing=self.label_smoothing)
         return (image_to_text + text_to_image) / 2, logits
 
     @staticmethod
@@ -78,8 +86,8 @@ class SigmoidLoss(nn.Module):
 ContrastiveLoss = CLIPLoss | SigmoidLoss
 
 
-def make_loss(name: LossName) -> ContrastiveLoss:
-    return SigmoidLoss() if name == "sigmoid" else CLIPLoss()
+def make_loss(name: LossName, label_smoothing: float = 0.0) -> ContrastiveLoss:
+    return SigmoidLoss() if name == "sigmoid" else CLIPLoss(label_smoothing)
 
 
 @torch.no_grad()

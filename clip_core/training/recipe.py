@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from clip_core.config import LossName, TrainConfig, TuneConfig, preset_for
+from clip_core.config import NANO_BELOW, LossName, TrainConfig, TuneConfig, preset_for
 from clip_core.network import ClipConfig
 from clip_core.training.device import choose_device, choose_precision
 
@@ -18,6 +18,7 @@ _STEPS = 1000  # from scratch, and between so many passes over the data
 _EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
+_LABEL_SMOOTHING = 0.1
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
 # With weights that are there. The rate is that of a network 768 wide (ViT-B), as in Wortsman et al. 2022.
@@ -49,6 +50,7 @@ class Recipe:
     seconds: float | None = None  # of training, where that is what was asked for; then `steps` is foreseen, not fixed
     loss: LossName = "softmax"
     optimizer: str = "adamw"
+    label_smoothing: float = 0.0
     ema: float | None = None  # decay of the moving average that is judged and saved
 
     def as_json(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoc
     wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
     steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
     precision = choose_precision(device, config.run.precision)
+    few = train_pairs < NANO_BELOW
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -95,6 +98,7 @@ def work_out(config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoc
         checkpoint_every=0,
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
+        label_smoothing=_given(optim.label_smoothing, _LABEL_SMOOTHING if few and not tuning else 0.0),
         ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
         loss=optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax"),
     )
@@ -164,6 +168,8 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
+    if recipe.label_smoothing and optim.label_smoothing is None and recipe.loss == "softmax":
+        reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:
         reasons.append("the moving average of the weights is judged and saved, as it is the better model at any time")
     if optim.epochs is None and optim.minutes is None:

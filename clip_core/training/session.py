@@ -243,7 +243,8 @@ def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
     choose_device(stored["device"])
     if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
-    earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema}  # what runs did before they said so
+    # What runs did before they said so.
+    earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema, "label_smoothing": 0.0}
     return replace(now, **earlier | stored)
 
 

@@ -23,7 +23,7 @@ from clip_core.model.checkpoint import (
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
 from clip_core.run_dir import RunWriter, State
-from clip_core.training.augment import random_crop, to_pixel_values
+from clip_core.training.augment import kept_patches, random_crop, to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import memory_mb, system_figures
@@ -79,7 +79,7 @@ class Trainer:
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
         self.preprocessing: Preprocessing = model.config.preprocessing
-        self.loss = make_loss(recipe.loss)
+        self.loss = make_loss(recipe.loss, recipe.label_smoothing)
         self.optimiser = Optimiser(
             self.model,
             lr=recipe.lr,
@@ -139,9 +139,10 @@ class Trainer:
         pixel_values = to_pixel_values(batch.pictures, self.preprocessing)
         if self.optim.augment:
             pixel_values = random_crop(pixel_values, _generator(self.seed, step))
+        kept = self.kept_patches(len(pixel_values), step)
         matches = matching_pairs(batch.image_ids, batch.caption_ids)
         model = self.working.refresh()
-        images = model.encode_image(pixel_values.to(self.working.dtype))
+        images = model.encode_image(pixel_values.to(self.working.dtype), kept)
         texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
         logit_scale = model.logit_scale()
         loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches, model.logit_bias)
@@ -164,6 +165,14 @@ class Trainer:
             "text_to_image_top1": text_top1,
             "repeated_captions": repeated_share(batch.text_rows),
         } | ({} if self.model.logit_bias is None else {"logit_bias": self.model.logit_bias.detach()})
+
+    def kept_patches(self, pictures: int, step: int) -> Tensor | None:
+        """Which patches this step looks at; None is all of them."""
+        if not self.optim.patch_dropout:
+            return None
+        generator = _generator(self.seed, ~step)  # another one than the crops'
+        patches = self.model.config.image.grid**2
+        return kept_patches(pictures, patches, self.optim.patch_dropout, generator).to(self.device, non_blocking=True)
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -248,7 +257,7 @@ class Trainer:
 
     def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
         """Scores of a network on the held-out pairs and on the guard, and the probe."""
-        loss, precision, beat = self.loss, self.recipe.precision, self.beat
+        loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat
         scores, probe = evaluate(model, self.held_out, loss, precision, beat)
         if self.guard is not None:
             scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])

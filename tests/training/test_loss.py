@@ -171,3 +171,14 @@ def test_top1_in_batch_counts_any_match() -> None:
     by_image, by_text = batch_top1(logits, matches)
     assert float(by_image) == pytest.approx(2 / 3)
     assert float(by_text) == pytest.approx(1 / 3)
+
+
+def test_label_smoothing_spreads_a_share_of_the_target_over_the_whole_batch() -> None:
+    images, texts = (F.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
+    matches = matching_pairs(torch.tensor([0, 0, 1, 2, 3, 4]), torch.tensor([0, 1, 2, 2, 3, 4]))
+    logits = 9.0 * images @ texts.T
+    even = matches.float() / matches.sum(dim=1, keepdim=True)
+    targets = 0.8 * even + 0.2 / 6
+    by_hand = -(targets * logits.log_softmax(1)).sum(1).mean() - (targets * logits.T.log_softmax(1)).sum(1).mean()
+    loss, _ = CLIPLoss(label_smoothing=0.2)(images, texts, torch.tensor(9.0), matches)
+    torch.testing.assert_close(loss, by_hand / 2)

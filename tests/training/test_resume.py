@@ -80,7 +80,17 @@ def test_stopped_with_sampled_captions_bf16_weights_and_muon_and_resumed_it_is_t
     twice = shapes.parent / "twice.json"
     twice.write_text(json.dumps(pairs + again))
     in_bf16 = ["bf16" if value == "fp32" else value for value in LONGER]
-    flags = ("--data-file", str(twice), "--captions", "sample", *in_bf16, "--optimizer", "muon")
+    flags = (
+        "--data-file",
+        str(twice),
+        "--captions",
+        "sample",
+        *in_bf16,
+        "--optimizer",
+        "muon",
+        "--patch-dropout",
+        "0.5",
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert clip_train(*flags, "--run-dir", str(whole), cwd=tmp_path).returncode == 0
     child = start(*flags, "--run-dir", str(parts), cwd=tmp_path)

@@ -13,6 +13,7 @@ from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.model.transformer import attend
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
+from clip_core.training.augment import kept_patches
 from clip_core.training.batches import BatchMaker
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.working import Working
@@ -122,3 +123,25 @@ def test_every_pair_finds_its_caption_in_groups_of_like_length(shapes: Path, tmp
     assert len(widths) == groups
     assert widths == sorted(widths)
     assert all((group[:, -1] != tokenizer.pad_id).any() for group in batch.input_ids)  # none is wider than it needs
+
+
+def test_patch_dropout_looks_at_some_patches_of_each_picture_and_at_all_of_them_it_changes_nothing() -> None:
+    kept = kept_patches(5, 16, 0.5, torch.Generator().manual_seed(0))
+    assert kept.shape == (5, 8)
+    assert all(len(set(row)) == 8 and row == sorted(row) and max(row) < 16 for row in kept.tolist())
+    assert len({tuple(row) for row in kept.tolist()}) == 5
+    for class_token in (False, True):
+        config = tiny_config().model_copy(update={"image": ImageTower(
+            image_size=32, patch_size=8, width=32, heads=2, layers=2, class_token=class_token
+        )})  # fmt: skip
+        model = CLIP(config).eval()
+        pixel_values = torch.randn(5, 3, 32, 32)
+        whole = model.encode_image(pixel_values)
+        torch.testing.assert_close(model.encode_image(pixel_values, torch.arange(16).expand(5, -1)), whole)
+        changed = pixel_values.clone()
+        changed[:, :, :8, :8] = 0  # the first patch
+        without_it = torch.arange(1, 16).expand(5, -1)
+        torch.testing.assert_close(
+            model.encode_image(changed, without_it), model.encode_image(pixel_values, without_it)
+        )
+        assert not torch.allclose(model.encode_image(changed), whole)
