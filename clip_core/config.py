@@ -177,6 +177,9 @@ class OptimConfig(Frozen):
     patch_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a picture's patches that a step leaves out; faster, for long runs"
     )
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a caption's words that a step leaves out; lists have their own way"
+    )
     augment: bool = Field(
         True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
     )

@@ -17,10 +17,11 @@ from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.training.keywords import keywords, thinned
+from clip_core.training.captions import CaptionChange
 from clip_core.training.order import Order
 
 _AHEAD = 3
+_UNCHANGED = CaptionChange()
 _SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
 
 
@@ -58,7 +59,7 @@ class BatchMaker:
         seed: int,
         captions: Captions = "all",
         groups: int = 1,
-        thin_lists: bool = False,
+        change: CaptionChange = _UNCHANGED,
     ) -> None:
         self.pairs, self.store, self.tokenizer, self.seed = pairs, store, tokenizer, seed
         self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
@@ -67,7 +68,8 @@ class BatchMaker:
         token_rows = tokenizer.encode(pairs.captions)
         self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
         self.groups = groups
-        self._lists = dict(_lists(pairs.captions)) if thin_lists else {}
+        self.change = change
+        self._changed = np.array([change.changes(caption) for caption in pairs.captions])
         self._dealt: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
@@ -95,21 +97,21 @@ class BatchMaker:
         return rows
 
     def tokens(self, captions: IntArray, step: int) -> tuple[IntArray, IntArray]:
-        """Captions as token rows, lists of keywords changed, and how many tokens each needs.
+        """Captions as token rows, changed for this step, and how many tokens each needs.
 
         (U,) -> (U, T at least their longest), (U,)
         """
         rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
-        lists = [row for row, caption in enumerate(captions) if int(caption) in self._lists]
-        if lists:
+        which = np.flatnonzero(self._changed[captions])
+        if len(which):
             random = np.random.default_rng([self.seed, step])
-            changed = self.tokenizer.encode([thinned(self._lists[int(captions[row])], random) for row in lists])
+            changed = self.tokenizer.encode([self.change(self.pairs.captions[c], random) for c in captions[which]])
             width = max(rows.shape[1], changed.shape[1])
             rows, changed = (
                 np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=self.tokenizer.pad_id)
                 for part in (rows, changed)
             )
-            rows[lists] = changed
+            rows[which] = changed
             counts = self._counts(rows)
         return rows, counts
 
@@ -123,12 +125,6 @@ class BatchMaker:
     def grouped(self, by_length: IntArray) -> list[IntArray]:
         """Rows in the order of their length, cut into groups that are padded each to its own longest.  (U,)"""
         return np.array_split(by_length, max(min(self.groups, len(by_length) // _SMALLEST_GROUP), 1))
-
-
-def _lists(captions: list[str]) -> Iterator[tuple[int, list[str]]]:
-    for row, caption in enumerate(captions):
-        if (parts := keywords(caption)) is not None:
-            yield row, parts
 
 
 class BatchStream:

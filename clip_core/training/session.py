@@ -24,6 +24,7 @@ from clip_core.training.about import describe_run, introduce
 from clip_core.training.augment import to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import blend_name, finish_with_blend, keep_start
+from clip_core.training.captions import CaptionChange
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
 from clip_core.training.device import choose_device, choose_precision
@@ -92,7 +93,8 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
         network = _network(config, start, tokenizer, len(data.train.pair_images), run, resume=resume)
         epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
-        recipe = work_out(config, len(data.train.pair_images), network, epoch_pairs=epoch_pairs)
+        train_pairs, classes = len(data.train.pair_images), data.classes is not None
+        recipe = work_out(config, train_pairs, network, epoch_pairs=epoch_pairs, classes=classes)
         if resume:
             recipe = _stored_recipe(config, run, recipe)
         if recipe.loss == "sigmoid":
@@ -104,7 +106,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             batch_size=recipe.batch_size,
             seed=config.run.seed,
             captions=config.data.captions,
-            thin_lists=config.optim.augment,
+            change=CaptionChange(lists=config.optim.augment, word_dropout=config.optim.word_dropout),
             groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
         )
         model = _make_model(config, network, recipe, start, run, batches)

@@ -1,4 +1,4 @@
-"""Lists of keywords: shuffled and thinned, never wrong, and the same again for the same seed and step."""
+"""What a step reads of a caption: some of it, never wrong, and the same again for the same seed and step."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from clip_core.data.dataset import load_data
 from clip_core.data.tokenizer import train_bpe
 from clip_core.network import Preprocessing
 from clip_core.training.batches import BatchMaker
-from clip_core.training.keywords import keywords, thinned
+from clip_core.training.captions import CaptionChange, keywords, thinned
 
 words = st.lists(st.text("abcdefg :;)", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=3, max_size=9)
 
@@ -49,18 +49,34 @@ def test_lists_are_seen_whole_and_thinned_in_every_order() -> None:
     assert 0.3 < seen.count("a, b, c") / len(seen) < 0.45
 
 
+@given(st.text().filter(str.strip), st.floats(0, 0.99), st.integers(0, 1000))
+def test_words_are_left_out_in_their_order_and_never_all(caption: str, share: float, seed: int) -> None:
+    change = CaptionChange(word_dropout=share)
+    words, kept = caption.split(), change(caption, np.random.default_rng(seed)).split()
+    assert kept
+    rest = iter(words)
+    assert all(word in rest for word in kept)
+    assert change.changes(caption) == (share > 0)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(shapes: Path, groups: int) -> None:
     drawn = json.loads(shapes.read_text())
-    lists = [f"key{row % 50}, word{row % 41}, shape{row % 7}, thing{row % 13}" for row in range(len(drawn))]
-    pairs = [pair | {"caption": lists[row] if row % 2 else pair["caption"]} for row, pair in enumerate(drawn)]
+    listed = [f"key{row % 50}, word{row % 41}, shape{row % 7}, thing{row % 13}" for row in range(len(drawn))]
+    pairs = [pair | {"caption": listed[row] if row % 2 else pair["caption"]} for row, pair in enumerate(drawn)]
     (shapes.parent / "lists.json").write_text(json.dumps(pairs))
     data = load_data(DataConfig(data_file=shapes.parent / "lists.json"), Preprocessing(), 0, lambda line: None)
     tokenizer = train_bpe(data.train.captions, 400, context_length=77)
 
-    def texts(thin_lists: bool) -> list[tuple[str, str]]:
+    def texts(lists: bool) -> list[tuple[str, str]]:
         make = BatchMaker(
-            data.train, data.train_store, tokenizer, batch_size=80, seed=3, groups=groups, thin_lists=thin_lists
+            data.train,
+            data.train_store,
+            tokenizer,
+            batch_size=80,
+            seed=3,
+            groups=groups,
+            change=CaptionChange(lists=lists),
         )
         batch = make(1)
         rows = [row for group in batch.input_ids for row in group]
@@ -70,9 +86,9 @@ def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(shapes
             for caption, row in zip(batch.caption_ids, batch.text_rows, strict=True)
         ]
 
-    assert all(read == caption for caption, read in texts(thin_lists=False))
-    changed = texts(thin_lists=True)
-    assert changed == texts(thin_lists=True)
+    assert all(read == caption for caption, read in texts(lists=False))
+    changed = texts(lists=True)
+    assert changed == texts(lists=True)
     assert all(read == caption for caption, read in changed if keywords(caption) is None)
     assert all(set(read.split(", ")) <= set(caption.split(", ")) for caption, read in changed if keywords(caption))
     assert sum(read != caption for caption, read in changed) > 15
