@@ -43,6 +43,7 @@ def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Pr
 
 PRESETS: dict[str, Preset] = {
     "nano": Preset(256, Shape(256, 4, 3), Shape(256, 4, 1), patch_size=16, stem=Stem.CONV),
+    "shallow": Preset(512, Shape(512, 8, 3), Shape(512, 8, 1), patch_size=16, stem=Stem.CONV),
     "tiny": _own(256, 4, 6),
     "small": _own(384, 6, 8),
     "base": _own(512, 8, 12),
@@ -95,8 +96,8 @@ class DataConfig(Frozen):
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
 
-PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
-NANO_BELOW = 50_000  # training pairs
+PresetName = Literal["nano", "shallow", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
+FEW_PAIRS = 50_000  # to train on; below, small data has its own presets and habits
 
 
 class ModelConfig(Frozen):
@@ -284,31 +285,31 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
         raise explain(error) from None
 
 
-def preset_for(model: ModelConfig, pairs: int) -> PresetName:
+def preset_for(model: ModelConfig, pairs: int, *, hurried: bool = False) -> PresetName:
     """The preset that was asked for, or the one for so many training pairs.
 
-    From few pairs a network learns most where it has little to find out: convolutions before few layers. See
-    docs/log.md for what was measured.
+    From few pairs a network learns most where it has little to find out: convolutions before few layers, and one layer
+    to read captions with. Wide ones learn more, where there is time (`hurried`: there is none). See docs/log.md.
     """
-    return model.model_size or ("nano" if pairs < NANO_BELOW else "tiny")
+    return model.model_size or ("tiny" if pairs >= FEW_PAIRS else "nano" if hurried else "shallow")
 
 
 def preprocessing(model: ModelConfig) -> Preprocessing:
     """How pictures are prepared for a network that is trained from scratch; all presets by size of data agree."""
-    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "nano"].image_size)
+    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "tiny"].image_size)
 
 
 def architecture(
-    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
+    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0, hurried: bool = False
 ) -> ClipConfig:
     """The network that a preset names, for a tokenizer's vocabulary.
 
     Args:
-        pairs: how many there are to train on, which chooses the preset where none is named.
+        pairs, hurried: as `preset_for` has them, which chooses the preset where none is named.
     Raises:
         UsageError: if the picture size is not a multiple of the patch size.
     """
-    preset = PRESETS[preset_for(model, pairs)]
+    preset = PRESETS[preset_for(model, pairs, hurried=hurried)]
     prepared = preprocessing(model)
     patch_size = model.patch_size or preset.patch_size
     if prepared.image_size % patch_size:

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from clip_core.config import NANO_BELOW, LossName, TrainConfig, TuneConfig, preset_for
+from clip_core.config import FEW_PAIRS, LossName, TrainConfig, TuneConfig, preset_for
 from clip_core.network import ClipConfig
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
-_PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
+_PEAK_LR = {"nano": 1e-3, "shallow": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
 _VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
-_STEPS = 1000  # from scratch, and between so many passes over the data
+_STEPS = 500  # from scratch, and between so many passes over the data
 _EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
+_SHORT = 5  # minutes
 _LABEL_SMOOTHING = 0.1
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
@@ -92,7 +93,7 @@ def work_out(
     precision = choose_precision(device, config.run.precision)
     # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
-    smoothing = _LABEL_SMOOTHING if train_pairs < NANO_BELOW and not tuning and not classes else 0.0
+    smoothing = _LABEL_SMOOTHING if train_pairs < FEW_PAIRS and not tuning and not classes else 0.0
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -139,7 +140,13 @@ def _given(value: float | None, otherwise: float) -> float:
 
 
 def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
-    return _PEAK_LR.get(preset_for(config.model, train_pairs), _VIT_PEAK_LR)
+    return _PEAK_LR.get(preset_for(config.model, train_pairs, hurried=hurried(config)), _VIT_PEAK_LR)
+
+
+def hurried(config: TrainConfig) -> bool:
+    """Whether the time allowed is too short for all but the smallest network on the device that is there."""
+    minutes = config.optim.minutes
+    return minutes is not None and minutes < _SHORT and choose_device(config.run.device).type == "cpu"
 
 
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
@@ -163,9 +170,13 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
     model, optim = config.model, config.optim
     reasons = []
     if model.model_size is None:
-        preset = preset_for(model, train_pairs)
-        learns = "few pairs teach a small network more" if preset == "nano" else "there is enough to learn from"
-        reasons.append(f"preset {preset}, as {learns} ({train_pairs:,} of them)")
+        preset = preset_for(model, train_pairs, hurried=hurried(config))
+        learns = {
+            "nano": "there is little time",
+            "shallow": f"few pairs ({train_pairs:,}) teach a network of few layers more",
+            "tiny": f"there is enough to learn from ({train_pairs:,} pairs)",
+        }
+        reasons.append(f"preset {preset}, as {learns[preset]}")
     if optim.batch_size is None:
         reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
     if optim.optimizer is None:

@@ -35,7 +35,7 @@ from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
-from clip_core.training.recipe import Recipe, use_all_cores, work_out
+from clip_core.training.recipe import Recipe, hurried, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
@@ -145,6 +145,7 @@ def _network(
         end_token=tokenizer.end_token,
         context_length=tokenizer.context_length,
         pairs=pairs,
+        hurried=hurried(config),
     )
 
 
