@@ -55,7 +55,9 @@ class Optimiser:
             fused = device.type in ("cuda", "cpu")
             self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
         if matrices := listed(matrices=True):
-            self._parts.append(torch.optim.Muon(matrices, lr=lr, momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(
+                torch.optim.Muon(matrices, lr=lr, momentum=0.95, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+            )
 
     @property
     def groups(self) -> list[dict[str, Any]]:
