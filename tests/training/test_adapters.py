@@ -97,7 +97,7 @@ def test_the_bias_moves_with_the_sigmoid_loss_alone(loss: LossName, tune: dict[s
     model = tiny(logit_bias=True)
     choose_trainable(model, TuneConfig(init="x", **tune), loss)
     assert model.get_parameter("logit_bias").requires_grad is (loss == "sigmoid")
-    decays = {id(p): group["weight_decay"] for group in optimiser_of(model).param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimiser_of(model).groups for p in group["params"]}
     assert decays.get(id(model.logit_bias)) == (0.0 if loss == "sigmoid" else None)
 
 

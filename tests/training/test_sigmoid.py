@@ -27,7 +27,7 @@ SHORT = [
 NEW = ["--image-size", "32", "--layers", "1"]
 PLAIN = {"pooling": "class_token", "patch_bias": False, "pre_norm": True}  # what every format can say
 WAYS: dict[str, list[str]] = {
-    "scratch": NEW,
+    "scratch": [*NEW, "--ema", "0"],
     "average": [*NEW, "--ema", "0.9"],
     "tuned": ["--init"],
     "adapters": ["--lora", "2", "--lr", "1e-2", "--blend", "0.5", "--init"],
