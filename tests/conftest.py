@@ -21,7 +21,7 @@ os.environ["XDG_CACHE_HOME"] = _CACHE
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 SHORT_RUN = [
-    "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--patch-size", "16", "--layers", "1",
+    "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--model-size", "nano", "--layers", "1",
     "--log-every", "1", "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
 

@@ -24,7 +24,7 @@ SHORT = [
     "--epochs", "2", "--batch-size", "32", "--log-every", "1", "--device", "cpu", "--precision", "fp32",
     "--eval-every", "4", "--checkpoint-every", "3", "--keep-checkpoints", "100",
 ]  # fmt: skip
-NEW = ["--image-size", "32", "--layers", "1"]
+NEW = ["--image-size", "32", "--model-size", "nano", "--layers", "1"]
 PLAIN = {"pooling": "class_token", "patch_bias": False, "pre_norm": True}  # what every format can say
 WAYS: dict[str, list[str]] = {
     "scratch": [*NEW, "--ema", "0"],

@@ -275,7 +275,8 @@ def test_what_needs_weights_to_start_from_says_so(
 
 def test_the_average_and_a_guard_also_serve_a_run_from_scratch(shapes: Path, guard: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ["--image-size", "32", "--patch-size", "16", "--layers", "1", "--ema", "0.9", "--guard-data", str(guard)]
+    nano = ["--image-size", "32", "--model-size", "nano", "--layers", "1"]
+    small = [*nano, "--ema", "0.9", "--guard-data", str(guard)]
     assert main(["--data-file", str(shapes), "--run-dir", str(run), *SHORT, *small]) == 0
     assert not (run / "checkpoints" / "step_0000000").exists()
     assert "guard_mean_recall" in evaluations(run)[-1]
