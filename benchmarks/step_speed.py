@@ -51,8 +51,8 @@ Step = Callable[[], object]
 # ---------------------------------------------------------------- the steps
 
 
-def our_step(precision: str, scratch: Path) -> Step:
-    """The trainer's own step on a batch that stays the same, without random crops, as open_clip's is here."""
+def our_step(precision: str, scratch: Path, optimizer: str = "adamw") -> Step:
+    """The trainer's own step on a batch that stays the same, without random crops or an average, as open_clip's is."""
     config = parse_config(
         {
             "data": {
@@ -62,7 +62,8 @@ def our_step(precision: str, scratch: Path) -> Step:
                 "cache_gb": 0,
             },
             "model": {"model_size": "tiny"},
-            "optim": {"batch_size": BATCH, "augment": False, "grad_clip": GRAD_CLIP},
+            "optim": {"batch_size": BATCH, "augment": False, "grad_clip": GRAD_CLIP, "optimizer": optimizer},
+            "tune": {"ema": 0},
             "run": {"precision": precision, "device": "cpu"},
         }
     )
@@ -76,7 +77,7 @@ def our_step(precision: str, scratch: Path) -> Step:
         CLIP(network),
         BatchMaker(data.train, data.train_store, tokenizer, batch_size=len(data.train), seed=0),
         HeldOut(data.val, data.val_store, None, tokenizer, network.preprocessing),
-        RunWriter(scratch / precision),
+        RunWriter(scratch / f"{precision}-{optimizer}"),
         Log(),
         recipe=work_out(config, pairs, network, epoch_pairs=pairs),
         config=config,
@@ -164,7 +165,8 @@ def compare(rounds: int, *, compiled: bool) -> None:
         }
         if compiled and has_compiler():
             theirs[f"{peer.NAME}, bf16 autocast, compiled"] = open_clip_step(bf16=True, compiled=True)
-        ours = {f"clip-train, {precision}": our_step(precision, Path(scratch)) for precision in PRECISIONS}
+        ours = {f"clip-train, {precision}, AdamW": our_step(precision, Path(scratch)) for precision in PRECISIONS}
+        ours["clip-train, bf16, Muon"] = our_step("bf16", Path(scratch), "muon")
         gflops = dict.fromkeys(theirs, gflops_of(next(iter(theirs.values()))))
         gflops |= dict.fromkeys(ours, gflops_of(next(iter(ours.values()))))
         seconds = measure(theirs | ours, rounds)
