@@ -382,6 +382,7 @@ class Trainer:
             load_weights(self.shown.model, folder)
             moments = self.shown.restore(load_tensors(folder / "state.safetensors"))
             self.optimiser.restore(moments)
+            self.working = Working(self.model, self.recipe.precision)  # weights that do not move are copied but once
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = planned(self.recipe, self.config, self.progress.planned_steps)

@@ -20,8 +20,9 @@ from tests.published import open_clip_model, save_open_clip
 from tests.training.test_resume import assert_same_run
 
 SHORT = [
-    "--epochs", "2", "--batch-size", "32", "--log-every", "1", "--device", "cpu", "--precision", "fp32",
+    "--epochs", "2", "--batch-size", "32", "--log-every", "1", "--device", "cpu",
     "--eval-every", "4", "--checkpoint-every", "3", "--keep-checkpoints", "100",
+    "--seed", "7",  # another one than that of the start, whose weights could otherwise be drawn again
 ]  # fmt: skip
 STEPS = 10
 WAYS = {
@@ -31,6 +32,8 @@ WAYS = {
     "lora": ["--lora", "4", "--lr", "1e-2"],
     "ema": ["--ema", "0.9"],
     "both": ["--lora", "2", "--ema", "0.9", "--lr", "1e-2"],
+    "locked in bf16": ["--lock", "image", "--precision", "bf16"],
+    "lora in bf16": ["--lora", "4", "--lr", "1e-2", "--precision", "bf16"],
 }
 
 
@@ -46,7 +49,8 @@ def guard(start: Path) -> Path:
 
 
 def tune(run: Path, data_file: Path, start: Path, *flags: str) -> Path:
-    argv = ["--data-file", str(data_file), "--run-dir", str(run), "--init", str(start), *SHORT, *flags]
+    precision = () if "--precision" in flags else ("--precision", "fp32")
+    argv = ["--data-file", str(data_file), "--run-dir", str(run), "--init", str(start), *SHORT, *precision, *flags]
     assert main(argv) == 0
     return run
 
@@ -90,7 +94,7 @@ def test_a_tuned_checkpoint_is_a_plain_model_that_scores_what_it_says(tuned: tup
     assert loaded.keys() == load_tensors(folder / "model.safetensors").keys()
     moved = {name for name in loaded if not torch.equal(loaded[name], before[name])}
     assert moved
-    if way == "locked":
+    if way.startswith("locked"):
         assert not [name for name in moved if name.startswith("image.")]
     if way == "unlocked":
         assert {n for n in moved if n.startswith("text.")} == {
@@ -123,7 +127,7 @@ def test_the_start_is_the_first_checkpoint_and_counts_as_best_until_it_is_beaten
     first = evaluations(tuned[1])[0]
     assert first["step"] == 0
     best = json.loads((tuned[1] / "best.json").read_text())
-    assert best["scores"]["mean_recall"] >= first["mean_recall"]
+    assert best["scores"]["mean_recall"] >= first["mean_recall"] - 1e-6  # the metric is rounded
     assert (tuned[1] / "checkpoints" / "step_0000000" / "meta.json").is_file()
 
 
