@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clip_core.config import FEW_PAIRS, LossName, TrainConfig, TuneConfig, preset_for
+from clip_core.errors import UsageError
 from clip_core.network import ClipConfig
 from clip_core.training.device import choose_device, choose_precision
 
@@ -93,7 +94,13 @@ def work_out(
     precision = choose_precision(device, config.run.precision)
     # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
-    smoothing = _LABEL_SMOOTHING if train_pairs < FEW_PAIRS and not tuning and not classes else 0.0
+    loss: LossName = optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax")
+    if loss == "sigmoid" and optim.label_smoothing is not None:
+        raise UsageError(
+            "--label-smoothing belongs to the softmax loss, and these weights were trained with the sigmoid loss; "
+            "leave it out, or add --loss softmax."
+        )
+    smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -107,9 +114,9 @@ def work_out(
         checkpoint_every=0,
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
-        label_smoothing=_given(optim.label_smoothing, smoothing),
+        label_smoothing=_given(optim.label_smoothing, _LABEL_SMOOTHING if smoothed else 0.0),
         ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
-        loss=optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax"),
+        loss=loss,
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
     seconds = None if optim.minutes is None else 60 * optim.minutes
@@ -187,7 +194,7 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
-    if recipe.label_smoothing and optim.label_smoothing is None and recipe.loss == "softmax":
+    if recipe.label_smoothing and optim.label_smoothing is None:
         reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:
         reasons.append("the moving average of the weights is judged and saved, as it is the better model at any time")

@@ -131,7 +131,7 @@ def test_the_temperature_that_is_asked_for_is_the_one_it_starts_with(shapes: Pat
 
 
 def test_weights_with_a_bias_are_tuned_by_the_sigmoid_loss_unless_said_otherwise(
-    train: Train, shapes: Path, tmp_path: Path
+    train: Train, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = train("tuned")
     argv = ["--data-file", str(shapes), "--init", str(last(given)), *SHORT]
@@ -143,6 +143,9 @@ def test_weights_with_a_bias_are_tuned_by_the_sigmoid_loss_unless_said_otherwise
     assert main([*argv, "--run-dir", str(tmp_path / "other"), "--loss", "softmax"]) == 0
     assert RunReader(tmp_path / "other").config()["resolved"]["loss"] == "softmax"
     assert bias_in(last(tmp_path / "other")) == bias_in(last(given))
+    capsys.readouterr()
+    assert main([*argv, "--run-dir", str(tmp_path / "smoothed"), "--label-smoothing", "0.1"]) == 2
+    assert "leave it out, or add --loss softmax" in capsys.readouterr().err
 
 
 def test_a_run_from_before_there_was_a_choice_goes_on_with_softmax(shapes: Path, tmp_path: Path) -> None:
