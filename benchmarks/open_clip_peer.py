@@ -24,8 +24,8 @@ from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import image_transform
-from open_clip_train.params import parse_args  # type: ignore[import-untyped]
-from open_clip_train.scheduler import cosine_lr  # type: ignore[import-untyped]
+from open_clip_train.params import parse_args
+from open_clip_train.scheduler import cosine_lr
 from PIL import Image
 from torch import Tensor
 
