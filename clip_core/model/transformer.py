@@ -3,6 +3,8 @@
 Shapes: B batch, T tokens, W width, H heads, E = W / H.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,25 +37,53 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, E)
-        y = attend(q, k, v, causal=self.causal)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, E)
+        y = attend(qkv, causal=self.causal)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v.  3 x (B, H, T, E) -> (B, H, T, E)
+def attend(qkv: Tensor, *, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v.  (3, B, H, T, E) -> (B, H, T, E)
 
-    As two matrix products in bf16 on a CPU, where the fused kernel's backward pass is several times slower.
+    By matrix products in bf16 on a CPU, where the fused kernel's backward pass is several times slower.
     """
-    if q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.shape[-2] <= _MOST_TOKENS:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, T)
-        if causal:
-            scores = scores + scores.new_full(scores.shape[-2:], float("-inf")).triu(1)
-        values: Tensor = scores.softmax(dim=-1) @ v
+    if qkv.dtype is torch.bfloat16 and qkv.device.type == "cpu" and qkv.shape[-2] <= _MOST_TOKENS:
+        values: Tensor = _Products.apply(qkv, causal)
         return values
+    q, k, v = qkv.unbind()
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+class _Products(torch.autograd.Function):
+    """Attention by matrix products over all heads at once, q, k, v and their gradients in one piece of memory each."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, causal: bool) -> Tensor:
+        """(3, B, H, T, E) -> (B, H, T, E)"""
+        qkv = qkv.contiguous()
+        q, k, v = qkv.flatten(1, 2).unbind()  # each (B H, T, E)
+        scores = torch.bmm(q, k.transpose(1, 2)).mul_(q.shape[-1] ** -0.5)  # (B H, T, T)
+        if causal:
+            scores.add_(torch.full_like(scores[0], float("-inf")).triu_(1))
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(qkv, weights)
+        return torch.bmm(weights, v).view(qkv.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of the values, (B, H, T, E) -> of q, k and v, (3, B, H, T, E)"""
+        qkv, weights = ctx.saved_tensors
+        q, k, v = qkv.flatten(1, 2).unbind()
+        gradient = gradient.reshape(q.shape)
+        answer = torch.empty_like(qkv)
+        of_q, of_k, of_v = answer.flatten(1, 2).unbind()
+        torch.bmm(weights.transpose(1, 2), gradient, out=of_v)
+        of_weights = torch.bmm(gradient, v.transpose(1, 2))
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(q.shape[-1] ** -0.5)
+        torch.bmm(of_scores, k, out=of_q)
+        torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
+        return answer, None
 
 
 class Block(nn.Module):
