@@ -40,6 +40,7 @@ from clip_core.training.working import Working
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
+_LOOK = 10  # steps for which a GPU is let run ahead before anything is read back; the clock is right at these
 _WITHOUT_END = 2**62
 
 
@@ -95,6 +96,8 @@ class Trainer:
         self.pace = Pace()
         self.health = Health(recipe, classes=held_out.classes is not None, max_logit_scale=model.max_logit_scale)
         self._saved_at = -1
+        self._unread: list[tuple[int, float, Tensor, Tensor]] = []  # step, learning rate, loss, norm of the gradient
+        self._figures: dict[str, str] = {}
 
     # ------------------------------------------------------------ the loop
 
@@ -102,7 +105,7 @@ class Trainer:
         """Train to the end. Returns FINISHED, or STOPPED when a signal or a request came first.
 
         Raises:
-            TrainingError: at a non-finite loss or gradient; no such step reaches the weights.
+            TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
         """
         self.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
@@ -117,6 +120,8 @@ class Trainer:
             started = time.perf_counter()
             for batch in stream:
                 measured = self.train_step(batch.to(self.device))
+                if self.device.type == "cpu" or self.progress.step % _LOOK == 0:
+                    self.refuse_non_finite()
                 self.progress.train_seconds += time.perf_counter() - started
                 self.after_step(measured, stream)
                 if self.wants_to_stop(signals):
@@ -149,10 +154,10 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()
         self.working.hand_over()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
-        self.refuse_non_finite(loss, grad_norm, lr)
+        grad_norm = self.clip_gradient()
         self.optimiser.step()
         self.model.clamp_temperature()
+        self._unread.append((step, lr, loss.detach(), grad_norm))
         self.progress.step += 1
         self.shown.after_step(self.progress.step)
         image_top1, text_top1 = batch_top1(logits, matches)
@@ -185,14 +190,31 @@ class Trainer:
         self.optimiser.set_learning_rate(lr)
         return lr
 
-    def refuse_non_finite(self, loss: Tensor, grad_norm: Tensor, lr: float) -> None:
-        if torch.isfinite(loss + grad_norm):
+    def clip_gradient(self) -> Tensor:
+        """Shorten the gradient to the longest that is allowed; returns how long it was."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if self.device.type != "cpu" or norm > self.optim.grad_clip:  # to ask is free on a CPU, to shorten is not
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
+        return norm
+
+    def refuse_non_finite(self) -> None:
+        """Look at the losses and gradients since the last look, which waits for the device.
+
+        Raises:
+            TrainingError: if one was not finite; the weights are not to be saved.
+        """
+        if not self._unread:
             return
-        what = "loss" if not torch.isfinite(loss) else "gradient"
-        raise TrainingError(
-            f"the {what} is not finite at step {self.progress.step} (learning rate {lr:g}); no checkpoint holds it. "
-            f"Start again with a lower --lr, or with --precision fp32."
-        )
+        losses, norms = (torch.stack(column) for column in zip(*(entry[2:] for entry in self._unread), strict=True))
+        fine = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).cpu()
+        for (step, lr, *_), loss_fine, gradient_fine in zip(self._unread, *fine.tolist(), strict=True):
+            if not (loss_fine and gradient_fine):
+                raise TrainingError(
+                    f"the {'gradient' if loss_fine else 'loss'} is not finite at step {step} (learning rate {lr:g}); "
+                    f"no checkpoint holds it. Start again with a lower --lr, or with --precision fp32."
+                )
+        self._unread.clear()
 
     # ------------------------------------------------------------ between steps
 
@@ -204,8 +226,7 @@ class Trainer:
             self.plan(self.recipe.seconds)
         if step % self.log_every == 0 or step == 1 or step == self.recipe.steps:
             self.report({name: float(value) for name, value in measured.items()}, stream)
-        if self.log.interactive:
-            self.log.advance(self.figures(float(measured["loss"])))
+        self.log.advance(self._figures)
         started = time.perf_counter()
         if step % self.recipe.eval_every == 0 or step == self.recipe.steps:
             self.evaluate()
@@ -246,10 +267,9 @@ class Trainer:
             **pace,
         )
         self.warn(self.health.report(self.progress.step, measured | pace))
-
-    def figures(self, loss: float) -> dict[str, str]:
         recall = self.progress.scores.get("mean_recall", 0.0)
-        return {"loss": f"{loss:.3f}", "recall": f"{recall:.1%}", "pictures/s": f"{self.pace.last:.0f}"}
+        pictures = f"{pace['pictures_per_second']:.0f}"
+        self._figures = {"loss": f"{measured['loss']:.3f}", "recall": f"{recall:.1%}", "pictures/s": pictures}
 
     @property
     def epoch(self) -> int:
@@ -268,6 +288,7 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Score the held-out pairs, remember whether they are the best so far, write metrics and a probe."""
+        self.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
         scores, probe = self.judge(self.shown.ready())
@@ -354,6 +375,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, let latest.json (and best.json) name it, then delete what they superseded."""
+        self.refuse_non_finite()
         progress = self.progress
         name = checkpoint_name(progress.step)
         folder = self.writer.path / "checkpoints" / name

@@ -31,6 +31,7 @@ class Working:
                 if theirs.requires_grad:
                     self._above.append(theirs)
                     self._below.append(mine)
+        self._gradients = [torch.empty_like(theirs) for theirs in self._above]
 
     @torch.no_grad()
     def refresh(self) -> CLIP:
@@ -41,7 +42,15 @@ class Working:
 
     @torch.no_grad()
     def hand_over(self) -> None:
-        """Give the gradients to the weights that move, in fp32; those of the copy are gone."""
-        for theirs, mine in zip(self._above, self._below, strict=True):
-            theirs.grad = None if mine.grad is None else mine.grad.float()
-            mine.grad = None
+        """Give the gradients to the weights that move, in fp32, in memory that stays; those of the copy are gone."""
+        given: list[Tensor] = []
+        taken: list[Tensor] = []
+        for theirs, mine, gradient in zip(self._above, self._below, self._gradients, strict=True):
+            theirs.grad = None
+            if mine.grad is not None:
+                theirs.grad = gradient
+                taken.append(gradient)
+                given.append(mine.grad)
+                mine.grad = None
+        if given:
+            torch._foreach_copy_(taken, given)
