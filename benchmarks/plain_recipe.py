@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_core.cli.train import main
-from clip_core.training import trainer
+from clip_core.training import learner
 
 
 def only_itself(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def only_itself(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    if not hasattr(trainer, "matching_pairs"):
-        sys.exit("the trainer no longer asks matching_pairs what belongs together; this script must follow it")
-    trainer.matching_pairs = only_itself
+    if not hasattr(learner, "matching_pairs"):
+        sys.exit("the learner no longer asks matching_pairs what belongs together; this script must follow it")
+    learner.matching_pairs = only_itself
     sys.exit(main())

@@ -12,6 +12,7 @@ seeds, and prints how far the losses are apart.
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,16 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import open_clip_peer as peer
 from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
-from clip_core.data.dataset import load_data
 from clip_core.data.synthetic import create_synthetic
-from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
-from clip_core.run_dir import RunReader, RunWriter
-from clip_core.training.batches import Batch, BatchMaker
-from clip_core.training.evaluate import HeldOut
-from clip_core.training.log import Log
+from clip_core.run_dir import RunReader
+from clip_core.training.batches import Batch
+from clip_core.training.learner import Learner
 from clip_core.training.recipe import use_all_cores, work_out
-from clip_core.training.trainer import Trainer
 
 BATCH, TOKENS, VOCABULARY = 64, 32, 49408
 GRAD_CLIP = 1.0
@@ -51,42 +48,29 @@ Step = Callable[[], object]
 # ---------------------------------------------------------------- the steps
 
 
-def our_step(precision: str, scratch: Path, optimizer: str = "adamw") -> Step:
-    """The trainer's own step on a batch that stays the same, without random crops or an average, as open_clip's is."""
+def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False) -> Step:
+    """On a batch that stays the same, without random crops or an average, as open_clip's is."""
     config = parse_config(
         {
-            "data": {
-                "create_synthetic": True,
-                "data_file": scratch / "shapes.json",
-                "synthetic_count": 36,
-                "cache_gb": 0,
-            },
             "model": {"model_size": "tiny"},
             "optim": {"batch_size": BATCH, "augment": False, "grad_clip": GRAD_CLIP, "optimizer": optimizer},
             "tune": {"ema": 0},
             "run": {"precision": precision, "device": "cpu"},
         }
     )
-    pairs = 1000 * BATCH  # as if there were many, so that the schedule goes on
+    pairs = 1000 * BATCH
     network = architecture(
         config.model, vocab_size=VOCABULARY, end_token=VOCABULARY - 1, context_length=TOKENS, pairs=pairs
     )
-    data = load_data(config.data, network.preprocessing, 0, lambda sentence: None)
-    tokenizer = train_characters(data.train.captions, TOKENS)
-    trainer = Trainer(
-        CLIP(network),
-        BatchMaker(data.train, data.train_store, tokenizer, batch_size=len(data.train), seed=0),
-        HeldOut(data.val, data.val_store, None, tokenizer, network.preprocessing),
-        RunWriter(scratch / f"{precision}-{optimizer}"),
-        Log(),
-        recipe=work_out(config, pairs, network, epoch_pairs=pairs),
-        config=config,
-    )
-    trainer.model.train()
+    recipe = work_out(config, pairs, network, epoch_pairs=pairs)
+    learner = Learner(CLIP(network), recipe, config)
+    if compiled:
+        for tower in (learner.working.model.image, learner.working.model.text):
+            tower.compile()
     pictures = torch.randint(0, 256, (BATCH, peer.SIDE, peer.SIDE, 3), dtype=torch.uint8)
     rows = torch.arange(BATCH)
     batch = Batch(pictures, (some_tokens(),), rows, rows, rows)
-    return lambda: trainer.train_step(batch)
+    return lambda: learner(batch, 0, recipe.lr)
 
 
 def open_clip_step(*, bf16: bool, compiled: bool = False) -> Step:
@@ -118,9 +102,11 @@ def some_tokens() -> Tensor:
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     """Seconds a step, a list by round."""
-    for step in steps.values():  # what only the first step pays: compilation, the optimiser's state
+    for name, step in steps.items():  # what only the first step pays: compilation, the optimiser's state
+        began = time.perf_counter()
         for _ in range(2):
             step()
+        print(f"{name}: {time.perf_counter() - began:.0f} s for the first two steps", file=sys.stderr, flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
@@ -158,18 +144,18 @@ def has_compiler() -> bool:
 def compare(rounds: int, *, compiled: bool) -> None:
     use_all_cores()
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as scratch:
-        theirs = {
-            f"{peer.NAME}, fp32": open_clip_step(bf16=False),
-            f"{peer.NAME}, bf16 autocast": open_clip_step(bf16=True),
-        }
-        if compiled and has_compiler():
-            theirs[f"{peer.NAME}, bf16 autocast, compiled"] = open_clip_step(bf16=True, compiled=True)
-        ours = {f"clip-train, {precision}, AdamW": our_step(precision, Path(scratch)) for precision in PRECISIONS}
-        ours["clip-train, bf16, Muon"] = our_step("bf16", Path(scratch), "muon")
-        gflops = dict.fromkeys(theirs, gflops_of(next(iter(theirs.values()))))
-        gflops |= dict.fromkeys(ours, gflops_of(next(iter(ours.values()))))
-        seconds = measure(theirs | ours, rounds)
+    theirs = {
+        f"{peer.NAME}, fp32": open_clip_step(bf16=False),
+        f"{peer.NAME}, bf16 autocast": open_clip_step(bf16=True),
+    }
+    ours = {f"clip-train, {precision}, AdamW": our_step(precision) for precision in PRECISIONS}
+    ours["clip-train, bf16, Muon"] = our_step("bf16", "muon")
+    if compiled and has_compiler():
+        theirs[f"{peer.NAME}, bf16 autocast, compiled"] = open_clip_step(bf16=True, compiled=True)
+        ours["clip-train, bf16, AdamW, compiled"] = our_step("bf16", compiled=True)
+    gflops = dict.fromkeys(theirs, gflops_of(next(iter(theirs.values()))))
+    gflops |= dict.fromkeys(ours, gflops_of(next(iter(ours.values()))))
+    seconds = measure(theirs | ours, rounds)
     peaks = {
         precision: {name: matmul_gflops(sides, dtype, 20) for name, sides in MATMULS.items()}
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
@@ -244,7 +230,7 @@ def in_windows(values: Sequence[float], count: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_speed")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--no-compile", action="store_true", help="leave open_clip compiled out")
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
     parser.add_argument("--curve", action="store_true", help="the loss in both precisions instead of the speed")
     parser.add_argument("--steps", type=int, default=200, help="of --curve")
     given = parser.parse_args()

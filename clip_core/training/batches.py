@@ -33,6 +33,9 @@ class Batch:
     image_ids: Tensor  # int64 (B,)
     caption_ids: Tensor  # int64 (B,)
 
+    def __len__(self) -> int:
+        return len(self.pictures)
+
     def to(self, device: torch.device) -> "Batch":
         """On the device; from pinned memory the copy overlaps with what the device is doing."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

@@ -316,7 +316,7 @@ def _blend(share: float, log: Log, trainer: Trainer) -> str:
     """Judge the line of blends, keep the one asked for, and say so; returns its name."""
     blends = finish_with_blend(
         trainer.writer,
-        trainer.shown.ready(),
+        trainer.learner.shown.ready(),
         share,
         lambda model: trainer.judge(model)[0],
         step=trainer.progress.step,

@@ -4,39 +4,32 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip_core.config import TrainConfig
-from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import (
     checkpoint_name,
     delete_damaged,
     delete_superseded,
-    load_tensors,
-    load_weights,
     read_meta,
     read_state,
     save_checkpoint,
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
-from clip_core.network import Preprocessing
 from clip_core.run_dir import RunWriter, State
-from clip_core.training.augment import kept_patches, random_crop, to_pixel_values
-from clip_core.training.batches import Batch, BatchMaker, BatchStream
+from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
+from clip_core.training.learner import Learner
 from clip_core.training.log import Log, Pace
-from clip_core.training.loss import batch_top1, make_loss, matching_pairs, repeated_share
-from clip_core.training.optimiser import Optimiser, learning_rate
+from clip_core.training.loss import make_loss
+from clip_core.training.optimiser import learning_rate
 from clip_core.training.recipe import Recipe, planned
 from clip_core.training.report import plain_line
-from clip_core.training.shown import Shown
-from clip_core.training.working import Working
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
@@ -73,30 +66,16 @@ class Trainer:
         config: TrainConfig,
         guard: HeldOut | None = None,
     ) -> None:
-        self.device = torch.device(recipe.device)
-        self.model = model.to(self.device)
+        self.learner = Learner(model, recipe, config)
+        self.device = self.learner.device
         self.batches, self.held_out, self.guard, self.writer, self.log = batches, held_out, guard, writer, log
-        self.recipe, self.optim, self.seed = recipe, config.optim, config.run.seed
+        self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
-        self.preprocessing: Preprocessing = model.config.preprocessing
-        self.loss = make_loss(recipe.loss, recipe.label_smoothing)
-        self.optimiser = Optimiser(
-            self.model,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            beta2=config.optim.beta2,
-            device=self.device,
-            layer_decay=recipe.layer_decay,
-            muon=recipe.optimizer == "muon",
-        )
-        self.shown = Shown(self.model, recipe.ema)
-        self.working = Working(self.model, recipe.precision)
         self.progress = Progress()
         self.pace = Pace()
         self.health = Health(recipe, classes=held_out.classes is not None, max_logit_scale=model.max_logit_scale)
         self._saved_at = -1
-        self._unread: list[tuple[int, float, Tensor, Tensor]] = []  # step, learning rate, loss, norm of the gradient
         self._figures: dict[str, str] = {}
 
     # ------------------------------------------------------------ the loop
@@ -107,7 +86,7 @@ class Trainer:
         Raises:
             TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
         """
-        self.model.train()
+        self.learner.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
@@ -119,9 +98,11 @@ class Trainer:
             self.pace.read(stream.waited)
             started = time.perf_counter()
             for batch in stream:
-                measured = self.train_step(batch.to(self.device))
+                step = self.progress.step
+                measured = self.learner(batch.to(self.device), step, self.learning_rate(step))
+                self.progress.step += 1
                 if self.device.type == "cpu" or self.progress.step % _LOOK == 0:
-                    self.refuse_non_finite()
+                    self.learner.refuse_non_finite()
                 self.progress.train_seconds += time.perf_counter() - started
                 self.after_step(measured, stream)
                 if self.wants_to_stop(signals):
@@ -137,84 +118,11 @@ class Trainer:
         finally:
             stream.close()
 
-    def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, backward, one move of the weights; returns what was measured, still on the device."""
-        step = self.progress.step
-        lr = self.set_learning_rate(step)
-        pixel_values = to_pixel_values(batch.pictures, self.preprocessing)
-        if self.optim.augment:
-            pixel_values = random_crop(pixel_values, _generator(self.seed, step))
-        kept = self.kept_patches(len(pixel_values), step)
-        matches = matching_pairs(batch.image_ids, batch.caption_ids)
-        model = self.working.refresh()
-        images = model.encode_image(pixel_values.to(self.working.dtype), kept)
-        texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
-        logit_scale = model.logit_scale()
-        loss, logits = self.loss(images, texts[batch.text_rows], logit_scale, matches, model.logit_bias)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.working.hand_over()
-        grad_norm = self.clip_gradient()
-        self.optimiser.step()
-        self.model.clamp_temperature()
-        self._unread.append((step, lr, loss.detach(), grad_norm))
-        self.progress.step += 1
-        self.shown.after_step(self.progress.step)
-        image_top1, text_top1 = batch_top1(logits, matches)
-        return {
-            "loss": loss.detach(),
-            "chance": self.loss.chance(matches),
-            "grad_norm": grad_norm,
-            "logit_scale": logit_scale.detach(),
-            "image_to_text_top1": image_top1,
-            "text_to_image_top1": text_top1,
-            "repeated_captions": repeated_share(batch.text_rows),
-        } | ({} if self.model.logit_bias is None else {"logit_bias": self.model.logit_bias.detach()})
-
-    def kept_patches(self, pictures: int, step: int) -> Tensor | None:
-        """Which patches this step looks at; None is all of them."""
-        if not self.optim.patch_dropout:
-            return None
-        generator = _generator(self.seed, ~step)  # another one than the crops'
-        patches = self.model.config.image.grid**2
-        return kept_patches(pictures, patches, self.optim.patch_dropout, generator).to(self.device, non_blocking=True)
-
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
         return learning_rate(
-            step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=self.optim.min_lr
+            step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=self.config.optim.min_lr
         )
-
-    def set_learning_rate(self, step: int) -> float:
-        lr = self.learning_rate(step)
-        self.optimiser.set_learning_rate(lr)
-        return lr
-
-    def clip_gradient(self) -> Tensor:
-        """Shorten the gradient to the longest that is allowed; returns how long it was."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if self.device.type != "cpu" or norm > self.optim.grad_clip:  # to ask is free on a CPU, to shorten is not
-            nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
-        return norm
-
-    def refuse_non_finite(self) -> None:
-        """Look at the losses and gradients since the last look, which waits for the device.
-
-        Raises:
-            TrainingError: if one was not finite; the weights are not to be saved.
-        """
-        if not self._unread:
-            return
-        losses, norms = (torch.stack(column) for column in zip(*(entry[2:] for entry in self._unread), strict=True))
-        fine = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).cpu()
-        for (step, lr, *_), loss_fine, gradient_fine in zip(self._unread, *fine.tolist(), strict=True):
-            if not (loss_fine and gradient_fine):
-                raise TrainingError(
-                    f"the {'gradient' if loss_fine else 'loss'} is not finite at step {step} (learning rate {lr:g}); "
-                    f"no checkpoint holds it. Start again with a lower --lr, or with --precision fp32."
-                )
-        self._unread.clear()
 
     # ------------------------------------------------------------ between steps
 
@@ -288,10 +196,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Score the held-out pairs, remember whether they are the best so far, write metrics and a probe."""
-        self.refuse_non_finite()
+        self.learner.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = self.judge(self.shown.ready())
+        scores, probe = self.judge(self.learner.shown.ready())
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -375,7 +283,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, let latest.json (and best.json) name it, then delete what they superseded."""
-        self.refuse_non_finite()
+        self.learner.refuse_non_finite()
         progress = self.progress
         name = checkpoint_name(progress.step)
         folder = self.writer.path / "checkpoints" / name
@@ -383,8 +291,8 @@ class Trainer:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
             save_checkpoint(
                 folder,
-                model=self.shown.ready(),
-                tensors=self.optimiser.tensors() | self.shown.raw(),
+                model=self.learner.shown.ready(),
+                tensors=self.learner.tensors(),
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
@@ -401,10 +309,7 @@ class Trainer:
         delete_damaged(self.writer.path)
         for folder in valid_checkpoints(self.writer.path):
             state = read_state(folder)
-            load_weights(self.shown.model, folder)
-            moments = self.shown.restore(load_tensors(folder / "state.safetensors"))
-            self.optimiser.restore(moments)
-            self.working = Working(self.model, self.recipe.precision)  # weights that do not move are copied but once
+            self.learner.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = planned(self.recipe, self.config, self.progress.planned_steps)
@@ -413,8 +318,3 @@ class Trainer:
             return True
         self.writer.forget_after(-1)
         return False
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    """Randomness that depends on the seed and the step alone."""
-    return torch.Generator().manual_seed((seed << 32) ^ step)

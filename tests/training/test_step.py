@@ -15,14 +15,11 @@ from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.model.transformer import attend
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
-from clip_core.run_dir import RunWriter
 from clip_core.training.augment import kept_patches
 from clip_core.training.batches import BatchMaker
-from clip_core.training.evaluate import HeldOut
-from clip_core.training.log import Log
+from clip_core.training.learner import Learner
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.recipe import work_out
-from clip_core.training.trainer import Trainer
 from clip_core.training.working import Working
 
 CPU = torch.device("cpu")
@@ -167,7 +164,7 @@ def test_patch_dropout_looks_at_some_patches_of_each_picture_and_at_all_of_them_
 
 
 @pytest.mark.parametrize("flags", [{}, {"optimizer": "muon", "patch_dropout": 0.5, "loss": "sigmoid"}])
-def test_a_step_reads_nothing_back_from_the_device(shapes: Path, tmp_path: Path, flags: dict[str, Any]) -> None:
+def test_a_step_reads_nothing_back_from_the_device(shapes: Path, flags: dict[str, Any]) -> None:
     """On torch's device without memory, where a number that is asked for is an error, and not a wait as on a GPU."""
     config = parse_config(
         {
@@ -180,17 +177,11 @@ def test_a_step_reads_nothing_back_from_the_device(shapes: Path, tmp_path: Path,
     data = load_data(config.data, network.preprocessing, 0, lambda sentence: None)
     tokenizer = train_characters(data.train.captions, network.text.context_length)
     batches = BatchMaker(data.train, data.train_store, tokenizer, batch_size=32, seed=0)
-    trainer = Trainer(
-        CLIP(network),
-        batches,
-        HeldOut(data.val, data.val_store, None, tokenizer, network.preprocessing),
-        RunWriter(tmp_path / "run"),
-        Log(),
-        recipe=replace(work_out(config, len(data.train), network, epoch_pairs=len(data.train)), device="meta"),
-        config=config,
-    )
-    measured = [trainer.train_step(batches(step).to(trainer.device)) for step in range(2)]
+    pairs = len(data.train)
+    recipe = replace(work_out(config, pairs, network, epoch_pairs=pairs), device="meta")
+    learner = Learner(CLIP(network), recipe, config)
+    measured = [learner(batches(step).to(learner.device), step, recipe.lr) for step in range(2)]
     with pytest.raises(RuntimeError, match="meta"):
         float(measured[0]["loss"])
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        trainer.refuse_non_finite()
+        learner.refuse_non_finite()
