@@ -88,7 +88,12 @@ class DataConfig(Frozen):
     tokenizer: Literal["char", "bpe"] | Path | None = Field(
         None, description="char, bpe (trained on the captions) or a tokenizer.json (default: by the captions)"
     )
-    vocab_size: int = Field(3000, ge=300, le=200_000, description="largest vocabulary of a trained BPE")
+    vocab_size: int | None = Field(
+        None,
+        ge=300,
+        le=200_000,
+        description="largest vocabulary of a trained BPE (default: 3000 or more, by the captions)",
+    )
     context_length: int = Field(77, ge=3, le=4096, description="longest caption, in tokens")
     bad_pairs: Literal["skip", "refuse"] = Field("skip", description="what to do with unusable pairs")
     max_bad_share: float = Field(0.05, ge=0, le=1, description="share of unusable pairs past which training refuses")

@@ -59,17 +59,19 @@ def _flag(name: str, kind: Any, default: object, group: str, description: str, *
 
 def _list_models(config: TrainConfig) -> int:
     """The presets with the true size of each tower, at the picture and patch size given."""
+    from clip_core.data.tokenizer import vocabulary_for
     from clip_core.model.size import measure
 
-    model, data = config.model, config.data
-    print(f"captions of {data.context_length} tokens, vocabulary {data.vocab_size}")
+    model, context_length = config.model, config.data.context_length
+    vocab_size = config.data.vocab_size or vocabulary_for(0)
+    print(f"captions of {context_length} tokens, vocabulary {vocab_size}")
     print(
         f"{'':9}{'width':>10}{'heads':>7}{'layers':>8}{'picture':>9}{'patch':>6}"
         f"{'image tower':>14}{'text tower':>13}{'GFLOPs/picture':>16}{'GFLOPs/caption':>16}"
     )
     for name in PRESETS:
         sized = model.model_copy(update={"model_size": name})
-        network = architecture(sized, vocab_size=data.vocab_size, end_token=1, context_length=data.context_length)
+        network = architecture(sized, vocab_size=vocab_size, end_token=1, context_length=context_length)
         image, text, size = network.image, network.text, measure(network)
         print(
             f"{name:9}{_both(image.width, text.width):>10}{_both(image.heads, text.heads):>7}"

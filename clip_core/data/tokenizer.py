@@ -10,7 +10,8 @@ Shapes: N captions, T tokens of the longest of them.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -180,8 +181,15 @@ def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:
     return _framed(inner, context_length)
 
 
-def train_bpe(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
+def vocabulary_for(captions: int) -> int:
+    """The largest vocabulary worth learning from so many captions: it grows as their root, from 3,000 to 32,000."""
+    return min(max(3000, 30 * math.isqrt(captions)), 32_000)
+
+
+def train_bpe(captions: Collection[str], vocab_size: int | None, context_length: int) -> Tokenizer:
     """Byte-level BPE: words part at white space and punctuation; bytes are tokens, so no text is unknown.
+
+    `vocab_size`: the most tokens there may be; None is what suits so many captions.
 
     Source: Sennrich et al. 2016, on bytes as in Radford et al. 2019.
     """
@@ -189,7 +197,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int, context_length: int) -> 
     learner.normalizer = _normaliser()
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size or vocabulary_for(len(captions)),
         min_frequency=2,
         special_tokens=[PAD, END, START],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -69,7 +69,9 @@ def introduce(
     if start is not None:
         log.say(f"starting from {start.source}: {trained_parameters(model):,} of {parameters(model):,} parameters move")
     if recipe.why:
-        log.say(f"{'to keep what these weights know' if start else 'chosen by the data'}: {recipe.why}")
+        log.say("chosen to keep what these weights know:" if start else "chosen by the data and the device:")
+        for reason in recipe.why.split("; "):
+            log.say(f"  {reason}")
     log.say(
         f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} pictures, "
         f"{len(data.val.pair_images)} held-out pairs of {len(data.val.images)} pictures; "

@@ -92,14 +92,14 @@ def work_out(
     wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
     steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
     precision = choose_precision(device, config.run.precision)
-    # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
-    # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
     loss: LossName = optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax")
     if loss == "sigmoid" and optim.label_smoothing is not None:
         raise UsageError(
             "--label-smoothing belongs to the softmax loss, and these weights were trained with the sigmoid loss; "
             "leave it out, or add --loss softmax."
         )
+    # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
+    # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
     smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
     recipe = Recipe(
         device=str(device),
@@ -118,7 +118,7 @@ def work_out(
         ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
         loss=loss,
     )
-    why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs)
+    why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs, network)
     seconds = None if optim.minutes is None else 60 * optim.minutes
     return replace(planned(recipe, config, steps), why=why, seconds=seconds)
 
@@ -172,9 +172,9 @@ def _passes(steps_per_epoch: int, wanted: int, bounds: tuple[int, int]) -> int:
     return min(max(math.ceil(wanted / steps_per_epoch), fewest), most)
 
 
-def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
-    """The reasons of a recipe from scratch, for what the user left open."""
-    model, optim = config.model, config.optim
+def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network: ClipConfig) -> str:
+    """The reasons of a recipe from scratch, for what the user left open; one after another, parted by semicolons."""
+    model, optim, data = config.model, config.optim, config.data
     reasons = []
     if model.model_size is None:
         preset = preset_for(model, train_pairs, hurried=hurried(config))
@@ -184,6 +184,12 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
             "tiny": f"there is enough to learn from ({train_pairs:,} pairs)",
         }
         reasons.append(f"preset {preset}, as {learns[preset]}")
+    if data.tokenizer is None:
+        reasons.append(
+            "characters for tokens, as drawn shapes have few words"
+            if data.create_synthetic
+            else f"{network.text.vocab_size:,} tokens learnt from the captions, as so many are seen often enough"
+        )
     if optim.batch_size is None:
         reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
     if optim.optimizer is None:
@@ -194,6 +200,14 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int) -> str:
         )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
+    if optim.warmup:
+        reasons.append(f"{optim.warmup:.0%} of the steps for warm-up, as the first ones know no direction yet")
+    if optim.weight_decay is None:
+        reasons.append(f"weight decay {recipe.weight_decay:g}, so that what no pair asks for fades")
+    if optim.augment:
+        reasons.append(
+            "crops of at least 80% of a side, and keyword lists shuffled and thinned, as captions stay true of them"
+        )
     if recipe.label_smoothing and optim.label_smoothing is None:
         reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:

@@ -12,7 +12,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_core.data.tokenizer import END, PAD, START, UNKNOWN, Tokenizer, train_bpe, train_characters
+from clip_core.data.tokenizer import END, PAD, START, UNKNOWN, Tokenizer, train_bpe, train_characters, vocabulary_for
 from clip_core.errors import TokenizerError
 from clip_core.text import normalise_caption
 
@@ -164,6 +164,12 @@ def test_captions_that_spell_special_tokens_do_not_change_their_numbers(
 
 def test_bpe_holds_to_its_vocabulary_size():
     assert train_bpe(CAPTIONS * 3, 300, 24).vocab_size == 300
+
+
+def test_the_vocabulary_grows_with_the_captions_within_bounds() -> None:
+    assert [vocabulary_for(captions) for captions in (0, 10_000, 40_000, 10**9)] == [3000, 3000, 6000, 32_000]
+    words = [f"{number:x}{number:x}" for number in range(12_000)] * 2
+    assert 3000 < train_bpe(words, None, 24).vocab_size <= 4620
 
 
 def test_a_published_tokenizer_does_not_take_the_end_from_a_caption_either(tmp_path: Path):
