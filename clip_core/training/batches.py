@@ -1,8 +1,10 @@
 """Batches in an order that depends on the seed and the step alone, so that resuming anywhere is exact.
 
-Shapes: B pairs, U distinct captions among them, G of these in a group, S picture side, T tokens of the group's longest.
+Shapes: B pairs, U distinct captions among them, G of these in a group, S picture side, T tokens of the group's longest,
+or a few more.
 """
 
+import math
 import queue
 import threading
 import time
@@ -23,6 +25,9 @@ from clip_core.training.order import Order
 _AHEAD = 3
 _UNCHANGED = CaptionChange()
 _SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
+# Captions are as wide as a multiple of so many tokens. A CPU keeps code and memory for every shape of a matrix product:
+# with all widths there are, a run grew by hundreds of MB, and was slower.
+_WIDTH_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class BatchMaker:
         self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
         self.steps_per_epoch = self.order.steps
         self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
-        token_rows = tokenizer.encode(pairs.captions)
+        token_rows = self._widened(tokenizer.encode(pairs.captions))
         self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
         self.groups = groups
         self.change = change
@@ -85,7 +90,7 @@ class BatchMaker:
         place[by_length] = np.arange(len(by_length))
         return Batch(
             torch.from_numpy(self.store.get(images)),
-            tuple(torch.from_numpy(token_rows[group, : counts[group].max()]) for group in self.grouped(by_length)),
+            tuple(torch.from_numpy(token_rows[g, : self._width(counts[g].max())]) for g in self.grouped(by_length)),
             torch.from_numpy(place[text_rows]),
             torch.from_numpy(images),
             torch.from_numpy(captions),
@@ -110,13 +115,19 @@ class BatchMaker:
             random = np.random.default_rng([self.seed, step])
             changed = self.tokenizer.encode([self.change(self.pairs.captions[c], random) for c in captions[which]])
             width = max(rows.shape[1], changed.shape[1])
-            rows, changed = (
-                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=self.tokenizer.pad_id)
-                for part in (rows, changed)
-            )
+            rows, changed = self._widened(rows, width), self._widened(changed, width)
             rows[which] = changed
             counts = self._counts(rows)
         return rows, counts
+
+    def _width(self, tokens: int) -> int:
+        """What so many tokens are padded to."""
+        return min(math.ceil(tokens / _WIDTH_STEP) * _WIDTH_STEP, self.tokenizer.context_length)
+
+    def _widened(self, rows: IntArray, tokens: int = 0) -> IntArray:
+        """Token rows padded, to at least so many tokens.  (U, T) -> (U, T or more)"""
+        more = self._width(max(rows.shape[1], tokens)) - rows.shape[1]
+        return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.pad_id)
 
     def _counts(self, rows: IntArray) -> IntArray:
         """How many tokens of each row are read.  (U, T) -> (U,)"""

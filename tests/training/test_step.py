@@ -138,7 +138,8 @@ def test_every_pair_finds_its_caption_in_groups_of_like_length(shapes: Path, tmp
     widths = [group.shape[1] for group in batch.input_ids]
     assert len(widths) == groups
     assert widths == sorted(widths)
-    assert all((group[:, -1] != tokenizer.pad_id).any() for group in batch.input_ids)  # none is wider than it needs
+    assert all(width % 8 == 0 or width == 77 for width in widths)  # few shapes, as each costs a CPU memory
+    assert all((group[:, -8:] != tokenizer.pad_id).any() for group in batch.input_ids)  # none is wider than it needs
 
 
 def test_patch_dropout_looks_at_some_patches_of_each_picture_and_at_all_of_them_it_changes_nothing() -> None:
