@@ -180,11 +180,14 @@ class OptimConfig(Frozen):
         le=1,
         description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
     )
-    patch_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of a picture's patches that a step leaves out; faster, for long runs"
+    patch_dropout: float | None = Field(
+        None, ge=0, lt=1, description="share of a picture's patches that a step leaves out (default: by the data)"
     )
-    word_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of a caption's words that a step leaves out; lists have their own way"
+    word_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of a caption's words that a step leaves out; not of lists (default: by the data)",
     )
     augment: bool = Field(
         True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"

@@ -27,7 +27,7 @@ class Learner:
     def __init__(self, model: CLIP, recipe: Recipe, config: TrainConfig) -> None:
         self.device = torch.device(recipe.device)
         self.model = model.to(self.device)
-        self.precision, self.seed, self.optim = recipe.precision, config.run.seed, config.optim
+        self.recipe, self.seed, self.optim = recipe, config.run.seed, config.optim
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
         self.optimiser = Optimiser(
             self.model,
@@ -75,11 +75,11 @@ class Learner:
 
     def kept_patches(self, pictures: int, step: int) -> Tensor | None:
         """Which patches this step looks at; None is all of them."""
-        if not self.optim.patch_dropout:
+        if not self.recipe.patch_dropout:
             return None
         generator = _generator(self.seed, ~step)  # another one than the crops'
         patches = self.model.config.image.grid**2
-        return kept_patches(pictures, patches, self.optim.patch_dropout, generator).to(self.device, non_blocking=True)
+        return kept_patches(pictures, patches, self.recipe.patch_dropout, generator).to(self.device, non_blocking=True)
 
     def clip_gradient(self) -> Tensor:
         """Shorten the gradient to the longest that is allowed; returns how long it was."""
@@ -115,7 +115,7 @@ class Learner:
         """Go back to a checkpoint: the weights that are shown, and `tensors` in state.safetensors."""
         load_weights(self.shown.model, folder)
         self.optimiser.restore(self.shown.restore(load_tensors(folder / "state.safetensors")))
-        self.working = Working(self.model, self.precision)  # weights that do not move are copied but once
+        self.working = Working(self.model, self.recipe.precision)  # weights that do not move are copied but once
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

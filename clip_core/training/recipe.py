@@ -21,6 +21,8 @@ _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
 _SHORT = 5  # minutes
 _LABEL_SMOOTHING = 0.1
+_VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they never look the same
+_LEFT_OUT = 0.5  # of their patches and of their words
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
 # With weights that are there. The rate is that of a network 768 wide (ViT-B), as in Wortsman et al. 2022.
@@ -54,6 +56,8 @@ class Recipe:
     optimizer: str = "adamw"
     label_smoothing: float = 0.0
     ema: float | None = None  # decay of the moving average that is judged and saved
+    patch_dropout: float = 0.0
+    word_dropout: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,6 +105,7 @@ def work_out(
     # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
     smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
+    left_out = _LEFT_OUT if train_pairs < _VERY_FEW and not tuning and not classes else 0.0
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -117,6 +122,8 @@ def work_out(
         label_smoothing=_given(optim.label_smoothing, _LABEL_SMOOTHING if smoothed else 0.0),
         ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
         loss=loss,
+        patch_dropout=_given(optim.patch_dropout, left_out),
+        word_dropout=_given(optim.word_dropout, left_out),
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs, network)
     seconds = None if optim.minutes is None else 60 * optim.minutes
@@ -208,6 +215,13 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
         reasons.append(
             "crops of at least 80% of a side, and keyword lists shuffled and thinned, as captions stay true of them"
         )
+    if recipe.patch_dropout and optim.patch_dropout is None:
+        reasons.append(
+            f"{recipe.patch_dropout:.0%} of a picture's patches left out, others at each step, "
+            f"as few pairs ({train_pairs:,}) soon look familiar"
+        )
+    if recipe.word_dropout and optim.word_dropout is None:
+        reasons.append(f"{recipe.word_dropout:.0%} of a caption's words left out, for the same reason")
     if recipe.label_smoothing and optim.label_smoothing is None:
         reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:

@@ -106,7 +106,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             batch_size=recipe.batch_size,
             seed=config.run.seed,
             captions=config.data.captions,
-            change=CaptionChange(lists=config.optim.augment, word_dropout=config.optim.word_dropout),
+            change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
             groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
         )
         model = _make_model(config, network, recipe, start, run, batches)

@@ -1,0 +1,95 @@
+"""What the recipe makes of the data, the hardware and what was said; every choice with its reason."""
+
+from typing import Any
+
+import pytest
+
+from clip_core.config import TrainConfig, architecture, parse_config
+from clip_core.training.recipe import Recipe, hurried, planned, work_out
+
+
+def config(precision: str = "bf16", **optim: Any) -> TrainConfig:
+    return parse_config({"optim": optim, "run": {"device": "cpu", "precision": precision}})
+
+
+def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
+    model = architecture(
+        given.model, vocab_size=300, end_token=2, context_length=16, pairs=pairs, hurried=hurried(given)
+    )
+    return work_out(given, pairs, model, epoch_pairs=pairs, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "batch", "epochs", "smoothing", "left_out", "preset"),
+    [
+        (500, 16, 17, 0.1, 0.5, "shallow"),
+        (2_771, 128, 24, 0.1, 0.0, "shallow"),
+        (40_000, 128, 10, 0.1, 0.0, "shallow"),
+        (200_000, 128, 10, 0.0, 0.0, "tiny"),
+    ],
+)
+def test_few_pairs_are_seen_often_and_never_alike(
+    pairs: int, batch: int, epochs: int, smoothing: float, left_out: float, preset: str
+) -> None:
+    worked_out = recipe(config(), pairs)
+    assert (worked_out.batch_size, worked_out.epochs) == (batch, epochs)
+    assert worked_out.steps == worked_out.epochs * (pairs // batch)
+    assert worked_out.warmup_steps == round(0.1 * worked_out.steps)
+    assert worked_out.label_smoothing == smoothing
+    assert worked_out.patch_dropout == worked_out.word_dropout == left_out
+    assert f"preset {preset}, as" in worked_out.why
+
+
+def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
+    worked_out = recipe(config(), 500, classes=True)
+    assert worked_out.label_smoothing == worked_out.word_dropout == worked_out.patch_dropout == 0
+
+
+def test_muon_only_where_there_is_bf16() -> None:
+    assert recipe(config("bf16"), 500).optimizer == "muon"
+    assert recipe(config("fp32"), 500).optimizer == "adamw"
+
+
+GIVEN = {
+    "batch_size": 64,
+    "epochs": 3,
+    "lr": 2e-3,
+    "optimizer": "adamw",
+    "weight_decay": 0.2,
+    "label_smoothing": 0.3,
+    "patch_dropout": 0.25,
+    "word_dropout": 0.75,
+}
+
+
+def test_what_is_said_holds_and_needs_no_reason() -> None:
+    worked_out = recipe(config(**GIVEN), 500)
+    stored = worked_out.as_json() | {"epochs": worked_out.epochs}
+    assert {name: stored[name] for name in GIVEN} == GIVEN
+    left_open = recipe(config(), 500).why.split("; ")
+    for words in (
+        "pairs a step",
+        "epochs",
+        "peak learning rate",
+        "Muon",
+        "weight decay",
+        "smoothing",
+        "patches",
+        "words",
+    ):
+        assert words not in worked_out.why
+        assert any(words in reason for reason in left_open)
+
+
+def test_every_reason_says_why() -> None:
+    for pairs, minutes in ((500, None), (500, 1), (2_771, 10), (200_000, None)):
+        for reason in recipe(config(minutes=minutes), pairs).why.split("; "):
+            assert any(word in reason for word in (" as ", " for ", " so that ")), reason
+
+
+def test_a_plan_for_another_number_of_steps_keeps_its_proportions() -> None:
+    given = config()
+    longer = planned(recipe(given, 2_771), given, 5_000)
+    assert (longer.steps, longer.warmup_steps) == (5_000, 500)
+    assert longer.eval_every % longer.steps_per_epoch == 0
+    assert 20 <= longer.steps / longer.eval_every <= 31
