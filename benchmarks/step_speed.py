@@ -216,7 +216,7 @@ def train_losses(here: Path, precision: str, seed: int) -> list[float]:
     """The loss of every step of a run on the same pictures."""
     run = here / f"{precision}_{seed}"
     data = ["--data-file", str(here / "train.json"), "--val-file", str(here / "val.json"), "--tokenizer", "char"]
-    size = ["--model-size", "tiny", "--batch-size", str(BATCH), "--epochs", str(CURVE_EPOCHS)]
+    size = ["--model-size", "tiny", "--batch-size", str(BATCH), "--epochs", str(CURVE_EPOCHS), "--optimizer", "adamw"]
     train(run, *data, *size, "--precision", precision, "--seed", str(seed), "--log-every", "1", "--eval-every", "1000")
     return [line["loss"] for line in RunReader(run).new_metrics() if line["kind"] == "train"]
 
