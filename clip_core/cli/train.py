@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_app(app, argv)
 
 
-setattr(train, "__signature__", _signature())  # noqa: B010  (a function's declared attributes do not include it)
+vars(train)["__signature__"] = _signature()
 app.default(train)
 
 if __name__ == "__main__":

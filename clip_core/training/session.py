@@ -248,6 +248,7 @@ def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
     # What runs did before they said so.
     earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema, "label_smoothing": 0.0}
+    earlier |= {name: getattr(config.optim, name) or 0.0 for name in ("patch_dropout", "word_dropout")}
     return replace(now, **earlier | stored)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from clip_core.files import sha256
+from clip_core.files import sha256, write_json
 from clip_core.run_dir import RunReader, State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 
@@ -162,3 +162,24 @@ def test_a_closed_terminal_changes_nothing_for_the_trainer(shapes: Path, tmp_pat
     assert status is not None
     assert status.state is State.FINISHED
     assert "finished" in (run / "train.log").read_text()
+
+
+def test_a_run_from_before_anything_was_left_out_goes_on_whole(shapes: Path, tmp_path: Path) -> None:
+    pairs = json.loads(shapes.read_text())
+    for number, pair in enumerate(pairs):  # so that captions are no classes, of which no word is ever left out
+        pair["caption"] += f" number {number}"
+    (shapes.parent / "numbered.json").write_text(json.dumps(pairs))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = [*LONGER, "--patch-dropout", "0", "--word-dropout", "0"]
+    data = ["--data-file", str(shapes.parent / "numbered.json")]
+    assert clip_train(*data, "--run-dir", str(whole), *flags, cwd=tmp_path).returncode == 0
+    shutil.copytree(whole, parts)
+    config = RunReader(parts).config()
+    for name in ("patch_dropout", "word_dropout"):
+        del config["resolved"][name], config["config"]["optim"][name]
+    write_json(parts / "config.json", config)
+    last = RunReader(parts).pointer("latest")
+    assert last is not None
+    shutil.rmtree(last)
+    assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
+    assert_same_run(whole, parts)
