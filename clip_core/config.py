@@ -13,28 +13,43 @@ from clip_core.errors import UsageError
 from clip_core.network import ClipConfig, Frozen, ImageTower, Pooling, Preprocessing, Stem, TextTower
 
 SCHEMA_VERSION = 1
+_HEAD_WIDTH = 64  # as in CLIP
 
 
 class Shape(NamedTuple):
     width: int
-    heads: int
     layers: int
+
+    @property
+    def heads(self) -> int:
+        return self.width // _HEAD_WIDTH
+
+    def changed(self, width: int | None, layers: int | None) -> "Shape":
+        """With another width, or other layers; None leaves either as it is."""
+        return Shape(width or self.width, layers or self.layers)
 
 
 class Preset(NamedTuple):
-    """Shapes of both towers; `published`: the traits of OpenAI's image tower (class token, pre-norm, no patch bias)."""
+    """Shapes of both towers.
+
+    `patch_size`: None is the largest power of two that leaves four patches a side; convolutions make large ones cheap.
+    `published`: the traits of OpenAI's image tower (class token, pre-norm, no patch bias).
+    """
 
     embed_dim: int
     image: Shape
     text: Shape
     image_size: int = 64
-    patch_size: int = 8
+    patch_size: int | None = 8
     stem: Stem = Stem.PATCH
     published: bool = False
 
+    def patch_at(self, image_size: int) -> int:
+        return self.patch_size or 1 << (image_size // 4).bit_length() - 1
 
-def _own(width: int, heads: int, layers: int) -> Preset:
-    return Preset(width, Shape(width, heads, layers), Shape(width, heads, layers))
+
+def _own(width: int, layers: int) -> Preset:
+    return Preset(width, Shape(width, layers), Shape(width, layers))
 
 
 def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Preset:
@@ -42,15 +57,15 @@ def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Pr
 
 
 PRESETS: dict[str, Preset] = {
-    "nano": Preset(256, Shape(256, 4, 3), Shape(256, 4, 1), patch_size=16, stem=Stem.CONV),
-    "shallow": Preset(512, Shape(512, 8, 3), Shape(512, 8, 1), patch_size=16, stem=Stem.CONV),
-    "tiny": _own(256, 4, 6),
-    "small": _own(384, 6, 8),
-    "base": _own(512, 8, 12),
-    "large": _own(768, 12, 24),
-    "ViT-B-32": _published(512, 32, Shape(768, 12, 12), Shape(512, 8, 12)),
-    "ViT-B-16": _published(512, 16, Shape(768, 12, 12), Shape(512, 8, 12)),
-    "ViT-L-14": _published(768, 14, Shape(1024, 16, 24), Shape(768, 12, 12)),
+    "nano": Preset(256, Shape(256, 3), Shape(256, 1), patch_size=None, stem=Stem.CONV),
+    "shallow": Preset(512, Shape(512, 3), Shape(512, 1), patch_size=None, stem=Stem.CONV),
+    "tiny": _own(256, 6),
+    "small": _own(384, 8),
+    "base": _own(512, 12),
+    "large": _own(768, 24),
+    "ViT-B-32": _published(512, 32, Shape(768, 12), Shape(512, 12)),
+    "ViT-B-16": _published(512, 16, Shape(768, 12), Shape(512, 12)),
+    "ViT-L-14": _published(768, 14, Shape(1024, 24), Shape(768, 12)),
 }
 
 
@@ -110,13 +125,19 @@ class ModelConfig(Frozen):
 
     model_size: PresetName | None = Field(None, description="preset of both towers (default: by the number of pairs)")
     image_size: int | None = Field(
-        None, ge=16, le=1024, description="side of the picture the model sees, pixels (default: 64; ViT presets: 224)"
+        None,
+        ge=16,
+        le=1024,
+        description="side of the picture the model sees, pixels (default: 64 or 128, by the data; ViT presets: 224)",
     )
     patch_size: int | None = Field(None, ge=2, le=128, description="side of a patch, pixels (default: the preset's)")
     stem: Literal["patch", "conv"] | None = Field(
         None, description="how patches are embedded: one linear map, or small convolutions (default: the preset's)"
     )
     layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: the preset's)")
+    width: int | None = Field(
+        None, ge=64, le=4096, multiple_of=64, description="width of all layers and embeddings (default: the preset's)"
+    )
 
 
 class TuneConfig(Frozen):
@@ -189,6 +210,9 @@ class OptimConfig(Frozen):
         lt=1,
         description="share of a caption's words that a step leaves out; not of lists (default: by the data)",
     )
+    bpe_dropout: float | None = Field(
+        None, ge=0, lt=1, description="share of the tokens that are read in the pieces of them (default: by the data)"
+    )
     augment: bool = Field(
         True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
     )
@@ -227,7 +251,7 @@ class TrainConfig(Frozen):
             _refuse(tune, ("init_model", "lock", "unlock_last", "lora", "lora_alpha", "blend"), why)
         else:
             why = "cannot be chosen with --init, whose weights bring their own; leave it out"
-            _refuse(self.model, ("model_size", "patch_size", "stem", "layers"), why)
+            _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
             _refuse(self.data, ("tokenizer", "vocab_size"), why)
             _refuse(self.optim, ("temperature",), why)
         if self.optim.minutes is not None:
@@ -303,7 +327,7 @@ def preset_for(model: ModelConfig, pairs: int, *, hurried: bool = False) -> Pres
 
 
 def preprocessing(model: ModelConfig) -> Preprocessing:
-    """How pictures are prepared for a network that is trained from scratch; all presets by size of data agree."""
+    """How pictures are prepared for a network trained from scratch; presets chosen by the data agree on 64 px."""
     return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "tiny"].image_size)
 
 
@@ -319,21 +343,22 @@ def architecture(
     """
     preset = PRESETS[preset_for(model, pairs, hurried=hurried)]
     prepared = preprocessing(model)
-    patch_size = model.patch_size or preset.patch_size
+    patch_size = model.patch_size or preset.patch_at(prepared.image_size)
     if prepared.image_size % patch_size:
         raise UsageError(f"--image-size {prepared.image_size} is not a multiple of --patch-size {patch_size}.")
     traits: dict[str, Any] = (
         {"pooling": Pooling.CLASS_TOKEN, "pre_norm": True, "patch_bias": False} if preset.published else {}
     )
+    image, text = (shape.changed(model.width, model.layers) for shape in (preset.image, preset.text))
     try:
         return ClipConfig(
-            embed_dim=preset.embed_dim,
+            embed_dim=model.width or preset.embed_dim,
             image=ImageTower(
                 image_size=prepared.image_size,
                 patch_size=patch_size,
-                width=preset.image.width,
-                heads=preset.image.heads,
-                layers=model.layers or preset.image.layers,
+                width=image.width,
+                heads=image.heads,
+                layers=image.layers,
                 stem=Stem(model.stem or preset.stem),
                 **traits,
             ),
@@ -341,9 +366,9 @@ def architecture(
                 vocab_size=vocab_size,
                 end_token=end_token,
                 context_length=context_length,
-                width=preset.text.width,
-                heads=preset.text.heads,
-                layers=model.layers or preset.text.layers,
+                width=text.width,
+                heads=text.heads,
+                layers=text.layers,
             ),
             preprocessing=prepared,
         )

@@ -128,7 +128,7 @@ def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
 
 def load_data(
     config: DataConfig,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Callable[[Sequence[Pair]], Preprocessing],
     seed: int,
     say: Callable[[str], None],
     decoder: Decoder = EXACT,
@@ -137,7 +137,7 @@ def load_data(
 
     Args:
         config: where the pairs are, and what to do with bad ones.
-        preprocessing: how the stored pictures are resized and cropped.
+        preprocessing: how the stored pictures are resized and cropped; or what says so of the pairs to train on.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
         decoder: of the pictures to train on; those held out are always decoded exactly as inference does.
@@ -146,10 +146,11 @@ def load_data(
         UsageError: if there is no list to read.
     """
     files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
+    lists = [_read(file, config, say) for file in files]
+    prepared = preprocessing if isinstance(preprocessing, Preprocessing) else preprocessing(lists[0])
     sets, stores, reports = [], [], []
-    for file, how in zip(files, (decoder, EXACT), strict=False):
-        pairs = _read(file, config, say)
-        stores.append(_decoded(distinct_images(pairs), preprocessing, config, how, say))
+    for file, pairs, how in zip(files, lists, (decoder, EXACT), strict=False):
+        stores.append(_decoded(distinct_images(pairs), prepared, config, how, say))
         reports.append(sort_pairs(pairs, {stores[-1].paths[row]: why for row, why in stores[-1].failures.items()}))
         say(printable(f"{file}: {reports[-1].sentence()}"))
         refuse_bad(file, reports[-1], config)
@@ -157,7 +158,7 @@ def load_data(
     if config.val_file is None:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
         same = decoder is EXACT
-        stores.append(stores[0] if same else _decoded(val.images, preprocessing, config, EXACT, say))
+        stores.append(stores[0] if same else _decoded(val.images, prepared, config, EXACT, say))
     else:
         train, val = sets
         _say_shared(train, val, say)

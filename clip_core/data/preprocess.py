@@ -8,8 +8,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from clip_core.network import Preprocessing
 ImageSource = str | Path | Image.Image | np.ndarray
 Pixels = NDArray[np.uint8]
 
+T = TypeVar("T")
+
+_SAMPLE = 25  # pictures whose size is asked for
 MAX_PIXELS = 64_000_000  # larger pictures are refused before a pixel is decoded
 
 # Formats that are decoded inside this process: EPS, for one, would start Ghostscript.
@@ -62,7 +67,24 @@ def load_image(source: ImageSource) -> Image.Image:
         return _decoded("the array", lambda: _upright_rgb(_from_array(source)))
     if isinstance(source, Image.Image):
         return _decoded("the picture", lambda: _upright_rgb(source))
-    return _decoded(str(source), lambda: _from_file(Path(source)))
+    return _decoded(str(source), lambda: _from_file(Path(source), lambda image: _upright_rgb(image, str(source))))
+
+
+def typical_side(paths: Sequence[Path]) -> int:
+    """The median of the shorter sides, in pixels, of a few pictures spread over these; 0 where none can be read.
+
+    Nothing is decoded.
+    """
+    chosen = {paths[place] for place in np.linspace(0, len(paths) - 1, _SAMPLE).astype(int)} if paths else ()
+    sides = []
+    for path in chosen:
+        with suppress(ImageError):
+            sides.append(_shorter_side(path))
+    return int(np.median(sides)) if sides else 0
+
+
+def _shorter_side(path: Path) -> int:
+    return _decoded(str(path), lambda: _from_file(path, lambda image: min(image.size)))
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
@@ -132,7 +154,7 @@ def preprocess(images: Sequence[ImageSource], preprocessing: Preprocessing) -> N
 # ---------------------------------------------------------------- reading
 
 
-def _decoded(name: str, decode: Callable[[], Image.Image]) -> Image.Image:
+def _decoded(name: str, decode: Callable[[], T]) -> T:
     """Run a decoder; whatever it raises on a damaged file becomes one sentence."""
     try:
         return decode()
@@ -152,17 +174,18 @@ def _decoded(name: str, decode: Callable[[], Image.Image]) -> Image.Image:
         raise ImageError(f"{name} {what} ({cause}); save or fetch it again.") from None
 
 
-def _from_file(path: Path) -> Image.Image:
+def _from_file(path: Path, read: Callable[[Image.Image], T]) -> T:
+    """What `read` makes of the picture at `path`, which is closed afterwards."""
     member = member_of(path)
     if member is not None:
         with Image.open(io.BytesIO(member.read()), formats=_known_formats()) as image:
-            return _upright_rgb(image, str(path))
+            return read(image)
     if not path.is_file():  # a named pipe would be waited for without end
         if path.exists():
             raise ImageError(f"{path} is not a file; give the path of a picture.")
         raise FileNotFoundError
     with Image.open(path, formats=_known_formats()) as image:
-        return _upright_rgb(image, str(path))
+        return read(image)
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:

@@ -114,6 +114,22 @@ class Tokenizer:
         model = type(self._inner.model).__name__
         return _KINDS.get(model, model.lower())
 
+    def merged_from(self) -> NDArray[np.int64]:
+        """The two tokens that byte-pair encoding merged into each, int64 (V, 2); -1 where a token was never merged.
+
+        Raises:
+            TokenizerError: if this is no byte-pair encoding.
+        """
+        model = json.loads(self._inner.to_str())["model"]
+        if model["type"] != "BPE":
+            raise TokenizerError("only byte-pair encoding (--tokenizer bpe or clip) has tokens that were merged.")
+        numbers: dict[str, int] = model["vocab"]
+        pieces = np.full((self.vocab_size, 2), -1, dtype=np.int64)
+        for merge in reversed(model["merges"]):  # so that the first way to a token stands at the end
+            left, right = merge if isinstance(merge, list) else merge.split(" ")
+            pieces[numbers[left + right]] = numbers[left], numbers[right]
+        return pieces
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
         if self._clip_words is not None:

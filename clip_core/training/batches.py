@@ -19,7 +19,7 @@ from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import PictureStore
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.training.captions import CaptionChange
+from clip_core.training.captions import CaptionChange, MergeDropout
 from clip_core.training.order import Order
 
 _AHEAD = 3
@@ -68,7 +68,13 @@ class BatchMaker:
         captions: Captions = "all",
         groups: int = 1,
         change: CaptionChange = _UNCHANGED,
+        bpe_dropout: float = 0.0,
     ) -> None:
+        """`bpe_dropout`: the share of tokens that are read in pieces.
+
+        Raises:
+            TokenizerError: if there is such a share and the tokenizer has no pieces.
+        """
         self.pairs, self.store, self.tokenizer, self.seed = pairs, store, tokenizer, seed
         self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
         self.steps_per_epoch = self.order.steps
@@ -77,6 +83,7 @@ class BatchMaker:
         self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
         self.groups = groups
         self.change = change
+        self._in_pieces = MergeDropout(tokenizer, bpe_dropout) if bpe_dropout else None
         self._changed = np.array([change.changes(caption) for caption in pairs.captions])
         self._dealt: tuple[int, IntArray] | None = None
 
@@ -111,12 +118,15 @@ class BatchMaker:
         """
         rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
         which = np.flatnonzero(self._changed[captions])
+        random = np.random.default_rng([self.seed, step])
         if len(which):
-            random = np.random.default_rng([self.seed, step])
             changed = self.tokenizer.encode([self.change(self.pairs.captions[c], random) for c in captions[which]])
             width = max(rows.shape[1], changed.shape[1])
             rows, changed = self._widened(rows, width), self._widened(changed, width)
             rows[which] = changed
+        if self._in_pieces is not None:
+            rows = self._widened(self._in_pieces(rows, random))
+        if len(which) or self._in_pieces is not None:
             counts = self._counts(rows)
         return rows, counts
 

@@ -1,8 +1,14 @@
-"""Captions as a step reads them: with something left out, so that they stay true and are never the same."""
+"""Captions as a step reads them: with something left out, so that they stay true and are never the same.
+
+Shapes: U captions, T tokens of the longest, V tokens of the vocabulary.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from clip_core.data.dataset import IntArray
+from clip_core.data.tokenizer import Tokenizer
 
 _FEWEST_PARTS = 3
 _MOST_WORDS = 3  # of a part; clauses of a sentence are longer
@@ -33,6 +39,42 @@ class CaptionChange:
         words = caption.split()
         kept = [word for word in words if random.random() >= self.word_dropout]
         return " ".join(kept or [words[random.integers(len(words))]])
+
+
+class MergeDropout:
+    """Now and then a token is read as the two it was merged from, and so may they be.
+
+    So a word is met in pieces too, and a new word is made of pieces that were met. Source: BPE-dropout, Provilkov et
+    al. 2020; they leave out merges on the way up, which needs the text, where here numbers fall apart on the way down.
+
+    Raises:
+        TokenizerError: if the tokenizer is no byte-pair encoding.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, share: float) -> None:
+        self.share = share
+        self._pieces = tokenizer.merged_from()
+        self._end, self._pad, self._most = tokenizer.end_token, tokenizer.pad_id, tokenizer.context_length
+
+    def __call__(self, rows: IntArray, random: np.random.Generator) -> IntArray:
+        """Token rows, (U, T), each up to its end token -> (U, T or more); one that would grow too long stays whole."""
+        counts = 1 + (rows == self._end).argmax(axis=1)
+        tokens, owners = rows[np.arange(rows.shape[1]) < counts[:, None]], np.repeat(np.arange(len(rows)), counts)
+        fresh = np.ones(len(tokens), dtype=bool)
+        while fresh.any():
+            split = fresh & (self._pieces[tokens, 0] >= 0) & (random.random(len(tokens)) < self.share)
+            becomes = 1 + split
+            first = (becomes.cumsum() - becomes)[split]
+            pieces = self._pieces[tokens[split]]
+            tokens, owners, fresh = (np.repeat(values, becomes) for values in (tokens, owners, split))
+            tokens[first], tokens[first + 1] = pieces.T
+        lengths = np.bincount(owners, minlength=len(rows))
+        fits = lengths <= self._most
+        width = max(rows.shape[1], lengths[fits].max(initial=0))
+        answer = np.full((len(rows), width), self._pad, dtype=rows.dtype)
+        answer[:, : rows.shape[1]][~fits] = rows[~fits]
+        answer[(np.arange(width) < lengths[:, None]) & fits[:, None]] = tokens[fits[owners]]
+        return answer
 
 
 def keywords(caption: str) -> list[str] | None:

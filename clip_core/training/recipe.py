@@ -2,14 +2,17 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from clip_core.config import FEW_PAIRS, LossName, TrainConfig, TuneConfig, preset_for
+from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
+from clip_core.data.pairs import Pair, distinct_images
+from clip_core.data.preprocess import typical_side
 from clip_core.errors import UsageError
-from clip_core.network import ClipConfig
+from clip_core.network import ClipConfig, Preprocessing, Stem
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
@@ -22,6 +25,8 @@ _EVALUATIONS = 30
 _SHORT = 5  # minutes
 _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they never look the same
+_IN_PIECES = 0.2  # of the tokens
+_DETAIL, _DETAILED = 128, 96  # side of the pictures seen where most have at least so many pixels
 _LEFT_OUT = 0.5  # of their patches and of their words
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
@@ -58,6 +63,7 @@ class Recipe:
     ema: float | None = None  # decay of the moving average that is judged and saved
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
+    bpe_dropout: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +112,8 @@ def work_out(
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
     smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
     left_out = _LEFT_OUT if train_pairs < _VERY_FEW and not tuning and not classes else 0.0
+    learnt = config.data.tokenizer == "bpe" or (config.data.tokenizer is None and not config.data.create_synthetic)
+    in_pieces = learnt and train_pairs < FEW_PAIRS and not tuning and not classes
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -124,6 +132,7 @@ def work_out(
         loss=loss,
         patch_dropout=_given(optim.patch_dropout, left_out),
         word_dropout=_given(optim.word_dropout, left_out),
+        bpe_dropout=_given(optim.bpe_dropout, _IN_PIECES if in_pieces else 0.0),
     )
     why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs, network)
     seconds = None if optim.minutes is None else 60 * optim.minutes
@@ -163,6 +172,15 @@ def hurried(config: TrainConfig) -> bool:
     return minutes is not None and minutes < _SHORT and choose_device(config.run.device).type == "cpu"
 
 
+def prepare(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
+    """How pictures are prepared for a new network: larger where they show more and convolutions make it cheap."""
+    model = config.model
+    stem = model.stem or PRESETS[preset_for(model, len(pairs), hurried=hurried(config))].stem
+    left_open = model.image_size is None and model.patch_size is None
+    detailed = left_open and stem == Stem.CONV and typical_side(distinct_images(pairs)) >= _DETAILED
+    return preprocessing(model.model_copy(update={"image_size": _DETAIL}) if detailed else model)
+
+
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     """About a fiftieth of the rate from scratch, lower for wider networks; higher where less of it moves."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
@@ -191,6 +209,9 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
             "tiny": f"there is enough to learn from ({train_pairs:,} pairs)",
         }
         reasons.append(f"preset {preset}, as {learns[preset]}")
+    side = network.preprocessing.image_size
+    if model.image_size is None and side == _DETAIL:
+        reasons.append(f"pictures of {side} px, as most have as much to show")
     if data.tokenizer is None:
         reasons.append(
             "characters for tokens, as drawn shapes have few words"
@@ -222,6 +243,10 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
         )
     if recipe.word_dropout and optim.word_dropout is None:
         reasons.append(f"{recipe.word_dropout:.0%} of a caption's words left out, for the same reason")
+    if recipe.bpe_dropout and optim.bpe_dropout is None:
+        reasons.append(
+            f"{recipe.bpe_dropout:.0%} of the tokens read in the pieces of them, as new words are made of such pieces"
+        )
     if recipe.label_smoothing and optim.label_smoothing is None:
         reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from clip_core.config import LossName, TrainConfig, architecture, flag, parse_config, preprocessing
+from clip_core.config import LossName, TrainConfig, architecture, flag, parse_config
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.formats.recognise import is_there, recognise
 from clip_core.data.formats.source import Wishes
@@ -35,7 +35,7 @@ from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
-from clip_core.training.recipe import Recipe, hurried, use_all_cores, work_out
+from clip_core.training.recipe import Recipe, hurried, prepare, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
@@ -87,13 +87,27 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
     writer.status(state=State.STARTING)
     run = writer.path
     with _beating(writer):
-        prepared = start.network.preprocessing if start else preprocessing(config.model)
-        data = load_data(config.data, prepared, config.run.seed, log.say, FAST)
+        known = start.network if start else stored_network(run) if resume else None
+        data = load_data(
+            config.data,
+            known.preprocessing if known else lambda pairs: prepare(config, pairs),
+            config.run.seed,
+            log.say,
+            FAST,
+        )
+        prepared = data.train_store.preprocessing
         tokenizer = _tokenizer(config, run, data, start, resume=resume)
         guard = load_guard(config.tune, config.data, prepared, tokenizer, log.say)
-        network = _network(config, start, tokenizer, len(data.train.pair_images), run, resume=resume)
         epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
         train_pairs, classes = len(data.train.pair_images), data.classes is not None
+        network = known or architecture(
+            config.model.model_copy(update={"image_size": prepared.image_size}),
+            vocab_size=tokenizer.vocab_size,
+            end_token=tokenizer.end_token,
+            context_length=tokenizer.context_length,
+            pairs=train_pairs,
+            hurried=hurried(config),
+        )
         recipe = work_out(config, train_pairs, network, epoch_pairs=epoch_pairs, classes=classes)
         if resume:
             recipe = _stored_recipe(config, run, recipe)
@@ -107,6 +121,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             seed=config.run.seed,
             captions=config.data.captions,
             change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+            bpe_dropout=recipe.bpe_dropout,
             groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
         )
         model = _make_model(config, network, recipe, start, run, batches)
@@ -129,24 +144,6 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         log.say(f"resuming at step {trainer.progress.step}")
         writer.event(trainer.progress.step, "resumed")
     return trainer
-
-
-def _network(
-    config: TrainConfig, start: Start | None, tokenizer: Tokenizer, pairs: int, run: Path, *, resume: bool
-) -> ClipConfig:
-    """That of the weights to start from, or of the run to go on with, or a new one sized to the data."""
-    if start is not None:
-        return start.network
-    if resume:
-        return stored_network(run)
-    return architecture(
-        config.model,
-        vocab_size=tokenizer.vocab_size,
-        end_token=tokenizer.end_token,
-        context_length=tokenizer.context_length,
-        pairs=pairs,
-        hurried=hurried(config),
-    )
 
 
 def _make_model(
@@ -248,7 +245,7 @@ def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
     # What runs did before they said so.
     earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema, "label_smoothing": 0.0}
-    earlier |= {name: getattr(config.optim, name) or 0.0 for name in ("patch_dropout", "word_dropout")}
+    earlier |= {name: getattr(config.optim, name) or 0.0 for name in ("patch_dropout", "word_dropout", "bpe_dropout")}
     return replace(now, **earlier | stored)
 
 

@@ -22,6 +22,8 @@ def test_config_survives_json() -> None:
         ),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
+        ({"model": {"width": 100}}, "--width is 100; it should be a multiple of 64"),
+        ({"model": {"width": 128}, "tune": {"init": "a.pt"}}, "--width cannot be chosen with --init"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(values: dict, said: str) -> None:
@@ -37,6 +39,18 @@ def test_the_preset_is_chosen_by_the_number_of_pairs_unless_one_is_named() -> No
     assert preset_for(ModelConfig(model_size="base"), 500) == "base"
     few = architecture(ModelConfig(), vocab_size=10, end_token=1, context_length=8, pairs=500)
     assert (few.image.stem, few.image.layers) == ("conv", 3)
+
+
+def test_width_changes_both_towers_their_heads_and_the_embedding() -> None:
+    narrow = architecture(ModelConfig(model_size="ViT-B-32", width=192), vocab_size=10, end_token=1, context_length=8)
+    assert (narrow.embed_dim, narrow.image.width, narrow.text.width) == (192, 192, 192)
+    assert (narrow.image.heads, narrow.text.heads, narrow.image.layers) == (3, 3, 12)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(32, 8), (64, 16), (96, 16), (128, 32), (224, 32)])
+def test_convolutions_leave_four_patches_a_side_or_a_few_more(side: int, patch: int) -> None:
+    model = ModelConfig(model_size="nano", image_size=side)
+    assert architecture(model, vocab_size=10, end_token=1, context_length=8).image.patch_size == patch
 
 
 def test_a_conv_stem_needs_a_patch_that_halving_reaches() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from clip_core.data.preprocess import load_image, normalise, preprocess, resize_and_crop
+from clip_core.data.preprocess import load_image, normalise, preprocess, resize_and_crop, typical_side
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
 
@@ -149,6 +149,15 @@ def test_a_missing_picture_a_folder_and_a_text_are_refused_by_name(tmp_path: Pat
     }.items():  # fmt: skip
         with pytest.raises(ImageError, match=message):
             load_image(tmp_path / name)
+
+
+def test_the_typical_side_is_the_median_shorter_one_of_what_can_be_read(tmp_path: Path):
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path, (width, height) in zip(paths, [(40, 90), (70, 30), (200, 50), (60, 60)], strict=False):
+        noise(width, height).save(path)
+    paths[4].write_text("no picture")
+    assert typical_side(paths) == 45
+    assert typical_side(paths[4:]) == typical_side([]) == 0
 
 
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
-from clip_core.data.tokenizer import train_bpe
+from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
+from clip_core.errors import TokenizerError
 from clip_core.network import Preprocessing
 from clip_core.training.batches import BatchMaker
-from clip_core.training.captions import CaptionChange, keywords, thinned
+from clip_core.training.captions import CaptionChange, MergeDropout, keywords, thinned
 
 words = st.lists(st.text("abcdefg :;)", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=3, max_size=9)
 
@@ -59,8 +60,51 @@ def test_words_are_left_out_in_their_order_and_never_all(caption: str, share: fl
     assert change.changes(caption) == (share > 0)
 
 
+def spelt(context_length: int = 77) -> Tokenizer:
+    """Of words that grow by one letter, so that a token is made of many."""
+    grown = [word[:end] for word in ("firefighter", "lightning") for end in range(1, 12)]
+    return train_bpe(grown * 3, 400, context_length)
+
+
+@given(st.lists(st.text("fightenrl ,é", max_size=30), min_size=1, max_size=5), st.floats(0, 1), st.integers(0, 1000))
+def test_tokens_in_pieces_spell_the_same(captions: list[str], share: float, seed: int) -> None:
+    tokenizer = spelt()
+    rows = tokenizer.encode(captions)
+    pieces = MergeDropout(tokenizer, share)(rows, np.random.default_rng(seed))
+    assert [tokenizer.decode(row) for row in pieces] == [tokenizer.decode(row) for row in rows]
+    assert (pieces[:, 0] == rows[:, 0]).all()
+    assert ((pieces == tokenizer.end_token).sum(axis=1) == 1).all()
+
+
+def test_pieces_fall_apart_as_often_as_asked() -> None:
+    tokenizer, random = spelt(), np.random.default_rng(0)
+    rows = tokenizer.encode(["firefighter"])
+    assert (rows[0] != tokenizer.pad_id).sum() == 3  # start, the word, end
+    whole = [MergeDropout(tokenizer, 0.3)(rows, random).shape[1] == 3 for _ in range(2000)]
+    assert 0.66 < sum(whole) / len(whole) < 0.74
+    letters = MergeDropout(tokenizer, 1.0)(rows, random)
+    assert letters.shape[1] == len(" firefighter") + 2
+
+
+def test_a_caption_that_would_grow_too_long_stays_whole() -> None:
+    tokenizer = spelt(context_length=6)
+    rows = tokenizer.encode(["firefighter", "fi", "lightning lightning lightning lightning lightning"])
+    pieces = MergeDropout(tokenizer, 1.0)(rows, np.random.default_rng(0))
+    assert pieces[0].tolist() == [*rows[0], *[tokenizer.pad_id] * (pieces.shape[1] - rows.shape[1])]
+    assert (pieces[1] != tokenizer.pad_id).sum() == len(" fi") + 2
+    assert pieces.shape[1] <= 6
+
+
+def test_only_byte_pairs_have_pieces() -> None:
+    with pytest.raises(TokenizerError, match="--tokenizer bpe"):
+        MergeDropout(train_characters(["abc"], 8), 0.1)
+
+
+@pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(shapes: Path, groups: int) -> None:
+def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(
+    shapes: Path, groups: int, bpe_dropout: float
+) -> None:
     drawn = json.loads(shapes.read_text())
     listed = [f"key{row % 50}, word{row % 41}, shape{row % 7}, thing{row % 13}" for row in range(len(drawn))]
     pairs = [pair | {"caption": listed[row] if row % 2 else pair["caption"]} for row, pair in enumerate(drawn)]
@@ -77,9 +121,13 @@ def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(shapes
             seed=3,
             groups=groups,
             change=CaptionChange(lists=lists),
+            bpe_dropout=bpe_dropout,
         )
         batch = make(1)
         rows = [row for group in batch.input_ids for row in group]
+        whole = tokenizer.encode([tokenizer.decode(row.tolist()) for row in rows])
+        tokens = sum(int((row != tokenizer.pad_id).sum()) for row in rows)
+        assert (tokens > (whole != tokenizer.pad_id).sum()) == (bpe_dropout > 0)
         assert all(tokenizer.end_token in row for row in rows)
         return [
             (data.train.captions[int(caption)], tokenizer.decode(rows[int(row)].tolist()))

@@ -1,11 +1,14 @@
 """What the recipe makes of the data, the hardware and what was said; every choice with its reason."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from clip_core.config import TrainConfig, architecture, parse_config
-from clip_core.training.recipe import Recipe, hurried, planned, work_out
+from clip_core.data.pairs import Pair
+from clip_core.training.recipe import Recipe, hurried, planned, prepare, work_out
 
 
 def config(precision: str = "bf16", **optim: Any) -> TrainConfig:
@@ -43,6 +46,44 @@ def test_few_pairs_are_seen_often_and_never_alike(
 def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
     worked_out = recipe(config(), 500, classes=True)
     assert worked_out.label_smoothing == worked_out.word_dropout == worked_out.patch_dropout == 0
+    assert worked_out.bpe_dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "pairs", "share"),
+    [
+        ({}, 500, 0.2),
+        ({"tokenizer": "bpe"}, 40_000, 0.2),
+        ({"tokenizer": "char"}, 500, 0.0),
+        ({"tokenizer": "clip/tokenizer.json"}, 500, 0.0),
+        ({"create_synthetic": True}, 500, 0.0),
+        ({}, 200_000, 0.0),
+    ],
+)
+def test_a_vocabulary_learnt_from_few_captions_is_met_in_pieces_too(data: dict, pairs: int, share: float) -> None:
+    given = parse_config({"data": data, "run": {"device": "cpu", "precision": "bf16"}})
+    assert recipe(given, pairs).bpe_dropout == share
+
+
+@pytest.mark.parametrize(
+    ("side", "model", "seen"),
+    [
+        (128, {}, 128),
+        (95, {}, 64),
+        (500, {"image_size": 48}, 48),
+        (500, {"patch_size": 8}, 64),
+        (500, {"model_size": "tiny"}, 64),
+        (500, {"model_size": "nano"}, 128),
+        (500, {"stem": "patch"}, 64),
+        (500, {"model_size": "ViT-B-32"}, 224),
+    ],
+)
+def test_pictures_are_seen_larger_where_they_have_more_to_show(
+    tmp_path: Path, side: int, model: dict[str, Any], seen: int
+) -> None:
+    Image.new("RGB", (side + 9, side)).save(tmp_path / "a.png")
+    pairs = [Pair(tmp_path / "a.png", "a", 1)]
+    assert prepare(parse_config({"model": model}), pairs).image_size == seen
 
 
 def test_muon_only_where_there_is_bf16() -> None:
@@ -59,6 +100,7 @@ GIVEN = {
     "label_smoothing": 0.3,
     "patch_dropout": 0.25,
     "word_dropout": 0.75,
+    "bpe_dropout": 0.1,
 }
 
 
@@ -76,6 +118,7 @@ def test_what_is_said_holds_and_needs_no_reason() -> None:
         "smoothing",
         "patches",
         "words",
+        "pieces",
     ):
         assert words not in worked_out.why
         assert any(words in reason for reason in left_open)

@@ -170,12 +170,12 @@ def test_a_run_from_before_anything_was_left_out_goes_on_whole(shapes: Path, tmp
         pair["caption"] += f" number {number}"
     (shapes.parent / "numbered.json").write_text(json.dumps(pairs))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = [*LONGER, "--patch-dropout", "0", "--word-dropout", "0"]
+    flags = [*LONGER, "--patch-dropout", "0", "--word-dropout", "0", "--bpe-dropout", "0"]
     data = ["--data-file", str(shapes.parent / "numbered.json")]
     assert clip_train(*data, "--run-dir", str(whole), *flags, cwd=tmp_path).returncode == 0
     shutil.copytree(whole, parts)
     config = RunReader(parts).config()
-    for name in ("patch_dropout", "word_dropout"):
+    for name in ("patch_dropout", "word_dropout", "bpe_dropout"):
         del config["resolved"][name], config["config"]["optim"][name]
     write_json(parts / "config.json", config)
     last = RunReader(parts).pointer("latest")
