@@ -52,8 +52,8 @@ def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
 @pytest.mark.parametrize(
     ("data", "pairs", "share"),
     [
-        ({}, 500, 0.2),
-        ({"tokenizer": "bpe"}, 40_000, 0.2),
+        ({}, 500, 0.1),
+        ({"tokenizer": "bpe"}, 40_000, 0.1),
         ({"tokenizer": "char"}, 500, 0.0),
         ({"tokenizer": "clip/tokenizer.json"}, 500, 0.0),
         ({"create_synthetic": True}, 500, 0.0),
@@ -100,7 +100,7 @@ GIVEN = {
     "label_smoothing": 0.3,
     "patch_dropout": 0.25,
     "word_dropout": 0.75,
-    "bpe_dropout": 0.1,
+    "bpe_dropout": 0.3,
 }
 
 
