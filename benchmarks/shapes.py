@@ -31,6 +31,7 @@ OFTEN = {"--eval-every": "10"}  # steps; evaluations are no time of training
 # The cosine ends where it begins; nothing of the recipe's own is left.
 PLAIN = {
     "--lr": "1e-4", "--min-lr": "1", "--warmup": "0", "--optimizer": "adamw", "--label-smoothing": "0", "--ema": "0",
+    "--weight-decay": "0.1",
 }  # fmt: skip
 NAMES = (
     "seconds of training",
@@ -75,9 +76,9 @@ def measure(here: Path, seed: int, extra: Sequence[str]) -> list[float]:
 
 
 def flags(data_file: Path, seed: int, changes: dict[str, str], extra: Sequence[str]) -> list[str]:
-    """The demo's recipe with some flags changed; each of its flags has one value."""
+    """The demo's recipe with some flags changed, each of which has one value; what is measured decides over `extra`."""
     recipe = dict(zip(RECIPE[::2], RECIPE[1::2], strict=True))
-    recipe |= changes | dict(zip(extra[::2], extra[1::2], strict=True))
+    recipe |= dict(zip(extra[::2], extra[1::2], strict=True)) | changes
     said = [word for pair in recipe.items() for word in pair]
     return ["--create-synthetic", "--data-file", str(data_file), "--seed", str(seed), *said]
 

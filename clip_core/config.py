@@ -58,7 +58,6 @@ def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Pr
 
 PRESETS: dict[str, Preset] = {
     "nano": Preset(256, Shape(256, 3), Shape(256, 1), patch_size=None, stem=Stem.CONV),
-    "shallow": Preset(512, Shape(512, 3), Shape(512, 1), patch_size=None, stem=Stem.CONV),
     "tiny": _own(256, 6),
     "small": _own(384, 8),
     "base": _own(512, 12),
@@ -116,7 +115,7 @@ class DataConfig(Frozen):
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
 
-PresetName = Literal["nano", "shallow", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
+PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
 FEW_PAIRS = 50_000  # to train on; below, small data has its own presets and habits
 
 
@@ -317,13 +316,13 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
         raise explain(error) from None
 
 
-def preset_for(model: ModelConfig, pairs: int, *, hurried: bool = False) -> PresetName:
+def preset_for(model: ModelConfig, pairs: int) -> PresetName:
     """The preset that was asked for, or the one for so many training pairs.
 
     From few pairs a network learns most where it has little to find out: convolutions before few layers, and one layer
-    to read captions with. Wide ones learn more, where there is time (`hurried`: there is none). See docs/log.md.
+    to read captions with. See docs/log.md.
     """
-    return model.model_size or ("tiny" if pairs >= FEW_PAIRS else "nano" if hurried else "shallow")
+    return model.model_size or ("tiny" if pairs >= FEW_PAIRS else "nano")
 
 
 def preprocessing(model: ModelConfig) -> Preprocessing:
@@ -332,16 +331,16 @@ def preprocessing(model: ModelConfig) -> Preprocessing:
 
 
 def architecture(
-    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0, hurried: bool = False
+    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
 ) -> ClipConfig:
     """The network that a preset names, for a tokenizer's vocabulary.
 
     Args:
-        pairs, hurried: as `preset_for` has them, which chooses the preset where none is named.
+        pairs: of the training, by which the preset is chosen where none is named.
     Raises:
         UsageError: if the picture size is not a multiple of the patch size.
     """
-    preset = PRESETS[preset_for(model, pairs, hurried=hurried)]
+    preset = PRESETS[preset_for(model, pairs)]
     prepared = preprocessing(model)
     patch_size = model.patch_size or preset.patch_at(prepared.image_size)
     if prepared.image_size % patch_size:

@@ -16,13 +16,12 @@ from clip_core.network import ClipConfig, Preprocessing, Stem
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
-_PEAK_LR = {"nano": 1e-3, "shallow": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
+_PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
 _VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
 _STEPS = 500  # from scratch, and between so many passes over the data
 _EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
-_SHORT = 5  # minutes
 _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they never look the same
 _IN_PIECES = 0.1  # of the tokens
@@ -163,19 +162,13 @@ def _given(value: float | None, otherwise: float) -> float:
 
 
 def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
-    return _PEAK_LR.get(preset_for(config.model, train_pairs, hurried=hurried(config)), _VIT_PEAK_LR)
-
-
-def hurried(config: TrainConfig) -> bool:
-    """Whether the time allowed is too short for all but the smallest network on the device that is there."""
-    minutes = config.optim.minutes
-    return minutes is not None and minutes < _SHORT and choose_device(config.run.device).type == "cpu"
+    return _PEAK_LR.get(preset_for(config.model, train_pairs), _VIT_PEAK_LR)
 
 
 def prepare(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
     """How pictures are prepared for a new network: larger where they show more and convolutions make it cheap."""
     model = config.model
-    stem = model.stem or PRESETS[preset_for(model, len(pairs), hurried=hurried(config))].stem
+    stem = model.stem or PRESETS[preset_for(model, len(pairs))].stem
     left_open = model.image_size is None and model.patch_size is None
     detailed = left_open and stem == Stem.CONV and typical_side(distinct_images(pairs)) >= _DETAILED
     return preprocessing(model.model_copy(update={"image_size": _DETAIL}) if detailed else model)
@@ -202,10 +195,9 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
     model, optim, data = config.model, config.optim, config.data
     reasons = []
     if model.model_size is None:
-        preset = preset_for(model, train_pairs, hurried=hurried(config))
+        preset = preset_for(model, train_pairs)
         learns = {
-            "nano": "there is little time",
-            "shallow": f"few pairs ({train_pairs:,}) teach a network of few layers more",
+            "nano": f"few pairs ({train_pairs:,}) teach a network of few layers more",
             "tiny": f"there is enough to learn from ({train_pairs:,} pairs)",
         }
         reasons.append(f"preset {preset}, as {learns[preset]}")

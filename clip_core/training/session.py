@@ -35,7 +35,7 @@ from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
-from clip_core.training.recipe import Recipe, hurried, prepare, use_all_cores, work_out
+from clip_core.training.recipe import Recipe, prepare, use_all_cores, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
@@ -106,7 +106,6 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             end_token=tokenizer.end_token,
             context_length=tokenizer.context_length,
             pairs=train_pairs,
-            hurried=hurried(config),
         )
         recipe = work_out(config, train_pairs, network, epoch_pairs=epoch_pairs, classes=classes)
         if resume:

@@ -18,7 +18,7 @@ def test_config_survives_json() -> None:
         ({"optim": {"batch_size": 1}}, "--batch-size is 1; it should be greater than or equal to 2"),
         (
             {"model": {"model_size": "huge"}},
-            "--model-size is 'huge'; it should be 'nano', 'shallow', 'tiny', 'small', 'base', 'large'",
+            "--model-size is 'huge'; it should be 'nano', 'tiny', 'small', 'base', 'large'",
         ),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
@@ -33,8 +33,7 @@ def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(v
 
 
 def test_the_preset_is_chosen_by_the_number_of_pairs_unless_one_is_named() -> None:
-    assert preset_for(ModelConfig(), 500) == "shallow"
-    assert preset_for(ModelConfig(), 500, hurried=True) == "nano"
+    assert preset_for(ModelConfig(), 500) == "nano"
     assert preset_for(ModelConfig(), 500_000) == "tiny"
     assert preset_for(ModelConfig(model_size="base"), 500) == "base"
     few = architecture(ModelConfig(), vocab_size=10, end_token=1, context_length=8, pairs=500)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from clip_core.config import TrainConfig, architecture, parse_config
 from clip_core.data.pairs import Pair
-from clip_core.training.recipe import Recipe, hurried, planned, prepare, work_out
+from clip_core.training.recipe import Recipe, planned, prepare, work_out
 
 
 def config(precision: str = "bf16", **optim: Any) -> TrainConfig:
@@ -16,18 +16,16 @@ def config(precision: str = "bf16", **optim: Any) -> TrainConfig:
 
 
 def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
-    model = architecture(
-        given.model, vocab_size=300, end_token=2, context_length=16, pairs=pairs, hurried=hurried(given)
-    )
+    model = architecture(given.model, vocab_size=300, end_token=2, context_length=16, pairs=pairs)
     return work_out(given, pairs, model, epoch_pairs=pairs, classes=classes)
 
 
 @pytest.mark.parametrize(
     ("pairs", "batch", "epochs", "smoothing", "left_out", "preset"),
     [
-        (500, 16, 17, 0.1, 0.5, "shallow"),
-        (2_771, 128, 24, 0.1, 0.0, "shallow"),
-        (40_000, 128, 10, 0.1, 0.0, "shallow"),
+        (500, 16, 17, 0.1, 0.5, "nano"),
+        (2_771, 128, 24, 0.1, 0.0, "nano"),
+        (40_000, 128, 10, 0.1, 0.0, "nano"),
         (200_000, 128, 10, 0.0, 0.0, "tiny"),
     ],
 )
