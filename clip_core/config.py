@@ -114,6 +114,11 @@ class DataConfig(Frozen):
     cache_gb: float = Field(4.0, ge=0, description="decoded pictures kept on disk, for all runs, up to this many GB")
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
+    @property
+    def reads_characters(self) -> bool:
+        """Whether a new tokenizer will have characters for tokens; drawn shapes have few words."""
+        return self.tokenizer == "char" or (self.tokenizer is None and self.create_synthetic)
+
 
 PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
 FEW_PAIRS = 50_000  # to train on; below, small data has its own presets and habits
@@ -210,7 +215,7 @@ class OptimConfig(Frozen):
         description="share of a caption's words that a step leaves out; not of lists (default: by the data)",
     )
     bpe_dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of the tokens that are read in the pieces of them (default: by the data)"
+        None, ge=0, lt=1, description="share of the tokens read as the two they were merged from (default: by the data)"
     )
     augment: bool = Field(
         True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
@@ -257,6 +262,8 @@ class TrainConfig(Frozen):
             _refuse(self.optim, ("epochs",), "says how long to train, and so does --minutes; leave one of them out")
         if self.optim.loss == "sigmoid":
             _refuse(self.optim, ("label_smoothing",), "belongs to the softmax loss; leave it out with --loss sigmoid")
+        if self.data.reads_characters:
+            _refuse(self.optim, ("bpe_dropout",), "needs tokens that were merged; add --tokenizer bpe, or leave it out")
         if tune.lock == "none":
             _refuse(tune, ("unlock_last",), "opens the end of a locked tower; add --lock image or --lock text")
         if tune.lora is None:

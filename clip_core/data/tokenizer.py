@@ -122,12 +122,16 @@ class Tokenizer:
         """
         model = json.loads(self._inner.to_str())["model"]
         if model["type"] != "BPE":
-            raise TokenizerError("only byte-pair encoding (--tokenizer bpe or clip) has tokens that were merged.")
+            raise TokenizerError(
+                f"a tokenizer of the kind {self.kind} has no merged tokens; "
+                "leave out --bpe-dropout, or add --tokenizer bpe."
+            )
         numbers: dict[str, int] = model["vocab"]
         pieces = np.full((self.vocab_size, 2), -1, dtype=np.int64)
         for merge in reversed(model["merges"]):  # so that the first way to a token stands at the end
             left, right = merge if isinstance(merge, list) else merge.split(" ")
-            pieces[numbers[left + right]] = numbers[left], numbers[right]
+            if left + right in numbers:  # not so where pieces inside a word are spelt with a prefix
+                pieces[numbers[left + right]] = numbers[left], numbers[right]
         return pieces
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Captions as a step reads them: with something left out, so that they stay true and are never the same.
 
-Shapes: U captions, T tokens of the longest, V tokens of the vocabulary.
+Shapes: U captions, T tokens of the longest.
 """
 
 from dataclasses import dataclass

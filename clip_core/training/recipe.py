@@ -12,7 +12,7 @@ from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConf
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import UsageError
-from clip_core.network import ClipConfig, Preprocessing, Stem
+from clip_core.network import ClipConfig, Preprocessing
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
@@ -111,7 +111,7 @@ def work_out(
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
     smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
     left_out = _LEFT_OUT if train_pairs < _VERY_FEW and not tuning and not classes else 0.0
-    learnt = config.data.tokenizer == "bpe" or (config.data.tokenizer is None and not config.data.create_synthetic)
+    learnt = config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
     in_pieces = learnt and train_pairs < FEW_PAIRS and not tuning and not classes
     recipe = Recipe(
         device=str(device),
@@ -168,9 +168,9 @@ def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
 def prepare(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
     """How pictures are prepared for a new network: larger where they show more and convolutions make it cheap."""
     model = config.model
-    stem = model.stem or PRESETS[preset_for(model, len(pairs))].stem
+    patches_grow = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
     left_open = model.image_size is None and model.patch_size is None
-    detailed = left_open and stem == Stem.CONV and typical_side(distinct_images(pairs)) >= _DETAILED
+    detailed = left_open and patches_grow and typical_side(distinct_images(pairs)) >= _DETAILED
     return preprocessing(model.model_copy(update={"image_size": _DETAIL}) if detailed else model)
 
 
@@ -236,9 +236,7 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
     if recipe.word_dropout and optim.word_dropout is None:
         reasons.append(f"{recipe.word_dropout:.0%} of a caption's words left out, for the same reason")
     if recipe.bpe_dropout and optim.bpe_dropout is None:
-        reasons.append(
-            f"{recipe.bpe_dropout:.0%} of the tokens read in the pieces of them, as new words are made of such pieces"
-        )
+        reasons.append(f"{recipe.bpe_dropout:.0%} of the tokens read in pieces, as new words are made of such pieces")
     if recipe.label_smoothing and optim.label_smoothing is None:
         reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
     if config.tune.ema is None:

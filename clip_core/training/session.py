@@ -112,17 +112,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
             recipe = _stored_recipe(config, run, recipe)
         if recipe.loss == "sigmoid":
             network = network.model_copy(update={"logit_bias": True})
-        batches = BatchMaker(
-            data.train,
-            data.train_store,
-            tokenizer,
-            batch_size=recipe.batch_size,
-            seed=config.run.seed,
-            captions=config.data.captions,
-            change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
-            bpe_dropout=recipe.bpe_dropout,
-            groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
-        )
+        batches = _make_batches(config, data, tokenizer, recipe)
         model = _make_model(config, network, recipe, start, run, batches)
         if not resume:
             describe_run(writer, config, recipe, model, data, start)
@@ -143,6 +133,20 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         log.say(f"resuming at step {trainer.progress.step}")
         writer.event(trainer.progress.step, "resumed")
     return trainer
+
+
+def _make_batches(config: TrainConfig, data: Data, tokenizer: Tokenizer, recipe: Recipe) -> BatchMaker:
+    return BatchMaker(
+        data.train,
+        data.train_store,
+        tokenizer,
+        batch_size=recipe.batch_size,
+        seed=config.run.seed,
+        captions=config.data.captions,
+        change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+        bpe_dropout=recipe.bpe_dropout,
+        groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
+    )
 
 
 def _make_model(
@@ -228,7 +232,10 @@ def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
     if changed:
         flags = ", ".join(flag(name) for name in changed)
         raise UsageError(f"--resume goes on with what {run}/config.json says; leave out {flags}.")
-    return parse_config(RunReader(run).config()["config"])
+    stored = RunReader(run).config()["config"]
+    if stored.get("model", {}).get("model_size") == "shallow":  # a preset of its own for a while
+        stored["model"] |= {"model_size": "nano", "width": 512}
+    return parse_config(stored)
 
 
 def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
@@ -259,7 +266,7 @@ def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, 
     length = config.data.context_length
     if isinstance(wanted, Path):
         tokenizer = Tokenizer.load(wanted)
-    elif wanted == "char" or (wanted is None and config.data.create_synthetic):
+    elif config.data.reads_characters:
         tokenizer = train_characters(captions, length)
     else:
         tokenizer = train_bpe(captions, config.data.vocab_size, length)

@@ -22,6 +22,8 @@ def test_config_survives_json() -> None:
         ),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
+        ({"data": {"tokenizer": "char"}, "optim": {"bpe_dropout": 0.1}}, "--bpe-dropout needs tokens that were merged"),
+        ({"data": {"create_synthetic": True}, "optim": {"bpe_dropout": 0.1}}, "add --tokenizer bpe"),
         ({"model": {"width": 100}}, "--width is 100; it should be a multiple of 64"),
         ({"model": {"width": 128}, "tune": {"init": "a.pt"}}, "--width cannot be chosen with --init"),
     ],

@@ -73,6 +73,7 @@ def test_a_vocabulary_learnt_from_few_captions_is_met_in_pieces_too(data: dict, 
         (500, {"model_size": "tiny"}, 64),
         (500, {"model_size": "nano"}, 128),
         (500, {"stem": "patch"}, 64),
+        (500, {"model_size": "tiny", "stem": "conv"}, 64),
         (500, {"model_size": "ViT-B-32"}, 224),
     ],
 )

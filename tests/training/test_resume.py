@@ -183,3 +183,19 @@ def test_a_run_from_before_anything_was_left_out_goes_on_whole(shapes: Path, tmp
     shutil.rmtree(last)
     assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
     assert_same_run(whole, parts)
+
+
+def test_a_run_of_a_preset_that_has_gone_goes_on(shapes: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = ["--data-file", str(shapes), *LONGER, "--width", "512"]
+    assert clip_train(*flags, "--run-dir", str(whole), cwd=tmp_path).returncode == 0
+    shutil.copytree(whole, parts)
+    config = RunReader(parts).config()
+    config["config"]["model"]["model_size"] = "shallow"
+    del config["config"]["model"]["width"]
+    write_json(parts / "config.json", config)
+    last = RunReader(parts).pointer("latest")
+    assert last is not None
+    shutil.rmtree(last)
+    assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
+    assert_same_run(whole, parts)
