@@ -193,7 +193,9 @@ class OptimConfig(Frozen):
         None, description="what moves the weights (default: muon from scratch in bf16, else adamw)"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the run over which the learning rate rises")
-    min_lr: float = Field(0.01, ge=0, le=1, description="share of the peak that the cosine decay ends at")
+    min_lr: float | None = Field(
+        None, ge=0, le=1, description="share of the peak that a cosine falls to; 1: it stays (default: by the data)"
+    )
     weight_decay: float | None = Field(
         None, ge=0, le=10, description="decay of matrices; norms, biases, temperature have none (default: 0.1; init: 0)"
     )

@@ -18,7 +18,7 @@ from clip_core.training.device import choose_device, choose_precision
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
 _PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
 _VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
-_STEPS = 500  # from scratch, and between so many passes over the data
+_STEPS = 1000  # from scratch, and between so many passes over the data
 _EPOCHS = (10, 60)
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
@@ -27,6 +27,7 @@ _VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they
 _IN_PIECES = 0.1  # of the tokens
 _DETAIL, _DETAILED = 128, 96  # side of the pictures seen where most have at least so many pixels
 _LEFT_OUT = 0.5  # of their patches and of their words
+_MIN_LR = 0.01  # share of the peak
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
 
 # With weights that are there. The rate is that of a network 768 wide (ViT-B), as in Wortsman et al. 2022.
@@ -60,6 +61,7 @@ class Recipe:
     optimizer: str = "adamw"
     label_smoothing: float = 0.0
     ema: float | None = None  # decay of the moving average that is judged and saved
+    min_lr: float = _MIN_LR  # where the rate ends, as a share of the peak
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
@@ -107,12 +109,14 @@ def work_out(
             "--label-smoothing belongs to the softmax loss, and these weights were trained with the sigmoid loss; "
             "leave it out, or add --loss softmax."
         )
+    few = train_pairs < FEW_PAIRS and not tuning and not classes
     # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
     # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
-    smoothed = loss == "softmax" and train_pairs < FEW_PAIRS and not tuning and not classes
-    left_out = _LEFT_OUT if train_pairs < _VERY_FEW and not tuning and not classes else 0.0
+    smoothed = loss == "softmax" and few
+    left_out = _LEFT_OUT if few and train_pairs < _VERY_FEW else 0.0
     learnt = config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
-    in_pieces = learnt and train_pairs < FEW_PAIRS and not tuning and not classes
+    in_pieces = learnt and few
+    ema = _given(config.tune.ema, 0.0 if tuning else _EMA) or None
     recipe = Recipe(
         device=str(device),
         precision=precision,
@@ -127,7 +131,8 @@ def work_out(
         weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
         layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
         label_smoothing=_given(optim.label_smoothing, _LABEL_SMOOTHING if smoothed else 0.0),
-        ema=_given(config.tune.ema, 0.0 if tuning else _EMA) or None,
+        ema=ema,
+        min_lr=_given(optim.min_lr, 1.0 if few and ema else _MIN_LR),
         loss=loss,
         patch_dropout=_given(optim.patch_dropout, left_out),
         word_dropout=_given(optim.word_dropout, left_out),
@@ -220,6 +225,8 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
         )
     if optim.lr is None:
         reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
+    if recipe.min_lr == 1 and optim.min_lr is None:
+        reasons.append("a learning rate that does not fall, as the moving average settles without that")
     if optim.warmup:
         reasons.append(f"{optim.warmup:.0%} of the steps for warm-up, as the first ones know no direction yet")
     if optim.weight_decay is None:

@@ -121,7 +121,7 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
         return learning_rate(
-            step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=self.config.optim.min_lr
+            step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=recipe.min_lr
         )
 
     # ------------------------------------------------------------ between steps

@@ -23,8 +23,8 @@ def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
 @pytest.mark.parametrize(
     ("pairs", "batch", "epochs", "smoothing", "left_out", "preset"),
     [
-        (500, 16, 17, 0.1, 0.5, "nano"),
-        (2_771, 128, 24, 0.1, 0.0, "nano"),
+        (500, 16, 33, 0.1, 0.5, "nano"),
+        (2_771, 128, 48, 0.1, 0.0, "nano"),
         (40_000, 128, 10, 0.1, 0.0, "nano"),
         (200_000, 128, 10, 0.0, 0.0, "tiny"),
     ],
@@ -45,6 +45,25 @@ def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
     worked_out = recipe(config(), 500, classes=True)
     assert worked_out.label_smoothing == worked_out.word_dropout == worked_out.patch_dropout == 0
     assert worked_out.bpe_dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "pairs", "classes", "floor"),
+    [
+        ({}, 500, False, 1.0),
+        ({}, 40_000, False, 1.0),
+        ({}, 200_000, False, 0.01),
+        ({}, 500, True, 0.01),
+        ({"tune": {"ema": 0}}, 500, False, 0.01),
+        ({"optim": {"min_lr": 0.5}}, 500, False, 0.5),
+        ({"optim": {"min_lr": 0}, "tune": {"ema": 0.99}}, 500, False, 0.0),
+    ],
+)
+def test_the_learning_rate_stays_where_few_pairs_are_averaged_over(
+    given: dict, pairs: int, classes: bool, floor: float
+) -> None:
+    run = {"device": "cpu", "precision": "bf16"}
+    assert recipe(parse_config(given | {"run": run}), pairs, classes=classes).min_lr == floor
 
 
 @pytest.mark.parametrize(
@@ -100,6 +119,7 @@ GIVEN = {
     "patch_dropout": 0.25,
     "word_dropout": 0.75,
     "bpe_dropout": 0.3,
+    "min_lr": 0.2,
 }
 
 
@@ -112,6 +132,7 @@ def test_what_is_said_holds_and_needs_no_reason() -> None:
         "pairs a step",
         "epochs",
         "peak learning rate",
+        "does not fall",
         "Muon",
         "weight decay",
         "smoothing",
