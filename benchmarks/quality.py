@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from benchmarks.train_run import RECALLS, best, header, row, train
 from clip_core.run_dir import RunReader
 
-RATES = ("5e-4", "1e-3", "2e-3")
+RATES = ("2.5e-4", "5e-4", "1e-3")
 DEFAULTS = "defaults"
 ZERO_SHOT = ("zero_shot_top1", "zero_shot_mean_per_class")
 EVALUATIONS = ("last", "best")
