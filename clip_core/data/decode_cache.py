@@ -2,8 +2,8 @@
 
     CACHE/KEY.pixels    uint8 (N, S, S, 3), then a JSON footer, its sha256, its length and a mark
 
-The key is made of every picture's path, size and time of change, the preprocessing and the decoder: another picture,
-size or decoder is another file. A file is written beside and renamed, so that any number of processes may read
+The key is made of every picture's path, size and time of its last change, the preprocessing and the decoder: another
+picture, size or decoder is another file. A file is written beside and renamed, so that any number of processes may read
 and write; a damaged one is made again; the longest unused ones go first when all together are too large.
 N pictures, S the side.
 """

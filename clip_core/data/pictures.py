@@ -64,12 +64,15 @@ def member_of(path: Path) -> Member | None:
 def picture_facts(path: Path) -> tuple[int, int]:
     """Bytes and time of change (ns) of a picture; a member's are its own size and its shard's time.
 
+    The time is the later of the two that a file has: copying and unpacking may set the content's own back, so that
+    another picture of the same size would look like the one before it, but not that of its last change on this disk.
+
     Raises:
         OSError: if the file is not there.
     """
     member = member_of(path)
     facts = (member.shard if member else path).stat()
-    return member.size if member else facts.st_size, facts.st_mtime_ns
+    return member.size if member else facts.st_size, max(facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def is_picture_there(path: Path) -> bool:

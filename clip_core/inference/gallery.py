@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
     path: str
     size: int
-    time: int  # of modification, ns
+    time: int  # of its last change, ns
     reason: str | None = None
 
     @property

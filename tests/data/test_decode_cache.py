@@ -95,6 +95,19 @@ def test_a_change_of_any_picture_or_of_how_it_is_prepared_is_another_file(pictur
     assert len(list(cache.iterdir())) == 5
 
 
+def test_another_picture_of_the_same_size_and_time_is_not_taken_for_the_one_before(pictures: list[Path]):
+    before = pictures[0].stat()
+    build(pictures)
+    Image.new("RGB", (20, 24), "red").save(pictures[0])  # compresses better than what was there
+    pictures[0].write_bytes(pictures[0].read_bytes().ljust(before.st_size, b"\0"))
+    os.utime(pictures[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = pictures[0].stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    store, decoded = build(pictures)
+    assert decoded == 40
+    np.testing.assert_array_equal(content(store)[0], EXACT.decode(pictures[0], SQUARE))
+
+
 def test_a_picture_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(pictures: list[Path]):
     well = False
 
