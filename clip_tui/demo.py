@@ -27,8 +27,8 @@ from clip_tui.tail import Tail
 # What reaches 99 % on the shapes in the fewest seconds of two cores; docs/benchmarks.md has the measurement.
 RECIPE = (
     "--synthetic-count", "3600", "--tokenizer", "bpe", "--model-size", "nano", "--layers", "1", "--width", "128",
-    "--batch-size", "32", "--optimizer", "adamw", "--lr", "1.5e-3", "--weight-decay", "1", "--epochs", "4",
-    "--min-lr", "1", "--eval-every", "50",
+    "--batch-size", "32", "--optimizer", "adamw", "--lr", "1.5e-3", "--weight-decay", "1", "--epochs", "5",
+    "--eval-every", "50",
 )  # fmt: skip
 DEMO_FLAGS: list[str] = ["--create-synthetic", *RECIPE]
 

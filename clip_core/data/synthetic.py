@@ -103,7 +103,8 @@ def create_synthetic(
         seed: the same seed draws the same pictures, wherever they are written.
         size: side of a picture, in pixels.
         holdout_combinations: how many colour-shape combinations, chosen by the seed, are left out of the list
-            and written to `unseen_file(data_file)` instead; every colour and every shape stays in.
+            and written to `unseen_file(data_file)` instead; every colour and every shape stays in, and up to six
+            take one shape each from as many colours.
     Raises:
         UsageError: if the list is there already, or too many combinations are to be held out.
         DataError: if the folder cannot be written to.
@@ -145,13 +146,20 @@ def draw_shape(colour: str, shape: str, size: int, dice: random.Random) -> Image
 
 
 def _choose_holdout(holdout: int, seed: int) -> list[tuple[str, str]]:
+    """Spread over the colours: none loses a second shape before each has lost one.
+
+    A colour that is seen in one shape alone means that shape as well as itself, so what a picture of it in another
+    shape is called would be a guess; with two shapes the pairs say that colour and shape are two things.
+    """
     if not 0 <= holdout <= MAX_HOLDOUT:
         raise UsageError(f"--holdout-combinations is {holdout}; it may be 0 to {MAX_HOLDOUT}.")
     dice = random.Random(f"{seed}/holdout")
     while True:
         unseen = dice.sample(COMBINATIONS, holdout)
         seen = [combination for combination in COMBINATIONS if combination not in unseen]
-        if {c for c, _ in seen} == set(COLOURS) and {s for _, s in seen} == set(SHAPES):
+        shapes_of = [sum(colour == seen_colour for seen_colour, _ in seen) for colour in COLOURS]
+        spread = max(shapes_of) - min(shapes_of) <= 1
+        if spread and {shape for _, shape in seen} == set(SHAPES):
             return sorted(unseen)
 
 

@@ -68,6 +68,8 @@ def test_held_out_combinations_are_never_in_training_and_every_colour_and_shape_
     assert len(seen) + len(unseen) == len(COMBINATIONS)
     words = {word for text in seen for word in text.split()}
     assert words == {"a", *COLOURS, *SHAPES}
+    shapes_of = Counter(text.split()[1] for text in seen)
+    assert max(shapes_of.values()) - min(shapes_of.values()) <= 1  # no colour loses two shapes before each lost one
 
 
 @settings(max_examples=60, deadline=None)
