@@ -1,22 +1,26 @@
-"""One training step on the CPU: open_clip's class and clip-train's, the same shapes and loss, in one process.
+"""One training step on the CPU: open_clip's class and clip-train's, the same shapes and loss, in turns.
 
     python -m benchmarks.step_speed [--rounds 10] [--no-compile]
     python -m benchmarks.step_speed --curve [--steps 200]
 
 Width 256, six layers in each tower, 64 px in patches of 8, 64 pairs of 32 tokens out of CLIP's 49,408. A step is
-forward, softmax loss, backward, clipping of the gradient and the optimiser's move. The ways take turns; a turn is a
-step that is not counted and three that are. --curve trains clip-train on drawn shapes in both precisions, with two
-seeds, and prints how far the losses are apart.
+forward, softmax loss, backward, clipping of the gradient and the optimiser's move. Each way has a process of its own,
+set up as its trainer sets up its own, and computes while the others wait; a turn is a step that is not counted and
+three that are. --curve trains clip-train on drawn shapes in both precisions, with two seeds, and prints how far the
+losses are apart.
 """
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median
 
@@ -32,8 +36,9 @@ from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
 from clip_core.run_dir import RunReader
 from clip_core.training.batches import Batch
+from clip_core.training.device import keep_freed_memory, use_all_cores
 from clip_core.training.learner import Learner
-from clip_core.training.recipe import use_all_cores, work_out
+from clip_core.training.recipe import work_out
 
 BATCH, TOKENS, VOCABULARY = 64, 32, 49408
 GRAD_CLIP = 1.0
@@ -50,6 +55,7 @@ Step = Callable[[], object]
 
 def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False) -> Step:
     """On a batch that stays the same, without random crops or an average, as open_clip's is."""
+    keep_freed_memory()
     config = parse_config(
         {
             "model": {"model_size": "tiny"},
@@ -73,8 +79,10 @@ def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False
     return lambda: learner(batch, 0, recipe.lr)
 
 
-def open_clip_step(*, bf16: bool, compiled: bool = False) -> Step:
-    """As its trainer steps, and the gradient clipped, as it can."""
+def open_clip_step(*, bf16: bool, compiled: bool = False, kept: bool = False) -> Step:
+    """As its trainer steps, and the gradient clipped, as it can; `kept`: with freed memory kept, as clip-train does."""
+    if kept:
+        keep_freed_memory()
     model, loss = peer.make_model(TOKENS), ClipLoss()
     optimiser = peer.make_optimiser(model)
     forward = torch.compile(model) if compiled else model
@@ -97,25 +105,59 @@ def some_tokens() -> Tensor:
     return tokens
 
 
+WAYS: dict[str, Callable[[], Step]] = {
+    f"{peer.NAME}, fp32": partial(open_clip_step, bf16=False),
+    f"{peer.NAME}, fp32, freed memory kept": partial(open_clip_step, bf16=False, kept=True),
+    f"{peer.NAME}, bf16 autocast": partial(open_clip_step, bf16=True),
+    f"{peer.NAME}, bf16 autocast, compiled": partial(open_clip_step, bf16=True, compiled=True),
+    "clip-train, fp32, AdamW": partial(our_step, "fp32"),
+    "clip-train, bf16, AdamW": partial(our_step, "bf16"),
+    "clip-train, bf16, AdamW, compiled": partial(our_step, "bf16", compiled=True),
+    "clip-train, bf16, Muon": partial(our_step, "bf16", "muon"),
+}
+# What is compiled multiplies what the other does.
+COMPILED = {name: name.removesuffix(", compiled") for name in WAYS if name.endswith(", compiled")}
+
+
 # ---------------------------------------------------------------- speed
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds a step, a list by round."""
-    for name, step in steps.items():  # what only the first step pays: compilation, the optimiser's state
+class Worker:
+    """A way to step, in a process of its own that computes when it is told to."""
+
+    def __init__(self, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        context.Process(target=serve, args=(name, theirs), daemon=True).start()
+        theirs.close()  # so that a process that dies is noticed
+        print(f"{name}: {self._pipe.recv():.0f} s for the first two steps", file=sys.stderr, flush=True)
+        self.gflops: float = self._pipe.recv()
+
+    def turn(self) -> float:
+        """Seconds a step."""
+        self._pipe.send(COUNTED)
+        seconds: float = self._pipe.recv()
+        return seconds
+
+
+def serve(name: str, pipe: Connection) -> None:
+    """Set up, tell how long the first steps took (compilation, the optimiser's state) and what a step multiplies, and
+    step on demand."""
+    use_all_cores()
+    torch.manual_seed(0)
+    step = WAYS[name]()
+    began = time.perf_counter()
+    for _ in range(2):
+        step()
+    pipe.send(time.perf_counter() - began)
+    pipe.send(0.0 if name in COMPILED else gflops_of(step))
+    while True:
+        steps = pipe.recv()
+        step()
         began = time.perf_counter()
-        for _ in range(2):
+        for _ in range(steps):
             step()
-        print(f"{name}: {time.perf_counter() - began:.0f} s for the first two steps", file=sys.stderr, flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            step()
-            began = time.perf_counter()
-            for _ in range(COUNTED):
-                step()
-            seconds[name].append((time.perf_counter() - began) / COUNTED)
-    return seconds
+        pipe.send((time.perf_counter() - began) / steps)
 
 
 def gflops_of(step: Step) -> float:
@@ -142,20 +184,14 @@ def has_compiler() -> bool:
 
 
 def compare(rounds: int, *, compiled: bool) -> None:
+    names = [name for name in WAYS if name not in COMPILED or (compiled and has_compiler())]
+    workers = {name: Worker(name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.turn())
+    gflops = {name: worker.gflops or workers[COMPILED[name]].gflops for name, worker in workers.items()}
     use_all_cores()
-    torch.manual_seed(0)
-    theirs = {
-        f"{peer.NAME}, fp32": open_clip_step(bf16=False),
-        f"{peer.NAME}, bf16 autocast": open_clip_step(bf16=True),
-    }
-    ours = {f"clip-train, {precision}, AdamW": our_step(precision) for precision in PRECISIONS}
-    ours["clip-train, bf16, Muon"] = our_step("bf16", "muon")
-    if compiled and has_compiler():
-        theirs[f"{peer.NAME}, bf16 autocast, compiled"] = open_clip_step(bf16=True, compiled=True)
-        ours["clip-train, bf16, AdamW, compiled"] = our_step("bf16", compiled=True)
-    gflops = dict.fromkeys(theirs, gflops_of(next(iter(theirs.values()))))
-    gflops |= dict.fromkeys(ours, gflops_of(next(iter(ours.values()))))
-    seconds = measure(theirs | ours, rounds)
     peaks = {
         precision: {name: matmul_gflops(sides, dtype, 20) for name, sides in MATMULS.items()}
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))

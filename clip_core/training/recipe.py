@@ -1,12 +1,9 @@
 """What a run will do, worked out from the configuration, the data and the hardware."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import torch
 
 from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
 from clip_core.data.pairs import Pair, distinct_images
@@ -271,9 +268,3 @@ def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
     if optim.epochs is None and optim.minutes is None:
         reasons.append(f"{recipe.epochs} epochs, which is {recipe.steps} steps, as a small set soon repeats itself")
     return "; ".join(reasons)
-
-
-def use_all_cores() -> None:
-    """Let torch use every core this process may run on (containers often report more than they give)."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), available)))

@@ -27,7 +27,7 @@ from clip_core.training.blend import blend_name, finish_with_blend, keep_start
 from clip_core.training.captions import CaptionChange
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
-from clip_core.training.device import choose_device, choose_precision
+from clip_core.training.device import choose_device, choose_precision, keep_freed_memory, use_all_cores
 from clip_core.training.evaluate import HeldOut
 from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable
@@ -35,7 +35,7 @@ from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
-from clip_core.training.recipe import Recipe, prepare, use_all_cores, work_out
+from clip_core.training.recipe import Recipe, prepare, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
@@ -110,6 +110,8 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
         recipe = work_out(config, train_pairs, network, epoch_pairs=epoch_pairs, classes=classes)
         if resume:
             recipe = _stored_recipe(config, run, recipe)
+        if recipe.device == "cpu":
+            keep_freed_memory()
         if recipe.loss == "sigmoid":
             network = network.model_copy(update={"logit_bias": True})
         batches = _make_batches(config, data, tokenizer, recipe)

@@ -20,7 +20,7 @@ from clip_core.model.clip import CLIP
 from clip_core.run_dir import RunWriter, State
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.control import Signals
-from clip_core.training.device import memory_mb, system_figures
+from clip_core.training.device import give_back_memory, memory_mb, system_figures
 from clip_core.training.evaluate import HeldOut, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
@@ -189,6 +189,8 @@ class Trainer:
         scores, probe = evaluate(model, self.held_out, loss, precision, beat)
         if self.guard is not None:
             scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
+        if self.device.type == "cpu":
+            give_back_memory()
         return scores, probe
 
     def beat(self) -> None:
