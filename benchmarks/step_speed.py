@@ -1,6 +1,6 @@
 """One training step on the CPU: open_clip's class and clip-train's, the same shapes and loss, in turns.
 
-    python -m benchmarks.step_speed [--rounds 10] [--no-compile]
+    python -m benchmarks.step_speed [--rounds 10] [--ways ROW ...] [--no-compile]
     python -m benchmarks.step_speed --curve [--steps 200]
 
 Width 256, six layers in each tower, 64 px in patches of 8, 64 pairs of 32 tokens out of CLIP's 49,408. A step is
@@ -11,6 +11,7 @@ losses are apart.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 import shutil
@@ -183,14 +184,16 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
 
 
-def compare(rounds: int, *, compiled: bool) -> None:
-    names = [name for name in WAYS if name not in COMPILED or (compiled and has_compiler())]
+def compare(rounds: int, ways: Sequence[str], *, compiled: bool) -> None:
+    """Alternate between these ways; the first is what the others are held against."""
+    names = [name for name in ways if name not in COMPILED or (compiled and has_compiler())]
     workers = {name: Worker(name) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, worker in workers.items():
             seconds[name].append(worker.turn())
-    gflops = {name: worker.gflops or workers[COMPILED[name]].gflops for name, worker in workers.items()}
+    known = {name: worker.gflops for name, worker in workers.items() if worker.gflops}
+    gflops = {name: known.get(COMPILED.get(name, name), math.nan) for name in names}
     use_all_cores()
     peaks = {
         precision: {name: matmul_gflops(sides, dtype, 20) for name, sides in MATMULS.items()}
@@ -266,6 +269,9 @@ def in_windows(values: Sequence[float], count: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_speed")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of the table's rows (default: all)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
     parser.add_argument("--curve", action="store_true", help="the loss in both precisions instead of the speed")
     parser.add_argument("--steps", type=int, default=200, help="of --curve")
@@ -273,7 +279,7 @@ def main() -> None:
     if given.curve:
         curves(given.steps)
     else:
-        compare(given.rounds, compiled=not given.no_compile)
+        compare(given.rounds, given.ways, compiled=not given.no_compile)
 
 
 if __name__ == "__main__":
