@@ -1,12 +1,12 @@
-"""Pictures a second on one core: open_clip's transform, ours as inference decodes, ours as training decodes.
+"""Images a second on one core: open_clip's transform, ours as inference decodes, ours as training decodes.
 
     python -m benchmarks.decode SET_FOLDER [SIDE ...]
 
 Each reads the same files from the disk's cache, in turn, in rounds; the table has medians of the processor's time.
 open_clip's transform ends in normalised floats, ours in 8-bit pixels that the device normalises.
 
-Where the folder has a train.json, a second table says what a short clip-train waits for pictures: with a decode cache
-that is empty, with the one that this run has filled, and with none, so that every use of a picture decodes it.
+Where the folder has a train.json, a second table says what a short clip-train waits for images: with a decode cache
+that is empty, with the one that this run has filled, and with none, so that every use of an image decodes it.
 """
 
 import os
@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from clip_core.run_dir import RunReader
 from open_clip.transform import image_transform
 from PIL import Image
 
 from benchmarks.train_run import header, row, train
-from clip_core.data.pictures import walk_pictures
-from clip_core.data.store import EXACT, PictureStore
+from clip_core.data.image_files import walk_images
+from clip_core.data.store import EXACT, ImageStore
 from clip_core.network import Preprocessing
-from clip_core.run_dir import RunReader
 from clip_core.training.fast_decode import FAST
 
-PICTURES = 600
+IMAGES = 600
 ROUNDS = 7
 SIDES = (64, 224)
 SHORT = ("--epochs", "2", "--log-every", "5")
@@ -41,8 +41,8 @@ Decode = Callable[[Path], Any]
 
 def main(folder: Path, sides: list[int]) -> None:
     torch.set_num_threads(1)
-    paths = list(islice(sorted(walk_pictures(folder)), PICTURES))
-    print(header("side", "path", "pictures/s a core", "times open_clip's", "largest difference", "mean difference"))
+    paths = list(islice(sorted(walk_images(folder)), IMAGES))
+    print(header("side", "path", "images/s a core", "times open_clip's", "largest difference", "mean difference"))
     for side in sides:
         square = Preprocessing(image_size=side)
         decoders = _decoders(square)
@@ -61,7 +61,7 @@ def main(folder: Path, sides: list[int]) -> None:
 
 
 def print_waiting(folder: Path) -> None:
-    """The share of a step spent waiting for pictures, of real runs with no other flags than SHORT."""
+    """The share of a step spent waiting for images, of real runs with no other flags than SHORT."""
     data = ["--data-file", str(folder / "train.json"), "--val-file", str(folder / "val.json")]
     ways: dict[str, list[str]] = {"cold": [], "warm": [], "none (--cache-gb 0)": ["--cache-gb", "0"]}
     print()
@@ -101,7 +101,7 @@ def _open_clip(side: int, *, is_train: bool) -> Decode:
 
 
 def _measure(decoders: Mapping[str, Decode], paths: list[Path]) -> dict[str, list[float]]:
-    """Seconds of the processor for all pictures, by round."""
+    """Seconds of the processor for all images, by round."""
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for number in range(-1, ROUNDS):  # the first round warms up
         for name, decode in decoders.items():
@@ -115,7 +115,7 @@ def _measure(decoders: Mapping[str, Decode], paths: list[Path]) -> dict[str, lis
 
 def _from_cache(paths: list[Path], square: Preprocessing) -> tuple[str, str]:
     """Batches of 64 in random order, as training takes them."""
-    store = PictureStore.build(paths, square, decoder=FAST)
+    store = ImageStore.build(paths, square, decoder=FAST)
     order = np.random.default_rng(0).permutation(len(paths))
     began, taken = time.process_time(), 0
     while time.process_time() - began < 1:

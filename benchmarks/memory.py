@@ -12,8 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.train_run import header, row, train
 from clip_core.run_dir import RunReader
+
+from benchmarks.train_run import header, row, train
 
 EPOCHS = 20
 FLAT = 0.02

@@ -4,7 +4,7 @@
 
 Prints one JSON object: the scores of the last evaluation and of the best. Without --lr every number is open_clip's
 default, a warm-up of 10,000 steps among them; with it the warm-up is a tenth of the steps that the time allows. Where
-there is a choice it is made in open_clip's favour: bf16 (its own default, fp16, is for GPUs), transparent pictures on
+there is a choice it is made in open_clip's favour: bf16 (its own default, fp16, is for GPUs), transparent images on
 white as ours are, and a clock that runs during the steps alone, so that decoding, cropping, tokens and evaluations are
 free.
 """
@@ -84,10 +84,10 @@ def clamp_logit_scale(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures in memory and tokens, by the rows of a PairSet."""
+    """Images in memory and tokens, by the rows of a PairSet."""
 
     rows: PairSet
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     tokens: Tensor  # (T, CONTEXT)
 
     @classmethod
@@ -104,17 +104,17 @@ class Pairs:
             order = dice.permutation(len(self.rows))
             for start in range(0, len(order) - size + 1, size):
                 batch = order[start : start + size]
-                images = torch.stack([transform(self.pictures[row]) for row in self.rows.pair_images[batch]])
+                images = torch.stack([transform(self.images[row]) for row in self.rows.pair_images[batch]])
                 yield images, self.tokens[self.rows.pair_captions[batch]]
 
 
 class Judge:
-    """The scores that clip-train gives, from the same functions, of pictures prepared by its own transform."""
+    """The scores that clip-train gives, from the same functions, of images prepared by its own transform."""
 
     def __init__(self, val: Pairs, classes: list[str] | None, tokenizer: SimpleTokenizer) -> None:
         transform = image_transform(SIDE, is_train=False)
         self.val, self.classes = val, classes
-        self.images = torch.stack([transform(picture) for picture in val.pictures])
+        self.images = torch.stack([transform(image) for image in val.images])
         self.class_tokens = tokenizer(classes) if classes else None
 
     def scores(self, model: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ class Judge:
         return scores
 
     def _labels(self, classes: list[str]) -> Any:
-        """The class of each picture: its one caption."""
+        """The class of each image: its one caption."""
         number = {normalise_caption(name): index for index, name in enumerate(classes)}
         rows = self.val.rows
         labels = np.empty(len(rows.images), dtype=np.int64)

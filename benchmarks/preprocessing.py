@@ -1,9 +1,9 @@
-"""Is a picture prepared as open_clip prepares it? Every picture of a set, through both, compared value by value.
+"""Is an image prepared as open_clip prepares it? Every image of a set, through both, compared value by value.
 
     python -m benchmarks.preprocessing SET_FOLDER [SET_FOLDER ...]
 
-open_clip gets the picture as Pillow opens it; ours is read as `load_image` reads it: turned as its EXIF says, laid on
-white where it is transparent. Pictures for which that makes a difference are counted apart, as `read otherwise`.
+open_clip gets the image as Pillow opens it; ours is read as `load_image` reads it: turned as its EXIF says, laid on
+white where it is transparent. Images for which that makes a difference are counted apart, as `read otherwise`.
 """
 
 import sys
@@ -25,7 +25,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class Difference(NamedTuple):
-    """Of one picture: the largest, in 8-bit levels and in normalised values; and whether both read the same pixels."""
+    """Of one image: the largest, in 8-bit levels and in normalised values; and whether both read the same pixels."""
 
     levels: int
     values: float
@@ -54,9 +54,7 @@ def compare(path: Path) -> Iterator[Difference]:
 
 
 def main(folders: list[Path]) -> None:
-    print(
-        header("set", "resize", "pictures", "read otherwise", "identical", "largest 8-bit difference", "largest float")
-    )
+    print(header("set", "resize", "images", "read otherwise", "identical", "largest 8-bit difference", "largest float"))
     for folder in folders:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
         found = [list(compare(path)) for path in paths]

@@ -3,7 +3,7 @@
     python -m benchmarks.published_parity
 
 Tiny networks with random weights, made by open_clip and transformers on the spot, with every trait that the tests know;
-fp32. Printed is the largest difference of picture features, text features and logits, over captions whose end token
+fp32. Printed is the largest difference of image features, text features and logits, over captions whose end token
 stands in different places, padded with zeros and with the end token.
 """
 

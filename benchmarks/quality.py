@@ -24,8 +24,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from benchmarks.train_run import RECALLS, best, header, row, train
 from clip_core.run_dir import RunReader
+
+from benchmarks.train_run import RECALLS, best, header, row, train
 
 RATES = ("2.5e-4", "5e-4", "1e-3")
 DEFAULTS = "defaults"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.shapes [SEEDS [clip-train flags ...]]
 
-The time to 99 % is told by pictures drawn apart, which are judged at every evaluation and decide nothing: neither which
+The time to 99 % is told by images drawn apart, which are judged at every evaluation and decide nothing: neither which
 checkpoint is the best nor when training ends. Beside it the same network by a plain recipe: a constant learning rate of
 1e-4, no warm-up, and every other pair of the batch a negative, be its caption the same or not.
 """
@@ -16,14 +16,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from clip_core.run_dir import RunReader
+
 from benchmarks.train_run import header, row, train
 from clip_core.data.synthetic import COLOURS, SHAPES, caption, create_synthetic, unseen_file
 from clip_core.inference.clip import CLIPInference
-from clip_core.run_dir import RunReader
 from clip_tui.demo import RECIPE
 
 NEVER_SEEN = 3  # combinations
-APART = 360  # pictures that decide nothing
+APART = 360  # images that decide nothing
 APART_SEED = 1_000_000  # of their drawing, beside the run's
 SIDE = 64
 GOAL = 0.99
@@ -112,7 +113,7 @@ def form(name: str, value: float) -> str:
 
 
 def accuracy_unseen(run: Path, pairs_file: Path) -> float:
-    """Top-1 among all 18 classes of the pictures whose colour-shape combination was never trained on."""
+    """Top-1 among all 18 classes of the images whose colour-shape combination was never trained on."""
     pairs = json.loads(pairs_file.read_text(encoding="utf-8"))
     classes = [caption(colour, shape) for colour in COLOURS for shape in SHAPES]
     clip = CLIPInference(run, backend="torch")

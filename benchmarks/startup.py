@@ -1,6 +1,6 @@
 """How long a user waits: whole processes, medians of alternating runs.
 
-python -m benchmarks.startup BUNDLE PICTURE [ROUNDS]
+python -m benchmarks.startup BUNDLE IMAGE [ROUNDS]
 """
 
 import os
@@ -20,8 +20,8 @@ from benchmarks.train_run import header, row
 CLASSES = ("a red circle", "a blue square", "a green triangle")
 
 
-def main(bundle: Path, picture: Path, rounds: int) -> None:
-    classify = ["clip_core.cli.infer", "classification", "--model", str(bundle), "--image", str(picture)]
+def main(bundle: Path, image: Path, rounds: int) -> None:
+    classify = ["clip_core.cli.infer", "classification", "--model", str(bundle), "--image", str(image)]
     wanted: dict[str, Callable[[], float]] = {
         "`clip-tui --help`": lambda: whole_process("clip_tui.cli", "--help"),
         "`clip-train --help`": lambda: whole_process("clip_core.cli.train", "--help"),

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
+from clip_core.run_dir import RunReader
 from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,7 +36,6 @@ from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
-from clip_core.run_dir import RunReader
 from clip_core.training.batches import Batch
 from clip_core.training.device import keep_freed_memory, use_all_cores
 from clip_core.training.learner import Learner
@@ -74,9 +74,9 @@ def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False
     if compiled:
         for tower in (learner.working.model.image, learner.working.model.text):
             tower.compile()
-    pictures = torch.randint(0, 256, (BATCH, peer.SIDE, peer.SIDE, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (BATCH, peer.SIDE, peer.SIDE, 3), dtype=torch.uint8)
     rows = torch.arange(BATCH)
-    batch = Batch(pictures, (some_tokens(),), rows, rows, rows)
+    batch = Batch(images, (some_tokens(),), rows, rows, rows)
     return lambda: learner(batch, 0, recipe.lr)
 
 
@@ -252,7 +252,7 @@ def curves(steps: int) -> None:
 
 
 def train_losses(here: Path, precision: str, seed: int) -> list[float]:
-    """The loss of every step of a run on the same pictures."""
+    """The loss of every step of a run on the same images."""
     run = here / f"{precision}_{seed}"
     data = ["--data-file", str(here / "train.json"), "--val-file", str(here / "val.json"), "--tokenizer", "char"]
     size = ["--model-size", "tiny", "--batch-size", str(BATCH), "--epochs", str(CURVE_EPOCHS), "--optimizer", "adamw"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.run_dir import RunReader
+
 from clip_core.training.evaluate import quality
 
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

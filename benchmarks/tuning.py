@@ -3,7 +3,7 @@
     python -m benchmarks.tuning NOTO_FOLDER OPENSTAX_FOLDER OUT [PRETRAINING_EPOCHS [TUNING_EPOCHS]]
 
 A small network in the shape of OpenAI's is trained on the first set, written as an open_clip folder, and tuned from
-that folder on the second set in several ways; the first set's held-out pairs are the guard. The random weights that it
+that folder on the second set in several ways; the first set's validation pairs are the guard. The random weights that it
 begins with are an open_clip folder, too, so that the tokenizer is CLIP's:
 open_clip must be installed for its vocabulary.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clip_core.run_dir import RunReader
 from safetensors.torch import save_file
 
 from benchmarks.train_run import header, row, train
@@ -23,7 +24,6 @@ from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import ClipConfig, ImageTower, Pooling, Preprocessing, TextTower
-from clip_core.run_dir import RunReader
 
 SIDE, PATCH, WIDTH, HEADS = 64, 16, 256, 4
 IMAGE_LAYERS, TEXT_LAYERS = 3, 2
@@ -32,7 +32,7 @@ FROM_SCRATCH = ["--lr", "1e-3", "--weight-decay", "0.1", "--layer-decay", "1"]
 WAYS: dict[str, list[str]] = {
     "full, at the rate from scratch": FROM_SCRATCH,
     "full, the new defaults": ["--blend", "0.5"],
-    "picture tower locked": ["--lock", "image"],
+    "image tower locked": ["--lock", "image"],
     "LoRA, rank 8": ["--lora", "8"],
 }
 EVALUATED = ["--eval-every", "48"]  # steps: about ten times a run

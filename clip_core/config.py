@@ -80,22 +80,22 @@ class DataConfig(Frozen):
     """Where the pairs come from and how they are split."""
 
     data_file: Path | None = Field(
-        None, description="the pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of pictures, or tar shards"
+        None, description="the pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of images, or tar shards"
     )
     format: DataFormat | None = Field(None, description="what the pairs are in (default: recognised)")
-    image_column: str | None = Field(None, description="column or key of the pictures (default: found)")
+    image_column: str | None = Field(None, description="column or key of the images (default: found)")
     caption_column: str | None = Field(None, description="column or key of the captions (default: found)")
-    class_template: str = Field("a photo of a {}", description="caption of a folder's pictures; {} is its name")
+    class_template: str = Field("a photo of a {}", description="caption of a folder's images; {} is its name")
     image_root: Path | None = Field(None, description="folder the image paths start from (default: beside the list)")
-    val_file: Path | None = Field(None, description="pairs to evaluate on (default: a share of the pictures)")
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures held out for evaluation")
+    val_file: Path | None = Field(None, description="pairs to evaluate on (default: a share of the images)")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for evaluation")
     captions: Captions = Field(
         "all",
-        description="what an epoch takes of a picture's captions: all of them, or one, drawn anew each time (sample)",
+        description="what an epoch takes of an image's captions: all of them, or one, drawn anew each time (sample)",
     )
     create_synthetic: bool = Field(False, description="draw coloured shapes where the data file is not there yet")
     synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="how many shapes to draw")
-    synthetic_size: int = Field(64, ge=16, le=1024, description="side of a drawn picture, pixels")
+    synthetic_size: int = Field(64, ge=16, le=1024, description="side of a drawn image, pixels")
     holdout_combinations: int = Field(
         0, ge=0, le=12, description="colour-shape combinations kept out of training entirely"
     )
@@ -111,7 +111,7 @@ class DataConfig(Frozen):
     context_length: int = Field(77, ge=3, le=4096, description="longest caption, in tokens")
     bad_pairs: Literal["skip", "refuse"] = Field("skip", description="what to do with unusable pairs")
     max_bad_share: float = Field(0.05, ge=0, le=1, description="share of unusable pairs past which training refuses")
-    cache_gb: float = Field(4.0, ge=0, description="decoded pictures kept on disk, for all runs, up to this many GB")
+    cache_gb: float = Field(4.0, ge=0, description="decoded images kept on disk, for all runs, up to this many GB")
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
 
     @property
@@ -132,7 +132,7 @@ class ModelConfig(Frozen):
         None,
         ge=16,
         le=1024,
-        description="side of the picture the model sees, pixels (default: 64 or 128, by the data; ViT presets: 224)",
+        description="side of the image the model sees, pixels (default: 64 or 128, by the data; ViT presets: 224)",
     )
     patch_size: int | None = Field(None, ge=2, le=128, description="side of a patch, pixels (default: the preset's)")
     stem: Literal["patch", "conv"] | None = Field(
@@ -164,7 +164,7 @@ class TuneConfig(Frozen):
     )
     blend: float | None = Field(None, ge=0, le=1, description="end with a blend: 0 the start, 1 the tuned; try 0.5")
     guard_data: Path | None = Field(None, description="second pair list, judged alongside, so that forgetting is seen")
-    guard_root: Path | None = Field(None, description="folder of the guard's pictures (default: beside its list)")
+    guard_root: Path | None = Field(None, description="folder of the guard's images (default: beside its list)")
 
 
 LossName = Literal["softmax", "sigmoid"]
@@ -208,7 +208,7 @@ class OptimConfig(Frozen):
         description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
     )
     patch_dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of a picture's patches that a step leaves out (default: by the data)"
+        None, ge=0, lt=1, description="share of an image's patches that a step leaves out (default: by the data)"
     )
     word_dropout: float | None = Field(
         None,
@@ -271,7 +271,7 @@ class TrainConfig(Frozen):
         if tune.lora is None:
             _refuse(tune, ("lora_alpha",), "weighs adapters; add --lora RANK")
         if tune.guard_data is None:
-            _refuse(tune, ("guard_root",), "is the folder of the guard's pictures; add --guard-data FILE")
+            _refuse(tune, ("guard_root",), "is the folder of the guard's images; add --guard-data FILE")
         return self
 
 
@@ -335,7 +335,7 @@ def preset_for(model: ModelConfig, pairs: int) -> PresetName:
 
 
 def preprocessing(model: ModelConfig) -> Preprocessing:
-    """How pictures are prepared for a network trained from scratch; presets chosen by the data agree on 64 px."""
+    """How images are prepared for a network trained from scratch; presets chosen by the data agree on 64 px."""
     return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "tiny"].image_size)
 
 
@@ -347,7 +347,7 @@ def architecture(
     Args:
         pairs: of the training, by which the preset is chosen where none is named.
     Raises:
-        UsageError: if the picture size is not a multiple of the patch size.
+        UsageError: if the image size is not a multiple of the patch size.
     """
     preset = PRESETS[preset_for(model, pairs)]
     prepared = preprocessing(model)

@@ -24,7 +24,7 @@ class DataError(ClipError):
 
 
 class ImageError(DataError):
-    """One picture that cannot be decoded, or must not be."""
+    """One image that cannot be decoded, or must not be."""
 
 
 class TokenizerError(ClipError):

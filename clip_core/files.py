@@ -52,6 +52,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a regular file holds, or None where there is none."""
+    try:
+        if not path.is_file():  # a FIFO would wait for ever
+            return None
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def finite(value: Any) -> Any:
     """`value` with every NaN and infinity replaced by None, so that any JSON reader takes it."""
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What a network is: both towers, the shared embedding, and how its pictures are prepared.
+"""What a network is: both towers, the shared embedding, and how its images are prepared.
 
 Stored with every weight file, since weights mean nothing without it; config.py makes one from what a user says.
 """
@@ -72,7 +72,7 @@ class ImageTower(Frozen):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.stem is Stem.CONV and self.patch_size & (self.patch_size - 1):
             raise ValueError(
-                f"--patch-size {self.patch_size} is no power of two, and --stem conv halves the picture until a "
+                f"--patch-size {self.patch_size} is no power of two, and --stem conv halves the image until a "
                 "patch is left; choose 8, 16 or 32, or --stem patch"
             )
         return self
@@ -100,7 +100,7 @@ class TextTower(Frozen):
 
 
 class Preprocessing(Frozen):
-    """How a picture becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
+    """How an image becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
 
     `resize_mode`, in open_clip's words: `shortest` side to the size, then crop; `longest` side to the size, then pad
     with `fill`; `squash` both.
@@ -115,7 +115,7 @@ class Preprocessing(Frozen):
 
 
 class ClipConfig(Frozen):
-    """The identity of a network: both towers, the shared embedding, and how its pictures are prepared.
+    """The identity of a network: both towers, the shared embedding, and how its images are prepared.
 
     `logit_bias`: the weights hold a bias of the logits, as those trained with the sigmoid loss do (Zhai et al. 2023).
     """

@@ -87,9 +87,9 @@ def retrieval_scores(
     """Recall@1/5/10 both ways over a validation set.
 
     Args:
-        images: one row per distinct picture, (I, D), L2-normalised.
+        images: one row per distinct image, (I, D), L2-normalised.
         texts: one row per distinct normalised caption, (T, D), L2-normalised.
-        image_rows, text_rows: for each pair, its picture's row and its caption's row, (P,).
+        image_rows, text_rows: for each pair, its image's row and its caption's row, (P,).
     Returns:
         `image_to_text_recall@k` and `text_to_image_recall@k` for k in 1, 5, 10.
     """

@@ -1,11 +1,11 @@
-"""The app as the demo opens it: when training is done it exports, then shows a picture classified by ONNX Runtime."""
+"""The app as the demo opens it: when training is done it exports, then shows an image classified by ONNX Runtime."""
 
 import asyncio
 from pathlib import Path
 
+from clip_core.run_dir import RunReader, State
 from textual import work
 
-from clip_core.run_dir import RunReader, State
 from clip_tui import starter
 from clip_tui.app import ClipApp
 
@@ -52,6 +52,6 @@ class DemoApp(ClipApp):
             screen = self.screen
             if isinstance(screen, ClassifyScreen) and screen.gallery.images:
                 screen.classify()
-                self.say("Classified by ONNX Runtime: a picture held out of training. b asks torch the same.")
+                self.say("Classified by ONNX Runtime: an image held out of training. b asks torch the same.")
                 return
             await asyncio.sleep(0.1)

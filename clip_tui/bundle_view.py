@@ -38,7 +38,7 @@ def parity_verdict(manifest: Manifest) -> str:
     parity = manifest.parity
     said = "the same" if parity.accepted else "NOT the same"
     return (
-        f"{said} as the torch model on {parity.pictures:,} pictures and {parity.captions:,} captions: "
+        f"{said} as the torch model on {parity.images:,} images and {parity.captions:,} captions: "
         f"max |difference| {parity.max_abs_diff:.1e}, top-1 agreement {100 * parity.top1_agreement:.1f} %"
     )
 

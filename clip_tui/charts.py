@@ -15,7 +15,7 @@ GROUPS: tuple[tuple[str, bool, tuple[tuple[str, str], ...]], ...] = (
     ("Learning rate", False, (("lr", "lr"),)),
     ("Gradient norm", False, (("grad_norm", "norm"),)),
     ("Temperature", False, (("temperature", "temperature"),)),
-    ("Speed", False, (("pictures_per_second", "pictures/s"),)),
+    ("Speed", False, (("images_per_second", "images/s"),)),
     ("Recall@5/10", True, (("image_to_text_recall@5", "5 i→t"), ("image_to_text_recall@10", "10 i→t"),
                            ("text_to_image_recall@5", "5 t→i"), ("text_to_image_recall@10", "10 t→i"))),
 )  # fmt: skip

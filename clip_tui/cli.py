@@ -27,6 +27,7 @@ def open_app(
 ) -> int:
     """Show the runs below a directory. Leaving the app stops nothing: training goes on."""
     from clip_core.run_dir import is_run
+
     from clip_tui.app import ClipApp
 
     alone = is_run(directory)
@@ -39,7 +40,7 @@ def demo(
     *flags: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="after --, flags for clip-train that replace the demo's")
     ],
-    folder: Annotated[Path, Parameter(name="--dir", help="where the demo keeps its pictures and runs")] = Path("demo"),
+    folder: Annotated[Path, Parameter(name="--dir", help="where the demo keeps its images and runs")] = Path("demo"),
     plain: Annotated[bool, Parameter(negative="", help="plain lines, also in a terminal")] = False,
     ascii_only: AsciiFlag = False,
 ) -> int:

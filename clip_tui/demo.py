@@ -1,4 +1,4 @@
-"""clip-tui demo: draw shapes, train on them, export the model, and let ONNX Runtime classify a picture it has not seen.
+"""clip-tui demo: draw shapes, train on them, export the model, and let ONNX Runtime classify an image it has not seen.
 
 In a terminal the app opens on the run and the rest happens before one's eyes; leaving it finishes the work in plain
 lines. Elsewhere it is plain lines from the start. Both end with the same summary.
@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_core.errors import BundleError, ClipError, RunError
 from clip_core.run_dir import RunReader, State, is_run
+
+from clip_core.errors import BundleError, ClipError, RunError
 from clip_core.text import printable
 from clip_tui.bundle_view import bundle_of, parity_lines, parity_verdict
 from clip_tui.commands import near, ours, spelt
@@ -38,7 +39,7 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo: where its pictures are, and which run it is."""
+    """One demo: where its images are, and which run it is."""
 
     folder: Path
     run: Path
@@ -200,7 +201,7 @@ def _has_bundle(run: Path) -> bool:
 
 
 def summary(demo: Demo, say: Callable[[str], None]) -> None:
-    """The model and its scores, the bundle and its proof, a picture classified, and what to try next.
+    """The model and its scores, the bundle and its proof, an image classified, and what to try next.
 
     Raises:
         ClipError: if the bundle is not there, or cannot classify.
@@ -234,7 +235,7 @@ def _scores(scores: dict[str, float]) -> str:
 
 
 def _classify(demo: Demo, say: Callable[[str], None]) -> None:
-    """A held-out picture, classified by ONNX Runtime in a process that never sees torch."""
+    """A validation image, classified by ONNX Runtime in a process that never sees torch."""
     gallery = read_gallery(demo.run)
     if not gallery.images:
         raise RunError(f"{demo.run / 'val_pairs.json'} holds no pairs; train again with: clip-tui demo.")
@@ -248,7 +249,7 @@ def _classify(demo: Demo, say: Callable[[str], None]) -> None:
         error.exit_code = done.returncode
         raise error
     truth = "; ".join(gallery.captions_of[image])
-    say(f"picture   {near(Path(image))}: {truth}; held out of training, now classified by ONNX Runtime")
+    say(f"image   {near(Path(image))}: {truth}; held out of training, now classified by ONNX Runtime")
     say(f"          $ {spelt([*ours('clip-infer'), *asked])}")
     for line in done.stdout.splitlines():
         say(f"          {line}")
@@ -273,7 +274,7 @@ def _free(runs: Path) -> Path:
 
 
 def _images_folder(demo: Demo) -> Path:
-    """Where the pictures of the pair list are."""
+    """Where the images of the pair list are."""
     try:
         first = json.loads(demo.data_file.read_text(encoding="utf-8"))[0]["image"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -35,7 +35,7 @@ class Field:
     @property
     def placeholder(self) -> str:
         if self.name == "data_file":
-            return "a list, a folder of pictures, or tar shards"
+            return "a list, a folder of images, or tar shards"
         if self.default is not None:
             return str(self.default)
         return WORKED_OUT if "default:" in self.help else NOTHING

@@ -1,4 +1,4 @@
-"""The pictures and captions of a run that its model has never seen: what retrieval searches unless told otherwise."""
+"""The images and captions of a run that its model has never seen: what retrieval searches unless told otherwise."""
 
 import json
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from clip_core.text import normalise_caption
 
 @dataclass(frozen=True)
 class Gallery:
-    """Distinct pictures and distinct captions, in the order of the file."""
+    """Distinct images and distinct captions, in the order of the file."""
 
     images: Sequence[str] = ()
     captions: Sequence[str] = ()
     captions_of: dict[str, list[str]] = field(default_factory=dict)
 
     def is_right(self, image: str, caption: str) -> bool:
-        """Whether the pair list gives this picture this caption."""
+        """Whether the pair list gives this image this caption."""
         wanted = normalise_caption(caption)
         return any(normalise_caption(known) == wanted for known in self.captions_of.get(image, ()))
 
 
 def read_gallery(run: Path) -> Gallery:
-    """The held-out pairs of a run (RUN/val_pairs.json); empty where there are none yet."""
+    """The validation pairs of a run (RUN/val_pairs.json); empty where there are none yet."""
     return gallery_of(read_pairs_file(run / "val_pairs.json"))
 
 
@@ -38,7 +38,7 @@ def gallery_of(pairs: Sequence[tuple[str, str]]) -> Gallery:
 
 
 def read_pairs_file(path: Path) -> list[tuple[str, str]]:
-    """(image, caption) of each entry of a JSON pair list; relative pictures are looked for beside the file."""
+    """(image, caption) of each entry of a JSON pair list; relative images are looked for beside the file."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

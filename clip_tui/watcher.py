@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_core.errors import RunError
 from clip_core.run_dir import RunReader, State, Status, find_runs
+
+from clip_core.errors import RunError
 from clip_tui.curve import Bucket, Curve
 
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")

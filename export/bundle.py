@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from clip_core.run_dir import RunReader
+
 import clip_core
 from clip_core.errors import BundleError, ParityError, UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
@@ -22,7 +24,6 @@ from clip_core.inference.encoder import check_tokenizer
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.size import parameters
-from clip_core.run_dir import RunReader
 from export.card import model_card
 from export.convert import OPSET, convert
 from export.describe import model_config, preprocessor_config, tokenizer_config
@@ -48,7 +49,7 @@ def export_bundle(
 
     Args:
         out: the bundle's folder; by default `bundle` in the run.
-        images: pictures for the parity; by default the run's held-out ones.
+        images: images for the parity; by default the run's validation ones.
         force: replace a bundle that was made from another run.
         model_name: what open_clip calls the architecture, where published weights do not say it.
         say: told what is being done, a line at a time.
@@ -71,7 +72,7 @@ def export_bundle(
     with beside(out) as folder:
         say(f"converting {loaded.folder} ...")
         convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
-        say(f"comparing on {len(samples.pixel_values)} pictures and {len(samples.captions)} captions ...")
+        say(f"comparing on {len(samples.pixel_values)} images and {len(samples.captions)} captions ...")
         parity = measure(loaded.model, folder, tokenizer, samples)
         say(table(parity))
         if not parity.accepted:

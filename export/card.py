@@ -20,31 +20,31 @@ def model_card(manifest: Manifest, run_config: dict[str, Any], parameters: tuple
     sections = [
         f"# {_plain(manifest.source.run)}",
         (
-            "A CLIP model: pictures and texts as vectors of one space, in ONNX. Both files return vectors of length "
+            "A CLIP model: images and texts as vectors of one space, in ONNX. Both files return vectors of length "
             f"one with {manifest.embed_dim} numbers; their dot product is the cosine similarity."
         ),
         (
-            f"- pictures: {size} x {size} pixels, {parameters[0]:,} parameters\n"
+            f"- images: {size} x {size} pixels, {parameters[0]:,} parameters\n"
             f"- texts: up to {manifest.context_length} tokens, {parameters[1]:,} parameters\n"
             f"- logit scale: {manifest.logit_scale:.3f}{_bias(manifest.logit_bias)}\n"
             f"- from checkpoint `{_plain(manifest.source.checkpoint)}`, step {manifest.source.step:,}"
         ),
         "## What it was trained on",
         _training(manifest, run_config),
-        "## Scores on held-out pictures",
+        "## Scores on validation images",
         _scores(manifest.source.scores),
         "## How to call it",
         _USAGE,
         "## Proof of the conversion",
         (
-            f"ONNX Runtime against PyTorch, fp32 on the CPU, on real pictures and captions:\n\n"
+            f"ONNX Runtime against PyTorch, fp32 on the CPU, on real images and captions:\n\n"
             f"```\n{table(manifest.parity)}\n```"
         ),
         "## Limits",
         (
             "It knows what its training pairs showed and nothing else; a text of another kind than its captions gets "
-            "a number too, and that number means little. Scores above come from pictures of the same source as the "
-            "training pictures."
+            "a number too, and that number means little. Scores above come from images of the same source as the "
+            "training images."
         ),
     ]
     return "\n\n".join(sections) + "\n"
@@ -54,21 +54,21 @@ _USAGE = """\
 Without any of clip-tui, with numpy, Pillow, tokenizers and onnxruntime (see `example.py`):
 
 ```
-python example.py picture.jpg "a red circle" "a blue square"
+python example.py image.jpg "a red circle" "a blue square"
 ```
 
 With clip-tui, where PyTorch need not be installed:
 
 ```
-clip-infer classification --model . --image picture.jpg --classes "a red circle" "a blue square"
-clip-infer retrieval --model . --text "a red circle" --image-dir pictures
+clip-infer classification --model . --image image.jpg --classes "a red circle" "a blue square"
+clip-infer retrieval --model . --text "a red circle" --image-dir images
 ```
 
 ```python
 from clip_core import CLIPInference
 
 clip = CLIPInference("path/to/this/folder")
-clip.image_text_similarity("picture.jpg", ["a red circle", "a blue square"])
+clip.image_text_similarity("image.jpg", ["a red circle", "a blue square"])
 ```"""
 
 
@@ -76,7 +76,7 @@ def _bias(logit_bias: float | None) -> str:
     if logit_bias is None:
         return ""
     return (
-        f"; logit bias: {logit_bias:.3f}. sigmoid(scale x cosine + bias) is how probable it is that a picture and a "
+        f"; logit bias: {logit_bias:.3f}. sigmoid(scale x cosine + bias) is how probable it is that an image and a "
         "text belong together; among classes, softmax(scale x cosine) is the same with and without the bias"
     )
 
@@ -89,8 +89,8 @@ def _training(manifest: Manifest, run_config: dict[str, Any]) -> str:
     name = str(said.get("data_file") or "synthetic shapes").replace("\\", "/").rpartition("/")[2]
     lines = [
         (
-            f"{data.get('train_pairs', 0):,} image-text pairs over {data.get('train_images', 0):,} pictures from "
-            f"`{_plain(name)}`; {data.get('val_pairs', 0):,} pairs over {data.get('val_images', 0):,} other pictures "
+            f"{data.get('train_pairs', 0):,} image-text pairs over {data.get('train_images', 0):,} images from "
+            f"`{_plain(name)}`; {data.get('val_pairs', 0):,} pairs over {data.get('val_images', 0):,} other images "
             "were held out."
         )
     ]

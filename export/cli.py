@@ -45,7 +45,7 @@ def export(
     out
         Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
     images
-        Folder of pictures for the proof (default: the run's held-out pictures).
+        Folder of images for the proof (default: the run's validation images).
     force
         Replace an export that was made from another run.
     init_model
@@ -60,7 +60,7 @@ def export(
     place, manifest = export_bundle(run, out, images=images, force=force, model_name=init_model, say=_say)
     size = sum(facts.size for facts in manifest.files.values()) / 2**20
     _say(f"{place}: {size:.1f} MB. Try:")
-    _say(f'  python {place / "example.py"} PICTURE "one text" "another text"')
+    _say(f'  python {place / "example.py"} IMAGE "one text" "another text"')
     return 0
 
 

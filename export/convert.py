@@ -32,11 +32,11 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     image, text = model.config.image, model.config.text
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
-    pictures = torch.zeros(2, 3, image.image_size, image.image_size)
+    images = torch.zeros(2, 3, image.image_size, image.image_size)
     captions = torch.full((2, min(5, text.context_length)), text.end_token)
     log = folder / "convert.log"
     try:
-        convert_tower(model.image, pictures, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+        convert_tower(model.image, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
         convert_tower(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)

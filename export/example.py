@@ -1,6 +1,6 @@
 """The whole of scripted inference: numpy, Pillow, tokenizers and onnxruntime, nothing else.
 
-    python example.py picture.jpg "a red circle" "a blue square"
+    python example.py image.jpg "a red circle" "a blue square"
 
 Prints, for each text and best first, the probability among these texts and the cosine similarity.
 """
@@ -23,18 +23,18 @@ def read_json(name: str) -> Any:
     return json.loads((BUNDLE / name).read_text(encoding="utf-8"))
 
 
-def load_picture(path: str) -> Image.Image:
+def load_image(path: str) -> Image.Image:
     """Upright RGB; what is transparent is laid on white."""
-    picture = ImageOps.exif_transpose(Image.open(path))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
-def squared(picture: Image.Image, settings: dict[str, Any]) -> Image.Image:
+def squared(image: Image.Image, settings: dict[str, Any]) -> Image.Image:
     """The short side resized and the centre cropped; or both sides; or the long side, and the rest filled."""
-    side, (width, height) = settings["crop_size"]["width"], picture.size
+    side, (width, height) = settings["crop_size"]["width"], image.size
     if "shortest_edge" in settings["size"]:
         long = int(side * max(width, height) / min(width, height))
         size = (side, long) if width <= height else (long, side)
@@ -43,18 +43,18 @@ def squared(picture: Image.Image, settings: dict[str, Any]) -> Image.Image:
         size = (max(round(width / ratio), 1), max(round(height / ratio), 1))
     else:
         size = (side, side)
-    picture = picture.resize(size, settings["resample"])
+    image = image.resize(size, settings["resample"])
     if "longest_edge" in settings["size"]:
         square = Image.new("RGB", (side, side), (settings["fill"],) * 3)
-        square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
         return square
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-    return picture.crop((left, top, left + side, top + side))
+    return image.crop((left, top, left + side, top + side))
 
 
-def pixel_values(picture: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
+def pixel_values(image: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
     """float32 (1, 3, S, S): resized to a square, scaled to [0, 1], normalised."""
-    pixels = np.asarray(squared(picture, settings), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(squared(image, settings), dtype=np.float32) / np.float32(255)
     mean, std = np.float32(settings["image_mean"]), np.float32(settings["image_std"])
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
@@ -70,7 +70,7 @@ def main(path: str, *texts: str) -> None:
     tokenizer.encode_special_tokens = True  # a text that spells a special token stays text
     input_ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
 
-    image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_picture(path), settings)})  # (1, D)
+    image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
     text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both of length one
 
     similarities = (image_embeds @ text_embeds.T)[0]
@@ -83,5 +83,5 @@ def main(path: str, *texts: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: python example.py PICTURE TEXT [TEXT ...]")
+        sys.exit("usage: python example.py IMAGE TEXT [TEXT ...]")
     main(*sys.argv[1:])

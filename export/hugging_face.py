@@ -19,7 +19,7 @@ def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
     found = {
         "a convolutional stem": image.stem is not Stem.PATCH,
         "mean pooling of the patches": image.pooling is not Pooling.CLASS_TOKEN,
-        "no LayerNorm before the picture's blocks": not image.pre_norm,
+        "no LayerNorm before the image's blocks": not image.pre_norm,
         "a bias in its patch embedding": image.patch_bias,
         "a text tower that is not causal": not text.causal,
         f"pooling at the {text.pooling.value} token of the text": text.pooling is not Pooling.END_OF_TEXT,

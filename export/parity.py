@@ -1,6 +1,6 @@
-"""The proof: every ONNX file against the torch model, on the same pictures and captions.
+"""The proof: every ONNX file against the torch model, on the same images and captions.
 
-Shapes: N inputs, S picture side, T tokens, D embedding size.
+Shapes: N inputs, S image side, T tokens, D embedding size.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Encode = Callable[[FloatArray | IntArray], FloatArray]
 
 @dataclass(frozen=True)
 class Samples:
-    """What is compared: `pixel_values` (N, 3, S, S) of real pictures, and real captions."""
+    """What is compared: `pixel_values` (N, 3, S, S) of real images, and real captions."""
 
     pixel_values: FloatArray
     captions: list[str]
@@ -53,7 +53,7 @@ def measure(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -
     rows.append(_row(TEXT, 1, shortest.shape[1], *_both(text_torch, text, shortest, 1)))
     return Parity(
         tolerance=TOLERANCE,
-        pictures=len(samples.pixel_values),
+        images=len(samples.pixel_values),
         captions=len(samples.captions),
         top1_agreement=top1_agreement(*(similarity(i, t) for i, t in zip(images, texts, strict=True))),
         rows=tuple(rows),
@@ -82,7 +82,7 @@ def table(parity: Parity) -> str:
     ]
     verdict = "accepted" if parity.accepted else "REFUSED"
     lines.append(
-        f"top-1 agreement {parity.top1_agreement:.1%} over {parity.pictures} pictures and {parity.captions} "
+        f"top-1 agreement {parity.top1_agreement:.1%} over {parity.images} images and {parity.captions} "
         f"captions, max |diff| {parity.max_abs_diff:.1e} (below {parity.tolerance:.0e} wanted): {verdict}"
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The pictures and captions that the parity is proven on: the run's own held-out pairs, or a folder of pictures."""
+"""The images and captions that the parity is proven on: the run's own validation pairs, or a folder of images."""
 
 import json
 from collections.abc import Iterator
@@ -6,48 +6,48 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from clip_core.run_dir import RunReader
 
 from clip_core.data.preprocess import normalise
 from clip_core.errors import DataError, ImageError
 from clip_core.inference.encoder import PixelArray, read_pixels
-from clip_core.inference.gallery import list_pictures
+from clip_core.inference.gallery import list_images
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel
 from clip_core.network import Preprocessing
-from clip_core.run_dir import RunReader
 from export.parity import Samples
 
 Item = TypeVar("Item")
 
-MOST = 40  # pictures, and captions
+MOST = 40  # images, and captions
 _PLAIN = ("a photo of a dog", "a red circle", "two people on a beach at sunset", "an emoji")
 
 
 def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
-    """Up to 40 pictures and 40 distinct captions.
+    """Up to 40 images and 40 distinct captions.
 
     Args:
-        images: a folder of pictures; None: the run's held-out pictures, or those of its probes.
+        images: a folder of images; None: the run's validation images, or those of its probes.
     Raises:
-        DataError: if no picture can be read.
+        DataError: if no image can be read.
     """
-    pairs = _held_out(loaded.run) if loaded.run else []
+    pairs = _validation(loaded.run) if loaded.run else []
     probe = (RunReader(loaded.run).probe() if loaded.run else None) or {}
     if images is not None:
-        pictures = list_pictures(images)
+        images = list_images(images)
     else:
         named = [str(pair["image"]) for pair in pairs] or [str(name) for name in probe.get("images", [])]
-        pictures = [Path(name) for name in dict.fromkeys(named)]
+        images = [Path(name) for name in dict.fromkeys(named)]
     captions = [str(pair["caption"]) for pair in pairs] or [str(text) for text in probe.get("captions", [])]
     captions = captions or list(trained_classes(loaded) or _PLAIN)
-    pixels = list(_readable(pictures, loaded.config.preprocessing))
+    pixels = list(_readable(images, loaded.config.preprocessing))
     if not pixels:
         where = f"in {images}" if images else f"held out by {loaded.run or loaded.folder}"
-        raise DataError(f"no readable picture {where} to prove the export on; name a folder with --images.")
+        raise DataError(f"no readable image {where} to prove the export on; name a folder with --images.")
     return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), _spread(list(dict.fromkeys(captions))))
 
 
-def _held_out(run: Path) -> list[dict[str, Any]]:
+def _validation(run: Path) -> list[dict[str, Any]]:
     try:
         pairs = json.loads((run / "val_pairs.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,8 +56,8 @@ def _held_out(run: Path) -> list[dict[str, Any]]:
     return [pair for pair in pairs if isinstance(pair, dict) and {"image", "caption"} <= pair.keys()]
 
 
-def _readable(pictures: list[Path], preprocessing: Preprocessing) -> Iterator[PixelArray]:
-    for path in _spread(pictures):
+def _readable(images: list[Path], preprocessing: Preprocessing) -> Iterator[PixelArray]:
+    for path in _spread(images):
         try:
             yield read_pixels(path, preprocessing)
         except ImageError:

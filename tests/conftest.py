@@ -15,7 +15,7 @@ from clip_core.data.synthetic import create_synthetic
 # Tests run beside each other; more threads than cores only make them wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Decoded pictures and galleries of tests, and of the commands that they start, stay out of the user's cache.
+# Decoded images and galleries of tests, and of the commands that they start, stay out of the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="clip-cache-")
 os.environ["XDG_CACHE_HOME"] = _CACHE
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)

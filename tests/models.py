@@ -33,7 +33,7 @@ sys.meta_path.insert(0, _Blocked())
 
 
 def make_run(run: Path, *, seed: int = 0, tokenizer: str = "char", image: dict | None = None, count: int = 36) -> Path:
-    """A run directory as a trainer leaves it, with drawn pictures beside it and random weights."""
+    """A run directory as a trainer leaves it, with drawn images beside it and random weights."""
     data_file = run.parent / f"{run.name}-shapes" / "dataset.json"
     create_synthetic(data_file, count=count, seed=seed, size=40)
     pairs = json.loads(data_file.read_text())
@@ -75,7 +75,7 @@ def save(run: Path, model: CLIP, step: int) -> None:
     write_json(run / "best.json", {"checkpoint": folder.name})
 
 
-def pictures_of(run: Path) -> list[Path]:
+def images_of(run: Path) -> list[Path]:
     return [Path(pair["image"]) for pair in json.loads((run / "val_pairs.json").read_text())]
 
 

@@ -72,5 +72,5 @@ def ids(context_length: int = 16, *, padding: int = 0) -> Tensor:
     return numbers.masked_fill(after, padding)
 
 
-def pictures(side: int = SIDE) -> Tensor:
+def images(side: int = SIDE) -> Tensor:
     return torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(5))

@@ -27,7 +27,7 @@ app = App(name="clip-data", help="Check image-text pairs in any format, convert 
 _EXAMPLES = 3  # pairs that info shows
 Item = TypeVar("Item")
 
-Data = Annotated[Path, Parameter(help="A list, a folder of pictures, or tar shards; see docs/formats.md.")]
+Data = Annotated[Path, Parameter(help="A list, a folder of images, or tar shards; see docs/formats.md.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
 
 
@@ -42,9 +42,9 @@ class Told:
     form: Annotated[
         DataFormat | None, Parameter(name="--format", help="What the pairs are in (default: recognised).")
     ] = None
-    image_column: Annotated[str | None, Parameter(help="Column or key of the pictures (default: found).")] = None
+    image_column: Annotated[str | None, Parameter(help="Column or key of the images (default: found).")] = None
     caption_column: Annotated[str | None, Parameter(help="Column or key of the captions (default: found).")] = None
-    class_template: Annotated[str, Parameter(help="Caption of a folder's pictures; {} is its name.")] = (
+    class_template: Annotated[str, Parameter(help="Caption of a folder's images; {} is its name.")] = (
         DataConfig.model_fields["class_template"].default
     )
 
@@ -75,8 +75,8 @@ class Findings:
     """What `clip-data check` says about a pair list."""
 
     usable_pairs: int
-    pictures: int
-    picture_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
+    images: int
+    image_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
     captions: int  # distinct, normalised
     repeated_captions: int  # usable pairs whose caption an earlier pair has too
     longest_caption: int  # characters
@@ -93,7 +93,7 @@ def check(
     workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Decode every picture of a data set and say what training would make of it.
+    """Decode every image of a data set and say what training would make of it.
 
     Exits 1 where training would refuse it because too many of its pairs are unusable.
     """
@@ -120,7 +120,7 @@ def info(
     told: Told = _NOTHING,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a data set is taken for and why, count it, and show three of its pairs; no picture is decoded."""
+    """Say what a data set is taken for and why, count it, and show three of its pairs; no image is decoded."""
     reading = told.read(file)
     usable = [pair for pair in reading.pairs if pair.problem is None]
     bad = [pair for pair in reading.pairs if pair.problem is not None]
@@ -128,7 +128,7 @@ def info(
         "format": reading.format,
         "why": reading.why,
         "pairs": len(reading.pairs),
-        "pictures": len({pair.image for pair in usable}),
+        "images": len({pair.image for pair in usable}),
         "captions": len({normalise_caption(pair.caption) for pair in usable}),
         "columns": reading.columns,
         "image_root": str(reading.root),
@@ -144,7 +144,7 @@ def convert(
     file: Data,
     out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
     *,
-    copy_images: Annotated[bool, Parameter(negative="", help="Copy the pictures into a folder beside it.")] = False,
+    copy_images: Annotated[bool, Parameter(negative="", help="Copy the images into a folder beside it.")] = False,
     told: Told = _NOTHING,
 ) -> None:
     """Write any data set as a plain pair list: JSON [{image, caption}]."""
@@ -163,18 +163,18 @@ def synthetic(
     size: Annotated[int, Parameter(validator=Number(gte=16, lte=1024))] = 64,
     holdout_combinations: Annotated[int, Parameter(validator=Number(gte=0, lte=12))] = 0,
 ) -> None:
-    """Draw coloured shapes, write them as pictures and a pair list.
+    """Draw coloured shapes, write them as images and a pair list.
 
     Parameters
     ----------
     out
-        Pair list to write (.json), or the folder for dataset.json; the pictures go below images/ beside it.
+        Pair list to write (.json), or the folder for dataset.json; the images go below images/ beside it.
     count
         How many shapes to draw.
     seed
-        The same seed draws the same pictures.
+        The same seed draws the same images.
     size
-        Side of a picture, pixels.
+        Side of an image, pixels.
     holdout_combinations
         Colour-shape combinations left out, and listed in a second file ending in _unseen.
     """
@@ -198,10 +198,10 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
 def _info_text(facts: dict[str, Any]) -> str:
     lines = [
         f"format      {facts['format']}: {printable(facts['why'])}",
-        f"pairs       {facts['pairs']:,} of {facts['pictures']:,} pictures, {facts['captions']:,} distinct captions",
+        f"pairs       {facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions",
         *(f"{name + 's in':<11} {printable(column)}" for name, column in facts["columns"].items()),
         f"paths from  {printable(facts['image_root'])}",
-        f"not usable  {facts['not_usable']:,} pairs, before any picture is decoded",
+        f"not usable  {facts['not_usable']:,} pairs, before any image is decoded",
     ]
     if facts["first_not_usable"]:
         lines.append(f"  {printable(facts['first_not_usable'])}")
@@ -217,8 +217,8 @@ def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
     places = {"smallest": 0, "median": len(by_area) // 2, "largest": -1}
     return Findings(
         usable_pairs=len(captions),
-        pictures=len(by_area),
-        picture_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
+        images=len(by_area),
+        image_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
         captions=len(distinct),
         repeated_captions=len(captions) - len(distinct),
         longest_caption=max(map(len, captions), default=0),
@@ -245,9 +245,9 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
 
 def _text(findings: Findings) -> str:
     """The findings as lines for a person."""
-    sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.picture_sizes.items()]
+    sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
     lines = [
-        f"pictures    {findings.pictures:,}; {', '.join(sizes)} pixels" if sizes else "pictures    none",
+        f"images    {findings.images:,}; {', '.join(sizes)} pixels" if sizes else "images    none",
         f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated",
         f"longest     {findings.longest_caption:,} characters",
     ]

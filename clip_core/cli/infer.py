@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 app = App(
     version=__version__,
     name="clip-infer",
-    help="Ask a trained CLIP: which text fits a picture, which class it is, which pictures fit a text.\n\n"
+    help="Ask a trained CLIP: which text fits an image, which class it is, which images fit a text.\n\n"
     "Without a command: a small demonstration on the latest run below ./runs.",
 )
 
 Mode = Literal["similarity", "classification", "retrieval", "text-retrieval"]
 
-Image = Annotated[Path, Parameter(help="the picture")]
+Image = Annotated[Path, Parameter(help="the image")]
 Texts = Annotated[list[str], Parameter(consume_multiple=True, negative="", help='one or more: --texts "a cat" "a dog"')]
 TopK = Annotated[int | None, Parameter(validator=Number(gte=1), help="how many results (default: all)")]
 
@@ -110,7 +110,7 @@ def similarity(
     texts: Texts,
     asked: Answered = _PLAIN,
 ) -> int:
-    """Cosine similarity of a picture with each text, in the order of the texts."""
+    """Cosine similarity of an image with each text, in the order of the texts."""
     clip = asked.load()
     _note_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
@@ -168,11 +168,11 @@ def classification(
 def retrieval(
     *,
     text: Annotated[str, Parameter(help="what to look for")],
-    image_dir: Annotated[Path, Parameter(help="folder of pictures, searched with all below it")],
+    image_dir: Annotated[Path, Parameter(help="folder of images, searched with all below it")],
     top_k: TopK = 5,
     asked: Answered = _PLAIN,
 ) -> int:
-    """The pictures of a folder that fit a text best. They are embedded once; later searches only read."""
+    """The images of a folder that fit a text best. They are embedded once; later searches only read."""
     clip = asked.load()
     _note_truncated(clip, [text])
     gallery = _gallery(clip, image_dir)
@@ -183,7 +183,7 @@ def retrieval(
         "text": text,
         "images": paths,
         "similarities": values,
-        "pictures": len(gallery),
+        "images": len(gallery),
         "skipped": {str(path): reason for path, reason in gallery.failures.items()},
     }
     asked.show(clip, paths, values, answer)
@@ -202,7 +202,7 @@ def text_retrieval(
     top_k: TopK = None,
     asked: Answered = _PLAIN,
 ) -> int:
-    """The texts that fit a picture best, best first."""
+    """The texts that fit an image best, best first."""
     clip = asked.load()
     _note_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
@@ -219,7 +219,7 @@ def demonstration(
     mode: Annotated[Mode | None, Parameter(help="the command, spelt as a flag")] = None,
     asked: Asked = _LATEST,
 ) -> int:
-    """A small demonstration on the latest run: one held-out picture described, one caption looked for."""
+    """A small demonstration on the latest run: one validation image described, one caption looked for."""
     from clip_core.cli.infer_demo import demonstrate
 
     folder = asked.model or _latest_run()
@@ -267,18 +267,18 @@ def _gallery(clip: "CLIPInference", folder: Path) -> "Gallery":
 
     def progress(done: int, total: int) -> None:
         if watched and (done % 16 == 0 or done == total):
-            print(f"\rembedding {done:,} of {total:,} pictures", end="\n" if done == total else "", file=sys.stderr)
+            print(f"\rembedding {done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr)
 
     gallery = Gallery.open(clip.encoder, folder, progress=progress)
     if gallery.failures:
         path, reason = next(iter(gallery.failures.items()))
         print(
-            f"clip-infer: {len(gallery.failures)} of {len(gallery.failures) + len(gallery)} pictures skipped; "
+            f"clip-infer: {len(gallery.failures)} of {len(gallery.failures) + len(gallery)} images skipped; "
             f"the first is {printable(str(path))}: {printable(reason)}",
             file=sys.stderr,
         )
     if not len(gallery):
-        raise UsageError(f"there is no readable picture below {folder}; choose another --image-dir.")
+        raise UsageError(f"there is no readable image below {folder}; choose another --image-dir.")
     return gallery
 
 

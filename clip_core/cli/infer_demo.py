@@ -1,4 +1,4 @@
-"""What `clip-infer` shows when it is asked for nothing: a trained model at work on its own held-out pictures."""
+"""What `clip-infer` shows when it is asked for nothing: a trained model at work on its own validation images."""
 
 import json
 import shlex
@@ -6,44 +6,44 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_core.data.pictures import is_picture_there
+from clip_core.data.image_files import is_image_there
 from clip_core.errors import RunError
 from clip_core.inference.clip import CLIPInference
 from clip_core.text import printable
 
-_MOST_PICTURES = 200
+_MOST_IMAGES = 200
 _SHOWN = 5
 
 
 def demonstrate(clip: CLIPInference, run: Path) -> int:
-    """Describe one held-out picture of a run, look for its caption, and say which commands did it.
+    """Describe one validation image of a run, look for its caption, and say which commands did it.
 
     Raises:
-        RunError: if the run's held-out pairs are not there.
+        RunError: if the run's validation pairs are not there.
     """
-    pairs = [(path, caption) for path, caption in _held_out(run) if is_picture_there(path)]
+    pairs = [(path, caption) for path, caption in _validation(run) if is_image_there(path)]
     if not pairs:
-        raise RunError(f"the held-out pictures of {run} are not there any more; ask with a command: --help")
+        raise RunError(f"the validation images of {run} are not there any more; ask with a command: --help")
     about = clip.encoder.about
-    picture, caption = pairs[len(pairs) // 2]
-    captions = list(about.classes or dict.fromkeys(text for _, text in pairs))[:_MOST_PICTURES]
-    print(f"{printable(str(run))}, step {about.step:,}, {about.backend} on {about.device}, held-out pictures only\n")
-    print(f"Which text fits {printable(str(picture))} (its caption: {printable(caption)})?")
-    texts, values = clip.image_text_retrieval(picture, captions, _SHOWN)
+    image, caption = pairs[len(pairs) // 2]
+    captions = list(about.classes or dict.fromkeys(text for _, text in pairs))[:_MOST_IMAGES]
+    print(f"{printable(str(run))}, step {about.step:,}, {about.backend} on {about.device}, validation images only\n")
+    print(f"Which text fits {printable(str(image))} (its caption: {printable(caption)})?")
+    texts, values = clip.image_text_retrieval(image, captions, _SHOWN)
     _print(texts, values.tolist())
-    paths = list(dict.fromkeys(path for path, _ in pairs))[:_MOST_PICTURES]
-    print(f"\nWhich of {len(paths)} pictures fit {printable(caption)!r}?")
+    paths = list(dict.fromkeys(path for path, _ in pairs))[:_MOST_IMAGES]
+    print(f"\nWhich of {len(paths)} images fit {printable(caption)!r}?")
     found, values = clip.text_image_retrieval(caption, clip.gallery(paths), _SHOWN)
     _print([str(path) for path in found], values.tolist())
     print("\nThe same for your own:")
     shown = " ".join(shlex.quote(printable(text)) for text in texts[:2])
-    model, image = shlex.quote(printable(str(run))), shlex.quote(printable(str(picture)))
+    model, image = shlex.quote(printable(str(run))), shlex.quote(printable(str(image)))
     print(f"  clip-infer text-retrieval --model {model} --image {image} --texts {shown}")
     print(f"  clip-infer retrieval --model {model} --text {shlex.quote(printable(caption))} --image-dir FOLDER")
     return 0
 
 
-def _held_out(run: Path) -> list[tuple[Path, str]]:
+def _validation(run: Path) -> list[tuple[Path, str]]:
     try:
         pairs = json.loads((run / "val_pairs.json").read_text(encoding="utf-8"))
         return [(Path(pair["image"]), str(pair["caption"])) for pair in pairs]

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from clip_core.cli.app import run_app
 from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TrainConfig, architecture, parse_config
 
-_HELP = "Train a CLIP on captioned pictures, or go on with a run."
+_HELP = "Train a CLIP on captioned images, or go on with a run."
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
@@ -58,7 +58,7 @@ def _flag(name: str, kind: Any, default: object, group: str, description: str, *
 
 
 def _list_models(config: TrainConfig) -> int:
-    """The presets with the true size of each tower, at the picture and patch size given."""
+    """The presets with the true size of each tower, at the image and patch size given."""
     from clip_core.data.tokenizer import vocabulary_for
     from clip_core.model.size import measure
 
@@ -66,8 +66,8 @@ def _list_models(config: TrainConfig) -> int:
     vocab_size = config.data.vocab_size or vocabulary_for(0)
     print(f"captions of {context_length} tokens, vocabulary {vocab_size}")
     print(
-        f"{'':9}{'width':>10}{'heads':>7}{'layers':>8}{'picture':>9}{'patch':>6}"
-        f"{'image tower':>14}{'text tower':>13}{'GFLOPs/picture':>16}{'GFLOPs/caption':>16}"
+        f"{'':9}{'width':>10}{'heads':>7}{'layers':>8}{'image':>9}{'patch':>6}"
+        f"{'image tower':>14}{'text tower':>13}{'GFLOPs/image':>16}{'GFLOPs/caption':>16}"
     )
     for name in PRESETS:
         sized = model.model_copy(update={"model_size": name})

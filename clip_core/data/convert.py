@@ -1,4 +1,4 @@
-"""Any data set written as the plain pair list, with or without copies of its pictures."""
+"""Any data set written as the plain pair list, with or without copies of its images."""
 
 import os
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.data.formats.recognise import Reading
-from clip_core.data.pictures import SUFFIXES, member_of
+from clip_core.data.image_files import SUFFIXES, member_of
 from clip_core.errors import DataError, ImageError, UsageError
 from clip_core.files import write_json
 from clip_core.text import printable
@@ -18,12 +18,12 @@ class Converted:
 
     out: Path
     pairs: int
-    pictures: int
+    images: int
     left_out: int
     image_root: Path | None
 
     def sentence(self) -> str:
-        text = f"wrote {self.pairs:,} pairs of {self.pictures:,} pictures to {self.out}"
+        text = f"wrote {self.pairs:,} pairs of {self.images:,} images to {self.out}"
         text += f", without {self.left_out:,} that are not usable" if self.left_out else ""
         if self.image_root is None:
             return f"{text}."
@@ -36,10 +36,10 @@ def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Conver
     Args:
         reading: what to write; nothing of it is decoded.
         out: the list to write.
-        copy_images: copy the pictures, byte for byte, into a folder beside the list.
+        copy_images: copy the images, byte for byte, into a folder beside the list.
     Raises:
-        UsageError: if the list is there already, or the pictures are in shards and are not to be copied.
-        DataError: if no pair is usable, or a picture cannot be copied.
+        UsageError: if the list is there already, or the images are in shards and are not to be copied.
+        DataError: if no pair is usable, or an image cannot be copied.
     """
     if out.exists():
         raise UsageError(f"{out} is already there; give another name, or delete it.")
@@ -47,7 +47,7 @@ def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Conver
     if not pairs:
         raise DataError(f"{reading.path} holds no usable pair, first {reading.pairs[0].problem}; nothing is written.")
     if not copy_images and any(member_of(pair.image) for pair in pairs):
-        raise UsageError(f"the pictures of {reading.path} lie in shards; add --copy-images.")
+        raise UsageError(f"the images of {reading.path} lie in shards; add --copy-images.")
     captions: dict[Path, list[str]] = {}
     for pair in pairs:
         captions.setdefault(pair.image, []).append(pair.caption)
@@ -69,7 +69,7 @@ def _entry(name: str, texts: list[str]) -> dict[str, Any]:
 
 
 def _relative(images: list[Path], folder: Path, reading: Reading) -> tuple[list[str], Path | None]:
-    """Names below the list's own folder if all pictures are, else below the folder that the data set starts from."""
+    """Names below the list's own folder if all images are, else below the folder that the data set starts from."""
     own = os.path.commonpath([folder, *(image.parent.resolve() for image in images)]) == str(folder)
     root = folder if own else reading.root.resolve()
     names = [(image.parent.resolve() / image.name).relative_to(root).as_posix() for image in images]

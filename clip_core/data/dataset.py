@@ -1,6 +1,6 @@
-"""Pairs ready to train on: distinct pictures and captions, the split, and the classes where there are few.
+"""Pairs ready to train on: distinct images and captions, the split, and the classes where there are few.
 
-Shapes: P pairs, I distinct pictures, T distinct normalised captions.
+Shapes: P pairs, I distinct images, T distinct normalised captions.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from clip_core.config import DataConfig
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.formats.source import Wishes
 from clip_core.data.pairs import Pair, Report, distinct_images, sort_pairs
-from clip_core.data.store import EXACT, Decoder, PictureStore
+from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
 from clip_core.network import Preprocessing
@@ -25,17 +25,17 @@ from clip_core.text import normalise_caption, printable
 IntArray = NDArray[np.int64]
 
 MAX_CLASSES = 100  # more distinct captions than this are not classes
-MIN_CLASS_PICTURES = 5  # nor are captions with fewer pictures than this on average
+MIN_CLASS_IMAGES = 5  # nor are captions with fewer images than this on average
 
 
 @dataclass
 class PairSet:
-    """Pairs as rows into distinct pictures and distinct captions.
+    """Pairs as rows into distinct images and distinct captions.
 
-    Two pairs match if and only if they share a row of either: the same picture, or the same caption.
+    Two pairs match if and only if they share a row of either: the same image, or the same caption.
     """
 
-    images: list[Path]  # I distinct pictures
+    images: list[Path]  # I distinct images
     captions: list[str]  # T distinct captions, each as it was first spelt
     pair_images: IntArray  # (P,) rows of `images`
     pair_captions: IntArray  # (P,) rows of `captions`
@@ -63,7 +63,7 @@ class PairSet:
         return len(self.pair_images)
 
     def subset(self, image_mask: NDArray[np.bool_]) -> Self:
-        """The pairs of some pictures, (I,) of bool, with rows counted anew."""
+        """The pairs of some images, (I,) of bool, with rows counted anew."""
         kept = image_mask[self.pair_images]
         images = np.flatnonzero(image_mask)
         captions = np.unique(self.pair_captions[kept])
@@ -82,45 +82,45 @@ class Data:
 
     train: PairSet
     val: PairSet
-    train_store: PictureStore
-    val_store: PictureStore
+    train_store: ImageStore
+    val_store: ImageStore
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
 
 
 def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
-    """Hold out a share of the pictures, each with all its captions.
+    """Hold out a share of the images, each with all its captions.
 
-    A picture's place is drawn from the seed and its name alone: the order of the list and the folder it lies
-    in change nothing, and a few pictures more or less move only a few others.
+    An image's place is drawn from the seed and its name alone: the order of the list and the folder it lies
+    in change nothing, and a few images more or less move only a few others.
 
     Returns:
         (train, val), neither of them empty.
     Raises:
-        DataError: if there are fewer than two pictures.
+        DataError: if there are fewer than two images.
     """
     count = len(pairset.images)
     if count < 2:
-        raise DataError("one picture cannot be split into training and evaluation; give more, or --val-file.")
+        raise DataError("one image cannot be split into training and evaluation; give more, or --val-file.")
     names = pairset.names or [str(path) for path in pairset.images]
     draws = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
-    held_out = min(max(round(val_fraction * count), 1), count - 1)
+    validation = min(max(round(val_fraction * count), 1), count - 1)
     mask = np.zeros(count, dtype=np.bool_)
-    mask[sorted(range(count), key=lambda row: draws[row])[:held_out]] = True
+    mask[sorted(range(count), key=lambda row: draws[row])[:validation]] = True
     return pairset.subset(~mask), pairset.subset(mask)
 
 
 def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
     """The captions as class names, sorted, if they look like classes; else None.
 
-    They do where no picture has two captions, both sets together have at most 100 distinct captions, and each
-    caption has five pictures or more on average.
+    They do where no image has two captions, both sets together have at most 100 distinct captions, and each
+    caption has five images or more on average.
     """
     spelling: dict[str, str] = {}
     for text in (*train.captions, *val.captions):
         spelling.setdefault(normalise_caption(text), text)
-    pictures = len(train.images) + len(val.images)
-    few = 2 <= len(spelling) <= MAX_CLASSES and pictures >= MIN_CLASS_PICTURES * len(spelling)
+    images = len(train.images) + len(val.images)
+    few = 2 <= len(spelling) <= MAX_CLASSES and images >= MIN_CLASS_IMAGES * len(spelling)
     if not few or _several_captions(train) or _several_captions(val):
         return None
     return sorted(spelling.values())
@@ -133,14 +133,14 @@ def load_data(
     say: Callable[[str], None],
     decoder: Decoder = EXACT,
 ) -> Data:
-    """From the configuration to pairs and pictures: draw if asked, read, decode once, drop bad pairs, split.
+    """From the configuration to pairs and images: draw if asked, read, decode once, drop bad pairs, split.
 
     Args:
         config: where the pairs are, and what to do with bad ones.
-        preprocessing: how the stored pictures are resized and cropped; or what says so of the pairs to train on.
+        preprocessing: how the stored images are resized and cropped; or what says so of the pairs to train on.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
-        decoder: of the pictures to train on; those held out are always decoded exactly as inference does.
+        decoder: of the images to train on; those held out are always decoded exactly as inference does.
     Raises:
         DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
         UsageError: if there is no list to read.
@@ -177,15 +177,15 @@ def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pa
 
 def _decoded(
     paths: list[Path], preprocessing: Preprocessing, config: DataConfig, decoder: Decoder, say: Callable[[str], None]
-) -> PictureStore:
-    store = PictureStore.build(paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder)
+) -> ImageStore:
+    store = ImageStore.build(paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder)
     if not store.cached:
-        say(f"{len(paths):,} decoded pictures need more than --cache-gb {config.cache_gb:g}: each use decodes them.")
+        say(f"{len(paths):,} decoded images need more than --cache-gb {config.cache_gb:g}: each use decodes them.")
     return store
 
 
-def _rows_of(part: PairSet, store: PictureStore) -> PictureStore:
-    """The pictures of a set, in its order."""
+def _rows_of(part: PairSet, store: ImageStore) -> ImageStore:
+    """The images of a set, in its order."""
     row_of = {path: row for row, path in enumerate(store.paths)}
     return store.subset(np.array([row_of[path] for path in part.images], dtype=np.int64))
 
@@ -232,10 +232,10 @@ def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
 def _say_shared(train: PairSet, val: PairSet, say: Callable[[str], None]) -> None:
     shared = len(set(train.images) & set(val.images))
     if shared:
-        say(f"{shared:,} pictures are in both lists, so the scores are not all on held-out pictures.")
+        say(f"{shared:,} images are in both lists, so the scores are not all on validation images.")
 
 
 def _several_captions(pairset: PairSet) -> bool:
-    """Whether any picture has more than one distinct caption."""
+    """Whether any image has more than one distinct caption."""
     rows = np.stack([pairset.pair_images, pairset.pair_captions], axis=1)
     return len(np.unique(rows, axis=0)) > len(pairset.images)

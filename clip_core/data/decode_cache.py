@@ -1,11 +1,11 @@
-"""Decoded pictures on disk, memory-mapped, so that each is decoded once and not once a run.
+"""Decoded images on disk, memory-mapped, so that each is decoded once and not once a run.
 
     CACHE/KEY.pixels    uint8 (N, S, S, 3), then a JSON footer, its sha256, its length and a mark
 
-The key is made of every picture's path, size and time of its last change, the preprocessing and the decoder: another
-picture, size or decoder is another file. A file is written beside and renamed, so that any number of processes may read
+The key is made of every image's path, size and time of its last change, the preprocessing and the decoder: another
+image, size or decoder is another file. A file is written beside and renamed, so that any number of processes may read
 and write; a damaged one is made again; the longest unused ones go first when all together are too large.
-N pictures, S the side.
+N images, S the side.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_core.data.pictures import picture_facts
+from clip_core.data.image_files import image_facts
 from clip_core.files import flush_directory
 from clip_core.network import Preprocessing
 
@@ -40,11 +40,11 @@ _RECENT = 60.0  # seconds for which a file that was used is not removed: the oth
 
 
 def identity(paths: Sequence[Path], preprocessing: Preprocessing, decoder: str) -> str:
-    """The key of some decoded pictures; a picture that is not there counts as such."""
+    """The key of some decoded images; an image that is not there counts as such."""
     key = hashlib.sha256(f"{_FORMAT}\n{decoder}\n{preprocessing.model_dump_json()}\n".encode())
     for path in paths:
         try:
-            facts = "{} {}".format(*picture_facts(path))
+            facts = "{} {}".format(*image_facts(path))
         except (OSError, ValueError):
             facts = "-"
         key.update(os.fsencode(path) + f"\0{facts}\n".encode())
@@ -119,7 +119,7 @@ class PendingPixels:
         self._beside.unlink(missing_ok=True)
 
     def put(self, row: int, pixels: Pixels) -> None:
-        """Write some pictures (n, S, S, 3) from a row on.
+        """Write some images (n, S, S, 3) from a row on.
 
         Raises:
             OSError: if the disk is full.
@@ -171,7 +171,7 @@ def _read_footer(path: Path) -> dict[str, Any]:
         raise ValueError("damaged footer")
     footer = json.loads(content)
     if not isinstance(footer, dict) or start != _product(footer.get("shape", ())):
-        raise ValueError("not as large as its pictures")
+        raise ValueError("not as large as its images")
     return footer
 
 

@@ -1,4 +1,4 @@
-"""Pairs of a picture and a caption, sorted into usable and unusable; `formats` has how they are read."""
+"""Pairs of an image and a caption, sorted into usable and unusable; `formats` has how they are read."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +12,10 @@ from clip_core.text import printable
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture with one caption.
+    """One image with one caption.
 
-    `image` is absolute, and may be a member of a shard (see `pictures`); `entry` counts from 1 in the list;
-    `name` is the picture's path below the image root, the same wherever the folder lies; `problem` says what was
+    `image` is absolute, and may be a member of a shard (see `images`); `entry` counts from 1 in the list;
+    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what was
     wrong already on reading, before any decoding; `where` is the entry in the words of its format.
     """
 
@@ -54,8 +54,8 @@ class Report:
 
     def sentence(self) -> str:
         """The counts, and the first unusable pair with its entry number; safe to print."""
-        pictures = len({pair.image for pair in self.good})
-        text = f"{len(self.good):,} usable pairs with {pictures:,} pictures"
+        images = len({pair.image for pair in self.good})
+        text = f"{len(self.good):,} usable pairs with {images:,} images"
         if not self.bad:
             return f"{text}."
         first = self.bad[0]
@@ -67,7 +67,7 @@ class Report:
 
 
 def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
-    """Part usable pairs from the others, given the pictures that could not be decoded and why."""
+    """Part usable pairs from the others, given the images that could not be decoded and why."""
     report = Report([], [])
     for pair in pairs:
         reason = pair.problem or failures.get(pair.image)
@@ -81,12 +81,12 @@ def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
 def check_pairs(
     pairs: Sequence[Pair], *, workers: int | None = None, sizes: dict[Path, tuple[int, int]] | None = None
 ) -> Report:
-    """Decode every picture once, in threads, and say which pairs are usable.
+    """Decode every image once, in threads, and say which pairs are usable.
 
     Args:
         pairs: as a format's reader returns them.
         workers: decoding threads; None is one a core.
-        sizes: filled with the upright width and height of every readable picture, if given.
+        sizes: filled with the upright width and height of every readable image, if given.
     """
     from clip_core.data.preprocess import load_image
 
@@ -108,7 +108,7 @@ def check_pairs(
 
 
 def distinct_images(pairs: Iterable[Pair]) -> list[Path]:
-    """The pictures worth decoding, each once, in the list's order."""
+    """The images worth decoding, each once, in the list's order."""
     return list(dict.fromkeys(pair.image for pair in pairs if pair.problem is None))
 
 

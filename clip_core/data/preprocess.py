@@ -1,6 +1,6 @@
-"""How a picture becomes numbers, for both backends: read, resize, crop, normalise; Pillow and NumPy only.
+"""How an image becomes numbers, for both backends: read, resize, crop, normalise; Pillow and NumPy only.
 
-Shapes: N pictures, S the side of the square that the model sees.
+Shapes: N images, S the side of the square that the model sees.
 """
 
 import io
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clip_core.data.pictures import member_of
+from clip_core.data.image_files import member_of
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
 
@@ -26,8 +26,8 @@ Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
 
-_SAMPLE = 25  # pictures whose size is asked for
-MAX_PIXELS = 64_000_000  # larger pictures are refused before a pixel is decoded
+_SAMPLE = 25  # images whose size is asked for
+MAX_PIXELS = 64_000_000  # larger images are refused before a pixel is decoded
 
 # Formats that are decoded inside this process: EPS, for one, would start Ghostscript.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -55,23 +55,23 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """A picture as 8-bit RGB, upright, transparent parts laid on white.
+    """An image as 8-bit RGB, upright, transparent parts laid on white.
 
     Args:
-        source: a path (of a file, or of a member of a tar shard: see `pictures`), a Pillow image, or an array of
+        source: a path (of a file, or of a member of a tar shard: see `images`), a Pillow image, or an array of
             uint8 with shape (H, W), (H, W, 3) or (H, W, 4).
     Raises:
-        ImageError: if it is missing, unreadable, cut short, larger than 64 megapixels, or no picture.
+        ImageError: if it is missing, unreadable, cut short, larger than 64 megapixels, or no image.
     """
     if isinstance(source, np.ndarray):
         return _decoded("the array", lambda: _upright_rgb(_from_array(source)))
     if isinstance(source, Image.Image):
-        return _decoded("the picture", lambda: _upright_rgb(source))
+        return _decoded("the image", lambda: _upright_rgb(source))
     return _decoded(str(source), lambda: _from_file(Path(source), lambda image: _upright_rgb(image, str(source))))
 
 
 def typical_side(paths: Sequence[Path]) -> int:
-    """The median of the shorter sides, in pixels, of a few pictures spread over these; 0 where none can be read.
+    """The median of the shorter sides, in pixels, of a few images spread over these; 0 where none can be read.
 
     Nothing is decoded.
     """
@@ -88,7 +88,7 @@ def _shorter_side(path: Path) -> int:
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """A picture as the square that the model sees: resized (antialiased), its centre cropped or its sides padded.
+    """An image as the square that the model sees: resized (antialiased), its centre cropped or its sides padded.
 
     Args:
         image: 8-bit RGB, as `load_image` returns it.
@@ -96,7 +96,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     Returns:
         uint8, shape (S, S, 3).
     Raises:
-        ImageError: if the picture is so narrow that its long side would pass 64 megapixels.
+        ImageError: if the image is so narrow that its long side would pass 64 megapixels.
     Source: torchvision's Resize and CenterCrop; open_clip's resize modes.
     """
     size = preprocessing.image_size
@@ -124,7 +124,7 @@ def resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple
         return max(round(width / ratio), 1), max(round(height / ratio), 1)
     resized_long = int(size * long / short)
     if size * resized_long > MAX_PIXELS:
-        raise ImageError(f"the picture is too narrow, {width} x {height} pixels; crop it.")
+        raise ImageError(f"the image is too narrow, {width} x {height} pixels; crop it.")
     return (size, resized_long) if width <= height else (resized_long, size)
 
 
@@ -139,10 +139,10 @@ def normalise(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float3
 
 
 def preprocess(images: Sequence[ImageSource], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Pictures as `pixel_values`, float32 (N, 3, S, S).
+    """Images as `pixel_values`, float32 (N, 3, S, S).
 
     Raises:
-        ImageError: naming the first picture that cannot be used.
+        ImageError: naming the first image that cannot be used.
     """
     size = preprocessing.image_size
     pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
@@ -161,13 +161,13 @@ def _decoded(name: str, decode: Callable[[], T]) -> T:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"no picture at {name}; correct the path.") from None
+        raise ImageError(f"no image at {name}; correct the path.") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read; change its permissions.") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels; shrink it.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture in a known format; save it as PNG or JPEG.") from None
+        raise ImageError(f"{name} is not an image in a known format; save it as PNG or JPEG.") from None
     except _DAMAGED as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         what = "is cut short" if "truncated" in cause else "cannot be decoded"
@@ -175,14 +175,14 @@ def _decoded(name: str, decode: Callable[[], T]) -> T:
 
 
 def _from_file(path: Path, read: Callable[[Image.Image], T]) -> T:
-    """What `read` makes of the picture at `path`, which is closed afterwards."""
+    """What `read` makes of the image at `path`, which is closed afterwards."""
     member = member_of(path)
     if member is not None:
         with Image.open(io.BytesIO(member.read()), formats=_known_formats()) as image:
             return read(image)
     if not path.is_file():  # a named pipe would be waited for without end
         if path.exists():
-            raise ImageError(f"{path} is not a file; give the path of a picture.")
+            raise ImageError(f"{path} is not a file; give the path of an image.")
         raise FileNotFoundError
     with Image.open(path, formats=_known_formats()) as image:
         return read(image)
@@ -192,13 +192,13 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not shaped or 0 in array.shape:
         raise ImageError(
-            f"an array of {array.dtype} with shape {array.shape} is not a picture; "
+            f"an array of {array.dtype} with shape {array.shape} is not an image; "
             "give uint8 with shape (H, W), (H, W, 3) or (H, W, 4)."
         )
     return Image.fromarray(array)
 
 
-def _upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+def _upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
@@ -215,7 +215,7 @@ def orientation(image: Image.Image) -> int:
     """How the camera was held, in EXIF's numbers; 1 is upright, and where it is not known."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGED:  # broken metadata does not make the picture unusable
+    except _DAMAGED:  # broken metadata does not make the image unusable
         return 1
 
 

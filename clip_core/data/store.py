@@ -1,4 +1,4 @@
-"""Decoded pictures by row number: all at hand where they fit, else decoded when asked for, by threads."""
+"""Decoded images by row number: all at hand where they fit, else decoded when asked for, by threads."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from clip_core.errors import ImageError
 from clip_core.files import cache_folder
 from clip_core.network import Preprocessing
 
-_CHUNK = 16  # pictures a thread takes at a time
+_CHUNK = 16  # images a thread takes at a time
 _PAGE = 4096
 
 
 class Decoder(NamedTuple):
-    """From a picture's path to uint8 (S, S, 3). The name changes whenever the pixels may; it is part of a cache's key.
+    """From an image's path to uint8 (S, S, 3). The name changes whenever the pixels may; it is part of a cache's key.
 
-    `decode` raises ImageError for a picture that cannot be used.
+    `decode` raises ImageError for an image that cannot be used.
     """
 
     name: str
@@ -40,10 +40,10 @@ EXACT = Decoder(f"pillow {PIL.__version__}", _decode)  # the pixels that inferen
 
 
 @dataclass
-class PictureStore:
-    """uint8 squares of some pictures; row i is `paths[i]`.
+class ImageStore:
+    """uint8 squares of some images; row i is `paths[i]`.
 
-    Shapes: N pictures, B asked for, S the side. Use `build`, which decodes every picture once, or finds them decoded
+    Shapes: N images, B asked for, S the side. Use `build`, which decodes every image once, or finds them decoded
     by an earlier run, so that bad ones are known before training starts, whether or not the result is kept.
     """
 
@@ -51,7 +51,7 @@ class PictureStore:
     preprocessing: Preprocessing
     failures: dict[int, str]  # row -> why it cannot be decoded; such a row reads as black
     decoder: Decoder
-    _pixels: Pixels | None  # (all the pictures of the build, S, S, 3), or None: decode on demand
+    _pixels: Pixels | None  # (all the images of the build, S, S, 3), or None: decode on demand
     _rows: NDArray[np.int64]  # rows of this store in `_pixels`
     _pool: ThreadPoolExecutor = field(repr=False)
 
@@ -64,8 +64,8 @@ class PictureStore:
         cache_gb: float = 4.0,
         workers: int | None = None,
         decoder: Decoder = EXACT,
-    ) -> "PictureStore":
-        """Decode every picture once, in threads; keep them if all fit into `cache_gb` (10^9 bytes).
+    ) -> "ImageStore":
+        """Decode every image once, in threads; keep them if all fit into `cache_gb` (10^9 bytes).
 
         They are kept in a file in the user's cache, for other runs too, or in memory where that cannot be written.
         """
@@ -76,7 +76,7 @@ class PictureStore:
         if need > cache_gb * 1e9:
             store._decode_all(lambda row, pixels: None)
             return store
-        cache = DecodeCache(cache_folder() / "pictures", cache_gb * 1e9)
+        cache = DecodeCache(cache_folder() / "images", cache_gb * 1e9)
         key = identity(paths, preprocessing, decoder.name)
         if not store._found(cache, key, shape):
             store._keep(cache.create(key, shape), shape)
@@ -92,10 +92,10 @@ class PictureStore:
         return self._pixels is not None
 
     def get(self, rows: NDArray[np.int64]) -> Pixels:
-        """Pictures of these rows, uint8 (B, S, S, 3): a copy, in the order asked for.
+        """Images of these rows, uint8 (B, S, S, 3): a copy, in the order asked for.
 
         Raises:
-            ImageError: if a picture that could be decoded when the store was built no longer can.
+            ImageError: if an image that could be decoded when the store was built no longer can.
         """
         if self._pixels is not None:
             return self._pixels[self._rows[rows]]
@@ -109,19 +109,17 @@ class PictureStore:
         list(self._pool.map(decode, range(len(rows))))
         return pixels
 
-    def subset(self, rows: NDArray[np.int64]) -> "PictureStore":
-        """A store of these rows in this order; it shares the decoded pictures and the threads."""
+    def subset(self, rows: NDArray[np.int64]) -> "ImageStore":
+        """A store of these rows in this order; it shares the decoded images and the threads."""
         failures = {new: self.failures[int(old)] for new, old in enumerate(rows) if int(old) in self.failures}
         paths = [self.paths[int(row)] for row in rows]
-        return PictureStore(
-            paths, self.preprocessing, failures, self.decoder, self._pixels, self._rows[rows], self._pool
-        )
+        return ImageStore(paths, self.preprocessing, failures, self.decoder, self._pixels, self._rows[rows], self._pool)
 
     def _shape(self, count: int) -> tuple[int, int, int, int]:
         return count, self.preprocessing.image_size, self.preprocessing.image_size, 3
 
     def _found(self, cache: DecodeCache, key: str, shape: tuple[int, ...]) -> bool:
-        """Take the pictures of an earlier run, unless one that could not be decoded then can be now."""
+        """Take the images of an earlier run, unless one that could not be decoded then can be now."""
         known = cache.open(key, shape)
         if known is None or any(self._try(row) is not None for row in known[1]):
             self.failures.clear()
@@ -150,7 +148,7 @@ class PictureStore:
         self._pixels = pixels
 
     def _decode_all(self, put: Callable[[int, Pixels], None]) -> None:
-        """Decode every picture and hand on some at a time; what cannot be decoded is black, and noted."""
+        """Decode every image and hand on some at a time; what cannot be decoded is black, and noted."""
 
         def decode_chunk(start: int) -> None:
             chunk = np.zeros(self._shape(min(_CHUNK, len(self.paths) - start)), dtype=np.uint8)

@@ -26,35 +26,35 @@ SHAPES = ("circle", "square", "triangle")
 COMBINATIONS = tuple(itertools.product(COLOURS, SHAPES))
 
 DEFAULT_SYNTHETIC = Path("data/synthetic/dataset.json")
-UNSEEN_EACH = 20  # pictures drawn of each held-out combination
+UNSEEN_EACH = 20  # images drawn of each validation combination
 MAX_HOLDOUT = len(COMBINATIONS) - len(COLOURS)  # beyond it some colour would never be seen
 
 _OVERSAMPLING = 4  # shapes are drawn larger and averaged down, which smooths their edges
 _JITTER = 12  # how far a shape's colour may be off in each channel
 _CONTRAST = 120.0  # least distance between the shape's colour and the background, in RGB
-_SHAPE_SIDE = (0.35, 0.75)  # least and largest side of a shape, as a share of the picture's
+_SHAPE_SIDE = (0.35, 0.75)  # least and largest side of a shape, as a share of the image's
 
 
 @dataclass(frozen=True)
 class SyntheticReport:
-    """What was drawn: `unseen_file` lists the held-out combinations, and is None where there are none."""
+    """What was drawn: `unseen_file` lists the validation combinations, and is None where there are none."""
 
     data_file: Path
     count: int
     unseen_file: Path | None
     unseen_count: int
-    held_out: list[str]
+    validation: list[str]
 
     def sentence(self) -> str:
-        text = f"drew {self.count:,} pictures for {self.data_file}"
+        text = f"drew {self.count:,} images for {self.data_file}"
         if self.unseen_file is None:
             return f"{text}."
-        return f"{text}, and {self.unseen_count} of {', '.join(self.held_out)} for {self.unseen_file}."
+        return f"{text}, and {self.unseen_count} of {', '.join(self.validation)} for {self.unseen_file}."
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One list and its pictures, which lie in a folder named after it."""
+    """One list and its images, which lie in a folder named after it."""
 
     data_file: Path
     combinations: list[tuple[str, str]]
@@ -73,7 +73,7 @@ class _Drawing:
             yield self.folder / f"{number:05d}_{colour}_{shape}.png", colour, shape
 
     def write(self) -> None:
-        """Pictures first, the list last: a list that is there has all its pictures."""
+        """Images first, the list last: a list that is there has all its images."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = []
         for path, colour, shape in self.items():
@@ -84,11 +84,11 @@ class _Drawing:
 
 
 def caption(colour: str, shape: str) -> str:
-    return f"a {colour} {shape}"
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
 def unseen_file(data_file: Path) -> Path:
-    """Where the list of the held-out combinations goes: `shapes.json` -> `shapes_unseen.json`."""
+    """Where the list of the validation combinations goes: `shapes.json` -> `shapes_unseen.json`."""
     return data_file.with_name(f"{data_file.stem}_unseen{data_file.suffix}")
 
 
@@ -98,10 +98,10 @@ def create_synthetic(
     """Draw coloured shapes and write them as PNG files and a pair list.
 
     Args:
-        data_file: the list to write; the pictures go below `images/` beside it.
-        count: pictures, spread evenly over the combinations.
-        seed: the same seed draws the same pictures, wherever they are written.
-        size: side of a picture, in pixels.
+        data_file: the list to write; the images go below `images/` beside it.
+        count: images, spread evenly over the combinations.
+        seed: the same seed draws the same images, wherever they are written.
+        size: side of an image, in pixels.
         holdout_combinations: how many colour-shape combinations, chosen by the seed, are left out of the list
             and written to `unseen_file(data_file)` instead; every colour and every shape stays in, and up to six
             take one shape each from as many colours.
@@ -119,9 +119,9 @@ def create_synthetic(
             evaluation.write()
         _Drawing(data_file, seen, count, seed, size).write()
     except OSError as error:
-        raise DataError(f"cannot draw pictures beside {data_file} ({error.strerror}); give another path.") from None
-    held_out = [caption(*combination) for combination in unseen]
-    return SyntheticReport(data_file, count, evaluation.data_file if unseen else None, evaluation.count, held_out)
+        raise DataError(f"cannot draw images beside {data_file} ({error.strerror}); give another path.") from None
+    validation = [caption(*combination) for combination in unseen]
+    return SyntheticReport(data_file, count, evaluation.data_file if unseen else None, evaluation.count, validation)
 
 
 def draw_shape(colour: str, shape: str, size: int, dice: random.Random) -> Image.Image:
@@ -148,7 +148,7 @@ def draw_shape(colour: str, shape: str, size: int, dice: random.Random) -> Image
 def _choose_holdout(holdout: int, seed: int) -> list[tuple[str, str]]:
     """Spread over the colours: none loses a second shape before each has lost one.
 
-    A colour that is seen in one shape alone means that shape as well as itself, so what a picture of it in another
+    A colour that is seen in one shape alone means that shape as well as itself, so what an image of it in another
     shape is called would be a guess; with two shapes the pairs say that colour and shape are two things.
     """
     if not 0 <= holdout <= MAX_HOLDOUT:

@@ -50,7 +50,7 @@ class ParityRow(Frozen):
 
     file: str
     batch: int
-    tokens: int | None  # None for pictures
+    tokens: int | None  # None for images
     inputs: int
     max_abs_diff: float
     least_cosine: float
@@ -60,9 +60,9 @@ class Parity(Frozen):
     """The proof that both encoders still say the same."""
 
     tolerance: float
-    pictures: int
+    images: int
     captions: int
-    top1_agreement: float  # share of pictures and of captions whose nearest neighbour is the same one
+    top1_agreement: float  # share of images and of captions whose nearest neighbour is the same one
     rows: tuple[ParityRow, ...]
 
     @property

@@ -46,7 +46,7 @@ class CLIPInference:
         return self._encoder
 
     def image_text_similarity(self, image: ImageSource, texts: Sequence[str]) -> FloatArray:
-        """Cosine of one picture with each text, in the order of the texts.  -> (T,)"""
+        """Cosine of one image with each text, in the order of the texts.  -> (T,)"""
         scores = similarity(self._encoder.encode_images([image]), self._encoder.encode_texts(texts))
         return np.asarray(scores[0])
 
@@ -74,10 +74,10 @@ class CLIPInference:
     def text_image_retrieval(
         self, text: str, images: Sequence[ImageSource] | Gallery, top_k: int | None = None
     ) -> tuple[list[ImageSource], FloatArray]:
-        """Pictures ranked by their similarity to a text, best first, and the similarities.
+        """Images ranked by their similarity to a text, best first, and the similarities.
 
         Args:
-            images: pictures, or a Gallery, whose embeddings are stored.
+            images: images, or a Gallery, whose embeddings are stored.
             top_k: how many; all by default.
         """
         if isinstance(images, Gallery):
@@ -90,13 +90,13 @@ class CLIPInference:
     def image_text_retrieval(
         self, image: ImageSource, texts: Sequence[str], top_k: int | None = None
     ) -> tuple[list[str], FloatArray]:
-        """Texts ranked by their similarity to a picture, best first, and the similarities."""
+        """Texts ranked by their similarity to an image, best first, and the similarities."""
         query, gallery = self._encoder.encode_images([image]), self._encoder.encode_texts(texts)
         order, values = _ranked(query, gallery, _wanted(top_k, len(texts)))
         return [texts[row] for row in order], values
 
     def gallery(self, images: Path | Sequence[Path], index: Path | None = None) -> Gallery:
-        """The pictures below a folder, or those listed, embedded once and stored (see Gallery)."""
+        """The images below a folder, or those listed, embedded once and stored (see Gallery)."""
         return Gallery.open(self._encoder, images, index)
 
 

@@ -1,6 +1,6 @@
 """What an encoder is, and the batching that both backends share.
 
-Shapes: N inputs, B rows of a batch, S side of the picture, T tokens, D embedding size.
+Shapes: N inputs, B rows of a batch, S side of the image, T tokens, D embedding size.
 """
 
 import os
@@ -46,7 +46,7 @@ class About:
 
 
 class Encoder(Protocol):
-    """Pictures and texts to L2-normalised float32 embeddings, in the order given; batched inside."""
+    """Images and texts to L2-normalised float32 embeddings, in the order given; batched inside."""
 
     @property
     def about(self) -> About: ...
@@ -58,12 +58,12 @@ class Encoder(Protocol):
         """Paths, PIL images or arrays -> (N, D).
 
         Raises:
-            ImageError: naming the first picture that cannot be decoded.
+            ImageError: naming the first image that cannot be decoded.
         """
         ...
 
     def encode_pixels(self, pixels: PixelArray) -> FloatArray:
-        """Pictures already resized and cropped, uint8 (N, S, S, 3) -> (N, D)."""
+        """Images already resized and cropped, uint8 (N, S, S, 3) -> (N, D)."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
@@ -112,7 +112,7 @@ class BatchedEncoder(ABC):
 
 
 def read_pixels(image: ImageSource, preprocessing: Preprocessing) -> PixelArray:
-    """One picture as the model's uint8 (S, S, 3).
+    """One image as the model's uint8 (S, S, 3).
 
     Raises:
         ImageError: if it cannot be decoded.

@@ -1,9 +1,9 @@
-"""A gallery: many pictures embedded once, stored, updated for what changed, and searched exactly.
+"""A gallery: many images embedded once, stored, updated for what changed, and searched exactly.
 
-    INDEX/index.json          the model's identity; path, size and time of each picture, in the order of rows
+    INDEX/index.json          the model's identity; path, size and time of each image, in the order of rows
     INDEX/embeddings-ID.npy   float32 (N, D), memory-mapped; a new ID for each content, so no reader sees half
 
-N pictures that could be decoded, D embedding size.
+N images that could be decoded, D embedding size.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_core.data.pictures import picture_facts, walk_pictures
+from clip_core.data.image_files import image_facts, walk_images
 from clip_core.errors import DataError, ImageError
 from clip_core.files import cache_folder, replacing, write_text
 from clip_core.inference.encoder import BATCH, Encoder, PixelArray, cores, read_pixels
@@ -33,7 +33,7 @@ _KEPT = 64  # galleries in the user's cache; the longest unused go first
 
 
 class Entry(NamedTuple):
-    """A picture as it was when it was embedded; one with a reason could not be, and has no row."""
+    """An image as it was when it was embedded; one with a reason could not be, and has no row."""
 
     path: str
     size: int
@@ -52,13 +52,13 @@ class Index(NamedTuple):
 
 
 class Gallery:
-    """Pictures in the order of their paths, with their embeddings.
+    """Images in the order of their paths, with their embeddings.
 
     Attributes:
-        paths: the N pictures.
+        paths: the N images.
         embeddings: float32 (N, D), memory-mapped where it could be stored.
-        failures: the pictures that could not be decoded, and why.
-        embedded: how many pictures were decoded by this opening; 0 when nothing had changed.
+        failures: the images that could not be decoded, and why.
+        embedded: how many images were decoded by this opening; 0 when nothing had changed.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Gallery:
         return len(self.paths)
 
     def search(self, query: FloatArray, k: int) -> tuple[list[Path], FloatArray]:
-        """The k pictures nearest to one query (1, D), best first, and their cosines (k,)."""
+        """The k images nearest to one query (1, D), best first, and their cosines (k,)."""
         chunks = (self.embeddings[row : row + _CHUNK] for row in range(0, len(self), _CHUNK))
         scores = [similarity(query, chunk) for chunk in chunks]
         order, values = top_k(np.concatenate([np.empty((1, 0), np.float32), *scores], axis=1), k)
@@ -92,16 +92,16 @@ class Gallery:
         index: Path | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Gallery":
-        """The pictures of a folder (and of those below it) or of a list, embedded where new or changed.
+        """The images of a folder (and of those below it) or of a list, embedded where new or changed.
 
         Args:
             index: the folder of the index; by default one in the user's cache, by gallery and model. A place
                 that cannot be written costs the storing, not the answer.
-            progress: called with how many pictures are embedded and how many will be.
+            progress: called with how many images are embedded and how many will be.
         Raises:
             DataError: if the folder does not exist.
         """
-        files = list_pictures(images) if isinstance(images, Path) else [_absolute(path) for path in images]
+        files = list_images(images) if isinstance(images, Path) else [_absolute(path) for path in images]
         looked = {path: _look(path) for path in dict.fromkeys(files)}
         missing = [path for path, entry in looked.items() if entry is None]
         wanted = [entry for entry in looked.values() if entry is not None]
@@ -175,15 +175,15 @@ class _Store:
         return (index, stored) if fits and index.model == self._model else nothing
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Every picture below a folder, by suffix, sorted; hidden files and linked folders are left out.
+def list_images(folder: Path) -> list[Path]:
+    """Every image below a folder, by suffix, sorted; hidden files and linked folders are left out.
 
     Raises:
         DataError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder of pictures at {folder}; give the path of one.")
-    return sorted(walk_pictures(_absolute(folder)))
+        raise DataError(f"no folder of images at {folder}; give the path of one.")
+    return sorted(walk_images(_absolute(folder)))
 
 
 def default_index(images: Path | Sequence[Path], identity: str) -> Path:
@@ -219,14 +219,14 @@ def _try_to_read(entry: Entry, preprocessing: Preprocessing) -> PixelArray | str
 
 def _look(path: Path) -> Entry | None:
     try:
-        size, time = picture_facts(path)
+        size, time = image_facts(path)
     except OSError:
         return None
     return Entry(str(path), size, time)
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute without following links: a picture keeps the name that it was found under."""
+    """Absolute without following links: an image keeps the name that it was found under."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 

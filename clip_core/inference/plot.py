@@ -1,4 +1,4 @@
-"""What a person would rather look at: a picture with its bars, a grid of results with their scores."""
+"""What a person would rather look at: an image with its bars, a grid of results with their scores."""
 
 import logging
 import math
@@ -19,13 +19,13 @@ from clip_core.text import printable
 
 _FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "webp")
 _MOST_BARS = 20
-_MOST_PICTURES = 40
+_MOST_IMAGES = 40
 _COLUMNS = 5
-_SIDE = 512  # pixels of a drawn picture's longer side, at most
+_SIDE = 512  # pixels of a drawn image's longer side, at most
 
 
 def plot_bars(image: ImageSource, labels: Sequence[str], values: Sequence[float], title: str, path: Path) -> None:
-    """A picture beside one bar for each label, in the order given, the longest 20 at most.
+    """An image beside one bar for each label, in the order given, the longest 20 at most.
 
     Raises:
         UsageError: if the file cannot be written, or its suffix names no format.
@@ -33,7 +33,7 @@ def plot_bars(image: ImageSource, labels: Sequence[str], values: Sequence[float]
     labels, values = list(labels)[:_MOST_BARS], list(values)[:_MOST_BARS]
     figure = Figure(figsize=(9, max(3.0, 0.6 + 0.32 * len(labels))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    _draw_picture(left, image)
+    _draw_image(left, image)
     rows = range(len(labels))
     colours = ["#c2410c" if value == max(values) else "#94a3b8" for value in values]
     right.barh(rows, values, color=colours)
@@ -49,12 +49,12 @@ def plot_bars(image: ImageSource, labels: Sequence[str], values: Sequence[float]
 
 
 def plot_grid(images: Sequence[ImageSource], values: Sequence[float], title: str, path: Path) -> None:
-    """Pictures in the order given with their scores, the first 40 at most.
+    """Images in the order given with their scores, the first 40 at most.
 
     Raises:
         UsageError: if the file cannot be written, or its suffix names no format.
     """
-    images, values = list(images)[:_MOST_PICTURES], list(values)[:_MOST_PICTURES]
+    images, values = list(images)[:_MOST_IMAGES], list(values)[:_MOST_IMAGES]
     columns = min(_COLUMNS, max(len(images), 1))
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows + 0.5), layout="constrained")
@@ -62,7 +62,7 @@ def plot_grid(images: Sequence[ImageSource], values: Sequence[float], title: str
     for place in places:
         place.axis("off")
     for rank, (place, image, value) in enumerate(zip(places, images, values, strict=False), start=1):
-        _draw_picture(place, image)
+        _draw_image(place, image)
         name = printable(Path(image).name, 22) if isinstance(image, str | Path) else ""
         _plain(place.set_title(f"{rank}.  {value:.3f}\n{name}", fontsize=9))
     _plain(figure.suptitle(printable(title, 80), fontsize=12))
@@ -81,10 +81,10 @@ def check_plot_path(path: Path) -> None:
         raise UsageError(f"--plot is {path}, but there is no folder {path.absolute().parent}.")
 
 
-def _draw_picture(place: Axes, image: ImageSource) -> None:
-    picture = load_image(image)
-    picture.thumbnail((_SIDE, _SIDE))
-    place.imshow(picture)
+def _draw_image(place: Axes, image: ImageSource) -> None:
+    image = load_image(image)
+    image.thumbnail((_SIDE, _SIDE))
+    place.imshow(image)
     place.axis("off")
 
 

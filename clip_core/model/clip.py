@@ -1,6 +1,6 @@
 """CLIP: two towers and a temperature (Radford et al. 2021, "Learning transferable visual models ...").
 
-Shapes: B pairs, S picture side, T tokens, D embedding.
+Shapes: B pairs, S image side, T tokens, D embedding.
 """
 
 import math
@@ -17,11 +17,11 @@ _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trai
 
 
 class CLIP(nn.Module):
-    """Pictures and captions in one space.
+    """Images and captions in one space.
 
     `log_logit_scale` is the learnable log of 1 / temperature; it is used clamped, so that the logit scale is never
     above 100 (CLIP's own limit; weights with a logit bias may go beyond) nor below 1. `logit_bias` is what the sigmoid
-    loss adds to the logits; which caption fits a picture best does not depend on it.
+    loss adds to the logits; which caption fits an image best does not depend on it.
     """
 
     def __init__(self, config: ClipConfig, temperature: float = 0.07) -> None:

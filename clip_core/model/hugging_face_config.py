@@ -38,7 +38,7 @@ def from_folder(folder: Path) -> Traits:
         raise unsupported(where, f"model_type {kind!r:.40}")
     vision, text = _tower(where, settings, "vision"), _tower(where, settings, "text")
     if vision.get("num_channels", 3) != 3:
-        raise unsupported(where, f"pictures of {vision['num_channels']!r:.20} channels")
+        raise unsupported(where, f"images of {vision['num_channels']!r:.20} channels")
     image_size = number(where, vision, "image_size", 224)
     vocab_size = number(where, text, "vocab_size", 49408)
     end_token = number(where, text, "eos_token_id", vocab_size - 1)
@@ -136,9 +136,9 @@ def _resize_mode(where: Path, said: Settings, image_size: int) -> str:
     else:
         mode, edges = "shortest", [size["shortest_edge"] if isinstance(size, dict) else size]
         if not cropped:
-            raise unsupported(where, "pictures that are not square (do_center_crop false)")
+            raise unsupported(where, "images that are not square (do_center_crop false)")
     edges += [crop.get("height"), crop.get("width")] if cropped else []
     wrong = [edge for edge in edges if edge != image_size]
     if wrong:
-        raise CheckpointError(f"{where} makes pictures of {wrong[0]!r:.20} pixels; the network is for {image_size}.")
+        raise CheckpointError(f"{where} makes images of {wrong[0]!r:.20} pixels; the network is for {image_size}.")
     return mode

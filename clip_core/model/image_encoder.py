@@ -1,6 +1,6 @@
-"""The picture's tower: a Vision Transformer.
+"""The image's tower: a Vision Transformer.
 
-Shapes: B pictures, S picture side, P patches, T = P (+ 1 class token), W width, D embedding.
+Shapes: B images, S image side, P patches, T = P (+ 1 class token), W width, D embedding.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ class ImageEncoder(nn.Module):
     """Patches, positions, Transformer, pooling, projection, unit length (Dosovitskiy et al. 2020).
 
     forward: pixel_values float (B, 3, S, S), normalised -> image_embeds (B, D) of length one. With `kept`, int64
-    (B, K), only those patches of each picture are looked at, beside the class token.
+    (B, K), only those patches of each image are looked at, beside the class token.
     """
 
     def __init__(self, config: ImageTower, embed_dim: int) -> None:
@@ -67,17 +67,17 @@ class ImageEncoder(nn.Module):
         return torch.cat([tokens[:, :first], patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """One vector a picture: the class token, or the mean over patches.  (B, T, W) -> (B, W)"""
+        """One vector an image: the class token, or the mean over patches.  (B, T, W) -> (B, W)"""
         if self.config.pooling is Pooling.CLASS_TOKEN:
             return tokens[:, 0]
         return tokens[:, int(self.config.has_class_token) :].mean(dim=1)
 
 
 def make_stem(config: ImageTower) -> nn.Module:
-    """Pictures to patch vectors.  (B, 3, S, S) -> (B, W, S / patch, S / patch)
+    """Images to patch vectors.  (B, 3, S, S) -> (B, W, S / patch, S / patch)
 
-    `patch` is the linear map of ViT; `conv` halves the picture with 3x3 convolutions until a patch is left, which
-    learns faster from few pictures (Xiao et al. 2021, "Early convolutions help transformers see better").
+    `patch` is the linear map of ViT; `conv` halves the image with 3x3 convolutions until a patch is left, which
+    learns faster from few images (Xiao et al. 2021, "Early convolutions help transformers see better").
     """
     if config.stem is Stem.PATCH:
         return nn.Conv2d(3, config.width, config.patch_size, config.patch_size, bias=config.patch_bias)

@@ -96,7 +96,7 @@ def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -
     for part in (settings, vision, text):
         _refuse_unsupported(where, part)
     if isinstance(vision.get("layers"), list):
-        raise unsupported(where, "a ResNet as its picture tower")
+        raise unsupported(where, "a ResNet as its image tower")
     if (text.get("proj_type") or "linear") != "linear":
         raise unsupported(where, f"text projection {text['proj_type']!r}")
     for key, wanted in (("clean", "whitespace"), ("strip_sep_token", False)):

@@ -1,4 +1,4 @@
-"""Position embeddings for another picture size.
+"""Position embeddings for another image size.
 
 Shapes: T positions (patches, behind a class token if there is one), W width.
 """

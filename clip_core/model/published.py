@@ -36,9 +36,9 @@ _WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin
 
 # Parts of names that only weights of other architectures have.
 _FOREIGN = {
-    "visual.trunk.": "a timm trunk as its picture tower",
-    "visual.layer1.": "a ResNet as its picture tower",
-    "visual.attnpool.": "a ResNet as its picture tower",
+    "visual.trunk.": "a timm trunk as its image tower",
+    "visual.layer1.": "a ResNet as its image tower",
+    "visual.attnpool.": "a ResNet as its image tower",
     "visual.attn_pool": "attentional pooling",
     "text.transformer.embeddings.": "a Hugging Face text tower",
     "text.transformer.encoder.": "a Hugging Face text tower",
@@ -101,7 +101,7 @@ def read_published(
         path: a weight file, a folder, or `org/name` on the Hugging Face hub where nothing stands at such a path.
         model_name: what open_clip calls the architecture; without it, the configuration beside the weights counts,
             and without one the shapes (then a bare `.pt` or `.pth` is taken for OpenAI's, which has QuickGELU).
-        image_size: another picture size than the weights' own: position embeddings are interpolated.
+        image_size: another image size than the weights' own: position embeddings are interpolated.
         context_length: a shorter context than the weights' own.
     Raises:
         CheckpointError: if there are none, they are damaged, not finite, or of an architecture that is not supported.
@@ -228,7 +228,7 @@ def _bounded(where: Path | str, traits: Traits, tensors: Mapping[str, Stored]) -
 
 
 def _adapted(config: ClipConfig, image_size: int | None, context_length: int | None) -> ClipConfig:
-    """The identity for pictures of another size, or for fewer tokens.
+    """The identity for images of another size, or for fewer tokens.
 
     Raises:
         UsageError: if the size does not fit the patches, or there are not as many tokens.

@@ -11,7 +11,7 @@ from clip_core.network import ClipConfig
 
 
 class Size(NamedTuple):
-    """Parameters of each tower, and floating-point operations for one picture and one caption of full length."""
+    """Parameters of each tower, and floating-point operations for one image and one caption of full length."""
 
     image_parameters: int
     text_parameters: int
@@ -28,10 +28,10 @@ def measure(config: ClipConfig) -> Size:
     with torch.device("meta"):
         model = CLIP(config)
         side = config.image.image_size
-        picture = torch.empty(1, 3, side, side)
+        image = torch.empty(1, 3, side, side)
         caption = torch.empty(1, config.text.context_length, dtype=torch.long)
         flops = []
-        for tower, example in ((model.image, picture), (model.text, caption)):
+        for tower, example in ((model.image, image), (model.text, caption)):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 tower(example)
             flops.append(counter.get_total_flops())

@@ -53,7 +53,7 @@ def mlp_ratio(width: int, hidden: int) -> float:
 
 
 def number(where: Path | str, settings: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A whole number from a configuration; two equal ones, as for a square picture, count as one.
+    """A whole number from a configuration; two equal ones, as for a square image, count as one.
 
     Raises:
         CheckpointError: if it is missing or something else.

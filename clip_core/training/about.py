@@ -73,8 +73,8 @@ def introduce(
         for reason in recipe.why.split("; "):
             log.say(f"  {reason}")
     log.say(
-        f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} pictures, "
-        f"{len(data.val.pair_images)} held-out pairs of {len(data.val.images)} pictures; "
+        f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} images, "
+        f"{len(data.val.pair_images)} validation pairs of {len(data.val.images)} images; "
         f"{parameters(model.image):,} + {parameters(model.text):,} parameters, "
         f"vocabulary {tokenizer.vocab_size} ({tokenizer.kind}); {describe(torch.device(recipe.device))}"
     )

@@ -1,6 +1,6 @@
-"""Pictures on the device: from uint8 to normalised floats, random crops that keep captions true, patches left out.
+"""Images on the device: from uint8 to normalised floats, random crops that keep captions true, patches left out.
 
-Shapes: B pictures, S side.
+Shapes: B images, S side.
 """
 
 import torch
@@ -12,11 +12,11 @@ from clip_core.network import Preprocessing
 _SMALLEST_CROP = 0.8  # share of the side
 
 
-def to_pixel_values(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
+def to_pixel_values(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), normalised"""
-    mean = torch.tensor(preprocessing.mean, device=pictures.device)
-    std = torch.tensor(preprocessing.std, device=pictures.device)
-    return ((pictures.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    mean = torch.tensor(preprocessing.mean, device=images.device)
+    std = torch.tensor(preprocessing.std, device=images.device)
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def random_crop(pixel_values: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,9 +35,9 @@ def random_crop(pixel_values: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(pixel_values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def kept_patches(pictures: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
-    """Which patches of each picture a step looks at, drawn anew for each (Li et al. 2023, "Scaling Language-Image
+def kept_patches(images: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
+    """Which patches of each image a step looks at, drawn anew for each (Li et al. 2023, "Scaling Language-Image
     Pre-training via Masking").  -> int64 (B, K), K = the rest of `patches`, at least one; in their order
     """
     count = max(round(patches * (1 - dropout)), 1)
-    return torch.rand(pictures, patches, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values
+    return torch.rand(images, patches, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values

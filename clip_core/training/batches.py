@@ -1,6 +1,6 @@
 """Batches in an order that depends on the seed and the step alone, so that resuming anywhere is exact.
 
-Shapes: B pairs, U distinct captions among them, G of these in a group, S picture side, T tokens of the group's longest,
+Shapes: B pairs, U distinct captions among them, G of these in a group, S image side, T tokens of the group's longest,
 or a few more.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
-from clip_core.data.store import PictureStore
+from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.training.captions import CaptionChange, MergeDropout
 from clip_core.training.order import Order
@@ -32,14 +32,14 @@ _WIDTH_STEP = 8
 
 @dataclass(frozen=True)
 class Batch:
-    pictures: Tensor  # uint8 (B, S, S, 3)
+    images: Tensor  # uint8 (B, S, S, 3)
     input_ids: tuple[Tensor, ...]  # int64 (G, T) each, U rows in all: a caption that repeats is encoded once
     text_rows: Tensor  # int64 (B,): each pair's row of all the groups, one below the other
     image_ids: Tensor  # int64 (B,)
     caption_ids: Tensor  # int64 (B,)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def to(self, device: torch.device) -> "Batch":
         """On the device; from pinned memory the copy overlaps with what the device is doing."""
@@ -60,7 +60,7 @@ class BatchMaker:
     def __init__(
         self,
         pairs: PairSet,
-        store: PictureStore,
+        store: ImageStore,
         tokenizer: Tokenizer,
         *,
         batch_size: int,

@@ -1,4 +1,4 @@
-"""training_results.png: the curves of a run in one picture."""
+"""training_results.png: the curves of a run in one image."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ def draw_curves(run: Path) -> Path | None:
     for title, way in (("image to text", "image_to_text"), ("text to image", "text_to_image")):
         series = [(f"recall@{k}", evals, f"{way}_recall@{k}") for k in (1, 5, 10)]
         others = [("top-1 in batch", train, f"{way}_top1"), ("guard, recall@1", evals, f"guard_{way}_recall@1")]
-        _curves(next(axes), f"{title}, held-out pairs", [*series, *others])
+        _curves(next(axes), f"{title}, validation pairs", [*series, *others])
     _curves(next(axes), "zero-shot accuracy", [("top-1", evals, "zero_shot_top1")])
     _curves(next(axes), "learning rate", [("learning rate", train, "lr")])
-    speed = [("pictures a second", train, "pictures_per_second")]
+    speed = [("images a second", train, "images_per_second")]
     _curves(next(axes), "speed", speed)
     path = run / "training_results.png"
     with replacing(path) as beside:

@@ -1,6 +1,6 @@
-"""The held-out pairs: validation loss, recall both ways, zero-shot accuracy, and a probe to look at.
+"""The validation pairs: validation loss, recall both ways, zero-shot accuracy, and a probe to look at.
 
-Shapes: I distinct pictures, T distinct captions, P pairs, D embedding.
+Shapes: I distinct images, T distinct captions, P pairs, D embedding.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clip_core.data.dataset import PairSet
-from clip_core.data.store import PictureStore
+from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
@@ -27,17 +27,17 @@ _IN_BATCH_LOSS = 128  # pairs a batch of the validation loss: fixed, so that run
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ValidationSet:
     """What a run is judged by."""
 
     pairs: PairSet
-    store: PictureStore
+    store: ImageStore
     classes: list[str] | None
     tokenizer: Tokenizer
     preprocessing: Preprocessing
 
     def probe_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The first pairs that share neither picture nor caption."""
+        """The first pairs that share neither image nor caption."""
         rows: list[int] = []
         images: set[int] = set()
         captions: set[int] = set()
@@ -52,17 +52,17 @@ class HeldOut:
 
 
 @torch.inference_mode()
-def embed_pictures(
-    model: CLIP, store: PictureStore, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
+def embed_images(
+    model: CLIP, store: ImageStore, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
 ) -> FloatArray:
-    """Every picture of a store.  -> (I, D)"""
+    """Every image of a store.  -> (I, D)"""
     device = model.log_logit_scale.device
     parts = []
     for start in range(0, len(store), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(store)))
-        pictures = torch.from_numpy(store.get(rows)).to(device, non_blocking=True)
+        images = torch.from_numpy(store.get(rows)).to(device, non_blocking=True)
         with autocast(device, precision):
-            parts.append(model.encode_image(to_pixel_values(pictures, preprocessing)).float().cpu().numpy())
+            parts.append(model.encode_image(to_pixel_values(images, preprocessing)).float().cpu().numpy())
         beat()
     return np.concatenate(parts)
 
@@ -81,27 +81,27 @@ def embed_captions(model: CLIP, tokenizer: Tokenizer, captions: list[str], preci
 
 def evaluate(
     model: CLIP,
-    held_out: HeldOut,
+    validation: ValidationSet,
     loss: ContrastiveLoss,
     precision: str,
     beat: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Scores over the whole validation set, and the probe of the fixed pairs."""
     model.eval()
-    images = embed_pictures(model, held_out.store, held_out.preprocessing, precision, beat)
-    texts = embed_captions(model, held_out.tokenizer, held_out.pairs.captions, precision)
+    images = embed_images(model, validation.store, validation.preprocessing, precision, beat)
+    texts = embed_captions(model, validation.tokenizer, validation.pairs.captions, precision)
     model.train()
-    pairs = held_out.pairs
+    pairs = validation.pairs
     scores = {"val_loss": _validation_loss(images, texts, pairs, model, loss)}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
     scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
     scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
-    if held_out.classes:
-        class_embeds = embed_captions(model, held_out.tokenizer, held_out.classes, precision)
+    if validation.classes:
+        class_embeds = embed_captions(model, validation.tokenizer, validation.classes, precision)
         model.train()
-        labels = _labels(pairs, held_out.classes)
-        scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(held_out.classes)), labels)
-    return scores, _probe(images, texts, held_out)
+        labels = _labels(pairs, validation.classes)
+        scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(validation.classes)), labels)
+    return scores, _probe(images, texts, validation)
 
 
 def mean_cosine(embeds: FloatArray) -> float:
@@ -122,7 +122,7 @@ def quality(scores: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The class of each picture, from its one caption.  -> (I,)"""
+    """The class of each image, from its one caption.  -> (I,)"""
     number = {normalise_caption(name): index for index, name in enumerate(classes)}
     of_caption = np.array([number[normalise_caption(caption)] for caption in pairs.captions], dtype=np.int64)
     labels = np.empty(len(pairs.images), dtype=np.int64)
@@ -134,7 +134,7 @@ def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.i
 def _validation_loss(
     images: FloatArray, texts: FloatArray, pairs: PairSet, model: CLIP, loss: ContrastiveLoss
 ) -> float:
-    """The training loss over the held-out pairs in fixed batches."""
+    """The training loss over the validation pairs in fixed batches."""
     order = np.random.default_rng(0).permutation(len(pairs.pair_images))
     scale, bias = model.logit_scale().cpu(), None if model.logit_bias is None else model.logit_bias.cpu()
     total = 0.0
@@ -148,13 +148,13 @@ def _validation_loss(
     return total / len(order)
 
 
-def _probe(images: FloatArray, texts: FloatArray, held_out: HeldOut) -> dict[str, Any]:
-    rows = held_out.probe_rows()
-    image_rows, caption_rows = held_out.pairs.pair_images[rows], held_out.pairs.pair_captions[rows]
+def _probe(images: FloatArray, texts: FloatArray, validation: ValidationSet) -> dict[str, Any]:
+    rows = validation.probe_rows()
+    image_rows, caption_rows = validation.pairs.pair_images[rows], validation.pairs.pair_captions[rows]
     scores = similarity(images[image_rows], texts[caption_rows])
     return {
-        "images": [str(held_out.pairs.images[i]) for i in image_rows],
-        "captions": [held_out.pairs.captions[c] for c in caption_rows],
+        "images": [str(validation.pairs.images[i]) for i in image_rows],
+        "captions": [validation.pairs.captions[c] for c in caption_rows],
         "similarity": scores.round(5).tolist(),
         "image_to_text": top_k(scores, 5)[0].tolist(),
         "text_to_image": top_k(np.ascontiguousarray(scores.T), 5)[0].tolist(),

@@ -1,9 +1,9 @@
-"""Pictures to train on, decoded about twice as fast as inference does, and at most one 8-bit level off.
+"""Images to train on, decoded about twice as fast as inference does, and at most one 8-bit level off.
 
-torchvision decodes a JPEG to the same pixels as Pillow, and torch resizes in 8 bits. Any other picture, and any that
+torchvision decodes a JPEG to the same pixels as Pillow, and torch resizes in 8 bits. Any other image, and any that
 torchvision does not take, is decoded exactly: also for the sentence that says what is wrong with it.
 
-Shapes: S the side of the square; H, W of the picture.
+Shapes: S the side of the square; H, W of the image.
 """
 
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_core.data.pictures import member_of
+from clip_core.data.image_files import member_of
 from clip_core.data.preprocess import MAX_PIXELS, Pixels, load_image, orientation, resize_and_crop, resized_sides
 from clip_core.data.store import EXACT, Decoder
 from clip_core.errors import ImageError
@@ -29,7 +29,7 @@ _jpeg: Callable[..., Tensor] | None = getattr(torch.ops.image, "decode_jpeg", No
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that announce the picture's size
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that announce the image's size
 _EXIF = 0xE1
 
 # EXIF orientation -> (transposed, mirrored top to bottom, mirrored left to right), in this order.
@@ -45,7 +45,7 @@ _TURNS = {
 
 
 def decode_fast(path: Path, preprocessing: Preprocessing) -> Pixels:
-    """A picture as uint8 (S, S, 3).
+    """An image as uint8 (S, S, 3).
 
     Raises:
         ImageError: as `load_image` does.
@@ -82,7 +82,7 @@ def _bytes_of(path: Path) -> bytes | None:
 
 
 def _decode_jpeg(content: bytes) -> Tensor | None:
-    """Upright RGB, uint8 (3, H, W); None for a picture that had better be decoded exactly."""
+    """Upright RGB, uint8 (3, H, W); None for an image that had better be decoded exactly."""
     try:
         width, height, channels, has_exif = _head(content)
         if _jpeg is None or channels not in (1, 3) or not 0 < width * height <= MAX_PIXELS:
@@ -99,7 +99,7 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
 
 
 def _head(content: bytes) -> tuple[int, int, int, bool]:
-    """Width, height, channels, and whether there may be an orientation, as the segments before the picture say.
+    """Width, height, channels, and whether there may be an orientation, as the segments before the image say.
 
     Raises:
         ValueError, struct.error: if they say none of it.

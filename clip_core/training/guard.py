@@ -9,11 +9,11 @@ from clip_core.data.dataset import PairSet, refuse_bad
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.formats.source import Wishes
 from clip_core.data.pairs import Pair, distinct_images, sort_pairs
-from clip_core.data.store import PictureStore
+from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.network import Preprocessing
 from clip_core.text import printable
-from clip_core.training.evaluate import HeldOut
+from clip_core.training.evaluate import ValidationSet
 
 PREFIX = "guard_"
 
@@ -33,8 +33,8 @@ def load_guard(
     preprocessing: Preprocessing,
     tokenizer: Tokenizer,
     say: Callable[[str], None],
-) -> HeldOut | None:
-    """The guard's pairs and pictures, checked as the user's own are; None where there is no guard.
+) -> ValidationSet | None:
+    """The guard's pairs and images, checked as the user's own are; None where there is no guard.
 
     Raises:
         DataError: if the list cannot be read, or too many of its pairs are bad.
@@ -42,14 +42,14 @@ def load_guard(
     if tune.guard_data is None:
         return None
     pairs = read_guard(tune)
-    store = PictureStore.build(distinct_images(pairs), preprocessing, cache_gb=data.cache_gb, workers=data.workers)
+    store = ImageStore.build(distinct_images(pairs), preprocessing, cache_gb=data.cache_gb, workers=data.workers)
     report = sort_pairs(pairs, {store.paths[row]: why for row, why in store.failures.items()})
     say(printable(f"guard {tune.guard_data}: {report.sentence()}"))
     refuse_bad(tune.guard_data, report, data)
     guard = PairSet.from_pairs(report.good)
     row_of = {path: row for row, path in enumerate(store.paths)}
     rows = np.array([row_of[path] for path in guard.images])
-    return HeldOut(guard, store.subset(rows), None, tokenizer, preprocessing)
+    return ValidationSet(guard, store.subset(rows), None, tokenizer, preprocessing)
 
 
 def guard_scores(scores: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from clip_core.training.recipe import Recipe
 _STUCK = 0.02  # share of the loss of chance within which a loss is chance
 _SETTLED = 0.2  # share of the run before which nothing is said about the loss
 _FIRST_STEPS = 50  # in which any new network says much the same of everything
-_COLLAPSED = 0.98  # mean cosine of different pictures (or captions)
+_COLLAPSED = 0.98  # mean cosine of different images (or captions)
 _WAITING = 0.3  # share of the time
 _REPEATED = 0.5  # share of a batch whose caption stands there more than once
 _OVERFIT_EVALUATIONS, _OVERFIT_DROP = 3, 0.1
@@ -45,7 +45,7 @@ class Health:
         elif settled and max(abs(loss - 1), abs(first - 1)) < _STUCK:
             found["stuck"] = (
                 f"the loss stays at chance ({chance}): nothing is learnt yet; check that "
-                f"captions belong to their pictures (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
+                f"captions belong to their images (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
                 f"{recipe.lr / 3:.1g}"
             )
         if measured["logit_scale"] >= self.max_logit_scale * 0.999:
@@ -54,10 +54,10 @@ class Health:
                 "can be of the training pairs; more pairs or fewer --epochs help, more training does not"
             )
         elif settled and measured["logit_scale"] <= 1.001:
-            found["hot"] = "the logit scale is at its lower limit, 1: the captions do not tell the pictures apart"
+            found["hot"] = "the logit scale is at its lower limit, 1: the captions do not tell the images apart"
         if len(self._waits) >= _LAST and waited > _WAITING:
             found["waiting"] = (
-                f"{waited:.0%} of the time goes into waiting for pictures: raise --cache-gb so that they stay decoded, "
+                f"{waited:.0%} of the time goes into waiting for images: raise --cache-gb so that they stay decoded, "
                 "or --workers"
             )
         if not self.classes and measured["repeated_captions"] > _REPEATED:
@@ -73,7 +73,7 @@ class Health:
         best_step, best = max(self._recalls, key=lambda row: row[1])
         later = [recall for at, recall in self._recalls if at > best_step]
         found = {}
-        for tower, name in (("pictures", "image_mean_cosine"), ("captions", "text_mean_cosine")):
+        for tower, name in (("images", "image_mean_cosine"), ("captions", "text_mean_cosine")):
             if step >= max(_SETTLED * self.recipe.steps, _FIRST_STEPS) and scores[name] > _COLLAPSED:
                 found[f"collapsed {tower}"] = (
                     f"all {tower} look alike to the model (mean cosine {scores[name]:.3f}): it has collapsed; start "
@@ -81,7 +81,7 @@ class Health:
                 )
         if len(later) >= _OVERFIT_EVALUATIONS and max(later[-_OVERFIT_EVALUATIONS:]) < best * (1 - _OVERFIT_DROP):
             found["overfitting"] = (
-                f"recall on held-out pairs was best at step {best_step} ({best:.1%} in the mean) and has fallen to "
+                f"recall on validation pairs was best at step {best_step} ({best:.1%} in the mean) and has fallen to "
                 f"{later[-1]:.1%}: overfitting; best.json keeps the best, and fewer --epochs would end there"
             )
         return self._new(found)

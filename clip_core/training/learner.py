@@ -45,7 +45,7 @@ class Learner:
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:
         """Move the weights by what the batch says; `step` from 0. Returns what was measured, still on the device."""
         self.optimiser.set_learning_rate(lr)
-        pixel_values = to_pixel_values(batch.pictures, self.model.config.preprocessing)
+        pixel_values = to_pixel_values(batch.images, self.model.config.preprocessing)
         if self.optim.augment:
             pixel_values = random_crop(pixel_values, _generator(self.seed, step))
         model = self.working.refresh()
@@ -73,13 +73,13 @@ class Learner:
             "repeated_captions": repeated_share(batch.text_rows),
         } | ({} if self.model.logit_bias is None else {"logit_bias": self.model.logit_bias.detach()})
 
-    def kept_patches(self, pictures: int, step: int) -> Tensor | None:
+    def kept_patches(self, images: int, step: int) -> Tensor | None:
         """Which patches this step looks at; None is all of them."""
         if not self.recipe.patch_dropout:
             return None
         generator = _generator(self.seed, ~step)  # another one than the crops'
         patches = self.model.config.image.grid**2
-        return kept_patches(pictures, patches, self.recipe.patch_dropout, generator).to(self.device, non_blocking=True)
+        return kept_patches(images, patches, self.recipe.patch_dropout, generator).to(self.device, non_blocking=True)
 
     def clip_gradient(self) -> Tensor:
         """Shorten the gradient to the longest that is allowed; returns how long it was."""

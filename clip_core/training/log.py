@@ -80,16 +80,16 @@ def _is_stdout(path: Path) -> bool:
 
 
 class Pace:
-    """Pictures a second, the share of time waiting for data, and the time left, since it was last asked."""
+    """Images a second, the share of time waiting for data, and the time left, since it was last asked."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
         self._waited = 0.0
-        self._pictures = 0
+        self._images = 0
         self.last = 0.0
 
-    def count(self, pictures: int) -> None:
-        self._pictures += pictures
+    def count(self, images: int) -> None:
+        self._images += images
 
     def skip(self, seconds: float) -> None:
         """Leave time out that was not spent training: evaluation, saving, a pause."""
@@ -98,7 +98,7 @@ class Pace:
     def read(self, waited: float) -> dict[str, float]:
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
-        self.last = self._pictures / elapsed
+        self.last = self._images / elapsed
         share = min(max((waited - self._waited) / elapsed, 0.0), 1.0)
-        self._since, self._waited, self._pictures = now, waited, 0
-        return {"pictures_per_second": round(self.last, 1), "data_wait": round(share, 4)}
+        self._since, self._waited, self._images = now, waited, 0
+        return {"images_per_second": round(self.last, 1), "data_wait": round(share, 4)}

@@ -16,14 +16,14 @@ _BEYOND = 20.0  # logits further than this from a border are as good as certain
 
 
 def matching_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Same picture or same caption: what belongs together in a batch.  (B,), (B,) -> bool (B, B)"""
+    """Same image or same caption: what belongs together in a batch.  (B,), (B,) -> bool (B, B)"""
     return (image_ids[:, None] == image_ids) | (caption_ids[:, None] == caption_ids)
 
 
 class CLIPLoss(nn.Module):
     """Symmetric cross-entropy over cosine x logit scale (Radford et al. 2021).
 
-    Where several captions of the batch match a picture, the target is spread evenly over them (as in UniCL, Yang et
+    Where several captions of the batch match an image, the target is spread evenly over them (as in UniCL, Yang et
     al. 2022), so that identical captions are never negatives of each other. Without such pairs it is CLIP's loss.
 
     Args:
@@ -43,7 +43,7 @@ class CLIPLoss(nn.Module):
         matches: Tensor,
         logit_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, D), scalar, bool (B, B) -> the loss, and the logits (B, B), pictures in rows.
+        """(B, D), (B, D), scalar, bool (B, B) -> the loss, and the logits (B, B), images in rows.
 
         `logit_bias`: left out, as a softmax is the same with and without.
         """
@@ -60,7 +60,7 @@ class CLIPLoss(nn.Module):
 
 
 class SigmoidLoss(nn.Module):
-    """For each picture and each caption of the batch on their own: do they belong together?
+    """For each image and each caption of the batch on their own: do they belong together?
 
     -1/B sum_ij log sigmoid(y_ij (scale x cosine_ij + bias)), y_ij = 1 for pairs that match and -1 for all others
     (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1, where only i = j match).
@@ -69,7 +69,7 @@ class SigmoidLoss(nn.Module):
     def forward(
         self, image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, matches: Tensor, logit_bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, D), scalar, bool (B, B), scalar -> the loss, and the logits (B, B), pictures in rows."""
+        """(B, D), (B, D), scalar, bool (B, B), scalar -> the loss, and the logits (B, B), images in rows."""
         logits = logit_scale * image_embeds.float() @ text_embeds.float().T + logit_bias
         return -F.logsigmoid(torch.where(matches, logits, -logits)).sum() / len(logits), logits
 
@@ -107,7 +107,7 @@ def best_bias(logits: Tensor, matches: Tensor) -> Tensor:
 
 @torch.no_grad()
 def batch_top1(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of pictures whose best caption matches, and the reverse.  (B, B), (B, B) -> two scalars"""
+    """Share of images whose best caption matches, and the reverse.  (B, B), (B, B) -> two scalars"""
     by_image = matches.gather(1, logits.argmax(dim=1, keepdim=True))
     by_text = matches.gather(0, logits.argmax(dim=0, keepdim=True))
     return by_image.float().mean(), by_text.float().mean()

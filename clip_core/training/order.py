@@ -16,12 +16,12 @@ class Order:
     """The batches of any epoch, composed so that pairs that match meet in as few of them as can be.
 
     The pairs are dealt like cards: sorted so that matching pairs lie together, then given out in turn, one to each
-    batch. What lies together within K cards never meets. As a pair matches others by its picture and by its caption,
+    batch. What lies together within K cards never meets. As a pair matches others by its image and by its caption,
     two groupings say what lies together:
 
-    - all that is connected, over pictures and captions in turn. No batch holds two pairs of a connected group that
+    - all that is connected, over images and captions in turn. No batch holds two pairs of a connected group that
       has no more pairs than there are batches.
-    - within a larger connected group, the larger of a pair's two groups (same picture, same caption). Each batch gets
+    - within a larger connected group, the larger of a pair's two groups (same image, same caption). Each batch gets
       an even share of these, as of the captions where they are classes; who of them meet by their other group is
       left to chance.
 
@@ -34,15 +34,15 @@ class Order:
         self.batch_size = min(batch_size, self.per_epoch)  # what is smaller than a batch is one batch
         self.steps = self.per_epoch // self.batch_size
         alone = np.arange(len(pairs))
-        # An epoch takes one of each: of the pairs as they are, or of a picture's. In the latter no picture can meet
+        # An epoch takes one of each: of the pairs as they are, or of an image's. In the latter no image can meet
         # itself, and only captions are left to keep apart.
-        one_of, pictures = (alone, pairs.pair_images) if captions == "all" else (pairs.pair_images, alone)
+        one_of, images = (alone, pairs.pair_images) if captions == "all" else (pairs.pair_images, alone)
         counts = np.bincount(one_of)
         self._counts = counts[counts > 0]
         self._first = np.cumsum(self._counts) - self._counts
         self._members = np.argsort(one_of, kind="stable")
-        self._connected = connected(pictures, pairs.pair_captions)
-        self._larger = larger_group(pictures, pairs.pair_captions)
+        self._connected = connected(images, pairs.pair_captions)
+        self._larger = larger_group(images, pairs.pair_captions)
         self._turns = self._random(0, _WAITING).permutation(self.per_epoch)
 
     def __call__(self, epoch: int) -> IntArray:
@@ -60,7 +60,7 @@ class Order:
         return self._turns[np.arange(epoch * few, (epoch + 1) * few) % self.per_epoch]
 
     def _chosen(self, epoch: int) -> IntArray:
-        """The pairs of an epoch: each, or one of each picture's, drawn anew after all of these had a turn.  (N,)"""
+        """The pairs of an epoch: each, or one of each image's, drawn anew after all of these had a turn.  (N,)"""
         start = np.zeros_like(self._counts)
         for count in np.unique(self._counts):
             drawn = self._random(epoch // int(count), _CAPTION).integers(count, size=len(start))
@@ -72,16 +72,16 @@ class Order:
 
 
 def pairs_an_epoch(pairs: PairSet, captions: Captions) -> int:
-    """All pairs, or one for each picture."""
+    """All pairs, or one for each image."""
     return len(pairs) if captions == "all" else int(np.count_nonzero(np.bincount(pairs.pair_images)))
 
 
-def connected(pictures: IntArray, captions: IntArray) -> IntArray:
+def connected(images: IntArray, captions: IntArray) -> IntArray:
     """A number for each pair, the same for pairs that a chain of matching pairs connects.  (P,), (P,) -> (P,)"""
-    label = np.arange(len(pictures))
+    label = np.arange(len(images))
     while True:
         before = label
-        for ids in (pictures, captions):
+        for ids in (images, captions):
             least = np.full(ids.max() + 1, len(ids))
             np.minimum.at(least, ids, label)
             label = least[ids]
@@ -90,7 +90,7 @@ def connected(pictures: IntArray, captions: IntArray) -> IntArray:
             return label
 
 
-def larger_group(pictures: IntArray, captions: IntArray) -> IntArray:
-    """A number for the larger of a pair's two groups, its picture's or its caption's.  (P,), (P,) -> (P,)"""
-    of_picture, of_caption = (np.bincount(ids)[ids] for ids in (pictures, captions))
-    return np.where(of_picture >= of_caption, pictures, pictures.max() + 1 + captions)
+def larger_group(images: IntArray, captions: IntArray) -> IntArray:
+    """A number for the larger of a pair's two groups, its image's or its caption's.  (P,), (P,) -> (P,)"""
+    of_image, of_caption = (np.bincount(ids)[ids] for ids in (images, captions))
+    return np.where(of_image >= of_caption, images, images.max() + 1 + captions)

@@ -22,7 +22,7 @@ _EVALUATIONS = 30
 _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they never look the same
 _IN_PIECES = 0.1  # of the tokens
-_DETAIL, _DETAILED = 128, 96  # side of the pictures seen where most have at least so many pixels
+_DETAIL, _DETAILED = 128, 96  # side of the images seen where most have at least so many pixels
 _LEFT_OUT = 0.5  # of their patches and of their words
 _MIN_LR = 0.01  # share of the peak
 _EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
@@ -168,7 +168,7 @@ def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
 
 
 def prepare(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
-    """How pictures are prepared for a new network: larger where they show more and convolutions make it cheap."""
+    """How images are prepared for a new network: larger where they show more and convolutions make it cheap."""
     model = config.model
     patches_grow = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
     left_open = model.image_size is None and model.patch_size is None
@@ -205,7 +205,7 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
         reasons.append(f"preset {preset}, as {learns[preset]}")
     side = network.preprocessing.image_size
     if model.image_size is None and side == _DETAIL:
-        reasons.append(f"pictures of {side} px, as most have as much to show")
+        reasons.append(f"images of {side} px, as most have as much to show")
     if data.tokenizer is None:
         reasons.append(
             "characters for tokens, as drawn shapes have few words"
@@ -234,7 +234,7 @@ def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network:
         )
     if recipe.patch_dropout and optim.patch_dropout is None:
         reasons.append(
-            f"{recipe.patch_dropout:.0%} of a picture's patches left out, others at each step, "
+            f"{recipe.patch_dropout:.0%} of an image's patches left out, others at each step, "
             f"as few pairs ({train_pairs:,}) soon look familiar"
         )
     if recipe.word_dropout and optim.word_dropout is None:
@@ -261,7 +261,7 @@ def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
         reasons.append(f"peak learning rate {recipe.lr:g}, as {moved}")
     if tune.layer_decay is None and recipe.layer_decay < 1:
         reasons.append(
-            f"{recipe.layer_decay:g} of it from each layer to the one below, as early layers serve any picture"
+            f"{recipe.layer_decay:g} of it from each layer to the one below, as early layers serve any image"
         )
     if optim.weight_decay is None:
         reasons.append("no weight decay, which would pull them to zero")

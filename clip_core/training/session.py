@@ -28,7 +28,7 @@ from clip_core.training.captions import CaptionChange
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
 from clip_core.training.device import choose_device, choose_precision, keep_freed_memory, use_all_cores
-from clip_core.training.evaluate import HeldOut
+from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable
 from clip_core.training.guard import load_guard, read_guard
@@ -122,7 +122,7 @@ def _begin(config: TrainConfig, start: Start | None, writer: RunWriter, log: Log
     trainer = Trainer(
         model,
         batches,
-        HeldOut(data.val, data.val_store, data.classes, tokenizer, prepared),
+        ValidationSet(data.val, data.val_store, data.classes, tokenizer, prepared),
         writer,
         log,
         recipe=recipe,
@@ -175,7 +175,7 @@ def _fit_bias(model: CLIP, batch: Batch) -> None:
     """Let the bias be the one that fits the first batch best, so that training need not begin with correcting it."""
     batch = batch.to(model.log_logit_scale.device)
     model.eval()
-    images = model.encode_image(to_pixel_values(batch.pictures, model.config.preprocessing))
+    images = model.encode_image(to_pixel_values(batch.images, model.config.preprocessing))
     texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
     logits = model.logit_scale() * images @ texts[batch.text_rows].T
     matches = matching_pairs(batch.image_ids, batch.caption_ids)

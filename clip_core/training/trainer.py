@@ -21,7 +21,7 @@ from clip_core.run_dir import RunWriter, State
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import give_back_memory, memory_mb, system_figures
-from clip_core.training.evaluate import HeldOut, evaluate, quality
+from clip_core.training.evaluate import ValidationSet, evaluate, quality
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.learner import Learner
@@ -58,23 +58,23 @@ class Trainer:
         self,
         model: CLIP,
         batches: BatchMaker,
-        held_out: HeldOut,
+        validation: ValidationSet,
         writer: RunWriter,
         log: Log,
         *,
         recipe: Recipe,
         config: TrainConfig,
-        guard: HeldOut | None = None,
+        guard: ValidationSet | None = None,
     ) -> None:
         self.learner = Learner(model, recipe, config)
         self.device = self.learner.device
-        self.batches, self.held_out, self.guard, self.writer, self.log = batches, held_out, guard, writer, log
+        self.batches, self.validation, self.guard, self.writer, self.log = batches, validation, guard, writer, log
         self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
         self.progress = Progress()
         self.pace = Pace()
-        self.health = Health(recipe, classes=held_out.classes is not None, max_logit_scale=model.max_logit_scale)
+        self.health = Health(recipe, classes=validation.classes is not None, max_logit_scale=model.max_logit_scale)
         self._saved_at = -1
         self._figures: dict[str, str] = {}
 
@@ -176,17 +176,17 @@ class Trainer:
         )
         self.warn(self.health.report(self.progress.step, measured | pace))
         recall = self.progress.scores.get("mean_recall", 0.0)
-        pictures = f"{pace['pictures_per_second']:.0f}"
-        self._figures = {"loss": f"{measured['loss']:.3f}", "recall": f"{recall:.1%}", "pictures/s": pictures}
+        images = f"{pace['images_per_second']:.0f}"
+        self._figures = {"loss": f"{measured['loss']:.3f}", "recall": f"{recall:.1%}", "images/s": images}
 
     @property
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
     def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
-        """Scores of a network on the held-out pairs and on the guard, and the probe."""
+        """Scores of a network on the validation pairs and on the guard, and the probe."""
         loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat
-        scores, probe = evaluate(model, self.held_out, loss, precision, beat)
+        scores, probe = evaluate(model, self.validation, loss, precision, beat)
         if self.guard is not None:
             scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
         if self.device.type == "cpu":
@@ -197,7 +197,7 @@ class Trainer:
         self.writer.heartbeat(step=self.progress.step, epoch=self.epoch)
 
     def evaluate(self) -> None:
-        """Score the held-out pairs, remember whether they are the best so far, write metrics and a probe."""
+        """Score the validation pairs, remember whether they are the best so far, write metrics and a probe."""
         self.learner.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
@@ -239,7 +239,7 @@ class Trainer:
         """An evaluation in one plain line."""
         step, steps = self.progress.step, self.recipe.steps
         rate = step / max(self.progress.train_seconds, 1e-9)
-        pace = f"{self.pace.last:.0f} pictures/s  {(steps - step) / rate:.0f} s left" if step else ""
+        pace = f"{self.pace.last:.0f} images/s  {(steps - step) / rate:.0f} s left" if step else ""
         return plain_line(scores, f"step {step}/{steps}", pace)
 
     def wants_to_stop(self, signals: Signals) -> bool:

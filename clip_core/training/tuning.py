@@ -72,7 +72,7 @@ def stored_network(run: Path) -> ClipConfig:
 
 
 def _read(init: str, config: TrainConfig) -> Start:
-    """Weights of a run or a checkpoint of ours, or published ones, for the picture size asked for."""
+    """Weights of a run or a checkpoint of ours, or published ones, for the image size asked for."""
     path, size, length = Path(init).expanduser(), config.model.image_size, config.data.context_length
     if not is_run(path) and not (path / "meta.json").is_file():
         known = read_published(

@@ -1,4 +1,4 @@
-"""Zero-shot classification of a picture, with the classes and the templates typed in."""
+"""Zero-shot classification of an image, with the classes and the templates typed in."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from clip_tui.encoder import Answer
 from clip_tui.numbers import percent
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.widgets.bars import Bar, Bars
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 
 CLASSES_OFFERED = 24  # of the run's own captions, where it has no few classes
 TEMPLATE = "a photo of a {}"
 
 
 class ClassifyScreen(QueryPage):
-    """n and p walk through the held-out pictures; Enter in a field asks again."""
+    """n and p walk through the validation images; Enter in a field asks again."""
 
     PAGE = "classify"
     BINDINGS = bindings("classify")
@@ -34,14 +34,14 @@ class ClassifyScreen(QueryPage):
         for name, label, placeholder in (
             ("classes", "classes", "cat, dog, a red circle: separated by commas"),
             ("templates", "templates", f"{TEMPLATE}: several are separated by | and averaged"),
-            ("image", "picture", "a path; n and p walk through the held-out pictures"),
+            ("image", "image", "a path; n and p walk through the validation images"),
         ):
             with Horizontal(classes="query-line"):
                 yield Static(label, markup=False, classes="query-label")
                 yield Input(id=name, placeholder=placeholder, compact=True)
         yield from self.sources()
         with Horizontal(id="classified"):
-            yield Picture(id="picture")
+            yield ImageView(id="image")
             with VerticalScroll():
                 yield Static("", markup=False, id="truth")
                 yield Bars(id="probabilities")
@@ -56,16 +56,16 @@ class ClassifyScreen(QueryPage):
         self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
         self.query_one("#templates", Input).value = "{}"
         self._index = 0
-        self._show_picture(ask=False)
+        self._show_image(ask=False)
 
-    def _show_picture(self, *, ask: bool) -> None:
+    def _show_image(self, *, ask: bool) -> None:
         if not self.gallery.images:
             return
         image = self.gallery.images[self._index % len(self.gallery.images)]
         self.query_one("#image", Input).value = image
-        self.query_one("#picture", Picture).show(Path(image))
+        self.query_one("#image", ImageView).show(Path(image))
         self.query_one("#truth", Static).update(self._truth(image))
-        self.query_one("#probabilities", Bars).show((), "Enter classifies; n shows the next picture")
+        self.query_one("#probabilities", Bars).show((), "Enter classifies; n shows the next image")
         if ask:
             self.classify()
 
@@ -85,12 +85,12 @@ class ClassifyScreen(QueryPage):
         image = self.query_one("#image", Input).value.strip()
         wrong = next((template for template in templates if "{}" not in template), None)
         if len(classes) < 2 or not image:
-            self.clip.say("Type at least two classes, separated by commas, and choose a picture.", severity="warning")
+            self.clip.say("Type at least two classes, separated by commas, and choose an image.", severity="warning")
         elif wrong is not None:
             self.clip.say(f"The template {wrong!r} has no {{}} for the class to stand in.", severity="warning")
         else:
             path = str(Path(image).expanduser())
-            self.query_one("#picture", Picture).show(Path(path))
+            self.query_one("#image", ImageView).show(Path(path))
             self.query_one("#truth", Static).update(self._truth(path))
             self.ask({"op": "classification", "image": path, "classes": classes, "templates": templates})
 
@@ -107,11 +107,11 @@ class ClassifyScreen(QueryPage):
 
     def action_next(self) -> None:
         self._index += 1
-        self._show_picture(ask=True)
+        self._show_image(ask=True)
 
     def action_previous(self) -> None:
         self._index -= 1
-        self._show_picture(ask=True)
+        self._show_image(ask=True)
 
 
 def split(typed: str, by: str) -> Sequence[str]:

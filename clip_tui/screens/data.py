@@ -1,4 +1,4 @@
-"""The pairs of the run: how many, which captions, and the picture of the one under the cursor."""
+"""The pairs of the run: how many, which captions, and the image of the one under the cursor."""
 
 import asyncio
 from collections import Counter
@@ -21,14 +21,14 @@ from clip_tui.numbers import number
 from clip_tui.screens.page import Page
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 
 ROWS_SHOWN = 2000
 Pairs = Sequence[tuple[str, str]]
 
 
 class DataScreen(Page):
-    """t changes between training and held-out pairs; / searches the captions."""
+    """t changes between training and validation pairs; / searches the captions."""
 
     PAGE = "data"
     BINDINGS = bindings("data")
@@ -47,7 +47,7 @@ class DataScreen(Page):
         with Horizontal(id="pairs"):
             yield OptionList(id="captions", markup=False, compact=True)
             with Vertical(id="pair"):
-                yield Picture(id="picture")
+                yield ImageView(id="image")
                 yield Static("", markup=False, id="pair-caption")
                 yield Facts(id="counts")
 
@@ -85,7 +85,7 @@ class DataScreen(Page):
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, message: OptionList.OptionHighlighted) -> None:
         image, caption = self._shown[message.option_index]
-        self.query_one("#picture", Picture).show(Path(image))
+        self.query_one("#image", ImageView).show(Path(image))
         self.query_one("#pair-caption", Static).update(
             Text.assemble((printable(caption), "bold"), "\n", (printable(Path(image).name), "dim"))
         )
@@ -107,15 +107,15 @@ class DataScreen(Page):
 
 
 def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
-    """The held-out pairs, and those of the pair list whose picture is not held out."""
-    held_out = read_pairs_file(run / "val_pairs.json")
+    """The validation pairs, and those of the pair list whose image is not held out."""
+    validation = read_pairs_file(run / "val_pairs.json")
     data = config.get("config", {}).get("data", {}) if isinstance(config.get("config"), dict) else {}
-    kept = {image for image, _ in held_out}
-    every = _read_data(data) if held_out and isinstance(data, dict) else []
+    kept = {image for image, _ in validation}
+    every = _read_data(data) if validation and isinstance(data, dict) else []
     folders: dict[Path, Path] = {}  # resolving each folder once is enough, and much faster
     kept |= {_resolved(image, folders) for image in kept}
     training = [pair for pair in every if pair[0] not in kept and _resolved(pair[0], folders) not in kept]
-    return {"held out": held_out, "training": training}
+    return {"held out": validation, "training": training}
 
 
 def _read_data(values: Mapping[str, Any]) -> Pairs:
@@ -139,17 +139,17 @@ def _resolved(image: str, folders: dict[Path, Path]) -> str:
     return str(folders[path.parent] / path.name)
 
 
-def counts(config: Mapping[str, Any], held_out: Pairs) -> list[Fact]:
-    """How many pairs and pictures there are, and the captions that are said most."""
+def counts(config: Mapping[str, Any], validation: Pairs) -> list[Fact]:
+    """How many pairs and images there are, and the captions that are said most."""
     data = config.get("data")
     data = data if isinstance(data, dict) else {}
     classes = data.get("classes")
     facts: list[Fact] = [
-        (name, f"{number(data.get(f'{part}_pairs')):>7} of {number(data.get(f'{part}_images'))} pictures")
+        (name, f"{number(data.get(f'{part}_pairs')):>7} of {number(data.get(f'{part}_images'))} images")
         for part, name in (("train", "training"), ("val", "held out"))
     ]
     if isinstance(classes, list):
         facts.append(("classes", f"{len(classes):>7}"))
-    said = Counter(normalise_caption(caption) for _, caption in held_out)
+    said = Counter(normalise_caption(caption) for _, caption in validation)
     facts.append(("captions", f"{len(said):>7} distinct, held out"))
     return facts

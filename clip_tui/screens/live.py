@@ -2,13 +2,13 @@
 
 from typing import Any, cast
 
+from clip_core.run_dir import Request, RunReader, State, is_run
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
 from textual.widgets import Static
 
 from clip_core.errors import RunError
-from clip_core.run_dir import Request, RunReader, State, is_run
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.charts import charts
@@ -127,22 +127,22 @@ class LiveScreen(Page):
 
 
 def numbers(snapshot: Snapshot) -> list[Fact]:
-    """What is worth reading as a number, the held-out scores first."""
-    train, held_out = snapshot.train, snapshot.evaluation
+    """What is worth reading as a number, the validation scores first."""
+    train, validation = snapshot.train, snapshot.evaluation
 
     def recall(k: int) -> str:
-        ways = [percent(held_out.get(f"{way}_recall@{k}")) for way in ("image_to_text", "text_to_image")]
+        ways = [percent(validation.get(f"{way}_recall@{k}")) for way in ("image_to_text", "text_to_image")]
         return f"{ways[0]:>8}{ways[1]:>9}"
 
-    zero_shot, best = percent(held_out.get("zero_shot_top1")), percent(snapshot.best_recall)
+    zero_shot, best = percent(validation.get("zero_shot_top1")), percent(snapshot.best_recall)
     return [
         ("held out", "    i→t      t→i"),
         ("recall@1", recall(1)),
         ("recall@5", recall(5)),
         ("recall@10", recall(10)),
         ("zero-shot", f"{zero_shot:>8}"),
-        ("loss", f"{number(train.get('loss')):>8}  held out {number(held_out.get('val_loss'))}"),
-        ("pictures/s", f"{number(train.get('pictures_per_second')):>8}  wait {percent(train.get('data_wait'), 0)}"),
+        ("loss", f"{number(train.get('loss')):>8}  held out {number(validation.get('val_loss'))}"),
+        ("images/s", f"{number(train.get('images_per_second')):>8}  wait {percent(train.get('data_wait'), 0)}"),
         ("lr", f"{number(train.get('lr')):>8}  temp {number(train.get('temperature'), 3)}"),
         ("memory", f"{_memory(train):>8}  grad {number(train.get('grad_norm'), 3)}"),
         ("best R@1", f"{best:>8}"),

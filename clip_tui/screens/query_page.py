@@ -56,7 +56,7 @@ class QueryPage(Page):
             self.gallery_came()
 
     def gallery_came(self) -> None:
-        """The held-out pairs of the open run are known now."""
+        """The validation pairs of the open run are known now."""
 
     def answer_came(self, answer: Answer) -> None:
         """The backend in use answered the question that stands."""

@@ -1,4 +1,4 @@
-"""From a text to pictures, and from a picture to texts, over the held-out pairs of the run."""
+"""From a text to images, and from an image to texts, over the validation pairs of the run."""
 
 import random
 from pathlib import Path
@@ -13,14 +13,14 @@ from clip_tui.actions import bindings
 from clip_tui.encoder import Answer
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.widgets.bars import Bar, Bars
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.results import SLOTS, Found, Results
 
 TEXTS_SHOWN = 20
 
 
 class RetrieveScreen(QueryPage):
-    """One field: a text, or the path of a picture; t turns the direction."""
+    """One field: a text, or the path of an image; t turns the direction."""
 
     PAGE = "retrieve"
     BINDINGS = bindings("retrieve")
@@ -36,13 +36,13 @@ class RetrieveScreen(QueryPage):
             yield Input(id="query", compact=True)
         yield from self.sources()
         yield Static(
-            "x asks with a caption or a picture that the model has never seen\n/ lets you type your own",
+            "x asks with a caption or an image that the model has never seen\n/ lets you type your own",
             markup=False,
             id="nothing-asked",
         )
-        yield Results(id="pictures")
+        yield Results(id="images")
         with Horizontal(id="texts"):
-            yield Picture(id="asked")
+            yield ImageView(id="asked")
             with VerticalScroll():
                 yield Bars(id="found-texts")
 
@@ -51,21 +51,21 @@ class RetrieveScreen(QueryPage):
         self._show_direction()
 
     def gallery_came(self) -> None:
-        self.query_one("#pictures", Results).show(())
+        self.query_one("#images", Results).show(())
         self.query_one("#found-texts", Bars).show((), "")
         self._show_direction()
 
     def _show_direction(self) -> None:
         asked = self.question is not None
         self.query_one("#nothing-asked").display = not asked
-        self.query_one("#pictures").display = asked and self.from_text
+        self.query_one("#images").display = asked and self.from_text
         self.query_one("#texts").display = asked and not self.from_text
-        self.query_one("#direction", Static).update("text → pictures" if self.from_text else "picture → texts")
+        self.query_one("#direction", Static).update("text → images" if self.from_text else "image → texts")
         field = self.query_one("#query", Input)
         if self.from_text:
-            field.placeholder = f"what to look for among {len(self.gallery.images):,} held-out pictures (/ to type)"
+            field.placeholder = f"what to look for among {len(self.gallery.images):,} validation images (/ to type)"
         else:
-            field.placeholder = f"a picture's path, to be told among {len(self.gallery.captions):,} captions"
+            field.placeholder = f"an image's path, to be told among {len(self.gallery.captions):,} captions"
 
     @on(Input.Submitted, "#query")
     def _submitted(self) -> None:
@@ -77,12 +77,12 @@ class RetrieveScreen(QueryPage):
             self.ask({"op": "retrieval", "text": asked, "images": list(self.gallery.images), "top_k": SLOTS})
         else:
             image = self._find(asked)
-            self.query_one("#asked", Picture).show(Path(image))
+            self.query_one("#asked", ImageView).show(Path(image))
             texts = list(self.gallery.captions)
             self.ask({"op": "text_retrieval", "image": image, "texts": texts, "top_k": TEXTS_SHOWN})
 
     def _find(self, asked: str) -> str:
-        """A held-out picture by its file name, or the path as typed."""
+        """A validation image by its file name, or the path as typed."""
         named = [image for image in self.gallery.images if Path(image).name == asked]
         return named[0] if len(named) == 1 else str(Path(asked).expanduser())
 
@@ -91,8 +91,8 @@ class RetrieveScreen(QueryPage):
         scores = answer.result.get("similarities", [])
         if answer.result.get("images") is not None:
             asked = str(self.question["text"]) if self.question else ""
-            pictures = zip(answer.result["images"], scores, strict=False)
-            self.query_one("#pictures", Results).show([self._found(image, score, asked) for image, score in pictures])
+            images = zip(answer.result["images"], scores, strict=False)
+            self.query_one("#images", Results).show([self._found(image, score, asked) for image, score in images])
         else:
             image = str(self.question["image"]) if self.question else ""
             texts = zip(answer.result.get("texts", []), scores, strict=False)
@@ -119,7 +119,7 @@ class RetrieveScreen(QueryPage):
     def action_surprise(self) -> None:
         known = self.gallery.captions if self.from_text else self.gallery.images
         if not known:
-            self.clip.say("The run has no held-out pairs yet.", severity="warning")
+            self.clip.say("The run has no validation pairs yet.", severity="warning")
             return
         choice = self._random.choice(known)
         self.query_one("#query", Input).value = printable(choice) if self.from_text else choice

@@ -1,4 +1,4 @@
-"""A picture as rows of half blocks (two pixels a cell), or as a ramp of ASCII signs. No Textual, no event loop."""
+"""An image as rows of half blocks (two pixels a cell), or as a ramp of ASCII signs. No Textual, no event loop."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -14,19 +14,19 @@ from clip_core.data.preprocess import load_image
 
 UPPER_HALF = "▀"
 RAMP = " .:-=+*#%@"
-KEPT = 256  # pictures whose strips are kept
+KEPT = 256  # images whose strips are kept
 
 _cache: OrderedDict[tuple[str, int, int, int, bool], list[Strip]] = OrderedDict()
 _lock = Lock()
 
 
 def strips_of(path: Path, columns: int, rows: int, *, plain: bool) -> list[Strip]:
-    """The picture, as large as fits into `columns` x `rows` cells with its proportions kept.
+    """The image, as large as fits into `columns` x `rows` cells with its proportions kept.
 
     Args:
         plain: signs by brightness instead of coloured half blocks (`--ascii`, NO_COLOR).
     Raises:
-        ImageError: if the picture cannot be decoded.
+        ImageError: if the image cannot be decoded.
     """
     try:
         stamp = path.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""A held-out picture with the captions that the model, as it is now, finds closest."""
+"""A validation image with the captions that the model, as it is now, finds closest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from textual.widgets import Static
 
 from clip_core.text import printable
 from clip_tui.widgets.bars import Bar, Bars
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 
 
 class ProbeView(Horizontal):
-    """Shows one picture of a probe at a time."""
+    """Shows one image of a probe at a time."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -22,13 +22,13 @@ class ProbeView(Horizontal):
         self._index = 0
 
     def compose(self) -> ComposeResult:
-        yield Picture()
+        yield ImageView()
         with Vertical():
             yield Static("", markup=False, classes="probe-caption")
             yield Bars()
 
     def show(self, probe: Mapping[str, Any] | None) -> None:
-        """Show another probe file's content, on the same picture."""
+        """Show another probe file's content, on the same image."""
         if probe is not self._probe:
             self._probe = probe
             self._update()
@@ -45,14 +45,14 @@ class ProbeView(Horizontal):
             self.query_one(".probe-caption", Static).update("at the first evaluation")
             return
         row = self._index % min(len(images), len(ranked), len(scores))
-        self.query_one(Picture).show(Path(images[row]))
+        self.query_one(ImageView).show(Path(images[row]))
         about = f"{Path(images[row]).name}, step {probe.get('step')}"
         self.query_one(".probe-caption", Static).update(printable(about))
         self.query_one(Bars).show(probe_bars(captions, ranked[row], scores[row], right=row))
 
 
 def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[float], right: int) -> list[Bar]:
-    """The captions of one picture, best first; the cosine (-1 to 1) fills the bar from 0 to 1."""
+    """The captions of one image, best first; the cosine (-1 to 1) fills the bar from 0 to 1."""
     return [
         Bar(captions[column], max(0.0, scores[column]), f"{scores[column]:.2f}", right=column == right)
         for column in ranked

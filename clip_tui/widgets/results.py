@@ -1,4 +1,4 @@
-"""Pictures with their scores, as many beside each other as there is room for."""
+"""Images with their scores, as many beside each other as there is room for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from textual.widgets import Static
 
 from clip_core.text import printable
 from clip_tui.theme import GREEN
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 
 SLOTS = 12
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture that was found, its similarity, and a line about it."""
+    """An image that was found, its similarity, and a line about it."""
 
     image: Path
     similarity: float
@@ -27,18 +27,18 @@ class Found:
 
 
 class Card(Vertical):
-    """One picture below two lines about it."""
+    """One image below two lines about it."""
 
     def compose(self) -> ComposeResult:
         yield Static("", markup=False, classes="card-score")
         yield Static("", markup=False, classes="card-caption")
-        yield Picture()
+        yield ImageView()
 
     def show(self, rank: int, found: Found | None) -> None:
         self.set_class(found is None, "-empty")
         if found is None:
             return
-        self.query_one(Picture).show(found.image)
+        self.query_one(ImageView).show(found.image)
         score = Text(f"{rank}. {found.similarity:.3f}", "bold", no_wrap=True)
         if found.right:
             score.append(" ✓", GREEN)
@@ -50,7 +50,7 @@ class Card(Vertical):
 
 
 class Results(Container):
-    """The best pictures, best first."""
+    """The best images, best first."""
 
     can_focus = True
 

@@ -42,7 +42,7 @@ def run(command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """A new user's folder: three pair lists, pictures of the names that the README has, and published weights."""
+    """A new user's folder: three pair lists, images of the names that the README has, and published weights."""
     here = tmp_path_factory.mktemp("readme")
     shutil.copytree(shapes.parent, here, dirs_exist_ok=True)
     shutil.move(here / shapes.name, here / "pairs.json")

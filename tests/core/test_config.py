@@ -61,7 +61,7 @@ def test_a_conv_stem_needs_a_patch_that_halving_reaches() -> None:
         )
 
 
-def test_a_picture_size_that_patches_do_not_fill_is_refused() -> None:
+def test_an_image_size_that_patches_do_not_fill_is_refused() -> None:
     with pytest.raises(UsageError, match="--image-size 64 is not a multiple of --patch-size 7"):
         architecture(ModelConfig(patch_size=7), vocab_size=10, end_token=1, context_length=8)
 

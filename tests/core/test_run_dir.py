@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from clip_core.run_dir import REQUESTS, STALLED_AFTER, Request, RunReader, RunWriter, State, find_runs
 
 from clip_core.errors import RunBusyError, RunError
 from clip_core.files import replacing, write_json
-from clip_core.run_dir import REQUESTS, STALLED_AFTER, Request, RunReader, RunWriter, State, find_runs
 from tests.conftest import command_environment
 
 

@@ -28,24 +28,24 @@ def naive_recall(images, texts, image_rows, text_rows, k):  # type: ignore[no-un
 @given(seed=st.integers(0, 10_000), images=st.integers(1, 40), texts=st.integers(1, 40), k=st.sampled_from([1, 5, 10]))
 def test_chunked_recall_equals_the_naive_full_matrix(seed: int, images: int, texts: int, k: int) -> None:
     rng = np.random.default_rng(seed)
-    pictures = l2_normalise(rng.normal(size=(images, 8)).astype(np.float32))
+    images = l2_normalise(rng.normal(size=(images, 8)).astype(np.float32))
     captions = l2_normalise(rng.normal(size=(texts, 8)).astype(np.float32))
     extra = rng.integers(0, 20)
     image_rows = np.concatenate([np.arange(images), rng.integers(0, images, texts), rng.integers(0, images, extra)])
     text_rows = np.concatenate([rng.integers(0, texts, images), np.arange(texts), rng.integers(0, texts, extra)])
-    scores = retrieval_scores(pictures, captions, image_rows, text_rows)
-    assert scores[f"image_to_text_recall@{k}"] == naive_recall(pictures, captions, image_rows, text_rows, k)
-    assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, pictures, text_rows, image_rows, k)
+    scores = retrieval_scores(images, captions, image_rows, text_rows)
+    assert scores[f"image_to_text_recall@{k}"] == naive_recall(images, captions, image_rows, text_rows, k)
+    assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, images, text_rows, image_rows, k)
 
 
 def test_chunks_do_not_change_the_ranks() -> None:
     rng = np.random.default_rng(0)
     count = scoring._CHUNK * 2 + 7
-    pictures = l2_normalise(rng.normal(size=(count, 16)).astype(np.float32))
-    captions = l2_normalise(pictures + rng.normal(size=pictures.shape).astype(np.float32) * 0.3)
+    images = l2_normalise(rng.normal(size=(count, 16)).astype(np.float32))
+    captions = l2_normalise(images + rng.normal(size=images.shape).astype(np.float32) * 0.3)
     rows = np.arange(count)
-    ranks = positive_ranks(pictures, captions, rows, rows)
-    similarity = pictures @ captions.T
+    ranks = positive_ranks(images, captions, rows, rows)
+    similarity = images @ captions.T
     assert (ranks == (similarity > np.diag(similarity)[:, None]).sum(axis=1)).all()
 
 

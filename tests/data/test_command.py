@@ -28,9 +28,9 @@ def mixed(tmp_path: Path) -> Path:
 def test_check_says_what_training_would_make_of_the_list(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(mixed), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert (found["usable_pairs"], found["pictures"]) == (30, 2)
+    assert (found["usable_pairs"], found["images"]) == (30, 2)
     assert (found["captions"], found["repeated_captions"]) == (11, 19)
-    assert found["picture_sizes"] == {"smallest": [10, 10], "median": [30, 20], "largest": [30, 20]}
+    assert found["image_sizes"] == {"smallest": [10, 10], "median": [30, 20], "largest": [30, 20]}
     assert [bad["entry"] for bad in found["bad_pairs"]] == [5, 32]
     assert [(fit["kind"], fit["truncated"]) for fit in found["tokenizers"]] == [("char", 1), ("bpe", 1)]
 
@@ -40,7 +40,7 @@ def test_the_text_names_each_bad_pair_and_no_escape_reaches_the_terminal(
 ):
     main(["check", str(mixed), "--image_root", str(mixed.parent)])
     out = capsys.readouterr().out
-    assert "entry 5: no picture at" in out
+    assert "entry 5: no image at" in out
     assert "entry 32: the caption is empty" in out
     assert "\x1b" not in out
 
@@ -48,7 +48,7 @@ def test_the_text_names_each_bad_pair_and_no_escape_reaches_the_terminal(
 def test_a_list_with_nothing_usable_is_still_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "pairs.json").write_text('[{"image": "gone.png", "caption": "a ghost"}]')
     assert main(["check", str(tmp_path / "pairs.json")]) == 1
-    assert "pictures    none" in capsys.readouterr().out
+    assert "images    none" in capsys.readouterr().out
 
 
 def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -71,7 +71,7 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def shard(mixed: Path) -> Path:
-    """The small picture in a tar shard, under a hostile name, with two captions' worth of JSON."""
+    """The small image in a tar shard, under a hostile name, with two captions' worth of JSON."""
     path = mixed.parent / "shards" / "a.tar"
     path.parent.mkdir()
     captions = json.dumps({"caption": ["one \x1b[2J", "two"]}).encode()
@@ -88,9 +88,9 @@ def test_info_says_what_was_recognised_and_shows_three_pairs(mixed: Path, capsys
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
         "format      json: it is a JSON list",
-        "pairs       32 of 3 pictures, 12 distinct captions",
+        "pairs       32 of 3 images, 12 distinct captions",
     ]
-    assert "not usable  1 pairs, before any picture is decoded" in lines
+    assert "not usable  1 pairs, before any image is decoded" in lines
     assert "  entry 32: the caption is empty" in lines
     assert sum(line.startswith("    ") for line in lines) == 3
 
@@ -113,11 +113,11 @@ def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(shard)]) == 0
     out = capsys.readouterr().out
     assert "is read as webdataset: 1 .tar shard." in out
-    assert "2 usable pairs with 1 pictures" in out
+    assert "2 usable pairs with 1 images" in out
     assert main(["check", str(shard), "--format", "csv"]) == 1
 
 
-def test_a_list_is_converted_without_moving_a_picture(mixed: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest.CaptureFixture[str]):
     beside = mixed.with_name("out.json")
     assert main(["convert", str(mixed), str(beside)]) == 0
     assert "without 1 that are not usable." in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_a_list_is_converted_without_moving_a_picture(mixed: Path, capsys: pytes
     assert "already there" in capsys.readouterr().err
 
 
-def test_a_shard_is_converted_with_its_pictures(shard: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_shard_is_converted_with_its_images(shard: Path, capsys: pytest.CaptureFixture[str]):
     out = shard.parent / "out.json"
     assert main(["convert", str(shard), str(out)]) == 2
     assert "add --copy-images" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pairs as rows, the split by picture, the classes, and loading it all."""
+"""Pairs as rows, the split by image, the classes, and loading it all."""
 
 import json
 import random
@@ -36,8 +36,8 @@ def spelt_out(pairset: PairSet) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of forty pictures, each of its own colour."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of forty images, each of its own colour."""
     folder = tmp_path_factory.mktemp("forty")
     for number in range(40):
         Image.new("RGB", (20, 20), (number * 6, 100, 200)).save(folder / f"{number}.png")
@@ -49,7 +49,7 @@ def write_list(path: Path, entries: list[tuple[str, Any]]) -> Path:
     return path
 
 
-def test_pairs_match_by_picture_or_by_normalised_caption():
+def test_pairs_match_by_image_or_by_normalised_caption():
     pairs = pair_set([(1, "A cat"), (2, " a  CAT"), (1, "asleep"), (3, "a dog")])
     assert pairs.captions == ["A cat", "asleep", "a dog"]
     assert pairs.pair_images.tolist() == [0, 1, 0, 2]
@@ -57,7 +57,7 @@ def test_pairs_match_by_picture_or_by_normalised_caption():
 
 
 @given(pairs=pair_lists, seed=st.integers(0, 99))
-def test_a_subset_keeps_the_pairs_of_its_pictures_and_nothing_else(pairs: list[tuple[int, str]], seed: int):
+def test_a_subset_keeps_the_pairs_of_its_images_and_nothing_else(pairs: list[tuple[int, str]], seed: int):
     whole = pair_set(pairs)
     mask = np.random.default_rng(seed).random(len(whole.images)) < 0.5
     subset = whole.subset(mask)
@@ -68,10 +68,10 @@ def test_a_subset_keeps_the_pairs_of_its_pictures_and_nothing_else(pairs: list[t
 
 
 @given(pairs=pair_lists, seed=st.integers(0, 99), fraction=st.floats(0.01, 0.99))
-def test_the_split_parts_pictures_not_pairs(pairs: list[tuple[int, str]], seed: int, fraction: float):
+def test_the_split_parts_images_not_pairs(pairs: list[tuple[int, str]], seed: int, fraction: float):
     whole = pair_set(pairs)
     if len(whole.images) < 2:
-        with pytest.raises(DataError, match="one picture cannot be split"):
+        with pytest.raises(DataError, match="one image cannot be split"):
             split_by_image(whole, fraction, seed)
         return
     train, val = split_by_image(whole, fraction, seed)
@@ -88,21 +88,21 @@ def test_the_split_knows_neither_the_order_of_the_list_nor_the_folder(pairs: lis
     assert set(split_by_image(here, 0.3, 5)[1].names) == set(split_by_image(there, 0.3, 5)[1].names)
 
 
-def test_another_seed_holds_out_other_pictures_and_the_share_is_exact():
+def test_another_seed_holds_out_other_images_and_the_share_is_exact():
     whole = pair_set([(n, str(n)) for n in range(200)])
-    held_out = [set(split_by_image(whole, 0.1, seed)[1].names) for seed in range(3)]
-    assert [len(names) for names in held_out] == [20, 20, 20]
-    assert held_out[0] != held_out[1] != held_out[2]
+    validation = [set(split_by_image(whole, 0.1, seed)[1].names) for seed in range(3)]
+    assert [len(names) for names in validation] == [20, 20, 20]
+    assert validation[0] != validation[1] != validation[2]
 
 
-def test_a_few_more_pictures_move_only_a_few_others():
+def test_a_few_more_images_move_only_a_few_others():
     before = pair_set([(n, str(n)) for n in range(200)])
     after = pair_set([(n, str(n)) for n in range(210)])
     was, is_now = (set(split_by_image(pairs, 0.1, 0)[1].names) for pairs in (before, after))
     assert len(was - is_now) <= 10
 
 
-def test_captions_of_many_pictures_are_classes():
+def test_captions_of_many_images_are_classes():
     train = pair_set([(n, f"class {n % 4}") for n in range(40)])
     val = pair_set([(n, f"CLASS {n % 4}") for n in range(40, 50)])
     assert few_classes(train, val) == ["class 0", "class 1", "class 2", "class 3"]
@@ -111,10 +111,10 @@ def test_captions_of_many_pictures_are_classes():
 @pytest.mark.parametrize(
     "pairs",
     [
-        [(n, f"caption {n}") for n in range(60)],  # every picture has its own
-        [(n, f"class {n % 20}") for n in range(60)],  # three pictures each
+        [(n, f"caption {n}") for n in range(60)],  # every image has its own
+        [(n, f"class {n % 20}") for n in range(60)],  # three images each
         [(n, "the same") for n in range(60)],  # one class
-        [*((n, f"class {n % 4}") for n in range(60)), (0, "class 1")],  # a picture of two
+        [*((n, f"class {n % 4}") for n in range(60)), (0, "class 1")],  # an image of two
     ],
 )
 def test_captions_that_do_not_look_like_classes_are_not(pairs: list[tuple[int, str]]):
@@ -123,8 +123,8 @@ def test_captions_that_do_not_look_like_classes_are_not(pairs: list[tuple[int, s
 
 @settings(max_examples=5, deadline=None)
 @given(cache=st.sampled_from([0.0, 1.0]), seed=st.integers(0, 1000))
-def test_store_rows_are_the_rows_of_the_set(cache: float, seed: int, pictures: Path):
-    data_file = write_list(pictures / "all.json", [(f"{n}.png", f"class {n % 4}") for n in range(40)])
+def test_store_rows_are_the_rows_of_the_set(cache: float, seed: int, images: Path):
+    data_file = write_list(images / "all.json", [(f"{n}.png", f"class {n % 4}") for n in range(40)])
     data = load_data(DataConfig(data_file=data_file, cache_gb=cache), SQUARE, seed, lambda _: None)
     for part, store in ((data.train, data.train_store), (data.val, data.val_store)):
         assert store.paths == part.images
@@ -134,39 +134,39 @@ def test_store_rows_are_the_rows_of_the_set(cache: float, seed: int, pictures: P
     assert data.classes == ["class 0", "class 1", "class 2", "class 3"]
 
 
-def test_bad_pairs_are_skipped_said_and_reported(pictures: Path, tmp_path: Path):
+def test_bad_pairs_are_skipped_said_and_reported(images: Path, tmp_path: Path):
     entries = [(f"{n}.png", str(n)) for n in range(40)]
     data_file = write_list(tmp_path / "list.json", [("gone.png", "x"), *entries])
     said: list[str] = []
-    data = load_data(DataConfig(data_file=data_file, image_root=pictures), SQUARE, 0, said.append)
+    data = load_data(DataConfig(data_file=data_file, image_root=images), SQUARE, 0, said.append)
     assert len(data.train) + len(data.val) == 40
     assert [bad.pair.entry for bad in data.report.bad] == [1]
     assert "1 of 41 pairs is not usable" in said[0]
 
 
-def test_bad_pairs_are_refused_when_asked_or_when_too_many(pictures: Path, tmp_path: Path):
+def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_path: Path):
     few = write_list(tmp_path / "few.json", [("gone.png", "x"), *((f"{n}.png", str(n)) for n in range(40))])
     many = write_list(tmp_path / "many.json", [("0.png", "a"), ("gone.png", "b"), ("1.png", "c")])
     none = write_list(tmp_path / "none.json", [("gone.png", "b"), ("1.png", "")])
     for config, message in [
         (
             DataConfig(data_file=few, bad_pairs="refuse"),
-            "few.json, entry 1: no picture .* 1 of 41 pairs is affected",
+            "few.json, entry 1: no image .* 1 of 41 pairs is affected",
         ),
         (DataConfig(data_file=many), "entry 2: .* more than --max-bad-share 0.05 allows"),
         (DataConfig(data_file=none, max_bad_share=1), "All 2 pairs are affected"),
     ]:
         with pytest.raises(DataError, match=message):
-            load_data(config.model_copy(update={"image_root": pictures}), SQUARE, 0, lambda _: None)
+            load_data(config.model_copy(update={"image_root": images}), SQUARE, 0, lambda _: None)
 
 
-def test_a_val_file_is_the_evaluation_set_and_shared_pictures_are_said(pictures: Path):
-    train = write_list(pictures / "train.json", [(f"{n}.png", str(n)) for n in range(30)])
-    val = write_list(pictures / "val.json", [(f"{n}.png", str(n)) for n in range(28, 40)])
+def test_a_val_file_is_the_evaluation_set_and_shared_images_are_said(images: Path):
+    train = write_list(images / "train.json", [(f"{n}.png", str(n)) for n in range(30)])
+    val = write_list(images / "val.json", [(f"{n}.png", str(n)) for n in range(28, 40)])
     said: list[str] = []
     data = load_data(DataConfig(data_file=train, val_file=val), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 12)
-    assert any(sentence.startswith("2 pictures are in both lists") for sentence in said)
+    assert any(sentence.startswith("2 images are in both lists") for sentence in said)
 
 
 def test_without_a_list_the_way_out_is_named():
@@ -182,17 +182,17 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     written = data_file.stat().st_mtime_ns
     second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
-    assert said[0].startswith("drew 90 pictures")
+    assert said[0].startswith("drew 90 images")
     assert "already there" in said[2]
     assert first.train.images == second.train.images
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 
 
-def test_a_data_set_that_was_moved_is_split_the_same(pictures: Path, tmp_path: Path):
-    write_list(pictures / "all.json", [(f"{n}.png", str(n)) for n in range(40)])
-    shutil.copytree(pictures, tmp_path / "copy")
+def test_a_data_set_that_was_moved_is_split_the_same(images: Path, tmp_path: Path):
+    write_list(images / "all.json", [(f"{n}.png", str(n)) for n in range(40)])
+    shutil.copytree(images, tmp_path / "copy")
     names = [
         load_data(DataConfig(data_file=folder / "all.json"), SQUARE, 0, lambda _: None).val.names
-        for folder in (pictures, tmp_path / "copy")
+        for folder in (images, tmp_path / "copy")
     ]
     assert names[0] == names[1]

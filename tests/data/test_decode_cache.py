@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: used again, made again when anything changed or broke, bounded, and safe to share."""
+"""Decoded images on disk: used again, made again when anything changed or broke, bounded, and safe to share."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from PIL import Image
 
 from clip_core.data.decode_cache import DecodeCache, identity
 from clip_core.data.preprocess import Pixels
-from clip_core.data.store import EXACT, Decoder, PictureStore
+from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.files import cache_folder
 from clip_core.network import Preprocessing
 
@@ -26,14 +26,14 @@ OLD = 10_000.0  # seconds
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "pictures"
+    return cache_folder() / "images"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """Forty pictures; the fourth is missing and the last one damaged."""
-    (tmp_path / "pictures").mkdir()
-    paths = [tmp_path / "pictures" / f"{number}.png" for number in range(40)]
+def images(tmp_path: Path) -> list[Path]:
+    """Forty images; the fourth is missing and the last one damaged."""
+    (tmp_path / "images").mkdir()
+    paths = [tmp_path / "images" / f"{number}.png" for number in range(40)]
     rng = np.random.default_rng(0)
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
@@ -43,7 +43,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 class Counting:
-    """The exact decoder, and which pictures it decoded."""
+    """The exact decoder, and which images it decoded."""
 
     def __init__(self) -> None:
         self.decoded: list[Path] = []
@@ -54,14 +54,14 @@ class Counting:
         return EXACT.decode(path, preprocessing)
 
 
-def build(paths: list[Path], preprocessing: Preprocessing = SQUARE, cache_gb: float = 1.0) -> tuple[PictureStore, int]:
-    """A store, and how many pictures were decoded for it."""
+def build(paths: list[Path], preprocessing: Preprocessing = SQUARE, cache_gb: float = 1.0) -> tuple[ImageStore, int]:
+    """A store, and how many images were decoded for it."""
     counting = Counting()
-    store = PictureStore.build(paths, preprocessing, cache_gb=cache_gb, workers=2, decoder=counting.decoder)
+    store = ImageStore.build(paths, preprocessing, cache_gb=cache_gb, workers=2, decoder=counting.decoder)
     return store, len(counting.decoded)
 
 
-def content(store: PictureStore) -> Pixels:
+def content(store: ImageStore) -> Pixels:
     return store.get(np.arange(len(store)))
 
 
@@ -70,52 +70,52 @@ def only_file(cache: Path) -> Path:
     return path
 
 
-def test_a_second_run_decodes_nothing_but_the_bad_pictures_and_reports_them_the_same(pictures: list[Path]):
-    first, decoded = build(pictures)
-    second, again = build(pictures)
+def test_a_second_run_decodes_nothing_but_the_bad_images_and_reports_them_the_same(images: list[Path]):
+    first, decoded = build(images)
+    second, again = build(images)
     assert (decoded, again) == (40, 2)
     assert second.cached
     assert first.failures == second.failures
     assert set(second.failures) == {3, 39}
     np.testing.assert_array_equal(content(first), content(second))
-    in_memory = np.stack([EXACT.decode(path, SQUARE) for path in pictures[:3]])
+    in_memory = np.stack([EXACT.decode(path, SQUARE) for path in images[:3]])
     np.testing.assert_array_equal(content(second)[:3], in_memory)
 
 
-def test_a_change_of_any_picture_or_of_how_it_is_prepared_is_another_file(pictures: list[Path], cache: Path):
-    build(pictures)
-    os.utime(pictures[0], ns=(1, 1))
-    assert build(pictures)[1] == 40
-    assert build(pictures, Preprocessing(image_size=16, resize_mode="squash"))[1] == 40
-    assert build(pictures[::-1])[1] == 40
-    shutil.copy(pictures[0], pictures[3])  # the missing one comes back
-    store, decoded = build(pictures)
+def test_a_change_of_any_image_or_of_how_it_is_prepared_is_another_file(images: list[Path], cache: Path):
+    build(images)
+    os.utime(images[0], ns=(1, 1))
+    assert build(images)[1] == 40
+    assert build(images, Preprocessing(image_size=16, resize_mode="squash"))[1] == 40
+    assert build(images[::-1])[1] == 40
+    shutil.copy(images[0], images[3])  # the missing one comes back
+    store, decoded = build(images)
     assert decoded == 40
     assert set(store.failures) == {39}
     assert len(list(cache.iterdir())) == 5
 
 
-def test_another_picture_of_the_same_size_and_time_is_not_taken_for_the_one_before(pictures: list[Path]):
-    before = pictures[0].stat()
-    build(pictures)
-    Image.new("RGB", (20, 24), "red").save(pictures[0])  # compresses better than what was there
-    pictures[0].write_bytes(pictures[0].read_bytes().ljust(before.st_size, b"\0"))
-    os.utime(pictures[0], ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = pictures[0].stat()
+def test_another_image_of_the_same_size_and_time_is_not_taken_for_the_one_before(images: list[Path]):
+    before = images[0].stat()
+    build(images)
+    Image.new("RGB", (20, 24), "red").save(images[0])  # compresses better than what was there
+    images[0].write_bytes(images[0].read_bytes().ljust(before.st_size, b"\0"))
+    os.utime(images[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = images[0].stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    store, decoded = build(pictures)
+    store, decoded = build(images)
     assert decoded == 40
-    np.testing.assert_array_equal(content(store)[0], EXACT.decode(pictures[0], SQUARE))
+    np.testing.assert_array_equal(content(store)[0], EXACT.decode(images[0], SQUARE))
 
 
-def test_a_picture_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(pictures: list[Path]):
+def test_an_image_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(images: list[Path]):
     well = False
 
     def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
-        return EXACT.decode(pictures[0] if path == pictures[39] and well else path, preprocessing)
+        return EXACT.decode(images[0] if path == images[39] and well else path, preprocessing)
 
     def failures() -> set[int]:
-        return set(PictureStore.build(pictures, SQUARE, decoder=Decoder("fickle", decode)).failures)
+        return set(ImageStore.build(images, SQUARE, decoder=Decoder("fickle", decode)).failures)
 
     assert failures() == {3, 39}
     well = True
@@ -125,8 +125,8 @@ def test_a_picture_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "footer", "garbage", "shape"])
-def test_a_damaged_file_is_made_again(pictures: list[Path], cache: Path, damage: str):
-    wanted = content(build(pictures)[0])
+def test_a_damaged_file_is_made_again(images: list[Path], cache: Path, damage: str):
+    wanted = content(build(images)[0])
     path = only_file(cache)
     whole = path.read_bytes()
     broken = {
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_made_again(pictures: list[Path], cache: Path, damage:
     assert broken != whole
     path.unlink()
     path.write_bytes(broken)
-    store, decoded = build(pictures)
+    store, decoded = build(images)
     assert decoded == 40
     np.testing.assert_array_equal(content(store), wanted)
     assert only_file(cache).read_bytes() == whole
@@ -164,40 +164,40 @@ def test_the_longest_unused_go_first_and_those_of_this_minute_stay(tmp_path: Pat
     assert {path.name for path in cache.glob("*.pixels")} == {"d.pixels"}
 
 
-def test_a_use_makes_a_file_young_again(pictures: list[Path], cache: Path):
-    build(pictures)
+def test_a_use_makes_a_file_young_again(images: list[Path], cache: Path):
+    build(images)
     path = only_file(cache)
     os.utime(path, (1, 1))
-    build(pictures)
+    build(images)
     assert time.time() - path.stat().st_mtime < OLD
 
 
-def test_what_does_not_fit_or_is_not_wanted_leaves_nothing_behind(pictures: list[Path], cache: Path):
-    assert not build(pictures, cache_gb=0)[0].cached
-    assert not build(pictures, cache_gb=40 * 16 * 16 * 3 / 1e9 * 0.99)[0].cached
+def test_what_does_not_fit_or_is_not_wanted_leaves_nothing_behind(images: list[Path], cache: Path):
+    assert not build(images, cache_gb=0)[0].cached
+    assert not build(images, cache_gb=40 * 16 * 16 * 3 / 1e9 * 0.99)[0].cached
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_costs_the_keeping_not_the_run(pictures: list[Path], cache: Path):
+def test_a_cache_that_cannot_be_written_costs_the_keeping_not_the_run(images: list[Path], cache: Path):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"a file where the folder should be")
-    store, decoded = build(pictures)
+    store, decoded = build(images)
     assert decoded == 40
     assert store.cached
     assert set(store.failures) == {3, 39}
     assert content(store)[0].any()
 
 
-def test_a_disk_that_fills_up_while_writing_costs_the_keeping_not_the_run(pictures: list[Path], cache: Path):
+def test_a_disk_that_fills_up_while_writing_costs_the_keeping_not_the_run(images: list[Path], cache: Path):
     code = f"""
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
 from clip_core.network import Preprocessing
-from clip_core.data.store import PictureStore
+from clip_core.data.store import ImageStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
-store = PictureStore.build([Path(p) for p in {[str(p) for p in pictures]!r}], Preprocessing(image_size=16))
+store = ImageStore.build([Path(p) for p in {[str(p) for p in images]!r}], Preprocessing(image_size=16))
 assert sorted(store.failures) == [3, 39], store.failures
 assert store.cached and store.get(np.arange(40))[0].any()
 """
@@ -205,8 +205,8 @@ assert store.cached and store.get(np.arange(40))[0].any()
     assert list(cache.iterdir()) == []
 
 
-def test_a_file_that_is_removed_while_it_is_used_stays_readable(pictures: list[Path], cache: Path):
-    store = build(pictures)[0]
+def test_a_file_that_is_removed_while_it_is_used_stays_readable(images: list[Path], cache: Path):
+    store = build(images)[0]
     wanted = content(store)
     only_file(cache).unlink()
     np.testing.assert_array_equal(content(store), wanted)
@@ -216,27 +216,27 @@ def _build_in_process(paths: list[Path], answers: "multiprocessing.Queue[bytes]"
     answers.put(content(build(paths)[0]).tobytes())
 
 
-def test_processes_that_build_the_same_at_once_agree_and_leave_one_whole_file(pictures: list[Path], cache: Path):
+def test_processes_that_build_the_same_at_once_agree_and_leave_one_whole_file(images: list[Path], cache: Path):
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[bytes] = context.Queue()
-    processes = [context.Process(target=_build_in_process, args=(pictures, answers)) for _ in range(3)]
+    processes = [context.Process(target=_build_in_process, args=(images, answers)) for _ in range(3)]
     for process in processes:
         process.start()
     found = {answers.get(timeout=120) for _ in processes}
     for process in processes:
         process.join()
-    assert found == {content(build(pictures)[0]).tobytes()}
-    assert build(pictures)[1] == 2
+    assert found == {content(build(images)[0]).tobytes()}
+    assert build(images)[1] == 2
     only_file(cache)
 
 
-def test_no_pictures_and_only_bad_ones_are_kept_too(pictures: list[Path]):
+def test_no_images_and_only_bad_ones_are_kept_too(images: list[Path]):
     assert build([])[1] == 0
-    store, _ = build([pictures[3]])
-    assert build([pictures[3]])[0].failures == store.failures != {}
+    store, _ = build([images[3]])
+    assert build([images[3]])[0].failures == store.failures != {}
 
 
-def test_the_key_knows_missing_pictures_and_odd_names(tmp_path: Path):
+def test_the_key_knows_missing_images_and_odd_names(tmp_path: Path):
     odd = tmp_path / os.fsdecode(b"caf\xe9\n.png")
     missing = identity([odd], SQUARE, "x")
     odd.write_bytes(b"1")

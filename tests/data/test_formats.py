@@ -22,11 +22,11 @@ from clip_core.errors import ClipError, DataError, UsageError
 def folder(tmp_path: Path) -> Path:
     """set/ with images/0.png to images/4.png below it."""
     for number in range(5):
-        picture(tmp_path / "set" / "images" / f"{number}.png", number)
+        image(tmp_path / "set" / "images" / f"{number}.png", number)
     return tmp_path / "set"
 
 
-def picture(path: Path, number: int = 0) -> Path:
+def image(path: Path, number: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), (number * 40, 100, 200)).save(path)
     return path
@@ -39,7 +39,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def pairs_of(reading: Reading) -> list[tuple[str, str]]:
-    """(name, caption) of the usable pairs, after every picture was decoded."""
+    """(name, caption) of the usable pairs, after every image was decoded."""
     return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs, workers=1).good]
 
 
@@ -117,7 +117,7 @@ def test_a_table_saved_by_a_spreadsheet_as_utf16(folder: Path):
     assert pairs_of(read(write(folder / "all.txt", content))) == [("images/0.png", "ein Bär")]
 
 
-def test_pictures_are_the_column_whose_values_are_files_and_captions_the_longest_words(folder: Path):
+def test_images_are_the_column_whose_values_are_files_and_captions_the_longest_words(folder: Path):
     rows = ["x,y,z,w", *(f"gone{n}.png,0.5,images/{n}.png,a thing of number {n}" for n in range(5))]
     reading = read(write(folder / "all.csv", "\n".join(rows)))
     assert reading.columns == {"image": "z", "caption": "w"}
@@ -136,8 +136,8 @@ def test_the_user_decides_which_columns(folder: Path):
         read(path, caption_column="Alt text")
 
 
-def test_a_table_without_pictures_or_captions_says_so(folder: Path):
-    with pytest.raises(DataError, match=r"no column holds pictures among 'id', 'words'; say which with --image-col"):
+def test_a_table_without_images_or_captions_says_so(folder: Path):
+    with pytest.raises(DataError, match=r"no column holds images among 'id', 'words'; say which with --image-col"):
         read(write(folder / "a.csv", "id,words\n1,a cat\n2,a dog\n"))
     with pytest.raises(DataError, match=r"no column holds captions among 'image', 'x'"):
         read(write(folder / "b.csv", "image,x\nimages/0.png,1\n"))
@@ -181,7 +181,7 @@ def test_a_list_that_is_not_utf8_names_the_line(folder: Path):
 
 
 def test_a_web_address_and_a_path_out_of_the_folder_are_bad_pairs(folder: Path):
-    picture(folder.parent / "outside.png")
+    image(folder.parent / "outside.png")
     head = "image,caption\nimages/0.png,a\n"
     assert "fetch it first" in problem(write(folder / "a.csv", head + "https://x.org/a.png,b\n"))
     assert "leads out of" in problem(write(folder / "b.csv", head + "../outside.png,b\n"))
@@ -190,8 +190,8 @@ def test_a_web_address_and_a_path_out_of_the_folder_are_bad_pairs(folder: Path):
 # ---------------------------------------------------------------- published lists
 
 
-def test_coco_captions_find_their_pictures_beside_the_annotations_folder(tmp_path: Path):
-    picture(tmp_path / "val2017" / "000000000139.jpg")
+def test_coco_captions_find_their_images_beside_the_annotations_folder(tmp_path: Path):
+    image(tmp_path / "val2017" / "000000000139.jpg")
     value = {
         "info": {}, "licenses": [],
         "images": [{"id": 139, "file_name": "000000000139.jpg"}],
@@ -240,7 +240,7 @@ def test_flickr8k_captions_csv(folder: Path):
 # ---------------------------------------------------------------- folders
 
 
-def test_pictures_with_a_txt_beside_each(folder: Path):
+def test_images_with_a_txt_beside_each(folder: Path):
     for number in range(4):
         write(folder / "images" / f"{number}.txt", f"\ufeffcaption {number}\r\n\r\n second \n")
     reading = read(folder)
@@ -265,8 +265,8 @@ def test_a_txt_that_is_empty_binary_or_leads_away_is_a_bad_pair(folder: Path):
 
 def test_one_folder_per_class(tmp_path: Path):
     for number, name in enumerate(["golden_retriever/1.jpg", "golden_retriever/deep/2.jpg", "Bär/3.webp"]):
-        picture(tmp_path / "pets" / name, number)
-    picture(tmp_path / "pets" / ".cache" / "4.jpg")
+        image(tmp_path / "pets" / name, number)
+    image(tmp_path / "pets" / ".cache" / "4.jpg")
     reading = read(tmp_path / "pets")
     assert reading.format == "class-folders"
     assert pairs_of(reading) == [
@@ -281,7 +281,7 @@ def test_one_folder_per_class(tmp_path: Path):
 
 def test_folders_that_are_parts_are_not_taken_for_classes(tmp_path: Path):
     for name in ("train/cat/1.png", "train/dog/2.png", "test/cat/3.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     with pytest.raises(DataError, match=r"holds test, train, which are parts and no classes; name one: --data .*test"):
         read(tmp_path)
     assert read(tmp_path / "train").format == "class-folders"
@@ -308,7 +308,7 @@ def test_what_is_not_recognised_lists_what_was_looked_for(folder: Path):
 def test_a_format_can_be_forced_and_must_fit(folder: Path):
     for number in range(5):
         write(folder / "images" / f"{number}.txt", "a caption")
-    picture(folder / "more" / "1.png")
+    image(folder / "more" / "1.png")
     assert read(folder).format == "text-beside"
     assert read(folder, format="class-folders").format == "class-folders"
     with pytest.raises(DataError, match="is not a file, which --format csv needs"):
@@ -326,8 +326,8 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, form: str | 
 
 def test_names_in_no_encoding_and_with_escape_sequences_are_read_and_printed_safely(tmp_path: Path):
     hostile = tmp_path / "set" / os.fsdecode(b"caf\xe9 \x1b[2J")
-    picture(hostile / "1.png")
-    picture(tmp_path / "set" / "plain" / "2.png")
+    image(hostile / "1.png")
+    image(tmp_path / "set" / "plain" / "2.png")
     captions = [caption for _, caption in pairs_of(read(tmp_path / "set"))]
     assert len(captions) == 2
     for caption in captions:

@@ -20,7 +20,7 @@ from clip_core.files import write_json
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """root/ with one good picture, and one outside of it."""
+    """root/ with one good image, and one outside of it."""
     root = tmp_path / "root"
     (root / "photos").mkdir(parents=True)
     Image.new("RGB", (8, 6), "red").save(root / "photos" / "good.png")
@@ -82,13 +82,13 @@ def test_a_path_that_no_file_system_holds_is_a_bad_pair(folder: Path, image: str
     assert reason_for(folder, image=image)
 
 
-def test_missing_unreadable_and_truncated_pictures_are_bad_pairs(folder: Path):
+def test_missing_unreadable_and_truncated_images_are_bad_pairs(folder: Path):
     content = (folder / "photos" / "good.png").read_bytes()
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
     (folder / "text.png").write_text("hello")
-    assert "no picture at" in reason_for(folder, image="photos/gone.png")
+    assert "no image at" in reason_for(folder, image="photos/gone.png")
     assert "cut.png" in reason_for(folder, image="cut.png")
-    assert "not a picture in a known format" in reason_for(folder, image="text.png")
+    assert "not an image in a known format" in reason_for(folder, image="text.png")
     assert "is not a file" in reason_for(folder, image="photos")
 
 
@@ -106,7 +106,7 @@ def test_nothing_outside_the_root_is_opened(folder: Path, tmp_path: Path):
         assert "leads out of" in reason_for(folder, image=image)
 
 
-def test_links_that_stay_below_the_root_are_one_picture_with_their_target(folder: Path):
+def test_links_that_stay_below_the_root_are_one_image_with_their_target(folder: Path):
     (folder / "link.png").symlink_to(folder / "photos" / "good.png")
     (folder / "same").symlink_to(folder / "photos")
     spellings = ["photos/good.png", "link.png", "same/good.png", "./photos/../photos/good.png"]
@@ -144,13 +144,13 @@ def test_the_report_counts_and_names_the_first_bad_entry(folder: Path):
     report = check_pairs(read_pairs(write_list(folder, [entry(), entry(image="x.png"), entry(caption="")])))
     assert report.bad_share == pytest.approx(2 / 3)
     expected = (
-        f"1 usable pairs with 1 pictures; 2 of 3 pairs are not usable, "
-        f"first entry 2: no picture at {folder / 'x.png'}; correct the path."
+        f"1 usable pairs with 1 images; 2 of 3 pairs are not usable, "
+        f"first entry 2: no image at {folder / 'x.png'}; correct the path."
     )
     assert report.sentence() == expected
 
 
-def test_sizes_are_those_of_the_upright_picture(folder: Path):
+def test_sizes_are_those_of_the_upright_image(folder: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 6)).save(folder / "turned.jpg", exif=exif)

@@ -1,4 +1,4 @@
-"""Preprocessing: torchvision's result, bit for bit, on whatever a folder of pictures may hold."""
+"""Preprocessing: torchvision's result, bit for bit, on whatever a folder of images may hold."""
 
 import io
 import os
@@ -26,7 +26,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth picture whose four corners differ, which JPEG keeps nearly as it is."""
+    """A smooth image whose four corners differ, which JPEG keeps nearly as it is."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
 
@@ -54,7 +54,7 @@ def test_pixel_values_are_torchvisions_bit_for_bit():
     np.testing.assert_array_equal(values, expected)
 
 
-def test_normalise_of_no_pictures_is_empty():
+def test_normalise_of_no_images_is_empty():
     values = normalise(np.zeros((0, 16, 16, 3), np.uint8), Preprocessing(image_size=16))
     assert values.shape == (0, 3, 16, 16)
 
@@ -75,7 +75,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int):
         np.testing.assert_array_equal(np.asarray(load_image(path)), np.asarray(upright))
 
 
-def test_broken_exif_does_not_make_a_picture_unusable(tmp_path: Path):
+def test_broken_exif_does_not_make_an_image_unusable(tmp_path: Path):
     gradient().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00\x01")
     assert load_image(tmp_path / "a.jpg").size == (40, 30)
 
@@ -117,12 +117,12 @@ def test_every_common_mode_becomes_rgb(mode: str):
     assert len(np.unique(np.asarray(image))) > 1
 
 
-def test_float_pictures_with_infinities_are_read():
+def test_float_images_with_infinities_are_read():
     values = np.array([[0.0, 0.5, 1.0, np.nan, np.inf, -np.inf]], dtype=np.float32)
     assert np.asarray(load_image(Image.fromarray(values)))[0, :, 0].tolist() == [0, 128, 255, 0, 0, 0]
 
 
-def test_arrays_paths_and_pictures_give_the_same(tmp_path: Path):
+def test_arrays_paths_and_images_give_the_same(tmp_path: Path):
     image = noise(30, 20)
     image.save(tmp_path / "a.png")
     config = Preprocessing(image_size=16)
@@ -135,17 +135,17 @@ def test_arrays_paths_and_pictures_give_the_same(tmp_path: Path):
 @pytest.mark.parametrize(
     "array", [np.zeros((4, 4, 3), np.float32), np.zeros((4,), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_an_array_that_is_no_picture_is_refused_with_what_it_may_be(array: np.ndarray):
-    with pytest.raises(ImageError, match=r"is not a picture; give uint8 with shape \(H, W\)"):
+def test_an_array_that_is_no_image_is_refused_with_what_it_may_be(array: np.ndarray):
+    with pytest.raises(ImageError, match=r"is not an image; give uint8 with shape \(H, W\)"):
         load_image(array)
 
 
-def test_a_missing_picture_a_folder_and_a_text_are_refused_by_name(tmp_path: Path):
-    (tmp_path / "notes.png").write_text("not a picture")
+def test_a_missing_image_a_folder_and_a_text_are_refused_by_name(tmp_path: Path):
+    (tmp_path / "notes.png").write_text("not an image")
     (tmp_path / "empty.png").touch()
     for name, message in {
-        "gone.png": "no picture at .*gone.png", ".": "is not a file",
-        "notes.png": "notes.png is not a picture in a known format", "empty.png": "empty.png is not a pic",
+        "gone.png": "no image at .*gone.png", ".": "is not a file",
+        "notes.png": "notes.png is not an image in a known format", "empty.png": "empty.png is not a pic",
     }.items():  # fmt: skip
         with pytest.raises(ImageError, match=message):
             load_image(tmp_path / name)
@@ -155,7 +155,7 @@ def test_the_typical_side_is_the_median_shorter_one_of_what_can_be_read(tmp_path
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for path, (width, height) in zip(paths, [(40, 90), (70, 30), (200, 50), (60, 60)], strict=False):
         noise(width, height).save(path)
-    paths[4].write_text("no picture")
+    paths[4].write_text("no image")
     assert typical_side(paths) == 45
     assert typical_side(paths[4:]) == typical_side([]) == 0
 
@@ -183,13 +183,13 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path):
             load_image(tmp_path / "bomb.bmp")
 
 
-def test_a_picture_too_narrow_to_resize_is_refused():
+def test_an_image_too_narrow_to_resize_is_refused():
     with pytest.raises(ImageError, match="too narrow"):
         resize_and_crop(Image.new("RGB", (1, 20_000)), Preprocessing(image_size=64))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
-def test_a_picture_cut_short_is_refused_and_never_half_read(tmp_path: Path, suffix: str):
+def test_an_image_cut_short_is_refused_and_never_half_read(tmp_path: Path, suffix: str):
     noise(64, 64).save(tmp_path / f"whole.{suffix}")
     content = (tmp_path / f"whole.{suffix}").read_bytes()
     (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
@@ -198,7 +198,7 @@ def test_a_picture_cut_short_is_refused_and_never_half_read(tmp_path: Path, suff
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff", "ico", "jp2"])
-def test_damage_anywhere_is_a_picture_or_an_image_error(tmp_path: Path, suffix: str):
+def test_damage_anywhere_is_an_image_or_an_image_error(tmp_path: Path, suffix: str):
     noise(32, 32).save(tmp_path / f"whole.{suffix}")
     content = (tmp_path / f"whole.{suffix}").read_bytes()
     dice = random.Random(suffix)
@@ -213,5 +213,5 @@ def test_damage_anywhere_is_a_picture_or_an_image_error(tmp_path: Path, suffix: 
 
 def test_postscript_is_never_run(tmp_path: Path):
     (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
-    with pytest.raises(ImageError, match="not a picture in a known format"):
+    with pytest.raises(ImageError, match="not an image in a known format"):
         load_image(tmp_path / "a.eps")

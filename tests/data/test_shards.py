@@ -15,8 +15,8 @@ from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
 from clip_core.data.formats.recognise import Reading, read_data
 from clip_core.data.formats.source import Wishes
+from clip_core.data.image_files import Member, image_facts, is_image_there, member_of
 from clip_core.data.pairs import check_pairs
-from clip_core.data.pictures import Member, is_picture_there, member_of, picture_facts
 from clip_core.data.preprocess import load_image
 from clip_core.errors import DataError, ImageError
 from clip_core.network import Preprocessing
@@ -58,7 +58,7 @@ class Bomb:
         return Path.touch, (self.made,)
 
 
-def test_pictures_and_captions_of_one_shard_a_folder_and_a_pattern(tmp_path: Path):
+def test_images_and_captions_of_one_shard_a_folder_and_a_pattern(tmp_path: Path):
     for number in range(3):
         shard(tmp_path / f"set-{number:03d}.tar", [m for i in range(2) for m in sample(10 * number + i)])
     expected = [(f"set-{n:03d}.tar/{10 * n + i:04d}.png", f"caption {10 * n + i}") for n in range(3) for i in range(2)]
@@ -73,7 +73,7 @@ def test_pictures_and_captions_of_one_shard_a_folder_and_a_pattern(tmp_path: Pat
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_captions_in_json_long_names_and_pictures_of_any_kind(tmp_path: Path, form: int):
+def test_captions_in_json_long_names_and_images_of_any_kind(tmp_path: Path, form: int):
     long = "x" * 90 + "/" + "ä" * 20
     path = shard(
         tmp_path / "a.tar",
@@ -138,18 +138,18 @@ def test_samples_that_lack_a_part_are_bad_pairs_with_their_shard_and_name(tmp_pa
     members = [
         *sample(1), ("2.png", png()), ("3.txt", b"alone"), ("4.png", png()), ("4.txt", b" \n"), ("5.png", png()),
         ("5.txt", b"\xff"), ("6.png", png()), ("6.json", b"{"), ("7.png", png()), ("7.json", b'{"caption": 3}'),
-        ("8.png", b"no picture"), ("8.txt", b"a caption"), (".hidden", b""), ("9", b""), ("x.cls", b"3"),
+        ("8.png", b"no image"), ("8.txt", b"a caption"), (".hidden", b""), ("9", b""), ("x.cls", b"3"),
     ]  # fmt: skip
     report = check_pairs(read_data(shard(tmp_path / "a.tar", members)).pairs, workers=1)
     assert [pair.caption for pair in report.good] == ["caption 1"]
     said = {bad.pair.place: bad.reason for bad in report.bad}
     assert said["a.tar, 2"] == "it has no .txt or .json with a caption"
-    assert said["a.tar, 3"] == "it has a caption and no picture"
+    assert said["a.tar, 3"] == "it has a caption and no image"
     assert said["a.tar, 4"] == "the caption is empty"
     assert said["a.tar, 5"] == "its .txt is not text in UTF-8"
     assert said["a.tar, 6"] == "its .json is not JSON"
     assert said["a.tar, 7"] == "the caption 3 is not a text"
-    assert "not a picture in a known format" in said["a.tar, 8"]
+    assert "not an image in a known format" in said["a.tar, 8"]
     assert len(said) == 7
 
 
@@ -173,18 +173,18 @@ def test_a_shard_that_is_empty_compressed_or_damaged_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"named\.tar\.gz is compressed, .*; unpack it first"):
         read_data(tmp_path / "named.tar.gz")
     shard(tmp_path / "none.tar", [("a.cls", b"1")])
-    with pytest.raises(DataError, match=r"none\.tar holds no pictures with captions"):
+    with pytest.raises(DataError, match=r"none\.tar holds no images with captions"):
         read_data(tmp_path / "none.tar")
 
 
-def test_a_member_is_a_path_that_every_reader_of_pictures_takes(tmp_path: Path):
+def test_a_member_is_a_path_that_every_reader_of_images_takes(tmp_path: Path):
     (pair,) = read_data(shard(tmp_path / "a.tar", [("dir/cat.png", png(5)), ("dir/cat.txt", b"a cat")])).pairs
     assert str(pair.image) == f"{tmp_path}/a.tar!/512+{len(png(5))}/cat.png"
     assert load_image(pair.image).size == load_image(str(pair.image)).size == (12, 10)
     facts = (tmp_path / "a.tar").stat()
-    assert picture_facts(pair.image) == (len(png(5)), max(facts.st_mtime_ns, facts.st_ctime_ns))
-    assert is_picture_there(pair.image)
-    assert not is_picture_there(tmp_path / "b.tar!" / "512+3" / "x.png")
+    assert image_facts(pair.image) == (len(png(5)), max(facts.st_mtime_ns, facts.st_ctime_ns))
+    assert is_image_there(pair.image)
+    assert not is_image_there(tmp_path / "b.tar!" / "512+3" / "x.png")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_path_that_is_no_member_reads_nothing(tmp_path: Path, offset: int, siz
     path = shard(tmp_path / "a.tar", sample(1))
     with pytest.raises(ImageError, match=said):
         load_image(Member(path, offset, size).path("x.png"))
-    with pytest.raises(ImageError, match=r"no picture at .*gone\.tar!"):
+    with pytest.raises(ImageError, match=r"no image at .*gone\.tar!"):
         load_image(Member(tmp_path / "gone.tar", 512, 5).path("x.png"))
 
 

@@ -46,7 +46,7 @@ def test_every_combination_is_drawn_equally_often(tmp_path: Path):
     assert not unseen_file(tmp_path / "set.json").exists()
 
 
-def test_every_picture_is_a_usable_pair_of_its_size(tmp_path: Path):
+def test_every_image_is_a_usable_pair_of_its_size(tmp_path: Path):
     create_synthetic(tmp_path / "set.json", count=20, seed=0, size=24)
     sizes: dict[Path, tuple[int, int]] = {}
     report = check_pairs(read_data(tmp_path / "set.json").pairs, sizes=sizes)
@@ -56,13 +56,13 @@ def test_every_picture_is_a_usable_pair_of_its_size(tmp_path: Path):
 
 @settings(max_examples=8, deadline=None)
 @given(holdout=st.integers(1, 12), seed=st.integers(0, 10_000))
-def test_held_out_combinations_are_never_in_training_and_every_colour_and_shape_is(
+def test_validation_combinations_are_never_in_training_and_every_colour_and_shape_is(
     holdout: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ):
     data_file = tmp_path_factory.mktemp("holdout") / "set.json"
     drawn = create_synthetic(data_file, count=18, seed=seed, size=16, holdout_combinations=holdout)
     seen, unseen = Counter(captions(data_file)), Counter(captions(unseen_file(data_file)))
-    assert set(unseen) == set(drawn.held_out)
+    assert set(unseen) == set(drawn.validation)
     assert set(unseen.values()) == {UNSEEN_EACH}
     assert not set(seen) & set(unseen)
     assert len(seen) + len(unseen) == len(COMBINATIONS)
@@ -103,20 +103,20 @@ def test_a_list_that_is_there_is_never_overwritten(tmp_path: Path):
     assert (tmp_path / "set.json").read_text() == "mine"
 
 
-def test_two_lists_in_one_folder_do_not_share_pictures(tmp_path: Path):
+def test_two_lists_in_one_folder_do_not_share_images(tmp_path: Path):
     create_synthetic(tmp_path / "a.json", count=18, seed=0, size=16)
     before = contents(tmp_path / "images" / "a")
     create_synthetic(tmp_path / "b.json", count=18, seed=1, size=32)
     assert contents(tmp_path / "images" / "a") == before
 
 
-def test_where_pictures_cannot_be_written_no_list_is_left(tmp_path: Path):
+def test_where_images_cannot_be_written_no_list_is_left(tmp_path: Path):
     (tmp_path / "images").write_text("in the way")
-    with pytest.raises(DataError, match="cannot draw pictures beside"):
+    with pytest.raises(DataError, match="cannot draw images beside"):
         create_synthetic(tmp_path / "set.json", count=18, seed=0, size=16, holdout_combinations=1)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_more_than_twelve_held_out_combinations_are_refused(tmp_path: Path):
+def test_more_than_twelve_validation_combinations_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="it may be 0 to 12"):
         create_synthetic(tmp_path / "set.json", count=18, seed=0, size=16, holdout_combinations=13)

@@ -20,7 +20,7 @@ from clip_core.inference.bundle import REQUIRED, read_manifest
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
 from export.bundle import export_bundle
-from tests.models import environment, make_run, pictures_of, python, save
+from tests.models import environment, images_of, make_run, python, save
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -95,20 +95,20 @@ def test_the_json_files_mean_what_hugging_face_means(tiny_bundle: Path) -> None:
 
 
 def test_example_py_gives_the_numbers_of_clip_infer_without_torch(tiny_bundle: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "tall and transparent.png"
+    image = tmp_path / "tall and transparent.png"
     pixels = np.random.default_rng(0).integers(0, 255, (90, 61, 4), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned
-    Image.fromarray(pixels).save(picture, exif=exif)
+    Image.fromarray(pixels).save(image, exif=exif)
     texts = ["a red circle", "a blue square", "", "<|endoftext|> 漢字"]
-    done = python(tiny_bundle / "example.py", picture, *texts, torch_free=tmp_path, cwd=tmp_path)
+    done = python(tiny_bundle / "example.py", image, *texts, torch_free=tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^(\d\.\d{4})  ([+-]\d\.\d{4})  (.*)$", done.stdout, re.MULTILINE)
     clip = CLIPInference(tiny_bundle)
-    expected = clip.zero_shot_classification(picture, texts, "{}")
+    expected = clip.zero_shot_classification(image, texts, "{}")
     assert [row[2] for row in rows] == [name for name, _ in expected]
     np.testing.assert_allclose([float(row[0]) for row in rows], [value for _, value in expected], atol=1e-4)
-    cosines = dict(zip(texts, clip.image_text_similarity(picture, texts).tolist(), strict=True))
+    cosines = dict(zip(texts, clip.image_text_similarity(image, texts).tolist(), strict=True))
     np.testing.assert_allclose([float(row[1]) for row in rows], [cosines[row[2]] for row in rows], atol=1e-4)
 
 
@@ -159,12 +159,12 @@ def test_a_bundle_of_another_run_is_replaced_with_force_only(run: Path, own_bund
     assert read_manifest(own_bundle).source.run == "run"
 
 
-def test_pictures_that_are_gone_are_asked_for(run: Path, tiny_run: Path) -> None:
-    shutil.rmtree(pictures_of(run)[0].parent)
+def test_images_that_are_gone_are_asked_for(run: Path, tiny_run: Path) -> None:
+    shutil.rmtree(images_of(run)[0].parent)
     with pytest.raises(DataError, match="--images"):
         export_bundle(run)
-    _, manifest = export_bundle(run, images=pictures_of(tiny_run)[0].parent)
-    assert manifest.parity.pictures == 36
+    _, manifest = export_bundle(run, images=images_of(tiny_run)[0].parent)
+    assert manifest.parity.images == 36
 
 
 def test_a_checkpoint_without_a_run_is_exported_where_it_is_told(run: Path, tiny_run: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_checkpoint_without_a_run_is_exported_where_it_is_told(run: Path, tiny
     shutil.copy(run / "tokenizer.json", alone)
     with pytest.raises(UsageError, match="--out"):
         export_bundle(alone)
-    place, manifest = export_bundle(alone, tmp_path / "out" / "bundle", images=pictures_of(tiny_run)[0].parent)
+    place, manifest = export_bundle(alone, tmp_path / "out" / "bundle", images=images_of(tiny_run)[0].parent)
     assert manifest.classes is None
     assert CLIPInference(place).encoder.about.embed_dim == 16
 

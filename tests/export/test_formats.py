@@ -25,12 +25,12 @@ from clip_core.model.clip import CLIP
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from export.formats import MARKER, export_weights, prove
-from tests.models import make_run, pictures_of, python
+from tests.models import images_of, make_run, python
 from tests.published import hugging_face_model, open_clip_model, save_open_clip, shaken
 
 CAPTIONS = ["a dog", "", "Two people, on a beach & a red kite!!", "it's 12 o'clock", "word " * 40]
 CONTEXT, SIDE = 16, 32
-PICTURE = {
+IMAGE = {
     "image_size": SIDE, "patch_size": 16, "width": 32, "heads": 2, "layers": 2, "pooling": "class_token",
     "pre_norm": True, "patch_bias": False,
 }  # fmt: skip
@@ -78,7 +78,7 @@ def checkpoint(
     }  # fmt: skip
     config = ClipConfig(
         embed_dim=16,
-        image=ImageTower(**(PICTURE | (image or {}))),
+        image=ImageTower(**(IMAGE | (image or {}))),
         text=TextTower(**(said | (text or {}))),
         preprocessing=Preprocessing(image_size=SIDE, **(preprocessing or {})),
         logit_bias=logit_bias,
@@ -189,8 +189,8 @@ def test_open_clip_reads_the_same_model(traits: dict[str, Any], tmp_path: Path):
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{out}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{out}")
     photos = photographs()
-    pictures = unit(model.eval().encode_image(torch.stack([transform(photo) for photo in photos])))
-    np.testing.assert_allclose(pictures, encoder.encode_images(photos), atol=1e-5)
+    images = unit(model.eval().encode_image(torch.stack([transform(photo) for photo in photos])))
+    np.testing.assert_allclose(images, encoder.encode_images(photos), atol=1e-5)
     np.testing.assert_allclose(unit(model.encode_text(tokenize(CAPTIONS))), encoder.encode_texts(CAPTIONS), atol=1e-5)
     assert model.logit_scale.exp().item() == pytest.approx(encoder.about.logit_scale, abs=1e-5)
     assert (model.logit_bias is None) == ("logit_bias" not in traits)
@@ -332,7 +332,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path: Path):
     assert done.stderr.startswith("clip-export: ")
     assert "mean pooling" in done.stderr
     assert done.stderr.count("\n") == 1
-    done = python("-m", "export.cli", run, "--format", "hf", "--images", pictures_of(run)[0].parent)
+    done = python("-m", "export.cli", run, "--format", "hf", "--images", images_of(run)[0].parent)
     assert done.returncode == 2
     assert "--images" in done.stderr
     done = python("-m", "export.cli", run, "--format", "safetensors")

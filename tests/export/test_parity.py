@@ -12,7 +12,7 @@ def parity(difference: float, agreement: float = 1.0) -> Parity:
         ParityRow(file=file, batch=8, tokens=None, inputs=4, max_abs_diff=diff, least_cosine=1.0)
         for file, diff in ((VISION, 0.0), (TEXT, difference))
     )
-    return Parity(tolerance=TOLERANCE, pictures=4, captions=4, top1_agreement=agreement, rows=rows)
+    return Parity(tolerance=TOLERANCE, images=4, captions=4, top1_agreement=agreement, rows=rows)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from clip_core.run_dir import RunReader, State
 from PIL import Image
 
 from clip_core.model.checkpoint import load_model, valid_checkpoints
-from clip_core.run_dir import RunReader, State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]
@@ -175,11 +175,11 @@ def test_hostile_captions_and_file_names_train_and_reach_no_terminal_as_escapes(
     assert "\x1b" not in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_bad_pictures_are_named_and_skipped_and_too_many_refuse_to_start(shapes: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_and_skipped_and_too_many_refuse_to_start(shapes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     shutil.copytree(shapes.parent, folder)
     pairs = json.loads((folder / shapes.name).read_text())
-    (folder / pairs[0]["image"]).write_bytes(b"not a picture")
+    (folder / pairs[0]["image"]).write_bytes(b"not an image")
     (folder / pairs[1]["image"]).unlink()
     data = ["--data-file", str(folder / shapes.name), "--run-dir", "run", *SHORT_RUN]
     done = clip_train(*data, cwd=tmp_path)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from clip_core.errors import BackendError, CheckpointError, ClipError, ImageError, UsageError
 from clip_core.inference.clip import CLIPInference
-from tests.models import make_run, pictures_of
+from tests.models import images_of, make_run
 
 TEXTS = ["a red circle", "a blue square", "", "a red circle", "é 漢字 <|endoftext|>", "long " * 40]
 
@@ -31,57 +31,57 @@ def test_a_run_uses_torch_and_its_bundle_onnx_and_both_can_be_asked_for(tiny_run
 
 
 def test_both_backends_give_the_same_similarities(torch: CLIPInference, onnx: CLIPInference, tiny_run: Path) -> None:
-    for picture in pictures_of(tiny_run)[:5]:
-        ours, theirs = (each.image_text_similarity(picture, TEXTS) for each in (torch, onnx))
+    for image in images_of(tiny_run)[:5]:
+        ours, theirs = (each.image_text_similarity(image, TEXTS) for each in (torch, onnx))
         assert ours.shape == (len(TEXTS),)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_both_backends_give_the_same_probabilities(torch: CLIPInference, onnx: CLIPInference, tiny_run: Path) -> None:
-    picture, templates = pictures_of(tiny_run)[0], ["a {}", "the {}"]
-    ours = dict(torch.zero_shot_classification(picture, ["red circle", "blue square"], templates))
-    theirs = dict(onnx.zero_shot_classification(picture, ["red circle", "blue square"], templates))
+    image, templates = images_of(tiny_run)[0], ["a {}", "the {}"]
+    ours = dict(torch.zero_shot_classification(image, ["red circle", "blue square"], templates))
+    theirs = dict(onnx.zero_shot_classification(image, ["red circle", "blue square"], templates))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert sum(ours.values()) == pytest.approx(1, abs=1e-6)
 
 
 def test_similarities_keep_the_order_of_the_texts(onnx: CLIPInference, tiny_run: Path) -> None:
-    values = onnx.image_text_similarity(pictures_of(tiny_run)[0], TEXTS)
-    back = onnx.image_text_similarity(pictures_of(tiny_run)[0], TEXTS[::-1])
+    values = onnx.image_text_similarity(images_of(tiny_run)[0], TEXTS)
+    back = onnx.image_text_similarity(images_of(tiny_run)[0], TEXTS[::-1])
     np.testing.assert_allclose(values, back[::-1], atol=1e-6)
     assert values[0] == pytest.approx(values[3], abs=1e-6)
 
 
 def test_an_ensemble_of_equal_templates_is_the_template(onnx: CLIPInference, tiny_run: Path) -> None:
-    picture, names = pictures_of(tiny_run)[0], ["red circle", "blue square"]
-    once = onnx.zero_shot_classification(picture, names, "a {}")
-    assert dict(onnx.zero_shot_classification(picture, names, ["a {}", "a {}"])) == pytest.approx(dict(once), abs=1e-5)
+    image, names = images_of(tiny_run)[0], ["red circle", "blue square"]
+    once = onnx.zero_shot_classification(image, names, "a {}")
+    assert dict(onnx.zero_shot_classification(image, names, ["a {}", "a {}"])) == pytest.approx(dict(once), abs=1e-5)
 
 
 def test_retrieval_ranks_best_first_and_agrees_with_similarity(onnx: CLIPInference, tiny_run: Path) -> None:
-    pictures = pictures_of(tiny_run)
-    ranked, values = onnx.text_image_retrieval("a red circle", pictures, top_k=5)
+    images = images_of(tiny_run)
+    ranked, values = onnx.text_image_retrieval("a red circle", images, top_k=5)
     assert len(ranked) == len(values) == 5
     assert (np.diff(values) <= 0).all()
-    singly = [float(onnx.image_text_similarity(path, ["a red circle"])[0]) for path in pictures]
+    singly = [float(onnx.image_text_similarity(path, ["a red circle"])[0]) for path in images]
     assert values[0] == pytest.approx(max(singly), abs=1e-5)
-    assert singly[pictures.index(Path(str(ranked[0])))] == pytest.approx(max(singly), abs=1e-5)
-    everything, _ = onnx.text_image_retrieval("a red circle", pictures)
-    assert set(everything) == set(pictures)
+    assert singly[images.index(Path(str(ranked[0])))] == pytest.approx(max(singly), abs=1e-5)
+    everything, _ = onnx.text_image_retrieval("a red circle", images)
+    assert set(everything) == set(images)
 
 
-def test_texts_are_ranked_for_a_picture(onnx: CLIPInference, tiny_run: Path) -> None:
-    picture = pictures_of(tiny_run)[0]
-    ranked, values = onnx.image_text_retrieval(picture, TEXTS, top_k=100)
+def test_texts_are_ranked_for_an_image(onnx: CLIPInference, tiny_run: Path) -> None:
+    image = images_of(tiny_run)[0]
+    ranked, values = onnx.image_text_retrieval(image, TEXTS, top_k=100)
     assert sorted(ranked) == sorted(TEXTS)
-    assert values[0] == onnx.image_text_similarity(picture, TEXTS).max()
+    assert values[0] == onnx.image_text_similarity(image, TEXTS).max()
 
 
-def test_a_path_a_picture_and_an_array_are_the_same_image(onnx: CLIPInference, tiny_run: Path) -> None:
-    path = pictures_of(tiny_run)[0]
-    with Image.open(path) as picture:
-        embeds = onnx.encoder.encode_images([path, str(path), picture, np.asarray(picture.convert("RGB"))])
+def test_a_path_an_image_and_an_array_are_the_same_image(onnx: CLIPInference, tiny_run: Path) -> None:
+    path = images_of(tiny_run)[0]
+    with Image.open(path) as image:
+        embeds = onnx.encoder.encode_images([path, str(path), image, np.asarray(image.convert("RGB"))])
     np.testing.assert_allclose(embeds, embeds[[0, 0, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, atol=1e-5)
 
@@ -89,9 +89,9 @@ def test_a_path_a_picture_and_an_array_are_the_same_image(onnx: CLIPInference, t
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_answers_do_not_depend_on_the_batch(tiny_run: Path, backend) -> None:
     encoder = CLIPInference(tiny_run, backend).encoder
-    pictures = (pictures_of(tiny_run) * 4)[:130]
-    together = encoder.encode_images(pictures)
-    np.testing.assert_allclose(together[128], encoder.encode_images([pictures[128]])[0], atol=1e-5)
+    images = (images_of(tiny_run) * 4)[:130]
+    together = encoder.encode_images(images)
+    np.testing.assert_allclose(together[128], encoder.encode_images([images[128]])[0], atol=1e-5)
     texts = [f"a red circle {'x' * (n % 19)}" for n in range(130)]
     np.testing.assert_allclose(encoder.encode_texts(texts)[129], encoder.encode_texts(texts[129:])[0], atol=1e-5)
 
@@ -100,27 +100,27 @@ def test_answers_do_not_depend_on_the_batch(tiny_run: Path, backend) -> None:
 def test_nothing_to_encode_is_an_empty_array(tiny_run: Path, backend) -> None:
     encoder = CLIPInference(tiny_run, backend).encoder
     assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 16)
-    assert CLIPInference(tiny_run, backend).image_text_similarity(pictures_of(tiny_run)[0], []).shape == (0,)
+    assert CLIPInference(tiny_run, backend).image_text_similarity(images_of(tiny_run)[0], []).shape == (0,)
 
 
 def test_braces_in_a_class_are_text(onnx: CLIPInference, tiny_run: Path) -> None:
-    ranked = onnx.zero_shot_classification(pictures_of(tiny_run)[0], ["{0.__class__}", "{}", "%s"], "a {}")
+    ranked = onnx.zero_shot_classification(images_of(tiny_run)[0], ["{0.__class__}", "{}", "%s"], "a {}")
     assert {name for name, _ in ranked} == {"{0.__class__}", "{}", "%s"}
 
 
 @pytest.mark.parametrize(
     ("ask", "kind", "said"),
     [
-        (lambda clip, picture: clip.zero_shot_classification(picture, ["a"], "no place"), UsageError, "no place"),
-        (lambda clip, picture: clip.zero_shot_classification(picture, []), UsageError, "at least one class"),
-        (lambda clip, picture: clip.zero_shot_classification(picture, ["a"], []), UsageError, "one template"),
-        (lambda clip, picture: clip.image_text_retrieval(picture, ["a"], top_k=0), UsageError, "at least 1"),
-        (lambda clip, picture: clip.image_text_similarity("nowhere.png", ["a"]), ImageError, "nowhere.png"),
+        (lambda clip, image: clip.zero_shot_classification(image, ["a"], "no place"), UsageError, "no place"),
+        (lambda clip, image: clip.zero_shot_classification(image, []), UsageError, "at least one class"),
+        (lambda clip, image: clip.zero_shot_classification(image, ["a"], []), UsageError, "one template"),
+        (lambda clip, image: clip.image_text_retrieval(image, ["a"], top_k=0), UsageError, "at least 1"),
+        (lambda clip, image: clip.image_text_similarity("nowhere.png", ["a"]), ImageError, "nowhere.png"),
     ],
 )
 def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, kind, said) -> None:
     with pytest.raises(kind, match=said) as caught:
-        ask(onnx, pictures_of(tiny_run)[0])
+        ask(onnx, images_of(tiny_run)[0])
     assert "\n" not in str(caught.value)
 
 

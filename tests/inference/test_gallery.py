@@ -11,8 +11,8 @@ from PIL import Image
 
 from clip_core.errors import DataError
 from clip_core.inference.clip import CLIPInference
-from clip_core.inference.gallery import INDEX, Gallery, default_index, list_pictures
-from tests.models import pictures_of
+from clip_core.inference.gallery import INDEX, Gallery, default_index, list_images
+from tests.models import images_of
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,12 @@ def clip(tiny_bundle: Path) -> CLIPInference:
 
 @pytest.fixture
 def folder(tiny_run: Path, tmp_path: Path) -> Path:
-    """Six pictures, one of them in a folder below."""
-    pictures = tmp_path / "pictures"
-    (pictures / "below").mkdir(parents=True)
-    for number, path in enumerate(pictures_of(tiny_run)[:6]):
-        shutil.copy(path, pictures / ("below" if number == 5 else "") / f"{number}.png")
-    return pictures
+    """Six images, one of them in a folder below."""
+    images = tmp_path / "images"
+    (images / "below").mkdir(parents=True)
+    for number, path in enumerate(images_of(tiny_run)[:6]):
+        shutil.copy(path, images / ("below" if number == 5 else "") / f"{number}.png")
+    return images
 
 
 def repaint(path: Path, colour: str) -> None:
@@ -59,14 +59,14 @@ def test_only_what_changed_is_embedded_again(clip: CLIPInference, folder: Path) 
     assert clip.gallery(folder).embedded == 0
 
 
-def test_a_picture_replaced_by_one_of_the_same_size_is_noticed_by_its_time(clip: CLIPInference, folder: Path) -> None:
+def test_an_image_replaced_by_one_of_the_same_size_is_noticed_by_its_time(clip: CLIPInference, folder: Path) -> None:
     clip.gallery(folder)
     facts = (folder / "1.png").stat()
     os.utime(folder / "1.png", ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
     assert clip.gallery(folder).embedded == 1
 
 
-def test_removing_every_picture_leaves_an_empty_gallery(clip: CLIPInference, folder: Path) -> None:
+def test_removing_every_image_leaves_an_empty_gallery(clip: CLIPInference, folder: Path) -> None:
     clip.gallery(folder)
     shutil.rmtree(folder)
     folder.mkdir()
@@ -83,7 +83,7 @@ def test_search_is_exact(clip: CLIPInference, folder: Path) -> None:
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
-def test_unreadable_pictures_are_named_remembered_and_looked_at_again_when_they_change(
+def test_unreadable_images_are_named_remembered_and_looked_at_again_when_they_change(
     clip: CLIPInference, folder: Path
 ) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
@@ -153,7 +153,7 @@ def test_what_was_embedded_before_an_interruption_is_kept(clip: CLIPInference, f
     assert clip.gallery(folder, index).embedded == 2
 
 
-def test_a_list_of_pictures_is_a_gallery_too(clip: CLIPInference, folder: Path) -> None:
+def test_a_list_of_images_is_a_gallery_too(clip: CLIPInference, folder: Path) -> None:
     listed = [folder / "2.png", folder / "0.png", folder / "gone.png", folder / "2.png"]
     gallery = clip.gallery(listed)
     assert gallery.paths == [folder / "2.png", folder / "0.png"]
@@ -176,7 +176,7 @@ def test_hidden_files_other_files_and_linked_folders_are_left_out(folder: Path) 
     (folder / ".folder").mkdir()
     repaint(folder / ".folder" / "a.png", "red")
     (folder / "loop").symlink_to(folder)
-    assert len(list_pictures(folder)) == 6
+    assert len(list_images(folder)) == 6
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(clip: CLIPInference, tmp_path: Path) -> None:

@@ -8,43 +8,43 @@ from pathlib import Path
 import pytest
 
 from clip_core.inference.clip import CLIPInference
-from tests.models import make_run, pictures_of, python
+from tests.models import images_of, make_run, python
 
 INFER = ("-m", "clip_core.cli.infer")
 
 
 @pytest.fixture(scope="module")
-def picture(tiny_run: Path) -> Path:
-    return pictures_of(tiny_run)[0]
+def image(tiny_run: Path) -> Path:
+    return images_of(tiny_run)[0]
 
 
-def test_a_bundle_is_used_where_torch_cannot_be_imported(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
-    asked = ("--model", tiny_bundle, "--image", picture, "--json")
+def test_a_bundle_is_used_where_torch_cannot_be_imported(tiny_bundle: Path, image: Path, tmp_path: Path) -> None:
+    asked = ("--model", tiny_bundle, "--image", image, "--json")
     done = python(*INFER, "classification", *asked, "--classes", "red circle", "blue square", torch_free=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    expected = CLIPInference(tiny_bundle).zero_shot_classification(picture, ["red circle", "blue square"])
+    expected = CLIPInference(tiny_bundle).zero_shot_classification(image, ["red circle", "blue square"])
     assert answer["classes"] == [name for name, _ in expected]
     assert answer["probabilities"] == pytest.approx([value for _, value in expected], abs=1e-5)
     assert answer["templates"] == ["a photo of a {}"]
 
 
 def test_a_run_answers_from_its_bundle_where_torch_cannot_be_imported(
-    tiny_run: Path, picture: Path, tmp_path: Path
+    tiny_run: Path, image: Path, tmp_path: Path
 ) -> None:
-    asked = ("similarity", "--model", tiny_run, "--image", picture, "--texts", "a", "b", "--json")
+    asked = ("similarity", "--model", tiny_run, "--image", image, "--texts", "a", "b", "--json")
     assert json.loads(python(*INFER, *asked, torch_free=tmp_path).stdout)["backend"] == "onnx"
     fresh = make_run(tmp_path / "fresh")
-    failed = python(*INFER, "similarity", "--model", fresh, "--image", picture, "--texts", "a", torch_free=tmp_path)
+    failed = python(*INFER, "similarity", "--model", fresh, "--image", image, "--texts", "a", torch_free=tmp_path)
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "PyTorch" in failed.stderr
 
 
-def test_a_bundle_imports_neither_torch_nor_onnx_though_they_are_there(tiny_bundle: Path, picture: Path) -> None:
+def test_a_bundle_imports_neither_torch_nor_onnx_though_they_are_there(tiny_bundle: Path, image: Path) -> None:
     code = (
         "import sys; from clip_core import CLIPInference; "
-        f"CLIPInference({str(tiny_bundle)!r}).image_text_similarity({str(picture)!r}, ['a']); "
+        f"CLIPInference({str(tiny_bundle)!r}).image_text_similarity({str(image)!r}, ['a']); "
         "print(sorted({'torch', 'onnx', 'matplotlib', 'cyclopts', 'textual'} & sys.modules.keys()))"
     )
     assert python("-c", code).stdout.strip() == "[]"
@@ -67,35 +67,35 @@ def test_help_imports_nothing_heavy() -> None:
         ("classification", "--model-path", "BUNDLE"),
     ],
 )
-def test_every_accepted_spelling_is_the_same_command(tiny_bundle: Path, picture: Path, spelling) -> None:
+def test_every_accepted_spelling_is_the_same_command(tiny_bundle: Path, image: Path, spelling) -> None:
     words = [str(tiny_bundle) if word == "BUNDLE" else word for word in spelling]
-    done = python(*INFER, *words, "--image", picture, "--classes", "red circle", "blue square")
+    done = python(*INFER, *words, "--image", image, "--classes", "red circle", "blue square")
     assert done.returncode == 0, done.stderr
     assert "red circle" in done.stdout
     assert "blue square" in done.stdout
 
 
-def test_text_retrieval_may_be_spelt_with_an_underscore(tiny_bundle: Path, picture: Path) -> None:
-    done = python(*INFER, "--mode", "text_retrieval", "--model", tiny_bundle, "--image", picture, "--texts", "a", "b")
+def test_text_retrieval_may_be_spelt_with_an_underscore(tiny_bundle: Path, image: Path) -> None:
+    done = python(*INFER, "--mode", "text_retrieval", "--model", tiny_bundle, "--image", image, "--texts", "a", "b")
     assert done.returncode == 0, done.stderr
 
 
-def test_captions_that_the_model_knows_need_no_template_and_no_list(tiny_bundle: Path, picture: Path) -> None:
-    done = python(*INFER, "classification", "--model", tiny_bundle, "--image", picture, "--json", "--top-k", "3")
+def test_captions_that_the_model_knows_need_no_template_and_no_list(tiny_bundle: Path, image: Path) -> None:
+    done = python(*INFER, "classification", "--model", tiny_bundle, "--image", image, "--json", "--top-k", "3")
     answer = json.loads(done.stdout)
     assert answer["templates"] == ["{}"]
     assert len(answer["classes"]) == 3
 
 
-def test_retrieval_prints_paths_and_draws_a_grid(tiny_bundle: Path, picture: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    shutil.copytree(picture.parent, folder)
-    (folder / "\x1b[31m hostile\n.png").write_bytes(picture.read_bytes())
-    (folder / "broken.png").write_bytes(b"no picture")
+def test_retrieval_prints_paths_and_draws_a_grid(tiny_bundle: Path, image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(image.parent, folder)
+    (folder / "\x1b[31m hostile\n.png").write_bytes(image.read_bytes())
+    (folder / "broken.png").write_bytes(b"no image")
     asked = ("retrieval", "--model", tiny_bundle, "--text", "a red circle", "--image-dir", folder)
     done = python(*INFER, *asked, "--top-k", "100", "--plot", tmp_path / "grid.png")
     assert done.returncode == 0, done.stderr
-    assert "1 of 38 pictures skipped" in done.stderr
+    assert "1 of 38 images skipped" in done.stderr
     assert len(done.stdout.splitlines()) == 1 + 37
     assert "\x1b" not in done.stdout + done.stderr
     assert (tmp_path / "grid.png").stat().st_size > 1000
@@ -105,15 +105,15 @@ def test_retrieval_prints_paths_and_draws_a_grid(tiny_bundle: Path, picture: Pat
 
 
 @pytest.mark.parametrize("mode", ["similarity", "text-retrieval"])
-def test_bars_are_drawn(tiny_bundle: Path, picture: Path, tmp_path: Path, mode: str) -> None:
-    asked = (mode, "--model", tiny_bundle, "--image", picture, "--texts", "a $x", "b", "--plot", tmp_path / "bars.png")
+def test_bars_are_drawn(tiny_bundle: Path, image: Path, tmp_path: Path, mode: str) -> None:
+    asked = (mode, "--model", tiny_bundle, "--image", image, "--texts", "a $x", "b", "--plot", tmp_path / "bars.png")
     done = python(*INFER, *asked)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "bars.png").stat().st_size > 1000
 
 
-def test_a_text_that_is_too_long_is_said(tiny_bundle: Path, picture: Path) -> None:
-    done = python(*INFER, "similarity", "--model", tiny_bundle, "--image", picture, "--texts", "long " * 30, "short")
+def test_a_text_that_is_too_long_is_said(tiny_bundle: Path, image: Path) -> None:
+    done = python(*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "long " * 30, "short")
     assert "1 of 2 texts are longer than 24 tokens" in done.stderr
 
 
@@ -143,7 +143,7 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
         (("similarity", "--model", "BUNDLE", "--image", "x", "--texts", "a", "--plot", "x.y"), "--plot"),
         (("retrieval", "--model", "BUNDLE", "--text", "a", "--image-dir", "nowhere"), "nowhere"),
         (("retrieval", "--model", "BUNDLE", "--text", "a", "--image-dir", ".", "--top-k", "0"), "--top-k"),
-        (("retrieval", "--model", "BUNDLE", "--text", "a", "--image-dir", "."), "no readable picture"),
+        (("retrieval", "--model", "BUNDLE", "--text", "a", "--image-dir", "."), "no readable image"),
         (("classification", "--model", "BUNDLE", "--image", "x", "--classes", "a", "--template", "b"), "'b'"),
         (("classification", "--model", "BUNDLE", "--image", "x\x1b[31m", "--classes", "a"), "x[31m"),
     ],

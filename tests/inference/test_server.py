@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clip_core.inference.clip import CLIPInference
-from tests.models import environment, make_run, pictures_of
+from tests.models import environment, images_of, make_run
 
 
 class Server:
@@ -57,8 +57,8 @@ def test_the_first_line_says_what_was_loaded(server: Server) -> None:
 
 def test_every_question_gets_the_answer_that_the_library_gives(server: Server, tiny_run: Path) -> None:
     clip = CLIPInference(tiny_run, server.hello["result"]["backend"])
-    pictures = pictures_of(tiny_run)[:6]
-    image, texts = str(pictures[0]), ["a red circle", "a blue square"]
+    images = images_of(tiny_run)[:6]
+    image, texts = str(images[0]), ["a red circle", "a blue square"]
     asked = server.ask({"id": 1, "op": "similarity", "image": image, "texts": texts})
     assert asked["ok"] is True
     assert asked["result"]["similarities"] == pytest.approx(clip.image_text_similarity(image, texts).tolist(), abs=1e-5)
@@ -71,7 +71,7 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
     asked = server.ask({"id": 3, "op": "text_retrieval", "image": image, "texts": texts, "top_k": 1})
     assert asked["result"]["texts"] == clip.image_text_retrieval(image, texts, 1)[0]
 
-    for source in ({"images": [str(path) for path in pictures]}, {"image_dir": str(pictures[0].parent)}):
+    for source in ({"images": [str(path) for path in images]}, {"image_dir": str(images[0].parent)}):
         asked = server.ask({"id": 4, "op": "retrieval", "text": texts[0], "top_k": 3, **source})
         assert asked["id"] == 4
         assert len(asked["result"]["images"]) == len(asked["result"]["similarities"]) == 3

@@ -68,7 +68,7 @@ def refused(path: Path | str, kind: type[ClipError] = CheckpointError, **options
 # ---------------------------------------------------------------- identity
 
 
-def test_what_open_clip_says_of_pictures_comes_along(tmp_path: Path) -> None:
+def test_what_open_clip_says_of_images_comes_along(tmp_path: Path) -> None:
     said = {
         "size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3], "interpolation": "bilinear",
         "resize_mode": "longest", "fill_color": 7, "mode": "RGB",
@@ -79,7 +79,7 @@ def test_what_open_clip_says_of_pictures_comes_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
-def test_what_hugging_face_says_of_pictures_comes_along(hugging_face: Path, name: str) -> None:
+def test_what_hugging_face_says_of_images_comes_along(hugging_face: Path, name: str) -> None:
     said = {
         "image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3], "resample": 2, "do_center_crop": False,
         "size": {"height": 32, "width": 32},
@@ -93,12 +93,12 @@ def test_what_hugging_face_says_of_pictures_comes_along(hugging_face: Path, name
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"size": {"shortest_edge": 48}, "crop_size": 32}, "makes pictures of 48"),
-        ({"size": 48, "crop_size": {"height": 48, "width": 48}}, "makes pictures of 48"),
+        ({"size": {"shortest_edge": 48}, "crop_size": 32}, "makes images of 48"),
+        ({"size": 48, "crop_size": {"height": 48, "width": 48}}, "makes images of 48"),
         ({"resample": 0}, "resample"),
         ({"do_normalize": False}, "do_normalize"),
         ({"do_center_crop": False, "size": {"shortest_edge": 32}}, "not square"),
-        ({"size": []}, "makes pictures of []"),
+        ({"size": []}, "makes images of []"),
     ],
 )
 def test_preprocessing_that_is_not_ours_is_refused(hugging_face: Path, said: dict[str, Any], reason: str) -> None:
@@ -323,19 +323,19 @@ def test_both_ways_of_the_name_tables_are_bit_for_bit(folder: Path, hugging_face
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
-def test_published_weights_answer_as_open_clip_does_from_picture_to_similarity(folder: Path, picture: Path) -> None:
+def test_published_weights_answer_as_open_clip_does_from_image_to_similarity(folder: Path, image: Path) -> None:
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     texts = ["a dog", "two people", ""]
     with torch.no_grad():
-        image = model.eval().encode_image(transform(Image.open(picture))[None], normalize=True)
+        image = model.eval().encode_image(transform(Image.open(image))[None], normalize=True)
         theirs = (image @ model.encode_text(open_clip.tokenize(texts, 16), normalize=True).T)[0].numpy()
-    ours = CLIPInference(folder).image_text_similarity(picture, texts)
+    ours = CLIPInference(folder).image_text_similarity(image, texts)
     assert np.abs(ours - theirs).max() < 1e-5
 
 
@@ -347,23 +347,21 @@ def test_the_identity_of_an_encoder_knows_what_the_weights_were_taken_for(tmp_pa
     assert encoders[0] == encoders[2] != encoders[1]
 
 
-def test_the_commands_take_published_weights(folder: Path, picture: Path, tmp_path: Path) -> None:
+def test_the_commands_take_published_weights(folder: Path, image: Path, tmp_path: Path) -> None:
     weights = folder / "open_clip_model.safetensors"
-    asked = python(
-        "-m", "clip_core.cli.infer", "similarity", "--model", weights, "--image", picture, "--texts", "a dog"
-    )
+    asked = python("-m", "clip_core.cli.infer", "similarity", "--model", weights, "--image", image, "--texts", "a dog")
     assert asked.returncode == 0, asked.stderr
     unknown = python(
-        "-m", "clip_core.cli.infer", "similarity", "--model", weights, "--init-model", "x", "--image", picture,
+        "-m", "clip_core.cli.infer", "similarity", "--model", weights, "--init-model", "x", "--image", image,
         "--texts", "a dog",
     )  # fmt: skip
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
-    lost = python("-m", "export.cli", folder, "--images", picture.parent)
+    lost = python("-m", "export.cli", folder, "--images", image.parent)
     assert (lost.returncode, "--out" in lost.stderr) == (2, True)
-    done = python("-m", "export.cli", folder, "--images", picture.parent, "--out", tmp_path / "bundle")
+    done = python("-m", "export.cli", folder, "--images", image.parent, "--out", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     ours, theirs = (
-        CLIPInference(path).image_text_similarity(picture, ["a dog", ""]) for path in (folder, tmp_path / "bundle")
+        CLIPInference(path).image_text_similarity(image, ["a dog", ""]) for path in (folder, tmp_path / "bundle")
     )
     assert np.abs(ours - theirs).max() < 1e-5
 

@@ -1,4 +1,4 @@
-"""Pictures reach the model as open_clip's own transform would hand them over: the same to the last bit."""
+"""Images reach the model as open_clip's own transform would hand them over: the same to the last bit."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ def assert_same(image: Image.Image, size: int, **how: Any) -> None:
     prepared = Preprocessing(image_size=size, **how)
     said = {key: value for key, value in how.items() if key != "fill"} | {"fill_color": prepared.fill}
     transform = open_clip.image_transform(size, is_train=False, **said)
-    *picture, _, _ = transform.transforms  # without the steps to a tensor and to normal values
+    *image, _, _ = transform.transforms  # without the steps to a tensor and to normal values
     theirs = image
-    for step in picture:
+    for step in image:
         theirs = step(theirs)
     ours = resize_and_crop(load_image(image), prepared)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
@@ -45,9 +45,9 @@ def assert_same(image: Image.Image, size: int, **how: Any) -> None:
 
 @every_kind
 @pytest.mark.parametrize("sides", SIZES, ids=str)
-def test_pictures_of_every_shape_are_open_clips(sides: tuple[int, int], how: dict[str, str]):
+def test_images_of_every_shape_are_open_clips(sides: tuple[int, int], how: dict[str, str]):
     if how["resize_mode"] == "longest" and min(sides) * 32 < max(sides):
-        return  # open_clip resizes such a picture to nothing, and fails
+        return  # open_clip resizes such an image to nothing, and fails
     assert_same(noise(*sides), 32, **how)
 
 
@@ -55,7 +55,7 @@ def test_pictures_of_every_shape_are_open_clips(sides: tuple[int, int], how: dic
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(1, 500), height=st.integers(1, 500), size=st.sampled_from([16, 31, 48, 224]))
 @example(width=111, height=444, size=50)
-def test_any_picture_is_open_clips(how: dict[str, str], width: int, height: int, size: int):
+def test_any_image_is_open_clips(how: dict[str, str], width: int, height: int, size: int):
     if how["resize_mode"] == "longest":
         assume(min(width, height) * size >= max(width, height))
     assert_same(noise(width, height), size, **how)
@@ -77,5 +77,5 @@ def test_other_statistics_are_applied_alike():
     assert_same(noise(50, 40), 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.4, 0.3))
 
 
-def test_grey_pictures_are_open_clips():
+def test_grey_images_are_open_clips():
     assert_same(noise(50, 41, "L"), 32)

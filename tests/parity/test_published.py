@@ -19,8 +19,8 @@ from tests.published import (
     END,
     hugging_face_model,
     ids,
+    images,
     open_clip_model,
-    pictures,
     save_open_clip,
     shaken,
 )
@@ -51,9 +51,9 @@ OPEN_CLIP = {
 
 @torch.no_grad()
 def differences(published: Published, theirs: tuple[Tensor, Tensor, Tensor], tokens: Tensor, side: int = 32) -> float:
-    """The largest difference of picture features, text features and logits."""
+    """The largest difference of image features, text features and logits."""
     model = published.build()
-    images, texts = model(pictures(side), tokens)
+    images, texts = model(images(side), tokens)
     logits = model.logit_scale() * images @ texts.T
     if model.logit_bias is not None:
         logits = logits + model.logit_bias
@@ -63,13 +63,13 @@ def differences(published: Published, theirs: tuple[Tensor, Tensor, Tensor], tok
 
 @torch.no_grad()
 def open_clip_says(model: Any, tokens: Tensor, side: int = 32) -> tuple[Tensor, Tensor, Tensor]:
-    images, texts = (model.encode_image(pictures(side), True), model.encode_text(tokens, True))
-    return images, texts, model.get_logits(pictures(side), tokens)[0]
+    images, texts = (model.encode_image(images(side), True), model.encode_text(tokens, True))
+    return images, texts, model.get_logits(images(side), tokens)[0]
 
 
 @torch.no_grad()
 def hugging_face_says(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    said = model(input_ids=tokens, pixel_values=pictures())
+    said = model(input_ids=tokens, pixel_values=images())
     return said.image_embeds, said.text_embeds, said.logits_per_image
 
 
@@ -104,7 +104,7 @@ def test_the_two_activations_can_be_told_apart(tmp_path: Path) -> None:
 def test_training_checkpoints_of_open_clip(tmp_path: Path, prefix: str) -> None:
     model = open_clip_model()
     optimiser = torch.optim.AdamW(model.parameters())
-    model(pictures(), ids())[0].sum().backward()
+    model(images(), ids())[0].sum().backward()
     optimiser.step()
     weights = {prefix + name: value for name, value in model.state_dict().items()}
     checkpoint = {"epoch": 3, "name": "x", "state_dict": weights, "optimizer": optimiser.state_dict()}
@@ -118,7 +118,7 @@ def scripted(model: nn.Module, path: Path, how: str) -> None:
     model.register_buffer("input_resolution", torch.tensor(32))  # as OpenAI's archives have it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.jit.trace(model, (pictures(), ids())) if how == "trace" else torch.jit.script(model)
+        made = torch.jit.trace(model, (images(), ids())) if how == "trace" else torch.jit.script(model)
         torch.jit.save(made, path)
 
 
@@ -179,7 +179,7 @@ def save_hugging_face(folder: Path, model: Any, form: str) -> None:
 
 
 @pytest.mark.parametrize("side", [16, 48, 56])
-def test_positions_for_another_picture_size_are_those_of_open_clip(tmp_path: Path, side: int) -> None:
+def test_positions_for_another_image_size_are_those_of_open_clip(tmp_path: Path, side: int) -> None:
     model = open_clip_model()
     folder = save_open_clip(tmp_path, model)
     other = open_clip_model(vision={"image_size": side})

@@ -1,4 +1,4 @@
-"""PyTorch and ONNX Runtime say the same: every architecture, batch 1, 3 and 8, every token length, real pictures."""
+"""PyTorch and ONNX Runtime say the same: every architecture, batch 1, 3 and 8, every token length, real images."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from clip_core.inference.clip import CLIPInference
 from export.bundle import export_bundle
-from tests.models import make_run, pictures_of
+from tests.models import images_of, make_run
 
 ARCHITECTURES = {
     "patches": {},
@@ -30,9 +30,9 @@ def both(
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_pictures(both: tuple[CLIPInference, CLIPInference], tiny_run: Path, batch: int) -> None:
-    pictures = pictures_of(tiny_run)[:batch]
-    ours, theirs = (clip.encoder.encode_images(pictures) for clip in both)
+def test_images(both: tuple[CLIPInference, CLIPInference], tiny_run: Path, batch: int) -> None:
+    images = images_of(tiny_run)[:batch]
+    ours, theirs = (clip.encoder.encode_images(images) for clip in both)
     assert ours.shape == theirs.shape == (batch, 16)
     assert np.abs(ours - theirs).max() < 1e-4
 
@@ -46,8 +46,8 @@ def test_captions(both: tuple[CLIPInference, CLIPInference], batch: int, length:
     assert np.abs(ours - theirs).max() < 1e-4
 
 
-def test_the_nearest_caption_of_every_picture(both: tuple[CLIPInference, CLIPInference], tiny_run: Path) -> None:
+def test_the_nearest_caption_of_every_image(both: tuple[CLIPInference, CLIPInference], tiny_run: Path) -> None:
     captions = list(both[0].encoder.about.classes or ())
-    for picture in pictures_of(tiny_run):
-        ours, theirs = (clip.image_text_similarity(picture, captions) for clip in both)
+    for image in images_of(tiny_run):
+        ours, theirs = (clip.image_text_similarity(image, captions) for clip in both)
         assert ours[theirs.argmax()] >= ours.max() - 1e-6

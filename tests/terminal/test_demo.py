@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from clip_core.run_dir import RunReader, State
+
 from tests.terminal.terminal import Terminal
 from tests.tui.test_demo import SMALL
 

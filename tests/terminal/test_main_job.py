@@ -3,8 +3,9 @@
 import signal
 from pathlib import Path
 
-from clip_core.data.synthetic import create_synthetic
 from clip_core.run_dir import RunReader, RunWriter, State, find_runs
+
+from clip_core.data.synthetic import create_synthetic
 from clip_tui.form import form_fields
 from tests.conftest import SHORT_RUN, clip_train
 from tests.terminal.terminal import Terminal, end, lives, wait_until
@@ -65,7 +66,7 @@ def test_the_main_job_from_the_form_to_an_answer_of_both_backends(tmp_path: Path
             terminal.wait_for("the same as the torch model", 120)
 
             terminal.press("4")
-            terminal.wait_for("among 9 held-out pictures")
+            terminal.wait_for("among 9 validation images")
             terminal.press("x")
             terminal.wait_for(" ms")
             terminal.wait_for("▀")

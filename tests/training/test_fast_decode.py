@@ -1,4 +1,4 @@
-"""The fast decoder: within one 8-bit level of the exact one, and the same verdict on every bad picture."""
+"""The fast decoder: within one 8-bit level of the exact one, and the same verdict on every bad image."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.data.pictures import Member
+from clip_core.data.image_files import Member
 from clip_core.data.store import EXACT
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
@@ -51,7 +51,7 @@ def test_at_most_one_level_off(tmp_path: Path, size: tuple[int, int], mode: str,
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_is_upright(tmp_path: Path, orientation: int):
+def test_a_turned_image_is_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo().save(tmp_path / "a.jpg", exif=exif)
@@ -74,7 +74,7 @@ def test_every_kind_of_jpeg(tmp_path: Path, options: dict[str, object]):
     assert difference(tmp_path / "a.jpg") <= 1
 
 
-def test_pictures_of_other_kinds_are_decoded_exactly(tmp_path: Path):
+def test_images_of_other_kinds_are_decoded_exactly(tmp_path: Path):
     for name, image in [
         ("grey.jpg", photo().convert("L")),
         ("cmyk.jpg", photo().convert("CMYK")),
@@ -104,7 +104,7 @@ def test_a_member_of_a_shard(tmp_path: Path):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_picture_that_is_cut_or_damaged_gets_the_same_verdict(tmp_path: Path, data: st.DataObject):
+def test_an_image_that_is_cut_or_damaged_gets_the_same_verdict(tmp_path: Path, data: st.DataObject):
     content = io.BytesIO()
     photo(60, 50).save(content, "JPEG", progressive=data.draw(st.booleans()))
     whole = content.getvalue()
@@ -132,5 +132,5 @@ def test_torchvision_is_what_decodes(tmp_path: Path):
     assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()).shape == (3, 70, 90)
 
 
-def test_the_two_decoders_keep_their_pictures_apart():
+def test_the_two_decoders_keep_their_images_apart():
     assert FAST.name != EXACT.name

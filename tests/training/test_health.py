@@ -45,7 +45,7 @@ def test_a_run_that_goes_well_is_told_nothing() -> None:
         ([CHANCE, 3.9, 3.5, 3.6, 4.0, *[5.4] * 5], {}, "too high"),
         ([3.0] * 9, {"logit_scale": 100.0}, "temperature is at its limit"),
         ([3.0] * 9, {"logit_scale": 1.0}, "lower limit"),
-        ([3.0] * 9, {"data_wait": 0.6}, "waiting for pictures"),
+        ([3.0] * 9, {"data_wait": 0.6}, "waiting for images"),
         ([3.0] * 9, {"repeated_captions": 0.9}, "share their caption"),
     ],
 )
@@ -84,7 +84,7 @@ def test_falling_recall_is_overfitting_though_the_loss_says_nothing() -> None:
     assert "best at step 1" in told[0]
 
 
-@pytest.mark.parametrize(("name", "tower"), [("image_mean_cosine", "pictures"), ("text_mean_cosine", "captions")])
+@pytest.mark.parametrize(("name", "tower"), [("image_mean_cosine", "images"), ("text_mean_cosine", "captions")])
 def test_a_tower_that_says_the_same_of_everything_has_collapsed(name: str, tower: str) -> None:
     assert health().evaluation(10, SCORES | {name: 0.999}) == []  # of a new network that means nothing
     (said,) = health().evaluation(60, SCORES | {name: 0.999})

@@ -26,16 +26,16 @@ def naive_sigmoid_loss(
 ) -> float:
     """Every pair by hand: -log of the probability that was given to what is true."""
     total = 0.0
-    for picture, image in enumerate(images.double()):
+    for image, image in enumerate(images.double()):
         for caption, text in enumerate(texts.double()):
             logit = scale * float(image @ text) + bias
-            against = -logit if matches[picture, caption] else logit
+            against = -logit if matches[image, caption] else logit
             total += max(against, 0.0) + math.log1p(math.exp(-abs(against)))
     return total / len(images)
 
 
 def random_batch(seed: int, pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unit vectors of pictures and captions, and matches among them."""
+    """Unit vectors of images and captions, and matches among them."""
     g = torch.Generator().manual_seed(seed)
     images, texts = (F.normalize(torch.randn(pairs, 6, generator=g), dim=-1) for _ in range(2))
     ids = torch.randint(0, pairs, (2, pairs), generator=g)
@@ -157,10 +157,10 @@ def test_identical_captions_are_never_negatives_of_each_other(contrastive: Contr
     loss, _ = contrastive(image, text, torch.tensor(50.0), matches, torch.tensor(-10.0))
     loss.backward()
     assert image.grad is not None
-    assert image.grad.abs().max() < 1e-5  # nothing pushes a picture from a caption that is also its own
+    assert image.grad.abs().max() < 1e-5  # nothing pushes an image from a caption that is also its own
 
 
-def test_same_picture_or_same_caption_match_and_nothing_else() -> None:
+def test_same_image_or_same_caption_match_and_nothing_else() -> None:
     matches = matching_pairs(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2]))
     assert matches.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
 

@@ -14,20 +14,20 @@ from clip_core.data.dataset import IntArray, PairSet
 from clip_core.training.order import Order, connected
 
 
-def pair_set(pictures: IntArray, captions: IntArray) -> PairSet:
-    """Pairs of these pictures and captions, numbered without gaps."""
-    images, pair_images = np.unique(pictures, return_inverse=True)
+def pair_set(images: IntArray, captions: IntArray) -> PairSet:
+    """Pairs of these images and captions, numbered without gaps."""
+    images, pair_images = np.unique(images, return_inverse=True)
     texts, pair_captions = np.unique(captions, return_inverse=True)
     return PairSet([Path(str(i)) for i in images], [str(t) for t in texts], pair_images, pair_captions)
 
 
 @st.composite
 def pair_sets(draw: st.DrawFn) -> PairSet:
-    """Up to 60 pairs with few or many pictures and captions, from all the same to all different."""
+    """Up to 60 pairs with few or many images and captions, from all the same to all different."""
     count = draw(st.integers(1, 60))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    pictures, captions = draw(st.integers(1, 80)), draw(st.integers(1, 80))
-    return pair_set(random.integers(pictures, size=count), random.integers(captions, size=count))
+    images, captions = draw(st.integers(1, 80)), draw(st.integers(1, 80))
+    return pair_set(random.integers(images, size=count), random.integers(captions, size=count))
 
 
 def naive_groups(pairs: PairSet) -> list[set[int]]:
@@ -62,10 +62,10 @@ def test_an_epoch_takes_each_pair_once_but_those_that_wait(pairs: PairSet, size:
 
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
-def test_sampled_an_epoch_takes_each_picture_once(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
+def test_sampled_an_epoch_takes_each_image_once(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
     order = Order(pairs, batch_size=size, seed=seed, captions="sample")
-    pictures = pairs.pair_images[order(epoch).ravel()]
-    assert len(set(pictures)) == len(pictures) == len(pairs.images) // order.batch_size * order.batch_size
+    images = pairs.pair_images[order(epoch).ravel()]
+    assert len(set(images)) == len(images) == len(pairs.images) // order.batch_size * order.batch_size
 
 
 @some
@@ -118,14 +118,14 @@ def test_a_long_chain_of_matches_is_one_connected_group() -> None:
     assert not connected(links[at // 2], links[(at + 1) // 2]).any()
 
 
-def test_two_captions_of_a_picture_never_meet() -> None:
+def test_two_captions_of_an_image_never_meet() -> None:
     pairs = pair_set(np.repeat(np.arange(200), 2), np.arange(400))
     order = Order(pairs, batch_size=128, seed=0)
     for epoch in range(20):
         assert all(len(set(pairs.pair_images[batch])) == 128 for batch in order(epoch))
 
 
-def test_a_picture_comes_back_after_any_number_of_batches_not_in_the_next() -> None:
+def test_an_image_comes_back_after_any_number_of_batches_not_in_the_next() -> None:
     pairs = pair_set(np.repeat(np.arange(200), 2), np.arange(400))
     batch_of = np.empty(400, dtype=int)
     for number, batch in enumerate(Order(pairs, batch_size=10, seed=0)(0)):
@@ -141,14 +141,14 @@ def test_a_batch_has_an_even_share_of_each_class() -> None:
         assert (shares.max(axis=0) - shares.min(axis=0)).max() <= 1
 
 
-def test_where_one_caption_connects_all_the_captions_of_a_picture_still_do_not_meet() -> None:
+def test_where_one_caption_connects_all_the_captions_of_an_image_still_do_not_meet() -> None:
     captions = np.arange(2000)
-    captions[::5] = 0  # one of each picture's, so that all are connected
+    captions[::5] = 0  # one of each image's, so that all are connected
     pairs = pair_set(np.repeat(np.arange(400), 5), captions)
     own = pairs.pair_captions != 0
     for batch in Order(pairs, batch_size=100, seed=0)(0):
-        pictures = pairs.pair_images[batch][own[batch]]
-        assert len(set(pictures)) == len(pictures)
+        images = pairs.pair_images[batch][own[batch]]
+        assert len(set(images)) == len(images)
         assert np.count_nonzero(~own[batch]) == 20
 
 
@@ -174,7 +174,7 @@ def test_sampling_takes_every_caption_once_before_any_again(pairs: PairSet, seed
         )
 
 
-def test_captions_are_sampled_for_each_picture_by_itself() -> None:
+def test_captions_are_sampled_for_each_image_by_itself() -> None:
     order = Order(pair_set(np.repeat(np.arange(1000), 2), np.arange(2000)), batch_size=1, seed=0, captions="sample")
     first = [np.sort(order(epoch).ravel()) % 2 for epoch in (0, 2, 4)]
     for one, other in pairwise(first):

@@ -96,7 +96,7 @@ def test_a_vocabulary_learnt_from_few_captions_is_met_in_pieces_too(data: dict, 
         (500, {"model_size": "ViT-B-32"}, 224),
     ],
 )
-def test_pictures_are_seen_larger_where_they_have_more_to_show(
+def test_images_are_seen_larger_where_they_have_more_to_show(
     tmp_path: Path, side: int, model: dict[str, Any], seen: int
 ) -> None:
     Image.new("RGB", (side + 9, side)).save(tmp_path / "a.png")

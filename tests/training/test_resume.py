@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from clip_core.run_dir import RunReader, State
 from safetensors.numpy import load_file
 
 from clip_core.files import sha256, write_json
-from clip_core.run_dir import RunReader, State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 
 LONGER = [
@@ -100,7 +100,7 @@ def test_stopped_with_sampled_captions_bf16_weights_and_muon_and_resumed_it_is_t
     assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
     assert_same_run(whole, parts)
     resolved = RunReader(whole).config()["resolved"]
-    assert resolved["steps_per_epoch"] == 162 // 32  # pictures, not pairs
+    assert resolved["steps_per_epoch"] == 162 // 32  # images, not pairs
 
 
 def test_killed_between_steps_it_goes_on_from_the_last_checkpoint_as_the_same_run(shapes: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run on tar shards, from the command to every reader of its pictures."""
+"""A run on tar shards, from the command to every reader of its images."""
 
 import json
 import shutil
@@ -6,10 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
-from clip_core.data.pictures import member_of
-from clip_core.inference.clip import CLIPInference
 from clip_core.run_dir import RunReader
+
+from clip_core.data.image_files import member_of
+from clip_core.inference.clip import CLIPInference
 from clip_tui.gallery import read_gallery
 from clip_tui.screens.data import read_parts
 from clip_tui.widgets.halfblocks import strips_of
@@ -42,7 +42,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_the_pictures_of_a_run_are_members_of_its_shards(run: Path, shards: Path):
+def test_the_images_of_a_run_are_members_of_its_shards(run: Path, shards: Path):
     pairs = json.loads((run / "val_pairs.json").read_text())
     probe = RunReader(run).probe() or {}
     for name in [*(pair["image"] for pair in pairs), *probe["images"]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from clip_core.run_dir import RunReader
 
 from clip_core.cli.train import main
 from clip_core.errors import UsageError
@@ -14,7 +15,6 @@ from clip_core.files import write_json
 from clip_core.inference.bundle import read_manifest
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
-from clip_core.run_dir import RunReader
 from export.bundle import export_bundle
 from export.formats import export_weights
 from tests.models import make_run
@@ -117,11 +117,11 @@ def test_the_first_loss_is_of_the_order_of_chance_whatever_the_scale(way: str, t
     assert first["loss"] < 1.5 * first["chance"]
 
 
-def test_the_held_out_loss_is_the_runs_own(train: Train, shapes: Path, tmp_path: Path) -> None:
+def test_the_validation_loss_is_the_runs_own(train: Train, shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "softmax"
     assert main(["--data-file", str(shapes), "--run-dir", str(run), *SHORT, *NEW]) == 0
     softmax, sigmoid = (lines(path, "eval")[0]["val_loss"] for path in (run, train("scratch")))
-    assert softmax < 4 < sigmoid  # 18 held-out pairs of 18 classes
+    assert softmax < 4 < sigmoid  # 18 validation pairs of 18 classes
 
 
 def test_the_temperature_that_is_asked_for_is_the_one_it_starts_with(shapes: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_every_pair_finds_its_caption_in_groups_of_like_length(shapes: Path, tmp
     assert all((group[:, -8:] != tokenizer.pad_id).any() for group in batch.input_ids)  # none is wider than it needs
 
 
-def test_patch_dropout_looks_at_some_patches_of_each_picture_and_at_all_of_them_it_changes_nothing() -> None:
+def test_patch_dropout_looks_at_some_patches_of_each_image_and_at_all_of_them_it_changes_nothing() -> None:
     kept = kept_patches(5, 16, 0.5, torch.Generator().manual_seed(0))
     assert kept.shape == (5, 8)
     assert all(len(set(row)) == 8 and row == sorted(row) and max(row) < 16 for row in kept.tolist())

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from clip_core.run_dir import RunReader
 
 from clip_core.cli.train import main
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
-from clip_core.run_dir import RunReader
 from clip_core.training.batches import BatchMaker
 from tests.models import make_run
 from tests.published import open_clip_model, save_open_clip
@@ -190,7 +190,7 @@ def test_the_guard_is_judged_at_each_evaluation_under_its_own_names(
     assert "guard, recall@10 to image" in said
 
 
-def test_pictures_of_another_size_interpolate_the_positions(start: Path, shapes: Path, tmp_path: Path) -> None:
+def test_images_of_another_size_interpolate_the_positions(start: Path, shapes: Path, tmp_path: Path) -> None:
     run = tune(tmp_path / "run", shapes, start, "--image-size", "48")
     config = load_model(run).config
     assert config.image.image_size == config.preprocessing.image_size == 48
@@ -260,7 +260,7 @@ def test_flags_that_cannot_be_used_with_init_get_one_sentence_and_leave_nothing(
 def test_a_guard_that_is_no_pair_list_is_one_sentence(
     start: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "guard.json").write_text('[{"picture": 1}]')
+    (tmp_path / "guard.json").write_text('[{"image": 1}]')
     argv = ["--data-file", str(shapes), "--run-dir", str(tmp_path / "run"), "--init", str(start)]
     assert main([*argv, "--guard-data", str(tmp_path / "guard.json")]) == 1
     error = capsys.readouterr().err.strip()

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from clip_core.run_dir import RunWriter, State
 from PIL import Image
 
 from clip_core.config import TrainConfig
 from clip_core.files import write_json
-from clip_core.run_dir import RunWriter, State
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -28,8 +28,8 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hostile: bool = False) -> Path:
-    """A run with pictures, curves, probes, events and a log, as a trainer would leave it."""
-    pairs = [(str(_picture(path.parent / "images" / f"{name}.png", name)), f"a {name} square") for name in COLOURS]
+    """A run with images, curves, probes, events and a log, as a trainer would leave it."""
+    pairs = [(str(_image(path.parent / "images" / f"{name}.png", name)), f"a {name} square") for name in COLOURS]
     if hostile:
         pairs = [(image, HOSTILE[index % len(HOSTILE)]) for index, (image, _) in enumerate(pairs)]
     captions = [caption for _, caption in pairs]
@@ -44,7 +44,7 @@ def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hosti
         writer.metric(
             "train", step, epoch=1, loss=3 * math.exp(-step / 20) + spike, lr=1e-3 * (1 - step / 100),
             temperature=0.07, grad_norm=1.5, image_to_text_top1=step / 100, text_to_image_top1=step / 110,
-            pictures_per_second=1234.5, data_wait=0.03, memory_mb=812.0,
+            images_per_second=1234.5, data_wait=0.03, memory_mb=812.0,
             **({"[red]odd\x1b[2J": step} if hostile else {}),
         )  # fmt: skip
         if step % 10 == 0:
@@ -92,7 +92,7 @@ def _config(pairs: list[tuple[str, str]], captions: list[str]) -> dict[str, obje
     }  # fmt: skip
 
 
-def _picture(path: Path, colour: str) -> Path:
+def _image(path: Path, colour: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (48, 32), colour)
     image.paste((255, 255, 255), (16, 8, 32, 24))

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from clip_core.run_dir import RunWriter, State
+from clip_tui.curve import LIMIT, Bucket, Curve
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -12,8 +14,6 @@ from rich.cells import cell_len
 
 from clip_core.config import PRESETS, TrainConfig
 from clip_core.errors import BackendError, ImageError, UsageError
-from clip_core.run_dir import RunWriter, State
-from clip_tui.curve import LIMIT, Bucket, Curve
 from clip_tui.encoder import EncoderClient
 from clip_tui.form import form_fields, read_form
 from clip_tui.gallery import gallery_of, read_pairs_file
@@ -136,22 +136,22 @@ def test_a_half_block_holds_the_two_pixels_above_each_other(tmp_path: Path) -> N
     assert segment.style.bgcolor.get_truecolor().blue > 200
 
 
-def test_a_plain_picture_is_a_ramp_of_signs(tmp_path: Path) -> None:
+def test_a_plain_image_is_a_ramp_of_signs(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "white").save(tmp_path / "white.png")
     (strip, *_) = strips_of(tmp_path / "white.png", 8, 4, plain=True)
     assert strip.text == "@" * 8
 
 
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (3, 3)])
-def test_a_picture_of_any_proportion_fits_into_its_cells(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_an_image_of_any_proportion_fits_into_its_cells(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "odd.png")
     strips = strips_of(tmp_path / "odd.png", 12, 5, plain=False)
     assert 1 <= len(strips) <= 5
     assert all(1 <= strip.cell_length <= 12 for strip in strips)
 
 
-def test_what_is_no_picture_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "no.png").write_text("not a picture")
+def test_what_is_no_image_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("not an image")
     with pytest.raises(ImageError, match=r"no\.png"):
         strips_of(tmp_path / "no.png", 8, 4, plain=False)
 

@@ -4,16 +4,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from clip_core.run_dir import RunReader, RunWriter
 from textual.widgets import Input, OptionList
 
-from clip_core.run_dir import RunReader, RunWriter
 from clip_tui.actions import ACTIONS, APP, TABS, Action
 from clip_tui.app import ClipApp
 from clip_tui.screens.live import LiveScreen
 from clip_tui.screens.new_run import NewRunScreen
 from clip_tui.screens.query_page import agreement
 from clip_tui.screens.retrieve import RetrieveScreen
-from clip_tui.widgets.picture import Picture
+from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.plot import Plot
 from tests.tui.conftest import HOSTILE, SIZES, make_run
 from tests.tui.pilot import opened, says, screen_text, until
@@ -104,7 +104,7 @@ async def test_the_data_screen_shows_pairs_and_searches_them(runs: Path, size: t
         await pilot.press("slash", *"yel")
         await says(pilot, "held out 1 of 6")
         assert app.screen.query_one("#captions", OptionList).option_count == 1
-        await until(pilot, lambda: bool(app.screen.query_one("#picture", Picture)._strips))
+        await until(pilot, lambda: bool(app.screen.query_one("#image", ImageView)._strips))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -210,7 +210,7 @@ async def test_the_tabs_lead_everywhere_by_their_key_also_out_of_a_field(runs: P
         await until(pilot, lambda: getattr(app.screen, "PAGE", "") == page)
 
 
-async def test_a_picture_is_asked_for_by_its_file_name_and_texts_by_typing(runs: Path) -> None:
+async def test_an_image_is_asked_for_by_its_file_name_and_texts_by_typing(runs: Path) -> None:
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, runs / "live", "classify")

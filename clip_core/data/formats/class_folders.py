@@ -1,4 +1,4 @@
-"""One folder per class: the folder's name, in a sentence, is the caption of every picture below it."""
+"""One folder per class: the folder's name, in a sentence, is the caption of every image below it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.source import Contents, Source
 from clip_core.errors import DataError
 
-SHAPE = "one folder of pictures per class"
+SHAPE = "one folder of images per class"
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
@@ -18,26 +18,26 @@ def recognise(source: Source) -> str | None:
             f"{path} holds {', '.join(names)}, which are parts and no classes; "
             f"name one: --data {path / names[0]} (and --val-file for another)."
         )
-    holding = {picture.relative_to(source.path).parts[0] for picture in source.first_pictures}
+    holding = {image.relative_to(source.path).parts[0] for image in source.first_images}
     if len(names) < 2 or not holding & set(names):
         return None
-    return f"it holds {len(names):,} folders with pictures"
+    return f"it holds {len(names):,} folders with images"
 
 
 def read(source: Source) -> Contents:
-    """Every picture below a folder of its own class; pictures beside the folders have none and are left out.
+    """Every image below a folder of its own class; images beside the folders have none and are left out.
 
     Raises:
-        DataError: if there is no such picture.
+        DataError: if there is no such image.
     """
     root = source.path
     collector = Collector(root)
-    names = (picture.relative_to(root) for picture in source.pictures())
+    names = (image.relative_to(root) for image in source.images())
     for entry, name in enumerate((name for name in names if len(name.parts) > 1), start=1):
         title = " ".join(name.parts[0].replace("_", " ").split())
         collector.add(entry, str(name), source.wishes.class_template.replace("{}", title), str(name))
     if not collector.pairs:
-        raise DataError(f"{root} holds no folders with pictures, one per class; name another folder.")
+        raise DataError(f"{root} holds no folders with images, one per class; name another folder.")
     return Contents(collector.pairs, root)
 
 

@@ -23,7 +23,7 @@ def recognise(source: Source) -> str | None:
 
 
 def read(source: Source) -> Contents:
-    """Every annotation with its picture, which may lie beside the file or beside the file's folder.
+    """Every annotation with its image, which may lie beside the file or beside the file's folder.
 
     Raises:
         DataError: if it is no such object, or its annotations have no captions (as those of boxes have not).
@@ -33,7 +33,7 @@ def read(source: Source) -> Contents:
         raise DataError(f"{source.path}: its annotations have no captions; give the captions_*.json of the set.")
     files = {_key(image.get("id")): image.get("file_name") for image in images}
     folders = folders_beside(source.path)
-    if source.path.parent.name:  # annotations/captions_val2017.json has its pictures in ../val2017
+    if source.path.parent.name:  # annotations/captions_val2017.json has its images in ../val2017
         folders += folders_beside(source.path.parent)
     first = [name for name in (files[key] for key in list(files)[:_SAMPLE]) if isinstance(name, str)]
     root = source.wishes.image_root or find_root(folders, first)

@@ -1,16 +1,16 @@
-"""Entries of any list made into pairs: pictures are looked for below one folder, and only there."""
+"""Entries of any list made into pairs: images are looked for below one folder, and only there."""
 
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from clip_core.data.image_files import Member, member_of
 from clip_core.data.pairs import Pair
-from clip_core.data.pictures import Member, member_of
 from clip_core.errors import DataError
 from clip_core.text import printable
 
-_MOST_FOLDERS = 64  # beside a list that its pictures are looked for in
+_MOST_FOLDERS = 64  # beside a list that its images are looked for in
 
 
 class Collector:
@@ -23,7 +23,7 @@ class Collector:
         self._place = _Root(root)
 
     def add(self, entry: int, image: object, captions: object, where: str = "", problem: str | None = None) -> None:
-        """One picture with its caption, or with a list of them.
+        """One image with its caption, or with a list of them.
 
         Args:
             entry: its number, from 1.
@@ -39,13 +39,13 @@ class Collector:
 
 
 def find_root(folders: Iterable[Path], images: Sequence[str]) -> Path:
-    """The folder among some that holds most of these pictures; the first where none holds any."""
+    """The folder among some that holds most of these images; the first where none holds any."""
     choice = list(folders)
     return max(choice, key=lambda folder: sum(is_file_below(folder, image) for image in images))
 
 
 def folders_beside(file: Path) -> list[Path]:
-    """A list's own folder and those in it: where data sets as they are published keep their pictures."""
+    """A list's own folder and those in it: where data sets as they are published keep their images."""
     own = file.parent
     try:
         inner = sorted(folder for folder in own.iterdir() if folder.is_dir() and not folder.name.startswith("."))
@@ -75,18 +75,18 @@ def _caption(caption: object) -> tuple[str, str | None]:
 
 
 class _Root:
-    """Finds pictures below a folder, and only there."""
+    """Finds images below a folder, and only there."""
 
     def __init__(self, root: Path) -> None:
         self.path = root.absolute()
         self._real = self.path.resolve()
-        # Most pictures lie in a few folders: resolving each folder once leaves one question a picture.
+        # Most images lie in a few folders: resolving each folder once leaves one question an image.
         self._folder = lru_cache(maxsize=4096)(self._resolve_folder)
         self._last: tuple[object, tuple[Path, str, str | None]] = object(), (self.path, "", None)
 
     def find(self, spelt: object) -> tuple[Path, str, str | None]:
-        """(absolute path, name below the root, what is wrong or None) of a picture as the list spells it."""
-        if spelt != self._last[0]:  # the captions of a picture mostly stand together
+        """(absolute path, name below the root, what is wrong or None) of an image as the list spells it."""
+        if spelt != self._last[0]:  # the captions of an image mostly stand together
             self._last = spelt, self._find(spelt)
         return self._last[1]
 

@@ -1,4 +1,4 @@
-"""Which column of a table holds the pictures, and which the captions."""
+"""Which column of a table holds the images, and which the captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_core.data.formats.collect import find_root, folders_beside, is_file_below, shown
 from clip_core.data.formats.source import Source
-from clip_core.data.pictures import SUFFIXES
+from clip_core.data.image_files import SUFFIXES
 from clip_core.errors import DataError
 
 IMAGE_NAMES = (
@@ -20,12 +20,12 @@ CAPTION_NAMES = (
 )  # fmt: skip
 
 _SAMPLE = 40  # rows whose values are looked at
-_MANY = 0.5  # share of a column's values that must look like pictures
+_MANY = 0.5  # share of a column's values that must look like images
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Places of the two columns, and the folder that the pictures are below."""
+    """Places of the two columns, and the folder that the images are below."""
 
     image: int
     caption: int
@@ -33,7 +33,7 @@ class Columns:
 
 
 def choose_columns(source: Source, names: Sequence[str], rows: Sequence[Sequence[object]]) -> Columns:
-    """Pictures are where the values are files, or at least end like one; captions where the name or the length says so.
+    """Images are where the values are files, or at least end like one; captions where the name or the length says so.
 
     Args:
         source: the table's path, and the columns and the folder that the user named.
@@ -71,17 +71,17 @@ def _image_column(source: Source, names: Sequence[str], texts: Sequence[Sequence
     def files(place: int) -> int:
         return max(sum(is_file_below(folder, value) for value in texts[place]) for folder in folders)
 
-    def pictures(place: int) -> int:
+    def images(place: int) -> int:
         return sum(Path(value.strip()).suffix.lower() in SUFFIXES for value in texts[place])
 
     order = sorted(range(len(names)), key=lambda place: _rank(names[place], IMAGE_NAMES))
-    for count in (files, pictures):
+    for count in (files, images):
         best = max(order, key=count)  # the first of equals, so a telling name decides
         if count(best) > _MANY * len(texts[best]):
             return best
     if order and _rank(names[order[0]], IMAGE_NAMES) < len(IMAGE_NAMES):
         return order[0]
-    raise DataError(f"{source.path}: no column holds pictures among {_listed(names)}; say which with --image-column.")
+    raise DataError(f"{source.path}: no column holds images among {_listed(names)}; say which with --image-column.")
 
 
 def _caption_column(source: Source, names: Sequence[str], texts: Sequence[Sequence[str]], image: int) -> int:

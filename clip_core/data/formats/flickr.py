@@ -23,9 +23,9 @@ def recognise(source: Source) -> str | None:
     if not first:
         return None
     if _TOKEN.fullmatch(first[0]):
-        return "its lines are PICTURE#NUMBER, a tab, and a caption"
+        return "its lines are IMAGE#NUMBER, a tab, and a caption"
     if _HEADER.fullmatch(first[0]) or all(_BARS.fullmatch(line) and line.count("|") == 2 for line in first):
-        return "its lines are PICTURE| NUMBER| CAPTION"
+        return "its lines are IMAGE| NUMBER| CAPTION"
     return None
 
 
@@ -47,7 +47,7 @@ def read(source: Source) -> Contents:
     root = source.wishes.image_root or find_root(folders_beside(source.path), first[:_SAMPLE])
     collector = Collector(root)
     for entry, (number, match) in enumerate(matches, start=1):
-        problem = None if match else "it is not a picture, a number and a caption"
+        problem = None if match else "it is not an image, a number and a caption"
         image, caption = (match["image"].strip(), match["caption"]) if match else ("", "")
         collector.add(entry, image, caption, f"line {number}", problem)
     return Contents(collector.pairs, root)

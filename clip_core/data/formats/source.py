@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from clip_core.config import DataConfig
+from clip_core.data.image_files import walk_images
 from clip_core.data.pairs import Pair
-from clip_core.data.pictures import walk_pictures
 from clip_core.errors import DataError, UsageError
 
 _HEAD = 65536  # bytes that a format may look at to recognise itself
-_LOOKED_AT = 1000  # pictures of a folder, likewise
+_LOOKED_AT = 1000  # images of a folder, likewise
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -116,23 +116,23 @@ class Source:
             raise DataError(f"{self.path} is not JSON that can be read; correct the list.") from None
 
     @cached_property
-    def first_pictures(self) -> list[Path]:
-        """Some pictures below a folder."""
+    def first_images(self) -> list[Path]:
+        """Some images below a folder."""
         return list(islice(self._walk(), _LOOKED_AT))
 
-    def pictures(self) -> list[Path]:
-        """Every picture below a folder, sorted.
+    def images(self) -> list[Path]:
+        """Every image below a folder, sorted.
 
         Raises:
             DataError: if there are none.
         """
         found = sorted(self._walk())
         if not found:
-            raise DataError(f"there is no picture below {self.path}; name another folder.")
+            raise DataError(f"there is no image below {self.path}; name another folder.")
         return found
 
     def _walk(self) -> Iterator[Path]:
-        return walk_pictures(self.path)
+        return walk_images(self.path)
 
     @property
     def _encoding(self) -> str:

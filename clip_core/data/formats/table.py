@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, choose_columns
 from clip_core.data.formats.source import Contents, Source
-from clip_core.data.pictures import SUFFIXES
+from clip_core.data.image_files import SUFFIXES
 from clip_core.errors import DataError
 
-SHAPE = "a CSV or TSV file with a column of pictures and one of captions"
+SHAPE = "a CSV or TSV file with a column of images and one of captions"
 _SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".psv"})
 _DELIMITERS = (",", "\t", ";", "|")
 _SAMPLE = 100  # records that the delimiter is judged by
@@ -36,8 +36,8 @@ def recognise(source: Source) -> str | None:
         return None
     names, _ = _split_header(list(islice(_records(head, dialect), _SAMPLE)))
     rows = [row for _, row in islice(_records(head, dialect), _SAMPLE)]
-    pictured = any(_is_picture(value) for row in rows[:5] for value in row)
-    return f"it is a table with {len(names)} columns" if pictured else None
+    has_images = any(_is_image(value) for row in rows[:5] for value in row)
+    return f"it is a table with {len(names)} columns" if has_images else None
 
 
 def read(source: Source) -> Contents:
@@ -125,10 +125,10 @@ def _split_header(records: Sequence[tuple[int, list[str]]]) -> tuple[list[str], 
     """The names of the columns and the rest; without a header the columns are called 1, 2, ..."""
     first = records[0][1] if records else []
     known = {name.strip().casefold().replace(" ", "_") for name in first} & {*IMAGE_NAMES, *CAPTION_NAMES}
-    if first and (known or not any(_is_picture(value) for value in first)):
+    if first and (known or not any(_is_image(value) for value in first)):
         return [name.strip() for name in first], list(records[1:])
     return [str(number) for number in range(1, len(first) + 1)], list(records)
 
 
-def _is_picture(value: str) -> bool:
+def _is_image(value: str) -> bool:
     return any(value.strip().lower().endswith(suffix) for suffix in SUFFIXES)

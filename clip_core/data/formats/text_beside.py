@@ -1,35 +1,35 @@
-"""A folder of pictures with a .txt beside each: every line that is not blank is a caption."""
+"""A folder of images with a .txt beside each: every line that is not blank is a caption."""
 
 from pathlib import Path
 
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.source import Contents, Source
 
-SHAPE = "a folder of pictures with a .txt of captions beside each"
-_ENOUGH = 0.5  # share of the pictures that must have one
+SHAPE = "a folder of images with a .txt of captions beside each"
+_ENOUGH = 0.5  # share of the images that must have one
 _MOST_BYTES = 1_000_000  # of a .txt
 
 
 def recognise(source: Source) -> str | None:
-    pictures = source.first_pictures
-    with_text = sum(picture.with_suffix(".txt").is_file() for picture in pictures)
-    if not pictures or with_text < _ENOUGH * len(pictures):
+    images = source.first_images
+    with_text = sum(image.with_suffix(".txt").is_file() for image in images)
+    if not images or with_text < _ENOUGH * len(images):
         return None
-    return f"{with_text:,} of the first {len(pictures):,} pictures have a .txt beside them"
+    return f"{with_text:,} of the first {len(images):,} images have a .txt beside them"
 
 
 def read(source: Source) -> Contents:
-    """Every picture below the folder; one without captions is a bad pair.
+    """Every image below the folder; one without captions is a bad pair.
 
     Raises:
-        DataError: if there is no picture.
+        DataError: if there is no image.
     """
     root = source.path
     collector = Collector(root)
     inside = root.resolve()
-    for entry, picture in enumerate(source.pictures(), start=1):
-        name = picture.relative_to(root)
-        captions, problem = _captions(picture.with_suffix(".txt"), inside)
+    for entry, image in enumerate(source.images(), start=1):
+        name = image.relative_to(root)
+        captions, problem = _captions(image.with_suffix(".txt"), inside)
         collector.add(entry, str(name), captions, str(name), problem)
     return Contents(collector.pairs, root)
 

@@ -1,6 +1,6 @@
 """WebDataset shards: tar files in which cat.jpg and cat.txt (or cat.json) are a pair.
 
-Members are read where they lie. Nothing is extracted, and no member but pictures, .txt and .json is ever opened:
+Members are read where they lie. Nothing is extracted, and no member but images, .txt and .json is ever opened:
 a .pkl or .pyd stays what it is, some bytes.
 Source: the format of github.com/webdataset/webdataset.
 """
@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from clip_core.data.formats.collect import shown
 from clip_core.data.formats.source import Contents, Source
+from clip_core.data.image_files import SUFFIXES, Member
 from clip_core.data.pairs import Pair
-from clip_core.data.pictures import SUFFIXES, Member
 from clip_core.errors import DataError
 
 SHAPE = "WebDataset shards: a .tar, a folder of .tar, or a pattern like shards/{000..012}.tar"
@@ -34,7 +34,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 class _Sample:
     """The members that share a name up to its first dot."""
 
-    picture: Member | None = None
+    image: Member | None = None
     name: str = ""
     caption: object = None
     problem: str | None = None
@@ -60,7 +60,7 @@ def read(source: Source) -> Contents:
     for shard in shards:
         samples = _samples(shard)
         if not samples:
-            raise DataError(f"{shard} holds no pictures with captions; it should hold cat.jpg and cat.txt, and so on.")
+            raise DataError(f"{shard} holds no images with captions; it should hold cat.jpg and cat.txt, and so on.")
         for key, sample in samples.items():
             pairs += _pairs(shard, key, sample, len(pairs) + 1)
     return Contents(pairs, shards[0].parent)
@@ -133,11 +133,11 @@ def _samples(shard: Path) -> dict[str, _Sample]:
         raise DataError(f"{shard} is not a whole, uncompressed tar file ({error}); unpack or fetch it again.") from None
     except OSError as error:
         raise DataError(f"{shard} cannot be read ({error.strerror or error}); fetch it again.") from None
-    return {key: sample for key, sample in samples.items() if sample.picture or sample.caption is not None}
+    return {key: sample for key, sample in samples.items() if sample.image or sample.caption is not None}
 
 
 def _take(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo, samples: dict[str, _Sample]) -> None:
-    """Note a member that is a picture or a caption; leave any other alone."""
+    """Note a member that is an image or a caption; leave any other alone."""
     folder, _, last = member.name.rpartition("/")
     stem, _, extension = last.partition(".")
     suffix = "." + extension.rpartition(".")[2].lower()
@@ -145,8 +145,8 @@ def _take(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo, samples: d
         return
     sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Sample())
     if suffix in SUFFIXES:
-        if sample.picture is None:
-            sample.picture, sample.name = Member(shard, member.offset_data, member.size), member.name
+        if sample.image is None:
+            sample.image, sample.name = Member(shard, member.offset_data, member.size), member.name
     elif suffix == ".txt" or sample.caption is None:
         sample.caption, sample.problem = _caption(tar, member, suffix)
 
@@ -177,9 +177,9 @@ def _check_end(shard: Path, end: int) -> None:
 
 def _pairs(shard: Path, key: str, sample: _Sample, entry: int) -> list[Pair]:
     where = f"{shard.name}, {key}"
-    if sample.picture is None:
-        return [Pair(shard, "", entry, f"{shard.name}/{key}", "it has a caption and no picture", where)]
-    image, name = sample.picture.path(sample.name), f"{shard.name}/{sample.name}"
+    if sample.image is None:
+        return [Pair(shard, "", entry, f"{shard.name}/{key}", "it has a caption and no image", where)]
+    image, name = sample.image.path(sample.name), f"{shard.name}/{sample.name}"
     if sample.caption is None:
         return [Pair(image, "", entry, name, "it has no .txt or .json with a caption", where)]
     captions = sample.caption if isinstance(sample.caption, list) else [sample.caption]

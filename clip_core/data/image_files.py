@@ -1,4 +1,4 @@
-"""Where a picture's bytes are: a file, or a member of a tar shard, which is read in place and never extracted.
+"""Where an image's bytes are: a file, or a member of a tar shard, which is read in place and never extracted.
 
 A member has a path too, so that stores, galleries, probes and lists need not know about shards:
 
@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
 _HEADER = 512  # bytes of a tar header, which stands right before the member
-_MOST_BYTES = 512_000_000  # of a member; a larger one is no picture
+_MOST_BYTES = 512_000_000  # of a member; a larger one is no image
 _MOST_NAME = 80
 
 
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     def path(self, name: str) -> Path:
         """The path that stands for it; of the member's own name only harmless letters are kept."""
         last = re.sub(r"[^\w.+-]", "_", re.split(r"[/\\]", name)[-1])[-_MOST_NAME:]
-        return Path(f"{self.shard}!", f"{self.offset}+{self.size}", last if last.strip("._") else "picture")
+        return Path(f"{self.shard}!", f"{self.offset}+{self.size}", last if last.strip("._") else "image")
 
     def read(self) -> bytes:
         """The member's bytes.
@@ -61,11 +61,11 @@ def member_of(path: Path) -> Member | None:
     return found and Member(Path(found["shard"]), int(found["offset"]), int(found["size"]))
 
 
-def picture_facts(path: Path) -> tuple[int, int]:
-    """Bytes and time of change (ns) of a picture; a member's are its own size and its shard's time.
+def image_facts(path: Path) -> tuple[int, int]:
+    """Bytes and time of change (ns) of an image; a member's are its own size and its shard's time.
 
     The time is the later of the two that a file has: copying and unpacking may set the content's own back, so that
-    another picture of the same size would look like the one before it, but not that of its last change on this disk.
+    another image of the same size would look like the one before it, but not that of its last change on this disk.
 
     Raises:
         OSError: if the file is not there.
@@ -75,14 +75,14 @@ def picture_facts(path: Path) -> tuple[int, int]:
     return member.size if member else facts.st_size, max(facts.st_mtime_ns, facts.st_ctime_ns)
 
 
-def is_picture_there(path: Path) -> bool:
+def is_image_there(path: Path) -> bool:
     """Whether the file, or the shard of a member, is there."""
     member = member_of(path)
     return (member.shard if member else path).is_file()
 
 
-def walk_pictures(folder: Path) -> Iterator[Path]:
-    """Every picture below a folder, by suffix, in no order; hidden files and linked folders are left out."""
+def walk_images(folder: Path) -> Iterator[Path]:
+    """Every image below a folder, by suffix, in no order; hidden files and linked folders are left out."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:

@@ -1,4 +1,4 @@
-"""A picture in the terminal. Decoding and shrinking happen in a thread; drawing a line only hands out a strip."""
+"""An image in the terminal. Decoding and shrinking happen in a thread; drawing a line only hands out a strip."""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +13,8 @@ from clip_core.errors import ImageError
 from clip_core.text import printable
 
 
-class Picture(Widget):
-    """Shows the picture of a path, as large as it fits, at the top and in the middle."""
+class ImageView(Widget):
+    """Shows the image of a path, as large as it fits, at the top and in the middle."""
 
     def __init__(self, path: Path | None = None, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -23,7 +23,7 @@ class Picture(Widget):
         self._strips: list[Strip] = []
 
     def show(self, path: Path | None) -> None:
-        """Show another picture, or none."""
+        """Show another image, or none."""
         if path != self.path:
             self.path = path
             self._strips = []
@@ -39,7 +39,7 @@ class Picture(Widget):
         if self.is_mounted:
             self._draw()
 
-    @work(name="picture", group="picture", exclusive=True)
+    @work(name="image", group="image", exclusive=True)
     async def _draw(self) -> None:
         from clip_tui.widgets.halfblocks import strips_of  # Pillow is not needed for the first frame
 

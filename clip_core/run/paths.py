@@ -1,0 +1,146 @@
+"""The files of a run directory; nothing else in the project spells their names. Described in docs/run-directory.md."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"  # of a bundle
+META = "meta.json"  # of a checkpoint
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where everything lies below the run directory `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def requests(self) -> Path:
+        return self.root / "requests"
+
+    @property
+    def probes(self) -> Path:
+        return self.root / "probes"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "validation.json"
+
+    @property
+    def flags(self) -> Path:
+        return self.root / "flags.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        return self.root / "latest.json"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer.json"
+
+    @property
+    def plot(self) -> Path:
+        return self.root / "training_results.png"
+
+    @property
+    def initial_weights(self) -> Path:
+        return self.root / "init.safetensors"
+
+    @property
+    def blends(self) -> Path:
+        return self.root / "blends.json"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "bundle"
+
+    @property
+    def bundle_manifest(self) -> Path:
+        return self.bundle / MANIFEST
+
+    @property
+    def export_status(self) -> Path:
+        return self.root / "export.json"
+
+    @property
+    def export_log(self) -> Path:
+        return self.root / "export.log"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def export_lock(self) -> Path:
+        return self.root / ".export.lock"
+
+    def probe(self, step: int) -> Path:
+        return self.probes / f"{step:07d}.json"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / checkpoint_name(step)
+
+
+def checkpoint_name(step: int) -> str:
+    """`step_0000180`; seven digits, so that names sort as steps do."""
+    return f"step_{step:07d}"
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run directory: it has a status or a configuration, and a folder for checkpoints."""
+    paths = RunPaths(path)
+    return paths.checkpoints.is_dir() and (paths.config.is_file() or paths.status.is_file())
+
+
+def find_runs(root: Path, depth: int = 3) -> list[Path]:
+    """Run directories below `root` (or `root` itself), latest first."""
+    if is_run(root):
+        return [root]
+    found: list[Path] = []
+    folders = [root]
+    for _ in range(depth):
+        below = [d for f in folders for d in _subfolders(f)]
+        runs = {d for d in below if is_run(d)}
+        found += runs
+        folders = [d for d in below if d not in runs]
+    return sorted(found, key=_time_of, reverse=True)
+
+
+def _subfolders(path: Path) -> list[Path]:
+    try:
+        return [d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _time_of(run: Path) -> float:
+    paths = RunPaths(run)
+    for path in (paths.status, paths.config):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
