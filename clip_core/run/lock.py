@@ -1,4 +1,4 @@
-"""A lock file that the kernel lets go of when its process dies."""
+"""A lock file that the kernel releases when its process ends."""
 
 import fcntl
 from pathlib import Path
