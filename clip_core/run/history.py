@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from clip_core.files import open_regular
 from clip_core.run.curve import Bucket, Curve
@@ -180,6 +180,6 @@ def _all_numbers(values: Sequence[object]) -> bool:
     return set(map(type, values)) == {float} and all(map(math.isfinite, values))  # type: ignore[arg-type]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """Whether a value can be drawn: finite, and no larger than a float can be."""
-    return (type(value) is float or type(value) is int) and -1e300 < value < 1e300  # type: ignore[operator]
+    return isinstance(value, float | int) and not isinstance(value, bool) and -1e300 < value < 1e300

@@ -19,7 +19,7 @@ from clip_core.run.requests import Malformed, Request, RequestKind
 BLOCK = 2**20  # bytes of metrics.jsonl read at once; a longer line is skipped
 _COMPARED = 256  # bytes: more than the time and the step in a line
 _LOG_LINE = 400  # bytes, about
-_scan = json.JSONDecoder().scan_once  # a third faster than json.loads
+_decode = json.JSONDecoder().raw_decode  # a third faster than json.loads
 
 
 class Lines(NamedTuple):
@@ -198,8 +198,8 @@ def objects(lines: bytes) -> list[dict[str, Any]]:
     for line in lines.decode("utf-8", "replace").split("\n"):
         text = line.strip()
         try:
-            value, end = _scan(text, 0)
-        except (StopIteration, ValueError, RecursionError):  # StopIteration: no value, as in an empty line
+            value, end = _decode(text)
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and end == len(text):
             found.append(value)

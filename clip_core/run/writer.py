@@ -21,7 +21,6 @@ from clip_core.run.reader import BLOCK, objects
 from clip_core.run.records import HEARTBEAT_SECONDS, Pointer, Probe, Status
 from clip_core.run.requests import Malformed, Outcome, Request
 
-
 _STEP = re.compile(rb'\{"kind": "\w+", "step": (\d+)')  # the beginning of a line, as written here
 
 
