@@ -70,6 +70,12 @@ def test_values_that_cannot_be_drawn_are_skipped(tmp_path: Path) -> None:
     assert history.events[0].request is None
 
 
+def test_lines_out_of_order_are_skipped(tmp_path: Path) -> None:
+    steps = [1, 2, 5, 3, 5, 6]
+    write_lines(tmp_path / "metrics.jsonl", [{"kind": "train", "step": step, "loss": 1.0} for step in steps])
+    assert [step for step, _ in points(history_of(tmp_path), "loss")] == [1, 2, 5, 5, 6]
+
+
 def test_memory_is_bounded_whatever_the_file_holds(tmp_path: Path) -> None:
     lines: list[dict[str, object]] = [
         {"kind": "train", "step": step, f"key {step}": 1.0, "loss": 1.0} for step in range(3 * CURVES_KEPT)

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,29 @@ def test_a_status_keeps_what_is_not_changed(writer: RunWriter) -> None:
     status = RunReader(writer.path).status()
     assert status is not None
     assert (status.state, status.step, status.pid) == (State.RUNNING, 3, os.getpid())
+    writer.close()
+
+
+def test_a_heartbeat_of_a_thread_and_a_status_at_the_same_time_are_both_written(writer: RunWriter) -> None:
+    done = threading.Event()
+    failures: list[OSError] = []
+
+    def beat() -> None:
+        while not done.is_set():
+            try:
+                writer.status(epoch=1)
+            except OSError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    for step in range(300):
+        writer.status(step=step)
+    done.set()
+    thread.join()
+    status = RunReader(writer.path).status()
+    assert status is not None
+    assert (status.step, status.epoch, failures) == (299, 1, [])
     writer.close()
 
 
