@@ -58,8 +58,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("live", "p", "ask('pause')", "Pause", "Pause training after the current step"),
     Action("live", "r", "resume", "Resume", "Resume a paused run, or a stopped one from its latest checkpoint"),
     Action("live", "s", "stop", "Stop", "Write a checkpoint and stop training"),
-    Action("live", "c", "ask('checkpoint')", "Checkpoint", "Write a checkpoint now"),
-    Action("live", "v", "ask('evaluate')", "Evaluate", "Evaluate now"),
+    Action("live", "c", "ask('checkpoint')", "Save", "Write a checkpoint now"),
+    Action("live", "v", "ask('evaluate')", "Eval", "Evaluate now"),
     Action("live", "m", "more", "Charts", "Show the next charts"),
     Action("live", "l", "log_scale", "Log", "Switch between a logarithmic and a linear loss axis"),
     Action("live", "n", "probe", "Image", "Show the next image of the probe"),
@@ -73,11 +73,15 @@ ACTIONS: tuple[Action, ...] = (
     Action("classify", "p", "previous", "Previous image", "Classify the previous validation image"),
     Action("logs", "f", "follow", "Follow", "Follow the end of the log, or stop following it"),
     Action("export", "e", "export", "Export", "Export both encoders to ONNX and check their parity"),
-    Action("retrieve", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"),
-    Action("classify", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"),
+    Action(
+        "retrieve", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"
+    ),
+    Action(
+        "classify", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"
+    ),
     Action(APP, "question_mark", "help", "Help", "All keys on one page"),
     Action(APP, "ctrl+p", "command_palette", "Palette", "Find an action by its name"),
-    Action(APP, "q,ctrl+q", "quit", "Quit", "Quit; training continues, and opening the run attaches to it again"),
+    Action(APP, "q,ctrl+q", "quit", "Quit", "Quit; training continues"),
 )
 
 TABS: tuple[Action, ...] = tuple(action for action in ACTIONS if action.tab)

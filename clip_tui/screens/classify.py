@@ -42,7 +42,7 @@ class ClassifyScreen(QueryPage):
                 yield Input(id=name, placeholder=placeholder, compact=True)
         yield from self.sources()
         with Horizontal(id="classified"):
-            yield ImageView(id="image")
+            yield ImageView(id="shown-image")
             with VerticalScroll():
                 yield Static("", markup=False, id="truth")
                 yield Bars(id="probabilities")
@@ -62,7 +62,7 @@ class ClassifyScreen(QueryPage):
             return
         image = self.gallery.images[self._index % len(self.gallery.images)]
         self.query_one("#image", Input).value = near(Path(image))
-        self.query_one("#image", ImageView).show(Path(image))
+        self.query_one("#shown-image", ImageView).show(Path(image))
         self.query_one("#truth", Static).update(self._truth(image))
         self.query_one("#probabilities", Bars).show((), "Enter classifies; n goes to the next image")
         if ask:
@@ -84,12 +84,14 @@ class ClassifyScreen(QueryPage):
         image = self.query_one("#image", Input).value.strip()
         wrong = next((template for template in templates if "{}" not in template), None)
         if len(classes) < 2 or not image:
-            self.clip.say("Type at least two classes, separated by commas, and the path of an image.", severity="warning")
+            self.clip.say(
+                "Type at least two classes, separated by commas, and the path of an image.", severity="warning"
+            )
         elif wrong is not None:
             self.clip.say(f"The template {wrong!r} needs a {{}} for the class.", severity="warning")
         else:
             path = self.gallery.find(image)
-            self.query_one("#image", ImageView).show(Path(path))
+            self.query_one("#shown-image", ImageView).show(Path(path))
             self.query_one("#truth", Static).update(self._truth(path))
             self.ask({"op": "classification", "image": path, "classes": classes, "templates": templates})
 
