@@ -48,10 +48,8 @@ class ClassifyScreen(QueryPage):
 
     def gallery_came(self) -> None:
         """Offer the run's own classes; captions that are whole sentences need no template."""
-        config = self.snapshot.config if self.snapshot else None
-        data = (config or {}).get("data")
-        classes = data.get("classes") if isinstance(data, dict) else None
-        known = [str(name) for name in classes] if isinstance(classes, list) else []
+        record = self.snapshot.record if self.snapshot else None
+        known = (record.data.classes if record else None) or []
         offered = known or [caption for caption in self.gallery.captions if "," not in caption][:CLASSES_OFFERED]
         self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
         self.query_one("#templates", Input).value = "{}"

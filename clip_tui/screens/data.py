@@ -54,17 +54,17 @@ class DataScreen(Page):
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
-        self.query_one("#counts", Facts).show(counts(snapshot.config or {}, self._pairs["held out"]))
+        self.query_one("#counts", Facts).show(counts(_config(snapshot), self._pairs["held out"]))
         if snapshot.path != self._run or not self._pairs["held out"]:
             self._run = snapshot.path
             self._load(snapshot)
 
     @work(name="pairs", group="pairs", exclusive=True)
     async def _load(self, snapshot: Snapshot) -> None:
-        pairs = await asyncio.to_thread(read_parts, snapshot.path, snapshot.config or {})
+        pairs = await asyncio.to_thread(read_parts, snapshot.path, _config(snapshot))
         if not self.closing and (pairs != self._pairs or not self._shown):
             self._pairs = pairs
-            self.query_one("#counts", Facts).show(counts(snapshot.config or {}, pairs["held out"]))
+            self.query_one("#counts", Facts).show(counts(_config(snapshot), pairs["held out"]))
             self._show_pairs()
 
     def _show_pairs(self) -> None:
@@ -104,6 +104,10 @@ class DataScreen(Page):
     def action_part(self) -> None:
         self._part = "training" if self._part == "held out" else "held out"
         self._show_pairs()
+
+
+def _config(snapshot: Snapshot) -> dict[str, Any]:
+    return snapshot.record.model_dump(mode="json") if snapshot.record else {}
 
 
 def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
