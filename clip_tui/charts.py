@@ -1,45 +1,53 @@
-"""Which measurements are drawn together, and how the rest is named."""
+"""The charts of a run, from the metric table: metrics that share an axis are drawn together."""
 
+from collections.abc import Iterator
+
+from clip_core.run.metrics import CHARTS, Format, Metric, ordered
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.plot import Chart, Line
 
-# title, whether the values are shares, (metric, its short name) in the order of the colours
-GROUPS: tuple[tuple[str, bool, tuple[tuple[str, str], ...]], ...] = (
-    ("Loss", False, (("loss", "train"), ("val_loss", "held out"))),
-    (
-        "Recall@1",
-        True,
-        (("image_to_text_recall@1", "i→t"), ("text_to_image_recall@1", "t→i"), ("zero_shot_top1", "zero-shot")),
-    ),
-    ("In batch", True, (("image_to_text_top1", "i→t"), ("text_to_image_top1", "t→i"), ("data_wait", "data wait"))),
-    ("Learning rate", False, (("lr", "lr"),)),
-    ("Gradient norm", False, (("grad_norm", "norm"),)),
-    ("Temperature", False, (("temperature", "temperature"),)),
-    ("Speed", False, (("images_per_second", "images/s"),)),
-    ("Recall@5/10", True, (("image_to_text_recall@5", "5 i→t"), ("image_to_text_recall@10", "10 i→t"),
-                           ("text_to_image_recall@5", "5 t→i"), ("text_to_image_recall@10", "10 t→i"))),
-)  # fmt: skip
 
-_DRAWN = {metric for _, _, metrics in GROUPS for metric, _ in metrics}
+def charts(snapshot: Snapshot, *, log: bool) -> list[Chart]:
+    """The charts of the table, then one for every other metric that the run reports.
+
+    Args:
+        log: draw those on a logarithmic axis for which the table allows it.
+    """
+    groups = list(metric_groups(snapshot))
+    return [_chart(snapshot, title, metrics, log=log and logarithmic) for title, logarithmic, metrics in groups]
 
 
-def charts(snapshot: Snapshot, *, log_loss: bool) -> list[Chart]:
-    """A chart a group, then one for every other metric that the run reports."""
-    step = snapshot.step
-    known = [
-        Chart(
-            title,
-            tuple(_line(snapshot, metric, name) for metric, name in metrics if metric in snapshot.curves),
-            share=share,
-            log=log_loss and title == "Loss",
-            last_step=step,
-        )
-        for title, share, metrics in GROUPS
-    ]
-    others = sorted(set(snapshot.curves) - _DRAWN)
-    return known + [Chart(name, (_line(snapshot, name, ""),), last_step=step) for name in others]
+def metric_groups(snapshot: Snapshot) -> Iterator[tuple[str, bool, list[Metric]]]:
+    """Title, whether a logarithmic axis makes sense, and the metrics that were measured, chart by chart.
+
+    Until the first evaluation the table's empty charts are there as well, so that nothing moves when it comes.
+    """
+    measured = ordered(snapshot.curves)
+    for chart in CHARTS:
+        metrics = [metric for metric in measured if metric.chart == chart.title]
+        if metrics or not snapshot.evaluation:
+            yield chart.title, chart.log, metrics
+    titles = {chart.title for chart in CHARTS}
+    for metric in measured:
+        if metric.chart not in titles:
+            yield metric.label, False, [metric]
 
 
-def _line(snapshot: Snapshot, metric: str, name: str) -> Line:
-    value = snapshot.train.get(metric, snapshot.evaluation.get(metric, snapshot.system.get(metric)))
-    return Line(name, snapshot.curves[metric], value if isinstance(value, int | float) else None)
+def _chart(snapshot: Snapshot, title: str, metrics: list[Metric], *, log: bool) -> Chart:
+    return Chart(
+        title,
+        [Line(legend(title, metric), snapshot.curves[metric.key], _latest(snapshot, metric)) for metric in metrics],
+        share=bool(metrics) and all(metric.format is Format.SHARE for metric in metrics),
+        log=log,
+        last_step=snapshot.step,
+    )
+
+
+def legend(title: str, metric: Metric) -> str:
+    """A metric's short name, unless the title or the unit says it already."""
+    return "" if metric.short.lower() in title.lower() or metric.short == metric.unit else metric.short
+
+
+def _latest(snapshot: Snapshot, metric: Metric) -> str:
+    value = snapshot.value(metric.key)
+    return "–" if value is None else metric.text(value)

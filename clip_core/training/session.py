@@ -27,7 +27,7 @@ from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import blend_name, finish_with_blend, keep_start
 from clip_core.training.captions import CaptionChange
 from clip_core.training.control import Signals
-from clip_core.training.curves import draw_curves
+from clip_core.training.results_plot import draw_curves
 from clip_core.training.device import choose_device, choose_precision, keep_freed_memory, use_all_cores
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST

@@ -7,8 +7,8 @@ from textual.widgets import OptionList
 
 from clip_core.config import DataConfig
 from clip_core.files import write_json
-from clip_core.run.records import DataFacts, ValidationPair, ValidationPairs
 from clip_core.run.paths import RunPaths
+from clip_core.run.records import DataFacts, ValidationPair, ValidationPairs
 from clip_tui.app import ClipApp
 from clip_tui.screens.data import counts, read_parts
 from clip_tui.widgets.image_view import ImageView

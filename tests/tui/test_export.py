@@ -10,9 +10,9 @@ from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_core.run.records import State, Status
 from clip_tui.app import ClipApp
 from clip_tui.screens.export import ExportState, export_text, read_export
-from tests.tui.samples import manifest, write_bundle
 from tests.tui.conftest import BEST_STEP, HOSTILE, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
+from tests.tui.samples import manifest, write_bundle
 
 NOW = 1_750_000_000.0
 ERROR = "onnx/vision_model.onnx of step_0000040 differs from the model: max |diff| 3.2e-02; nothing was written."

@@ -6,9 +6,9 @@ import pytest
 
 from clip_tui.app import ClipApp
 from clip_tui.screens.query_page import QueryPage, agreement
-from tests.tui.samples import write_bundle
 from tests.tui.conftest import BEST_STEP, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
+from tests.tui.samples import write_bundle
 
 
 def test_backends_agree_in_order_and_by_their_largest_difference() -> None:

@@ -68,8 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _write_status(RunPaths(Path("runs/exporting")).export_status, Status(state=State.RUNNING), 5.0)
         RunPaths(Path("runs/exporting")).export_log.write_text("converting checkpoints/step_0000030 ...\n")
         error = (
-            "onnx/vision_model.onnx of step_0000030 differs from the PyTorch model: max |diff| 3.2e-02, top-1 agreement "
-            "61.0%; nothing was written to runs/broken/bundle."
+            "onnx/vision_model.onnx of step_0000030 differs from the PyTorch model: max |diff| 3.2e-02, "
+            "top-1 agreement 61.0%; nothing was written to runs/broken/bundle."
         )
         _write_status(RunPaths(Path("runs/broken")).export_status, Status(state=State.FAILED, error=error), 60.0)
     return place
