@@ -1,6 +1,5 @@
 """The command clip-tui: mistakes are one sentence."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,4 +35,4 @@ def test_a_file_is_no_directory_of_runs(tmp_path: Path) -> None:
     done = clip_tui("pairs.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("clip-tui: pairs.json is a file;")
-    assert os.listdir(tmp_path) == ["pairs.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.json"]

@@ -32,7 +32,7 @@ async def test_enter_opens_the_chosen_run(runs: Path, size: tuple[int, int]) -> 
         await pilot.press("enter")
         for words in ("Recall@1", "Loss", "train", "val ", "step 40", "red.png", "0.90✓", "p Pause", "s Stop"):
             await says(pilot, words)
-        await says(pilot, f"zero-shot top-1 60.0% @{BEST_STEP}")
+        await says(pilot, f"mean recall 30.0% @{BEST_STEP}")
 
 
 async def test_new_lines_of_the_trainer_reach_the_screen(runs: Path) -> None:
@@ -118,7 +118,7 @@ async def test_opening_another_run_leaves_nothing_of_the_first_on_the_screen(run
         await pilot.press("n")
         await says(pilot, "blue.png")
         app.open_run(fresh)
-        await says(pilot, "none before the first evaluation")
+        await says(pilot, "no evaluation yet")
         shown = screen_text(app)
         assert "blue.png" not in shown
         assert "a blue square" not in shown

@@ -22,8 +22,8 @@ async def test_every_run_has_its_state_its_step_and_the_numbers_of_its_best_chec
     async with app.run_test(size=size) as pilot:
         for words in ("live", "older", "hostile", "● running", "✓ finished", "40 / 100"):
             await says(pilot, words)
-        await says(pilot, f"zero-shot top-1 60.0% @{BEST_STEP}")
-        assert "80.0%" not in screen_text(app), "the value of the last evaluation, at step 40"
+        await says(pilot, f"mean recall 30.0% @{BEST_STEP}")
+        assert "40.0%" not in screen_text(app), "the mean recall of the last evaluation, at step 40"
 
 
 async def test_an_empty_directory_names_the_ways_to_begin(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_best_checkpoint_is_that_of_best_json_with_its_metric_and_step(tmp_p
     best = overview(run).best
     assert best is not None
     assert best.step == BEST_STEP
-    assert best_text(best) == f"zero-shot top-1 {best.scores['zero_shot_top1']:.1%} @{BEST_STEP}"
+    assert best_text(best) == f"mean recall 30.0% @{BEST_STEP}"
     chosen = Pointer(checkpoint="c", step=1020, metric="mean_recall", scores={"mean_recall": 0.184})
     assert best_text(chosen) == "mean recall 18.4% @1020"
     assert best_text(None) is None
