@@ -11,12 +11,13 @@ from textual.widgets import Static
 
 from clip_core.errors import RunError
 from clip_core.run.history import Event
+from clip_core.run.metrics import charts_of
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_core.run.requests import Request, RequestKind
 from clip_core.text import printable
 from clip_tui.actions import bindings
-from clip_tui.charts import charts, legend, metric_groups
+from clip_tui.charts import charts, legend
 from clip_tui.numbers import number
 from clip_tui.screens.page import Page
 from clip_tui.theme import GREEN, RED, YELLOW
@@ -161,11 +162,11 @@ def _outcome(event: Event) -> Text:
 def facts(snapshot: Snapshot, width: int) -> list[Fact]:
     """The last value of every metric, a line a chart, in values of at most `width` columns; then the run itself."""
     found: list[Fact] = [("best", best_text(snapshot.best) or "–")]
-    for title, _, metrics in metric_groups(snapshot):
-        values = [(legend(title, metric), metric.text(value)) for metric in metrics
+    for axis, metrics in charts_of(snapshot.curves):
+        values = [(legend(axis, metric), metric.text(value)) for metric in metrics
                   if (value := snapshot.value(metric.key)) is not None]  # fmt: skip
         parts = [f"{name} {value}".strip() for name, value in values]
-        found += [(printable(title, _TITLE_WIDTH) if first else "", line) for first, line in _lines(parts, width)]
+        found += [(printable(axis.title, _TITLE_WIDTH) if first else "", line) for first, line in _lines(parts, width)]
     return found + list(_about(snapshot))
 
 

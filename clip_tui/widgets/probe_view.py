@@ -50,7 +50,7 @@ class ProbeView(Horizontal):
         rows = min(len(probe.images), len(probe.image_to_text), len(probe.similarity)) if probe else 0
         if probe is None or not rows:
             self.query_one(ImageView).show(None)
-            self.query_one(".probe-caption", Static).update("none before the first evaluation")
+            self.query_one(".probe-caption", Static).update("no evaluation yet")
             self.query_one(Bars).show(())
             return
         row = self._index % rows
