@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
-from clip_core.files import flush_directory, flush_file, sha256, write_json
+from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
 from clip_core.model.archives import read_tensors
 from clip_core.model.clip import CLIP
 from clip_core.model.hub import hub_name
@@ -60,6 +60,7 @@ def save_checkpoint(
     step: int,
     epoch: int,
     scores: dict[str, float],
+    kept: bool = False,
 ) -> None:
     """Write a checkpoint folder: beside, flushed, meta.json last, then renamed into place.
 
@@ -67,6 +68,7 @@ def save_checkpoint(
         folder: where it will stand; there is nothing yet.
         tensors: what resuming needs beside the weights (the optimiser's moments), by name.
         state: what resuming needs that is no tensor, as plain JSON.
+        kept: saved by request; `delete_superseded` leaves it.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -82,6 +84,7 @@ def save_checkpoint(
             "model": model.config.model_dump(mode="json"),
             "logit_scale": float(model.logit_scale().detach()),
             "scores": scores,
+            "kept": kept,
             "files": {path.name: _flushed(path) for path in sorted(beside.iterdir())},
         }
         write_json(beside / "meta.json", meta)
@@ -154,11 +157,16 @@ def delete_damaged(run: Path) -> None:
             shutil.rmtree(folder)
 
 
+def mark_kept(folder: Path) -> None:
+    """Keep a checkpoint that was saved already, as one that was saved by request."""
+    write_json(folder / "meta.json", read_meta(folder, verify=False) | {"kept": True})
+
+
 def delete_superseded(run: Path, *, keep: int, best: str) -> None:
-    """Remove all checkpoints but the `keep` latest and the best."""
+    """Remove all checkpoints but the `keep` latest, the best and those saved by request."""
     folders = sorted((run / "checkpoints").glob("step_*"))
     for folder in folders[:-keep]:
-        if folder.name != best:
+        if folder.name != best and not (read_json(folder / "meta.json") or {}).get("kept"):
             shutil.rmtree(folder)
 
 

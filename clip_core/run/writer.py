@@ -70,6 +70,9 @@ class RunWriter:
 
         The file is replaced by a new one, by which readers know that they must begin again.
         """
+        if self._metrics:
+            self._metrics.close()
+            self._metrics = None
         if self.paths.metrics.exists():
             with replacing(self.paths.metrics) as beside, beside.open("w", encoding="utf-8") as kept:
                 kept.writelines(line for line in _whole_lines(self.paths.metrics) if _step_of(line) <= step)
