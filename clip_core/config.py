@@ -231,7 +231,7 @@ class OptimConfig(Section):
         None,
         ge=0,
         le=1,
-        description="end of the cosine decay, fraction of the peak; 1: constant (default: 1 below 50,000 pairs, else 0.01)",
+        description="end of the cosine decay, fraction of the peak; 1: constant (default: 1 below 50,000 pairs)",
     )
     weight_decay: float | None = Field(
         None, ge=0, le=10, description="weight decay; not of norms, biases and temperature (default: 0.1; init: 0)"

@@ -17,7 +17,7 @@ from clip_core.training.blend import blend_name, finish_with_blend
 from clip_core.training.curves import draw_curves
 from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
-from clip_core.training.preflight import check_new_run, choose_run_dir, resumed_config, with_absolute_paths
+from clip_core.training.preflight import check_new_run, choose_run_dir, resumed_config
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.score_tables import before_and_after, blend_table
 from clip_core.training.setup import build_trainer
@@ -45,7 +45,7 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
     log.to_file(writer.paths.log)
     try:
         with Signals() as signals:
-            return _run(with_absolute_paths(config), start, writer, log, signals, resume=resume)
+            return _run(config, start, writer, log, signals, resume=resume)
     except (ClipError, OSError) as error:
         _failed(writer, log, str(error))
         raise

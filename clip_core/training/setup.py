@@ -27,6 +27,7 @@ from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
+from clip_core.training.preflight import with_absolute_paths
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
@@ -63,13 +64,14 @@ def build_trainer(
         keep_freed_memory()
     batches = _batches(config, data, tokenizer, plan.recipe)
     model = _model(config, plan, start, writer.path, batches)
+    stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if record is None:
         hashes = pair_hashes(data.report.good)
         store_hashes(writer.path, hashes)
-        write_record(writer, config, plan.recipe, plan.decisions, model, data, start, fingerprint=fingerprint(hashes))
-    elif record.config != config:  # its data were moved
+        write_record(writer, stored, plan.recipe, plan.decisions, model, data, start, fingerprint=fingerprint(hashes))
+    elif record.config != stored:  # its data were moved
         write_validation_pairs(writer, data)
-        record.model_copy(update={"config": config}).write(writer.paths.config)
+        record.model_copy(update={"config": stored}).write(writer.paths.config)
     log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
     validation = ValidationSet(data.val, data.val_store, data.classes, tokenizer, preprocessing)
     return Trainer(
