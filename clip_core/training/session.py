@@ -14,7 +14,7 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_core.run.writer import RunWriter
 from clip_core.training.blend import blend_name, finish_with_blend
-from clip_core.training.curves import draw_curves
+from clip_core.training.results_plot import draw_curves
 from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
 from clip_core.training.preflight import check_new_run, choose_run_dir, resumed_config
