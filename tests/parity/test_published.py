@@ -53,7 +53,7 @@ OPEN_CLIP = {
 def differences(published: Published, theirs: tuple[Tensor, Tensor, Tensor], tokens: Tensor, side: int = 32) -> float:
     """The largest difference of image features, text features and logits."""
     model = published.build()
-    images, texts = model(images(side), tokens)
+    images, texts, *_ = model(images(side), tokens)
     logits = model.logit_scale() * images @ texts.T
     if model.logit_bias is not None:
         logits = logits + model.logit_bias
