@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_core.run_dir import RunReader
 from open_clip.transform import image_transform
 from PIL import Image
 
@@ -29,6 +28,7 @@ from benchmarks.train_run import header, row, train
 from clip_core.data.image_files import walk_images
 from clip_core.data.store import EXACT, ImageStore
 from clip_core.network import Preprocessing
+from clip_core.run.reader import RunReader
 from clip_core.training.fast_decode import FAST
 
 IMAGES = 600
@@ -75,7 +75,7 @@ def print_waiting(folder: Path) -> None:
         for number, (way, flags) in enumerate(ways.items()):
             run, began = Path(scratch) / f"run_{number}", time.time()
             train(run, *data, *SHORT, *flags)
-            lines = [line for line in RunReader(run).new_metrics() if line["kind"] == "train"]
+            lines = [line for line in RunReader(run).all_lines() if line["kind"] == "train"]
             waits = [line["data_wait"] for line in lines]
             shares = (f"{share:.1%}" for share in (median(waits), mean(waits), max(waits)))
             print(row(way, f"{lines[0]['time'] - began:.1f}", *shares), flush=True)

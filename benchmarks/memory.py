@@ -12,9 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import mean
 
-from clip_core.run_dir import RunReader
-
 from benchmarks.train_run import header, row, train
+from clip_core.run.reader import RunReader
 
 EPOCHS = 20
 FLAT = 0.02
@@ -47,8 +46,8 @@ def main(folder: Path, flags: list[str]) -> None:
 def by_epoch(run: Path) -> dict[int, list[float]]:
     """Megabytes at each line of an epoch; epochs count from 1."""
     reader = RunReader(run)
-    steps = reader.config()["resolved"]["steps_per_epoch"]
-    lines = [line for line in reader.new_metrics() if line["kind"] == "train"]
+    steps = reader.record().resolved.steps_per_epoch
+    lines = [line for line in reader.all_lines() if line["kind"] == "train"]
     epochs = groupby(lines, key=lambda line: (line["step"] - 1) // steps + 1)
     return {epoch: [line["memory_mb"] for line in members] for epoch, members in epochs}
 

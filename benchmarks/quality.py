@@ -24,9 +24,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from clip_core.run_dir import RunReader
-
 from benchmarks.train_run import RECALLS, best, header, row, train
+from clip_core.run.reader import RunReader
 
 RATES = ("2.5e-4", "5e-4", "1e-3")
 DEFAULTS = "defaults"
@@ -92,7 +91,7 @@ def train_ours(run_dir: Path, folder: Path, minutes: float, seed: int) -> Result
         shutil.rmtree(run_dir)
     evaluations = train(run_dir, *data_flags(folder), "--minutes", str(minutes), "--seed", str(seed))
     trained = [line for line in evaluations if line["step"] > 0]
-    version = f"clip-train ({RunReader(run_dir).config()['git']})"
+    version = f"clip-train ({RunReader(run_dir).record().git})"
     return {"version": version, "steps": trained[-1]["step"], "last": trained[-1], "best": best(trained)}
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from clip_core.run_dir import RunReader
-
 from benchmarks.train_run import header, row, train
 from clip_core.data.synthetic import COLOURS, SHAPES, caption, create_synthetic, unseen_file
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.reader import RunReader
 from clip_tui.demo import RECIPE
 
 NEVER_SEEN = 3  # combinations
@@ -88,7 +87,7 @@ def train_plainly(run: Path, said: list[str]) -> list[dict[str, Any]]:
     """As `train`, with nothing but the diagonal of the batch a match."""
     command = [sys.executable, "-m", "benchmarks.plain_recipe", "--run-dir", str(run), *said]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return [line for line in RunReader(run).new_metrics() if line["kind"] == "eval"]
+    return [line for line in RunReader(run).all_lines() if line["kind"] == "eval"]
 
 
 def apart_top1(evaluation: dict[str, Any]) -> float:

@@ -26,7 +26,6 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
-from clip_core.run_dir import RunReader
 from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,6 +35,7 @@ from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
+from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
 from clip_core.training.device import keep_freed_memory, use_all_cores
 from clip_core.training.learner import Learner
@@ -257,7 +257,7 @@ def train_losses(here: Path, precision: str, seed: int) -> list[float]:
     data = ["--data-file", str(here / "train.json"), "--val-file", str(here / "val.json"), "--tokenizer", "char"]
     size = ["--model-size", "tiny", "--batch-size", str(BATCH), "--epochs", str(CURVE_EPOCHS), "--optimizer", "adamw"]
     train(run, *data, *size, "--precision", precision, "--seed", str(seed), "--log-every", "1", "--eval-every", "1000")
-    return [line["loss"] for line in RunReader(run).new_metrics() if line["kind"] == "train"]
+    return [line["loss"] for line in RunReader(run).all_lines() if line["kind"] == "train"]
 
 
 def in_windows(values: Sequence[float], count: int) -> list[float]:

@@ -3,8 +3,8 @@
     python -m benchmarks.tuning NOTO_FOLDER OPENSTAX_FOLDER OUT [PRETRAINING_EPOCHS [TUNING_EPOCHS]]
 
 A small network in the shape of OpenAI's is trained on the first set, written as an open_clip folder, and tuned from
-that folder on the second set in several ways; the first set's validation pairs are the guard. The random weights that it
-begins with are an open_clip folder, too, so that the tokenizer is CLIP's:
+that folder on the second set in several ways; the first set's validation pairs are the guard. The random weights that
+it begins with are an open_clip folder, too, so that the tokenizer is CLIP's:
 open_clip must be installed for its vocabulary.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clip_core.run_dir import RunReader
 from safetensors.torch import save_file
 
 from benchmarks.train_run import header, row, train
@@ -24,6 +23,7 @@ from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import ClipConfig, ImageTower, Pooling, Preprocessing, TextTower
+from clip_core.run.reader import RunReader
 
 SIDE, PATCH, WIDTH, HEADS = 64, 16, 256, 4
 IMAGE_LAYERS, TEXT_LAYERS = 3, 2
@@ -56,7 +56,7 @@ def main(noto: Path, photos: Path, out: Path, pretraining_epochs: int, tuning_ep
         lines = train(run, *pairs_of(photos), *guard, "--init", str(standin), *flags, *epochs, *EVALUATED)
         if number == 0:
             print(row("before", "", "", *recalls(lines[0])), flush=True)
-        rate = f"{RunReader(run).config()['resolved']['lr']:g}"
+        rate = f"{RunReader(run).record().resolved.lr:g}"
         print(row(way, rate, f"{lines[-1]['train_seconds']:.0f}", *recalls(lines[-1])), flush=True)
         if (run / "blends.json").is_file():
             print_blends(way, json.loads((run / "blends.json").read_text(encoding="utf-8")))

@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError, model_validator
 from clip_core.errors import UsageError
 from clip_core.network import ClipConfig, Frozen, ImageTower, Pooling, Preprocessing, Stem, TextTower
 
-SCHEMA_VERSION = 1
 _HEAD_WIDTH = 64  # as in CLIP
 
 

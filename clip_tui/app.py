@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from clip_core.run_dir import State
 from textual import work
 from textual.app import App, SystemCommand
 from textual.filter import NoColor
@@ -18,6 +17,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 
 from clip_core.errors import ClipError
+from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings

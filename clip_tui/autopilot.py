@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from clip_core.run_dir import RunReader, State
 from textual import work
 
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from clip_tui import starter
 from clip_tui.app import ClipApp
 

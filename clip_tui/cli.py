@@ -26,8 +26,7 @@ def open_app(
     ascii_only: AsciiFlag = False,
 ) -> int:
     """Show the runs below a directory. Leaving the app stops nothing: training goes on."""
-    from clip_core.run_dir import is_run
-
+    from clip_core.run.paths import is_run
     from clip_tui.app import ClipApp
 
     alone = is_run(directory)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_core.run_dir import RunReader, State, is_run
-
 from clip_core.errors import BundleError, ClipError, RunError
+from clip_core.run.paths import is_run
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.bundle_view import bundle_of, parity_lines, parity_verdict
 from clip_tui.commands import near, ours, spelt

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_core.run_dir import RunReader, State, Status, find_runs
-
 from clip_core.errors import RunError
-from clip_tui.curve import Bucket, Curve
+from clip_core.run.curve import Bucket, Curve
+from clip_core.run.paths import find_runs
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State, Status
 
 RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
 EVENTS_KEPT = 200

@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from clip_core.run_dir import RunReader
-
 import clip_core
 from clip_core.errors import BundleError, ParityError, UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
@@ -24,6 +22,8 @@ from clip_core.inference.encoder import check_tokenizer
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.size import parameters
+from clip_core.run.paths import RunPaths
+from clip_core.run.reader import RunReader
 from export.card import model_card
 from export.convert import OPSET, convert
 from export.describe import model_config, preprocessor_config, tokenizer_config
@@ -95,7 +95,7 @@ def _destination(loaded: LoadedModel, out: Path | None, force: bool) -> Path:
     if out is None:
         if loaded.run is None:
             raise UsageError(f"{loaded.folder} belongs to no run; say where the bundle goes with --out.")
-        return RunReader(loaded.run).bundle
+        return RunPaths(loaded.run).bundle
     check_place(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)
     return out
 
@@ -153,4 +153,4 @@ def _run_name(loaded: LoadedModel) -> str:
 
 
 def _run_config(loaded: LoadedModel) -> dict[str, object]:
-    return RunReader(loaded.run).config() if loaded.run else {}
+    return RunReader(loaded.run).record().model_dump(mode="json") if loaded.run else {}

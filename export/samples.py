@@ -1,12 +1,10 @@
 """The images and captions that the parity is proven on: the run's own validation pairs, or a folder of images."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from clip_core.run_dir import RunReader
 
 from clip_core.data.preprocess import normalise
 from clip_core.errors import DataError, ImageError
@@ -15,6 +13,8 @@ from clip_core.inference.gallery import list_images
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel
 from clip_core.network import Preprocessing
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import ValidationPair, ValidationPairs
 from export.parity import Samples
 
 Item = TypeVar("Item")
@@ -32,28 +32,21 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
         DataError: if no image can be read.
     """
     pairs = _validation(loaded.run) if loaded.run else []
-    probe = (RunReader(loaded.run).probe() if loaded.run else None) or {}
     if images is not None:
-        images = list_images(images)
+        paths = list_images(images)
     else:
-        named = [str(pair["image"]) for pair in pairs] or [str(name) for name in probe.get("images", [])]
-        images = [Path(name) for name in dict.fromkeys(named)]
-    captions = [str(pair["caption"]) for pair in pairs] or [str(text) for text in probe.get("captions", [])]
-    captions = captions or list(trained_classes(loaded) or _PLAIN)
-    pixels = list(_readable(images, loaded.config.preprocessing))
+        paths = [Path(name) for name in dict.fromkeys(pair.image for pair in pairs)]
+    captions = [pair.caption for pair in pairs] or list(trained_classes(loaded) or _PLAIN)
+    pixels = list(_readable(paths, loaded.config.preprocessing))
     if not pixels:
-        where = f"in {images}" if images else f"held out by {loaded.run or loaded.folder}"
+        where = f"in {images}" if images else f"in the validation set of {loaded.run or loaded.folder}"
         raise DataError(f"no readable image {where} to prove the export on; name a folder with --images.")
     return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), _spread(list(dict.fromkeys(captions))))
 
 
-def _validation(run: Path) -> list[dict[str, Any]]:
-    try:
-        pairs = json.loads((run / "val_pairs.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    pairs = pairs if isinstance(pairs, list) else []
-    return [pair for pair in pairs if isinstance(pair, dict) and {"image", "caption"} <= pair.keys()]
+def _validation(run: Path) -> list[ValidationPair]:
+    found = ValidationPairs.find(RunPaths(run).validation)
+    return found.pairs if found else []
 
 
 def _readable(images: list[Path], preprocessing: Preprocessing) -> Iterator[PixelArray]:

@@ -183,7 +183,7 @@ def retrieval(
         "text": text,
         "images": paths,
         "similarities": values,
-        "images": len(gallery),
+        "gallery": len(gallery),
         "skipped": {str(path): reason for path, reason in gallery.failures.items()},
     }
     asked.show(clip, paths, values, answer)
@@ -252,10 +252,12 @@ def default_templates(names: Sequence[str], captions: Sequence[str] | None) -> l
 
 
 def _latest_run() -> Path:
-    from clip_core.run_dir import find_runs
+    from clip_core.run.paths import find_runs
+    from clip_core.run.reader import RunReader
 
     for run in find_runs(Path("runs")):
-        if (run / "best.json").exists() or (run / "latest.json").exists() or (run / "bundle").is_dir():
+        reader = RunReader(run)
+        if reader.chosen_checkpoint() or reader.bundle_source():
             return run
     raise UsageError("there is no trained run below ./runs; name a model with --model, or train one: clip-train")
 

@@ -1,6 +1,5 @@
 """What `clip-infer` shows when it is asked for nothing: a trained model at work on its own validation images."""
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from clip_core.data.image_files import is_image_there
 from clip_core.errors import RunError
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.reader import RunReader
 from clip_core.text import printable
 
 _MOST_IMAGES = 200
@@ -37,18 +37,17 @@ def demonstrate(clip: CLIPInference, run: Path) -> int:
     _print([str(path) for path in found], values.tolist())
     print("\nThe same for your own:")
     shown = " ".join(shlex.quote(printable(text)) for text in texts[:2])
-    model, image = shlex.quote(printable(str(run))), shlex.quote(printable(str(image)))
-    print(f"  clip-infer text-retrieval --model {model} --image {image} --texts {shown}")
+    model, quoted = shlex.quote(printable(str(run))), shlex.quote(printable(str(image)))
+    print(f"  clip-infer text-retrieval --model {model} --image {quoted} --texts {shown}")
     print(f"  clip-infer retrieval --model {model} --text {shlex.quote(printable(caption))} --image-dir FOLDER")
     return 0
 
 
 def _validation(run: Path) -> list[tuple[Path, str]]:
     try:
-        pairs = json.loads((run / "val_pairs.json").read_text(encoding="utf-8"))
-        return [(Path(pair["image"]), str(pair["caption"])) for pair in pairs]
-    except (OSError, ValueError, KeyError, TypeError):
-        print(f"clip-infer: {printable(str(run))} has no readable val_pairs.json.", file=sys.stderr)
+        return [(Path(pair.image), pair.caption) for pair in RunReader(run).validation_pairs().pairs]
+    except RunError as error:
+        print(f"clip-infer: {printable(str(error))}", file=sys.stderr)
         return []
 
 

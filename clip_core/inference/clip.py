@@ -13,7 +13,7 @@ from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.model.hub import hub_name
-from clip_core.run_dir import RunReader, is_run
+from clip_core.run.paths import RunPaths, is_run
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
 from clip_core.text import printable
 
@@ -136,7 +136,7 @@ def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:
         if backend == "torch":
             raise BackendError(f"{path} is an ONNX bundle: use --backend onnx, or give its run directory.")
         return "onnx", path
-    bundle = RunReader(path).bundle
+    bundle = RunPaths(path).bundle
     if backend == "onnx":
         if not is_bundle(bundle):
             raise BackendError(f"{path} has no ONNX bundle yet; make one with: clip-export {path}")

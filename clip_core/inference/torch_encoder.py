@@ -8,7 +8,7 @@ import torch
 from clip_core.errors import BackendError
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer
 from clip_core.model.checkpoint import LoadedModel, load_model
-from clip_core.run_dir import RunReader
+from clip_core.run.reader import RunReader
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
 
@@ -68,9 +68,8 @@ def trained_classes(loaded: LoadedModel) -> tuple[str, ...] | None:
     """The captions that the run was trained on, where they are few; None otherwise."""
     if loaded.run is None:
         return None
-    data = RunReader(loaded.run).config().get("data")
-    classes = data.get("classes") if isinstance(data, dict) else None
-    return tuple(str(name) for name in classes) if classes else None
+    classes = RunReader(loaded.run).record().data.classes
+    return tuple(classes) if classes else None
 
 
 def _array(embeds: torch.Tensor) -> FloatArray:

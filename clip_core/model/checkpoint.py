@@ -23,9 +23,10 @@ from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
 from clip_core.model.unfilled import unfilled_clip
 from clip_core.network import ClipConfig
-from clip_core.run_dir import RunReader, is_run
+from clip_core.run.paths import is_run
+from clip_core.run.reader import RunReader
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,6 @@ class LoadedModel:
         """Of the file that holds the weights; of the files' own hashes where they are several."""
         hashes = [sha256(path) for path in self.files]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step_{step:07d}"
 
 
 def save_checkpoint(
@@ -178,7 +175,7 @@ def find_checkpoint(path: Path) -> Path:
     if not is_run(path):
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint.")
     reader = RunReader(path)
-    named = reader.pointer("best") or reader.pointer("latest")
+    named = reader.chosen_checkpoint()
     if named is not None:
         return named
     whole = valid_checkpoints(path)

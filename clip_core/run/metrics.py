@@ -181,7 +181,7 @@ def second(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def ordered(keys: Iterator[str] | Sequence[str] | Mapping[str, object]) -> list[Metric]:
-    """The entries of these keys in the order of the table; those of the second validation set, then unknown ones last."""
+    """The entries of these keys in the order of the table; the second validation set and unknown keys come last."""
     place = {key: number for number, key in enumerate(METRICS)}
     last = len(place)
     return sorted(

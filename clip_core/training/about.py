@@ -7,17 +7,25 @@ from pathlib import Path
 
 import torch
 
-from clip_core.config import SCHEMA_VERSION, TrainConfig
+from clip_core.config import TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.size import parameters
-from clip_core.run_dir import RunWriter
+from clip_core.run.records import (
+    DataFacts,
+    InitialWeights,
+    Parameters,
+    Recipe,
+    RunRecord,
+    ValidationPair,
+    ValidationPairs,
+)
+from clip_core.run.writer import RunWriter
 from clip_core.training.device import describe
 from clip_core.training.freezing import trained_parameters
 from clip_core.training.log import Log
-from clip_core.training.recipe import Recipe
+from clip_core.training.recipe import sentence
 from clip_core.training.tuning import Start
 
 _LIBRARIES = ("clip-tui", "torch", "torchvision", "tokenizers", "numpy", "pillow", "safetensors")
@@ -28,50 +36,44 @@ def describe_run(
 ) -> None:
     """config.json and val_pairs.json: all that another person needs to know what this run is."""
     val = data.val
-    write_json(
-        writer.path / "val_pairs.json",
-        [
-            {"image": str(val.images[i]), "caption": val.captions[c]}
+    ValidationPairs(
+        pairs=[
+            ValidationPair(image=str(val.images[i]), caption=val.captions[c])
             for i, c in zip(val.pair_images, val.pair_captions, strict=True)
-        ],
-    )
-    said = {"source": start.source, "given": config.tune.init, "model": config.tune.init_model} if start else None
-    writer.write_config(
-        {
-            "schema": SCHEMA_VERSION,
-            "config": config.model_dump(mode="json"),
-            "resolved": recipe.as_json(),
-            "model": model.config.model_dump(mode="json"),
-            "parameters": {"image": parameters(model.image), "text": parameters(model.text)},
-            "trained_parameters": trained_parameters(model),
-            **({"init": said} if said else {}),
-            "data": {
-                "train_pairs": len(data.train.pair_images),
-                "train_images": len(data.train.images),
-                "val_pairs": len(val.pair_images),
-                "val_images": len(val.images),
-                "classes": data.classes,
-                "val_list": "val_pairs.json",
-            },
-            "device_name": describe(torch.device(recipe.device)),
-            "git": _git_version(),
-            "versions": _versions(),
-            "seed": config.run.seed,
-        }
-    )
+        ]
+    ).write(writer.paths.validation)
+    init = None
+    if start and config.tune.init:
+        init = InitialWeights(source=start.source, given=config.tune.init, model=config.tune.init_model)
+    RunRecord(
+        config=config,
+        resolved=recipe,
+        model=model.config,
+        parameters=Parameters(
+            image=parameters(model.image), text=parameters(model.text), trainable=trained_parameters(model)
+        ),
+        init=init,
+        data=DataFacts(
+            train_pairs=len(data.train.pair_images),
+            train_images=len(data.train.images),
+            val_pairs=len(val.pair_images),
+            val_images=len(val.images),
+            classes=data.classes,
+        ),
+        device_name=describe(torch.device(recipe.device)),
+        git=_git_version(),
+        versions=_versions(),
+        seed=config.run.seed,
+    ).write(writer.paths.config)
 
 
 def introduce(
     log: Log, run: Path, data: Data, tokenizer: Tokenizer, recipe: Recipe, model: CLIP, start: Start | None
 ) -> None:
     """The first lines of the log: what will happen, with what, and why."""
-    log.say(f"run {run}: {recipe.sentence()}")
+    log.say(f"run {run}: {sentence(recipe)}")
     if start is not None:
         log.say(f"starting from {start.source}: {trained_parameters(model):,} of {parameters(model):,} parameters move")
-    if recipe.why:
-        log.say("chosen to keep what these weights know:" if start else "chosen by the data and the device:")
-        for reason in recipe.why.split("; "):
-            log.say(f"  {reason}")
     log.say(
         f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} images, "
         f"{len(data.val.pair_images)} validation pairs of {len(data.val.images)} images; "

@@ -4,26 +4,21 @@ models", WiSE-FT): on the line between the two there often is a model that learn
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from clip_core.errors import RunError
-from clip_core.files import replacing, write_json
+from clip_core.files import replacing
 from clip_core.model.checkpoint import load_tensors, save_checkpoint
 from clip_core.model.clip import CLIP
-from clip_core.run_dir import RunWriter
+from clip_core.run.records import Blend, Blends
+from clip_core.run.writer import RunWriter
 from clip_core.training.shown import plain_copy
 
 LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 START_FILE = "init.safetensors"
-
-
-class Blend(NamedTuple):
-    share: float  # 0 is the start, 1 the end
-    scores: dict[str, float]
 
 
 def blend_name(share: float) -> str:
@@ -66,14 +61,11 @@ def finish_with_blend(
     line = []
     for point in sorted({*LINE, share}):
         blended.load_state_dict(blend_weights(start, end, point), strict=True)
-        line.append(Blend(point, judge(blended)))
-    write_json(
-        run / "blends.json",
-        {"chosen": share, "step": step, "blends": [{"blend": b.share, "scores": b.scores} for b in line]},
-    )
+        line.append(Blend(share=point, scores=judge(blended)))
+    Blends(chosen=share, step=step, blends=line).write(writer.paths.blends)
     scores = next(b.scores for b in line if b.share == share)
     blended.load_state_dict(blend_weights(start, end, share), strict=True)
     folder = run / "checkpoints" / blend_name(share)
     save_checkpoint(folder, model=blended, tensors={}, state={"blend": share}, step=step, epoch=epoch, scores=scores)
-    writer.point("best", folder.name, step=step, scores=scores, blend=share)
+    writer.point_best(folder.name, step, scores, blend=share)
     return line

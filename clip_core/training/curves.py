@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.files import replacing
-from clip_core.run_dir import RunReader
+from clip_core.run.reader import RunReader
 
 
 def draw_curves(run: Path) -> Path | None:
@@ -12,7 +12,7 @@ def draw_curves(run: Path) -> Path | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = RunReader(run).new_metrics()
+    lines = list(RunReader(run).all_lines())
     train = [line for line in lines if line.get("kind") == "train"]
     evals = [line for line in lines if line.get("kind") == "eval"]
     if not train or not evals:

@@ -3,7 +3,7 @@
 Shapes: I distinct images, T distinct captions, P pairs, D embedding.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
+from clip_core.run.records import Probe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
 from clip_core.training.augment import to_pixel_values
@@ -85,7 +86,9 @@ def evaluate(
     loss: ContrastiveLoss,
     precision: str,
     beat: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, float], dict[str, Any]]:
+    *,
+    step: int = 0,
+) -> tuple[dict[str, float], Probe]:
     """Scores over the whole validation set, and the probe of the fixed pairs."""
     model.eval()
     images = embed_images(model, validation.store, validation.preprocessing, precision, beat)
@@ -101,7 +104,7 @@ def evaluate(
         model.train()
         labels = _labels(pairs, validation.classes)
         scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(validation.classes)), labels)
-    return scores, _probe(images, texts, validation)
+    return scores, _probe(step, images, texts, validation)
 
 
 def mean_cosine(embeds: FloatArray) -> float:
@@ -110,15 +113,6 @@ def mean_cosine(embeds: FloatArray) -> float:
     if count < 2:
         return 0.0
     return float((np.square(embeds.sum(axis=0, dtype=np.float64)).sum() - count) / (count * (count - 1)))
-
-
-def quality(scores: Mapping[str, float]) -> tuple[float, float]:
-    """What the best checkpoint is chosen by; more is better.
-
-    The mean of the recalls, or, where the captions are classes, zero-shot top-1: among few captions recall@5 and
-    recall@10 are right by chance. Between equals, the lower validation loss.
-    """
-    return scores.get("zero_shot_top1", scores["mean_recall"]), -scores["val_loss"]
 
 
 def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -148,14 +142,15 @@ def _validation_loss(
     return total / len(order)
 
 
-def _probe(images: FloatArray, texts: FloatArray, validation: ValidationSet) -> dict[str, Any]:
+def _probe(step: int, images: FloatArray, texts: FloatArray, validation: ValidationSet) -> Probe:
     rows = validation.probe_rows()
     image_rows, caption_rows = validation.pairs.pair_images[rows], validation.pairs.pair_captions[rows]
     scores = similarity(images[image_rows], texts[caption_rows])
-    return {
-        "images": [str(validation.pairs.images[i]) for i in image_rows],
-        "captions": [validation.pairs.captions[c] for c in caption_rows],
-        "similarity": scores.round(5).tolist(),
-        "image_to_text": top_k(scores, 5)[0].tolist(),
-        "text_to_image": top_k(np.ascontiguousarray(scores.T), 5)[0].tolist(),
-    }
+    return Probe(
+        step=step,
+        images=[str(validation.pairs.images[i]) for i in image_rows],
+        captions=[validation.pairs.captions[c] for c in caption_rows],
+        similarity=scores.round(5).tolist(),
+        image_to_text=top_k(scores, 5)[0].tolist(),
+        text_to_image=top_k(np.ascontiguousarray(scores.T), 5)[0].tolist(),
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clip_core.training.recipe import Recipe
+from clip_core.run.records import Recipe
 
 _STUCK = 0.02  # share of the loss of chance within which a loss is chance
 _SETTLED = 0.2  # share of the run before which nothing is said about the loss

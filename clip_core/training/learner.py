@@ -9,11 +9,11 @@ from clip_core.config import TrainConfig
 from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import load_tensors, load_weights
 from clip_core.model.clip import CLIP
+from clip_core.run.records import Recipe
 from clip_core.training.augment import kept_patches, random_crop, to_pixel_values
 from clip_core.training.batches import Batch
 from clip_core.training.loss import batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.optimiser import Optimiser
-from clip_core.training.recipe import Recipe
 from clip_core.training.shown import Shown
 from clip_core.training.working import Working
 

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import UsageError
 from clip_core.network import ClipConfig, Preprocessing
+from clip_core.run.records import Recipe
 from clip_core.training.device import choose_device, choose_precision
 
 # Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
@@ -37,47 +36,15 @@ _TUNE_STEPS = 1000
 _TUNE_EPOCHS = (5, 30)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Every default that depends on something else, as it became. Stored as `resolved` in config.json."""
-
-    device: str
-    precision: str
-    batch_size: int
-    lr: float
-    steps_per_epoch: int
-    steps: int
-    warmup_steps: int
-    eval_every: int
-    checkpoint_every: int
-    weight_decay: float
-    layer_decay: float
-    why: str = ""
-    seconds: float | None = None  # of training, where that is what was asked for; then `steps` is foreseen, not fixed
-    loss: LossName = "softmax"
-    optimizer: str = "adamw"
-    label_smoothing: float = 0.0
-    ema: float | None = None  # decay of the moving average that is judged and saved
-    min_lr: float = _MIN_LR  # where the rate ends, as a share of the peak
-    patch_dropout: float = 0.0
-    word_dropout: float = 0.0
-    bpe_dropout: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @property
-    def epochs(self) -> int:
-        return self.steps // self.steps_per_epoch
-
-    def sentence(self) -> str:
-        steps = f"{self.steps} steps" if self.seconds is None else f"{self.seconds / 60:g} minutes"
-        return (
-            f"{steps} of {self.batch_size} pairs ({self.steps_per_epoch} an epoch), peak learning rate "
-            f"{self.lr:g} after {_warmup(self)} of warm-up, {self.precision} on {self.device}"
-            + (f", evaluated every {self.eval_every} steps" if self.seconds is None else "")
-            + (", sigmoid loss" if self.loss == "sigmoid" else "")
-        )
+def sentence(recipe: Recipe) -> str:
+    """The plan in one line."""
+    steps = f"{recipe.steps} steps" if recipe.seconds is None else f"{recipe.seconds / 60:g} minutes"
+    return (
+        f"{steps} of {recipe.batch_size} pairs ({recipe.steps_per_epoch} an epoch), peak learning rate "
+        f"{recipe.lr:g} after {_warmup(recipe)} of warm-up, {recipe.precision} on {recipe.device}"
+        + (f", evaluated every {recipe.eval_every} steps" if recipe.seconds is None else "")
+        + (", sigmoid loss" if recipe.loss == "sigmoid" else "")
+    )
 
 
 def work_out(
@@ -135,21 +102,21 @@ def work_out(
         word_dropout=_given(optim.word_dropout, left_out),
         bpe_dropout=_given(optim.bpe_dropout, _IN_PIECES if in_pieces else 0.0),
     )
-    why = _why_tuned(recipe, config) if tuning else _why_scratch(recipe, config, train_pairs, network)
     seconds = None if optim.minutes is None else 60 * optim.minutes
-    return replace(planned(recipe, config, steps), why=why, seconds=seconds)
+    return planned(recipe, config, steps).model_copy(update={"seconds": seconds})
 
 
 def planned(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
     """The recipe over so many steps: warm-up is a share of them, evaluations are spread over them."""
     epoch = recipe.steps_per_epoch
     eval_every = config.run.eval_every or max(epoch, math.ceil(steps / _EVALUATIONS / epoch) * epoch)
-    return replace(
-        recipe,
-        steps=steps,
-        warmup_steps=round(config.optim.warmup * steps),
-        eval_every=eval_every,
-        checkpoint_every=config.run.checkpoint_every or eval_every,
+    return recipe.model_copy(
+        update={
+            "steps": steps,
+            "warmup_steps": round(config.optim.warmup * steps),
+            "eval_every": eval_every,
+            "checkpoint_every": config.run.checkpoint_every or eval_every,
+        }
     )
 
 
@@ -190,81 +157,3 @@ def _passes(steps_per_epoch: int, wanted: int, bounds: tuple[int, int]) -> int:
     """How many epochs make about as many steps as are wanted, within bounds."""
     fewest, most = bounds
     return min(max(math.ceil(wanted / steps_per_epoch), fewest), most)
-
-
-def _why_scratch(recipe: Recipe, config: TrainConfig, train_pairs: int, network: ClipConfig) -> str:
-    """The reasons of a recipe from scratch, for what the user left open; one after another, parted by semicolons."""
-    model, optim, data = config.model, config.optim, config.data
-    reasons = []
-    if model.model_size is None:
-        preset = preset_for(model, train_pairs)
-        learns = {
-            "nano": f"few pairs ({train_pairs:,}) teach a network of few layers more",
-            "tiny": f"there is enough to learn from ({train_pairs:,} pairs)",
-        }
-        reasons.append(f"preset {preset}, as {learns[preset]}")
-    side = network.preprocessing.image_size
-    if model.image_size is None and side == _DETAIL:
-        reasons.append(f"images of {side} px, as most have as much to show")
-    if data.tokenizer is None:
-        reasons.append(
-            "characters for tokens, as drawn shapes have few words"
-            if data.create_synthetic
-            else f"{network.text.vocab_size:,} tokens learnt from the captions, as so many are seen often enough"
-        )
-    if optim.batch_size is None:
-        reasons.append(f"{recipe.batch_size} pairs a step, for about sixteen steps an epoch or what the device takes")
-    if optim.optimizer is None:
-        reasons.append(
-            "Muon for the matrices, as it learns the same in half the steps"
-            if recipe.optimizer == "muon"
-            else "AdamW, as Muon would be slow without bf16"
-        )
-    if optim.lr is None:
-        reasons.append(f"peak learning rate {recipe.lr:g}, as a network of this size bears")
-    if recipe.min_lr == 1 and optim.min_lr is None:
-        reasons.append("a learning rate that does not fall, as the moving average settles without that")
-    if optim.warmup:
-        reasons.append(f"{optim.warmup:.0%} of the steps for warm-up, as the first ones know no direction yet")
-    if optim.weight_decay is None:
-        reasons.append(f"weight decay {recipe.weight_decay:g}, so that what no pair asks for fades")
-    if optim.augment:
-        reasons.append(
-            "crops of at least 80% of a side, and keyword lists shuffled and thinned, as captions stay true of them"
-        )
-    if recipe.patch_dropout and optim.patch_dropout is None:
-        reasons.append(
-            f"{recipe.patch_dropout:.0%} of an image's patches left out, others at each step, "
-            f"as few pairs ({train_pairs:,}) soon look familiar"
-        )
-    if recipe.word_dropout and optim.word_dropout is None:
-        reasons.append(f"{recipe.word_dropout:.0%} of a caption's words left out, for the same reason")
-    if recipe.bpe_dropout and optim.bpe_dropout is None:
-        reasons.append(f"{recipe.bpe_dropout:.0%} of the tokens read in pieces, as new words are made of such pieces")
-    if recipe.label_smoothing and optim.label_smoothing is None:
-        reasons.append(f"label smoothing {recipe.label_smoothing:g}, as few pairs are soon known by heart")
-    if config.tune.ema is None:
-        reasons.append("the moving average of the weights is judged and saved, as it is the better model at any time")
-    if optim.epochs is None and optim.minutes is None:
-        reasons.append(f"{recipe.epochs} epochs, for about {_STEPS:,} steps in {_EPOCHS[0]} to {_EPOCHS[1]} passes")
-    return "; ".join(reasons)
-
-
-def _why_tuned(recipe: Recipe, config: TrainConfig) -> str:
-    """The reasons of a tuning recipe, for what the user left open."""
-    optim, tune = config.optim, config.tune
-    reasons = []
-    if optim.loss is None and recipe.loss == "sigmoid":
-        reasons.append("the sigmoid loss, as their logits have a bias")
-    if optim.lr is None:
-        moved = "adapters start at nothing" if tune.lora else "the rate from scratch would overwrite what they know"
-        reasons.append(f"peak learning rate {recipe.lr:g}, as {moved}")
-    if tune.layer_decay is None and recipe.layer_decay < 1:
-        reasons.append(
-            f"{recipe.layer_decay:g} of it from each layer to the one below, as early layers serve any image"
-        )
-    if optim.weight_decay is None:
-        reasons.append("no weight decay, which would pull them to zero")
-    if optim.epochs is None and optim.minutes is None:
-        reasons.append(f"{recipe.epochs} epochs, which is {recipe.steps} steps, as a small set soon repeats itself")
-    return "; ".join(reasons)

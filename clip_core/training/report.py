@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from clip_core.training.blend import Blend
+from clip_core.run.records import Blend
 from clip_core.training.guard import PREFIX
 
 Scores = Mapping[str, float]

@@ -4,22 +4,23 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from clip_core.config import LossName, TrainConfig, architecture, flag, parse_config
+from clip_core.config import LossName, TrainConfig, architecture, flag
 from clip_core.data.dataset import Data, load_data
 from clip_core.data.formats.recognise import is_there, recognise
 from clip_core.data.formats.source import Wishes
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
-from clip_core.model.checkpoint import checkpoint_name
 from clip_core.model.clip import CLIP
 from clip_core.network import ClipConfig
-from clip_core.run_dir import HEARTBEAT_SECONDS, RunReader, RunWriter, State, is_run
+from clip_core.run.paths import RunPaths, checkpoint_name, is_run
+from clip_core.run.reader import RunReader
+from clip_core.run.records import HEARTBEAT_SECONDS, Recipe, State
+from clip_core.run.writer import RunWriter
 from clip_core.training.about import describe_run, introduce
 from clip_core.training.augment import to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker
@@ -35,7 +36,7 @@ from clip_core.training.guard import load_guard, read_guard
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.order import pairs_an_epoch
-from clip_core.training.recipe import Recipe, prepare, work_out
+from clip_core.training.recipe import prepare, work_out
 from clip_core.training.report import before_and_after, line_of_blends
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
@@ -59,7 +60,7 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
     start = find_start(config, run, resume=resume)
     writer = RunWriter(run)
     try:
-        log.to_file(run / "train.log")
+        log.to_file(writer.paths.log)
         with Signals() as signals:
             trainer = _begin(config, start, writer, log, resume=resume)
             state = trainer.train(signals)
@@ -234,10 +235,7 @@ def _stored_config(given: TrainConfig, run: Path) -> TrainConfig:
     if changed:
         flags = ", ".join(flag(name) for name in changed)
         raise UsageError(f"--resume goes on with what {run}/config.json says; leave out {flags}.")
-    stored = RunReader(run).config()["config"]
-    if stored.get("model", {}).get("model_size") == "shallow":  # a preset of its own for a while
-        stored["model"] |= {"model_size": "nano", "width": 512}
-    return parse_config(stored)
+    return RunReader(run).record().config
 
 
 def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
@@ -247,18 +245,15 @@ def _stored_recipe(config: TrainConfig, run: Path, now: Recipe) -> Recipe:
         UsageError: if the device it began on is not there.
         RunError: if pairs have gone since.
     """
-    stored = RunReader(run).config()["resolved"]
-    choose_device(stored["device"])
-    if stored["steps_per_epoch"] * stored["batch_size"] > now.steps_per_epoch * now.batch_size + now.batch_size:
+    stored = RunReader(run).record().resolved
+    choose_device(stored.device)
+    if stored.steps_per_epoch * stored.batch_size > now.steps_per_epoch * now.batch_size + now.batch_size:
         raise RunError(f"the training pairs of {run} are fewer than when it began; put them back, or start anew.")
-    # What runs did before they said so.
-    earlier = {"loss": "softmax", "optimizer": "adamw", "ema": config.tune.ema, "label_smoothing": 0.0}
-    earlier |= {name: getattr(config.optim, name) or 0.0 for name in ("patch_dropout", "word_dropout", "bpe_dropout")}
-    return replace(now, **earlier | stored)
+    return stored
 
 
 def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:
-    path = run / "tokenizer.json"
+    path = RunPaths(run).tokenizer
     if resume and path.exists():
         return Tokenizer.load(path)
     if start is not None:

@@ -1,14 +1,13 @@
 """The training loop: one step at a time, everything that happened written to the run directory."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from clip_core.config import TrainConfig
 from clip_core.model.checkpoint import (
-    checkpoint_name,
     delete_damaged,
     delete_superseded,
     read_meta,
@@ -17,18 +16,22 @@ from clip_core.model.checkpoint import (
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
-from clip_core.run_dir import RunWriter, State
+from clip_core.run.metrics import quality
+from clip_core.run.paths import checkpoint_name
+from clip_core.run.records import Probe, Recipe, State
+from clip_core.run.requests import Malformed
+from clip_core.run.writer import RunWriter
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.control import Signals
 from clip_core.training.device import give_back_memory, memory_mb, system_figures
-from clip_core.training.evaluate import ValidationSet, evaluate, quality
+from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.learner import Learner
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.optimiser import learning_rate
-from clip_core.training.recipe import Recipe, planned
+from clip_core.training.recipe import planned
 from clip_core.training.report import plain_line
 
 _PAUSE_POLL = 0.2  # seconds
@@ -157,7 +160,7 @@ class Trainer:
         """Go on by another plan."""
         evaluations = ("eval_every", "checkpoint_every") if self.progress.step > _FIRST_PLAN else ()
         kept = {name: getattr(self.recipe, name) for name in evaluations}  # so that they come at regular steps
-        self.recipe = self.health.recipe = replace(recipe, **kept)
+        self.recipe = self.health.recipe = recipe.model_copy(update=kept)
         self.progress.planned_steps = recipe.steps
         self.log.foresee(recipe.steps)
         self.writer.status(steps=recipe.steps, epochs=recipe.epochs)
@@ -183,10 +186,10 @@ class Trainer:
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
-    def judge(self, model: CLIP) -> tuple[dict[str, float], dict[str, Any]]:
+    def judge(self, model: CLIP) -> tuple[dict[str, float], Probe]:
         """Scores of a network on the validation pairs and on the guard, and the probe."""
         loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat
-        scores, probe = evaluate(model, self.validation, loss, precision, beat)
+        scores, probe = evaluate(model, self.validation, loss, precision, beat, step=self.progress.step)
         if self.guard is not None:
             scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
         if self.device.type == "cpu":
@@ -213,7 +216,7 @@ class Trainer:
             seconds=round(seconds, 3),
         )
         self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
-        self.writer.probe(step, {"step": step, **probe})
+        self.writer.probe(probe)
         self.log.say(self.line(scores))
         self.warn(self.health.evaluation(step, scores))
         if step == 0:
@@ -247,10 +250,11 @@ class Trainer:
         if signals.received is not None:
             self.writer.event(self.progress.step, f"stopping: signal {signals.received}")
             return True
-        asked = self.writer.request()
-        if asked is None:
+        request = next(self.writer.pending_requests(), None)
+        if request is None:
             return False
-        self.writer.event(self.progress.step, f"asked to {asked}")
+        asked = "" if isinstance(request, Malformed) else request.kind
+        self.writer.acknowledge(request, self.progress.step, "done", f"asked to {asked}")
         if asked == "checkpoint":
             self.save()
         elif asked == "evaluate":
@@ -264,9 +268,12 @@ class Trainer:
         self.save()
         self.status(State.PAUSED)
         self.log.say(f"paused at step {self.progress.step}")
-        started = time.perf_counter()
+        started, asked = time.perf_counter(), ""
         while signals.received is None:
-            asked = self.writer.request()
+            request = next(self.writer.pending_requests(), None)
+            if request is not None:
+                asked = "" if isinstance(request, Malformed) else request.kind
+                self.writer.acknowledge(request, self.progress.step, "done", f"asked to {asked}")
             if asked in ("resume", "stop"):
                 break
             self.writer.heartbeat()
@@ -301,9 +308,9 @@ class Trainer:
                 scores=progress.scores if progress.scored_at == progress.step else {},
             )
             self._saved_at = progress.step
-        self.writer.point("latest", name, step=progress.step)
+        self.writer.point_latest(name, progress.step)
         if progress.best_checkpoint == name:
-            self.writer.point("best", name, step=progress.step, scores=progress.scores)
+            self.writer.point_best(name, progress.step, progress.scores)
         delete_superseded(self.writer.path, keep=self.keep_checkpoints, best=progress.best_checkpoint)
 
     def resume(self) -> bool:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from clip_core.config import DataConfig, TrainConfig
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.errors import RunError, UsageError
+from clip_core.errors import UsageError
 from clip_core.model.checkpoint import load_model, valid_checkpoints
 from clip_core.model.positions import interpolate_positions
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig
-from clip_core.run_dir import RunReader, is_run
+from clip_core.run.paths import RunPaths, is_run
+from clip_core.run.reader import RunReader
 
 _DEFAULT_LENGTH = DataConfig().context_length
 
@@ -54,9 +54,9 @@ def stored_start(run: Path) -> Start:
     Raises:
         RunError, TokenizerError: if config.json or tokenizer.json are not what a trainer wrote.
     """
-    init = RunReader(run).config().get("init")
-    source = str(init["source"]) if isinstance(init, dict) and "source" in init else "weights that config.json forgot"
-    return Start(stored_network(run), Tokenizer.load(run / "tokenizer.json"), source, None)
+    init = RunReader(run).record().init
+    source = init.source if init else "initial weights"
+    return Start(stored_network(run), Tokenizer.load(RunPaths(run).tokenizer), source, None)
 
 
 def stored_network(run: Path) -> ClipConfig:
@@ -65,10 +65,7 @@ def stored_network(run: Path) -> ClipConfig:
     Raises:
         RunError: if config.json does not describe one.
     """
-    try:
-        return ClipConfig.model_validate(RunReader(run).config()["model"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{run / 'config.json'} does not describe a network ({error}); start anew.") from None
+    return RunReader(run).record().model
 
 
 def _read(init: str, config: TrainConfig) -> Start:

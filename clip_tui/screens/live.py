@@ -2,13 +2,16 @@
 
 from typing import Any, cast
 
-from clip_core.run_dir import Request, RunReader, State, is_run
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
 from textual.widgets import Static
 
 from clip_core.errors import RunError
+from clip_core.run.paths import is_run
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
+from clip_core.run.requests import Request
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.charts import charts
@@ -81,7 +84,7 @@ class LiveScreen(Page):
         if action == "ask" and parameters == ("pause",):
             return state is State.RUNNING
         if action == "resume":
-            return state in (State.PAUSED, State.STOPPED, State.DEAD, State.FAILED)
+            return state in (State.PAUSED, State.STOPPED, State.KILLED, State.FAILED)
         if action in ("ask", "stop"):
             return bool(state and state.alive)
         return True
@@ -173,5 +176,5 @@ def _last_line(snapshot: Snapshot) -> Text:
     if snapshot.status and snapshot.status.error:
         return Text(printable(snapshot.status.error), f"bold {RED}", no_wrap=True, overflow="ellipsis")
     line = next((line for line in reversed(snapshot.log) if line.strip()), "")
-    style = f"bold {RED}" if snapshot.state is State.DEAD or snapshot.exit_code else "dim"
+    style = f"bold {RED}" if snapshot.state is State.KILLED or snapshot.exit_code else "dim"
     return Text(printable(line), style, no_wrap=True, overflow="ellipsis")

@@ -6,7 +6,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from clip_core.run_dir import is_run
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
@@ -15,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
 from clip_core.errors import UsageError
+from clip_core.run.paths import is_run
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.form import TITLES, Field, form_fields, read_form

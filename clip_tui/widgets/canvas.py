@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clip_tui.curve import Bucket
+from clip_core.run.curve import Bucket
 
 # Bit of the braille pattern for dot (x, y) of a cell of 2 x 4.
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.text import Text
 from textual.widget import Widget
 
+from clip_core.run.curve import Bucket
 from clip_core.text import printable
-from clip_tui.curve import Bucket
 from clip_tui.numbers import number, percent
 from clip_tui.theme import SERIES
 from clip_tui.widgets.canvas import Canvas, Frame

@@ -1,10 +1,10 @@
 """The two lines at the top of every screen: which run, what it does, how far it is; and the tabs."""
 
-from clip_core.run_dir import State
 from rich.text import Text
 from textual.message import Message
 from textual.widgets import Static
 
+from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.actions import TABS
 from clip_tui.numbers import duration, percent

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunReader, State
 from PIL import Image
 
 from clip_core.model.checkpoint import load_model, valid_checkpoints
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]

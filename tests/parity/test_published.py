@@ -53,18 +53,18 @@ OPEN_CLIP = {
 def differences(published: Published, theirs: tuple[Tensor, Tensor, Tensor], tokens: Tensor, side: int = 32) -> float:
     """The largest difference of image features, text features and logits."""
     model = published.build()
-    images, texts, *_ = model(images(side), tokens)
-    logits = model.logit_scale() * images @ texts.T
+    image_embeds, text_embeds, *_ = model(images(side), tokens)
+    logits = model.logit_scale() * image_embeds @ text_embeds.T
     if model.logit_bias is not None:
         logits = logits + model.logit_bias
-    pairs = zip((images, texts, logits), theirs, strict=True)
+    pairs = zip((image_embeds, text_embeds, logits), theirs, strict=True)
     return max(float((ours - other).abs().max()) for ours, other in pairs)
 
 
 @torch.no_grad()
 def open_clip_says(model: Any, tokens: Tensor, side: int = 32) -> tuple[Tensor, Tensor, Tensor]:
-    images, texts = (model.encode_image(images(side), True), model.encode_text(tokens, True))
-    return images, texts, model.get_logits(images(side), tokens)[0]
+    image_embeds, text_embeds = (model.encode_image(images(side), True), model.encode_text(tokens, True))
+    return image_embeds, text_embeds, model.get_logits(images(side), tokens)[0]
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from clip_core.run_dir import RunReader, State
-
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from tests.terminal.terminal import Terminal
 from tests.tui.test_demo import SMALL
 

@@ -3,9 +3,11 @@
 import signal
 from pathlib import Path
 
-from clip_core.run_dir import RunReader, RunWriter, State, find_runs
-
 from clip_core.data.synthetic import create_synthetic
+from clip_core.run.paths import find_runs
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
+from clip_core.run.writer import RunWriter
 from clip_tui.form import form_fields
 from tests.conftest import SHORT_RUN, clip_train
 from tests.terminal.terminal import Terminal, end, lives, wait_until

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunReader, State
 
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train
 from tests.terminal.terminal import wait_until
 from tests.training.test_resume import start, wait_for_step

@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from clip_core.run_dir import RunReader, State
 from safetensors.numpy import load_file
 
 from clip_core.files import sha256, write_json
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 
 LONGER = [
@@ -110,7 +111,7 @@ def test_killed_between_steps_it_goes_on_from_the_last_checkpoint_as_the_same_ru
     wait_for_step(parts, 10, child)
     child.kill()
     child.wait()
-    assert RunReader(parts).state() in (State.DEAD, State.FINISHED)
+    assert RunReader(parts).state() in (State.KILLED, State.FINISHED)
     assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
     assert_same_run(whole, parts)
     steps = [m["step"] for m in RunReader(parts).new_metrics() if m["kind"] == "train"]

@@ -6,10 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunReader
 
 from clip_core.data.image_files import member_of
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.reader import RunReader
 from clip_tui.gallery import read_gallery
 from clip_tui.screens.data import read_parts
 from clip_tui.widgets.halfblocks import strips_of

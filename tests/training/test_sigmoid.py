@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from clip_core.run_dir import RunReader
 
 from clip_core.cli.train import main
 from clip_core.errors import UsageError
@@ -15,6 +14,7 @@ from clip_core.files import write_json
 from clip_core.inference.bundle import read_manifest
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
+from clip_core.run.reader import RunReader
 from export.bundle import export_bundle
 from export.formats import export_weights
 from tests.models import make_run

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from clip_core.run_dir import RunReader
 
 from clip_core.cli.train import main
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
+from clip_core.run.reader import RunReader
 from clip_core.training.batches import BatchMaker
 from tests.models import make_run
 from tests.published import open_clip_model, save_open_clip

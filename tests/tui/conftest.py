@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunWriter, State
 from PIL import Image
 
 from clip_core.config import TrainConfig
 from clip_core.files import write_json
+from clip_core.run.records import State
+from clip_core.run.writer import RunWriter
 
 SIZES = [(80, 24), (160, 50)]
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunReader, RunWriter, State
 
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State
+from clip_core.run.writer import RunWriter
 from clip_tui.demo import DEMO_FLAGS, choose_run, recipe
 from tests.conftest import SHORT_RUN, command_environment
 

@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunWriter, State
-from clip_tui.curve import LIMIT, Bucket, Curve
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +12,9 @@ from rich.cells import cell_len
 
 from clip_core.config import PRESETS, TrainConfig
 from clip_core.errors import BackendError, ImageError, UsageError
+from clip_core.run.curve import LIMIT, Bucket, Curve
+from clip_core.run.records import State
+from clip_core.run.writer import RunWriter
 from clip_tui.encoder import EncoderClient
 from clip_tui.form import form_fields, read_form
 from clip_tui.gallery import gallery_of, read_pairs_file
@@ -173,7 +174,7 @@ def test_captions_that_only_differ_in_case_are_one_in_the_gallery() -> None:
 def test_a_watch_reads_a_run_without_a_status_as_starting_only_while_its_trainer_lives(tmp_path: Path) -> None:
     watch = RunWatch(tmp_path)
     assert watch.refresh(starting=True).state is State.STARTING
-    assert watch.refresh(exit_code=2).state is State.DEAD
+    assert watch.refresh(exit_code=2).state is State.KILLED
 
 
 def test_a_watch_takes_only_whole_lines_and_any_value(tmp_path: Path) -> None:

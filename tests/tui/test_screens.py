@@ -4,9 +4,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import RunReader, RunWriter
 from textual.widgets import Input, OptionList
 
+from clip_core.run.reader import RunReader
+from clip_core.run.writer import RunWriter
 from clip_tui.actions import ACTIONS, APP, TABS, Action
 from clip_tui.app import ClipApp
 from clip_tui.screens.live import LiveScreen

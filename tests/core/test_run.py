@@ -6,10 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from clip_core.run_dir import REQUESTS, STALLED_AFTER, Request, RunReader, RunWriter, State, find_runs
 
 from clip_core.errors import RunBusyError, RunError
 from clip_core.files import replacing, write_json
+from clip_core.run.paths import find_runs
+from clip_core.run.reader import RunReader
+from clip_core.run.records import STALLED_AFTER, State
+from clip_core.run.requests import REQUESTS, Request
+from clip_core.run.writer import RunWriter
 from tests.conftest import command_environment
 
 
@@ -115,7 +119,7 @@ def test_running_stalled_and_dead_are_told_apart(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write_json(tmp_path / "status.json", values | {"pid": gone.pid})
-    assert reader.state() is State.DEAD
+    assert reader.state() is State.KILLED
     write_json(tmp_path / "status.json", values | {"pid": gone.pid, "state": "finished"})
     assert reader.state() is State.FINISHED
     writer.close()
