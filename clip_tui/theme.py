@@ -44,5 +44,5 @@ STATE_STYLES: dict[str, str] = {
     "stopped": "#9aa2bd",
     "failed": RED,
     "stalled": "#f5a97f",
-    "dead": RED,
+    "killed": RED,
 }
