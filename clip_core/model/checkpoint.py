@@ -17,7 +17,7 @@ from torch import Tensor
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, sha256, write_json
-from clip_core.model.archives import read_tensors
+from clip_core.model.weight_files import read_tensors
 from clip_core.model.clip import CLIP
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
