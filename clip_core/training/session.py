@@ -16,6 +16,7 @@ from clip_core.data.formats.source import Wishes
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import ClipError, DataError, RunError, UsageError
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, checkpoint_name, is_run
 from clip_core.run.reader import RunReader
@@ -28,7 +29,7 @@ from clip_core.training.blend import blend_name, finish_with_blend, keep_start
 from clip_core.training.captions import CaptionChange
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
-from clip_core.training.device import choose_device, choose_precision, keep_freed_memory, use_all_cores
+from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable

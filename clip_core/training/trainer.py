@@ -16,6 +16,7 @@ from clip_core.model.checkpoint import (
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import give_back_memory
 from clip_core.run.metrics import quality
 from clip_core.run.paths import checkpoint_name
 from clip_core.run.records import Probe, Recipe, State
@@ -23,7 +24,7 @@ from clip_core.run.requests import Malformed
 from clip_core.run.writer import RunWriter
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.control import Signals
-from clip_core.training.device import give_back_memory, memory_mb, system_figures
+from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
