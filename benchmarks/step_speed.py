@@ -35,9 +35,9 @@ from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
-from clip_core.training.device import keep_freed_memory, use_all_cores
 from clip_core.training.learner import Learner
 from clip_core.training.recipe import work_out
 

@@ -1,7 +1,5 @@
-"""Device, precision, threads and memory."""
+"""Device and precision, and what the machine reports of itself."""
 
-import ctypes
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,13 +9,6 @@ import torch
 from clip_core.errors import UsageError
 
 _PROCESS = psutil.Process()
-
-_C_LIBRARY = ctypes.CDLL(None)
-# Of glibc's malloc.h: the free bytes at the heap's end from which it shrinks, and the size from which a piece of memory
-# is the system's own instead of the heap's.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_ALL_KEPT = 2**31 - 1  # bytes
-_LARGE, _LARGE_ONCE = 2**30, 2**25  # bytes; what older versions allow
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -99,26 +90,3 @@ def system_figures(device: torch.device, folder: Path) -> dict[str, float]:
     if device.type == "cuda":
         figures["gpu_reserved_mb"] = round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
     return figures
-
-
-def use_all_cores() -> None:
-    """Let torch use every core this process may run on; containers often report more."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), available)))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next step, in place of giving it back to the system.
-
-    A step's large tensors would else be new memory at each step, which the system clears page by page, at 7 % of the
-    time of a step on a CPU (docs/log.md). This is known of glibc alone; elsewhere nothing is changed.
-    """
-    if hasattr(_C_LIBRARY, "mallopt"):
-        _ = _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE) or _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE_ONCE)
-        _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _ALL_KEPT)
-
-
-def give_back_memory() -> None:
-    """Give what is free back to the system after all: now and then, so that kept memory does not fall into pieces."""
-    if hasattr(_C_LIBRARY, "malloc_trim"):
-        _C_LIBRARY.malloc_trim(0)

@@ -10,6 +10,7 @@ from clip_core.data.dataset import Data, load_data, read_lists
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
@@ -19,7 +20,7 @@ from clip_core.training.augment import to_pixel_values
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import store_initial_weights
 from clip_core.training.captions import CaptionChange
-from clip_core.training.device import keep_freed_memory, use_all_cores
+
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
 from clip_core.training.freezing import choose_trainable

@@ -12,20 +12,21 @@ from clip_core.errors import CheckpointError
 from clip_core.model.checkpoint import (
     delete_damaged,
     delete_superseded,
-    mark_kept,
+    keep_checkpoint,
     read_meta,
     read_state,
     save_checkpoint,
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import give_back_memory
 from clip_core.run.metrics import log_line, quality, second
 from clip_core.run.paths import checkpoint_name
 from clip_core.run.records import Probe, Recipe, State
 from clip_core.run.requests import Request
 from clip_core.run.writer import RunWriter
 from clip_core.training.batches import BatchMaker, BatchStream
-from clip_core.training.device import give_back_memory, memory_mb, system_figures
+from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.health import Health
 from clip_core.training.learner import Learner
@@ -346,7 +347,7 @@ class Trainer:
             )
             self._saved_at = progress.step
         elif kept:
-            mark_kept(folder)
+            keep_checkpoint(folder)
         self.writer.point_latest(name, progress.step)
         if progress.best_checkpoint == name:
             self.writer.point_best(name, progress.step, progress.scores)
