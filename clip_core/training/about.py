@@ -23,9 +23,9 @@ from clip_core.run.records import (
 )
 from clip_core.run.writer import RunWriter
 from clip_core.training.device import describe
-from clip_core.training.freezing import trained_parameters
 from clip_core.training.log import Log
 from clip_core.training.recipe import sentence
+from clip_core.training.trainable import trainable_parameters
 from clip_core.training.tuning import Start
 
 _LIBRARIES = ("clip-tui", "torch", "torchvision", "tokenizers", "numpy", "pillow", "safetensors")
@@ -50,7 +50,7 @@ def describe_run(
         resolved=recipe,
         model=model.config,
         parameters=Parameters(
-            image=parameters(model.image), text=parameters(model.text), trainable=trained_parameters(model)
+            image=parameters(model.image), text=parameters(model.text), trainable=trainable_parameters(model)
         ),
         init=init,
         data=DataFacts(
@@ -73,7 +73,9 @@ def introduce(
     """The first lines of the log: what will happen, with what, and why."""
     log.say(f"run {run}: {sentence(recipe)}")
     if start is not None:
-        log.say(f"starting from {start.source}: {trained_parameters(model):,} of {parameters(model):,} parameters move")
+        log.say(
+            f"starting from {start.source}: {trainable_parameters(model):,} of {parameters(model):,} parameters move"
+        )
     log.say(
         f"{len(data.train.pair_images)} training pairs of {len(data.train.images)} images, "
         f"{len(data.val.pair_images)} validation pairs of {len(data.val.images)} images; "

@@ -15,7 +15,7 @@ from clip_core.model.checkpoint import load_tensors, save_checkpoint
 from clip_core.model.clip import CLIP
 from clip_core.run.records import Blend, Blends
 from clip_core.run.writer import RunWriter
-from clip_core.training.shown import plain_copy
+from clip_core.training.ema import plain_copy
 
 LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 START_FILE = "init.safetensors"

@@ -22,22 +22,22 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import HEARTBEAT_SECONDS, Recipe, State
 from clip_core.run.writer import RunWriter
 from clip_core.training.about import describe_run, introduce
-from clip_core.training.augment import to_pixel_values
+from clip_core.training.batch_order import pairs_an_epoch
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import blend_name, finish_with_blend, keep_start
-from clip_core.training.captions import CaptionChange
+from clip_core.training.caption_augmentation import CaptionAugmentation
 from clip_core.training.control import Signals
 from clip_core.training.curves import draw_curves
 from clip_core.training.device import choose_device, choose_precision, keep_freed_memory, use_all_cores
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
-from clip_core.training.freezing import choose_trainable
 from clip_core.training.guard import load_guard, read_guard
+from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
-from clip_core.training.order import pairs_an_epoch
 from clip_core.training.recipe import prepare, work_out
 from clip_core.training.report import before_and_after, line_of_blends
+from clip_core.training.trainable import choose_trainable
 from clip_core.training.trainer import Trainer
 from clip_core.training.tuning import Start, find_start, stored_network
 
@@ -146,7 +146,7 @@ def _make_batches(config: TrainConfig, data: Data, tokenizer: Tokenizer, recipe:
         batch_size=recipe.batch_size,
         seed=config.run.seed,
         captions=config.data.captions,
-        change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+        augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
         groups=_TEXT_GROUPS if recipe.device == "cpu" else 1,  # a GPU would rather have one large product
     )
@@ -317,7 +317,7 @@ def _blend(share: float, log: Log, trainer: Trainer) -> str:
     """Judge the line of blends, keep the one asked for, and say so; returns its name."""
     blends = finish_with_blend(
         trainer.writer,
-        trainer.learner.shown.ready(),
+        trainer.learner.eval_weights.ready(),
         share,
         lambda model: trainer.judge(model)[0],
         step=trainer.progress.step,

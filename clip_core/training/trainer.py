@@ -27,12 +27,12 @@ from clip_core.training.device import give_back_memory, memory_mb, system_figure
 from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
-from clip_core.training.learner import Learner
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.optimiser import learning_rate
 from clip_core.training.recipe import planned
 from clip_core.training.report import plain_line
+from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
@@ -69,7 +69,7 @@ class Trainer:
         config: TrainConfig,
         guard: ValidationSet | None = None,
     ) -> None:
-        self.learner = Learner(model, recipe, config)
+        self.learner = TrainStep(model, recipe, config)
         self.device = self.learner.device
         self.batches, self.validation, self.guard, self.writer, self.log = batches, validation, guard, writer, log
         self.recipe = recipe
@@ -204,7 +204,7 @@ class Trainer:
         self.learner.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = self.judge(self.learner.shown.ready())
+        scores, probe = self.judge(self.learner.eval_weights.ready())
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -300,7 +300,7 @@ class Trainer:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
             save_checkpoint(
                 folder,
-                model=self.learner.shown.ready(),
+                model=self.learner.eval_weights.ready(),
                 tensors=self.learner.tensors(),
                 state=state,
                 step=progress.step,
