@@ -19,8 +19,7 @@ _ALONE = Rank()
 
 def to_pixel_values(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), normalised"""
-    mean = torch.tensor(preprocessing.mean, device=images.device)
-    std = torch.tensor(preprocessing.std, device=images.device)
+    mean, std = (to_device(torch.tensor(values), images.device) for values in (preprocessing.mean, preprocessing.std))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
@@ -36,8 +35,7 @@ def random_crop(pixel_values: Tensor, generator: torch.Generator, rank: Rank = _
     theta = torch.zeros(len(pixel_values), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = shift
-    theta = theta.to(pixel_values.device, non_blocking=True)
-    grid = F.affine_grid(theta, list(pixel_values.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, pixel_values.device), list(pixel_values.shape), align_corners=False)
     return F.grid_sample(pixel_values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -56,3 +54,8 @@ def draw_kept_patches(
     count = max(round(patches * (1 - dropout)), 1)
     drawn = torch.rand(images * rank.size, patches, generator=generator)[rank.part(images * rank.size)]
     return drawn.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting for what the device is computing (from pinned memory)."""
+    return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)

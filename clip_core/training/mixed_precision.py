@@ -6,7 +6,7 @@ Source: Micikevicius et al. 2018, "Mixed precision training".
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
 
@@ -30,13 +30,10 @@ class MixedPrecision:
         self._working: list[Tensor] = []
         if precision == "bf16":
             self.dtype = torch.bfloat16
-            self.network = copy.deepcopy(model)
-            for working, master in zip(self.network.parameters(), model.parameters(), strict=True):
-                working.data = master.data.to(self.dtype) if master.ndim else master.data.clone()
-                working.grad = None
-                if master.requires_grad:
-                    self._master.append(master)
-                    self._working.append(working)
+            working = {id(master): _rounded(master, self.dtype) for master in model.parameters()}
+            self.network = copy.deepcopy(model, memo=dict(working))  # modules alone; fp32 weights are never copied
+            self._master = [master for master in model.parameters() if master.requires_grad]
+            self._working = [working[id(master)] for master in self._master]
         self._gradients = [torch.empty_like(master) for master in self._master]
 
     @torch.no_grad()
@@ -65,3 +62,8 @@ class MixedPrecision:
                 working.grad = None
         if of_master:
             torch._foreach_copy_(of_master, of_working)
+
+
+def _rounded(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    weights = master.detach().to(dtype if master.ndim else master.dtype, copy=True)
+    return nn.Parameter(weights, requires_grad=master.requires_grad)

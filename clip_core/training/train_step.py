@@ -15,7 +15,7 @@ from clip_core.model.clip import CLIP, Embeddings
 from clip_core.run.records import Recipe
 from clip_core.training.batches import Batch
 from clip_core.training.ema import EvalWeights
-from clip_core.training.image_augmentation import draw_kept_patches, random_crop, to_pixel_values
+from clip_core.training.image_augmentation import draw_kept_patches, random_crop, to_device, to_pixel_values
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
@@ -131,7 +131,7 @@ class TrainStep:
         generator = _generator(self.seed, ~step)  # not the one of the crops
         patches = self.model.config.image.grid**2
         kept = draw_kept_patches(len(batch), patches, self.recipe.patch_dropout, generator, self.rank)
-        return kept.to(self.device, non_blocking=True)
+        return to_device(kept, self.device)
 
     def clip_gradients(self) -> Tensor:
         """Scale the gradients down to the largest norm that is allowed; returns the norm before."""
