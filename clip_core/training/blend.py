@@ -16,7 +16,7 @@ from clip_core.model.clip import CLIP
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import Blend, Blends
 from clip_core.run.writer import RunWriter
-from clip_core.training.shown import plain_copy
+from clip_core.training.ema import plain_copy
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

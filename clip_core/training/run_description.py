@@ -26,9 +26,9 @@ from clip_core.run.records import (
 )
 from clip_core.run.writer import RunWriter
 from clip_core.training.device import describe
-from clip_core.training.freezing import trained_parameters
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
+from clip_core.training.trainable import trainable_parameters
 
 _LIBRARIES = ("clip-tui", "torch", "torchvision", "tokenizers", "numpy", "pillow", "safetensors")
 
@@ -78,7 +78,7 @@ def recipe_line(recipe: Recipe) -> str:
 
 def trainable_line(model: CLIP) -> str:
     """`16,939,265 trainable parameters (all)`, or how many of how many."""
-    trainable, total = trained_parameters(model), parameters(model)
+    trainable, total = trainable_parameters(model), parameters(model)
     if trainable == total:
         return f"{total:,} trainable parameters (all)"
     return f"{trainable:,} trainable parameters of {total:,}"
@@ -106,7 +106,7 @@ def write_record(
         decisions=list(decisions),
         model=model.config,
         parameters=Parameters(
-            image=parameters(model.image), text=parameters(model.text), trainable=trained_parameters(model)
+            image=parameters(model.image), text=parameters(model.text), trainable=trainable_parameters(model)
         ),
         init=init,
         data=DataFacts(

@@ -14,11 +14,11 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_core.run.writer import RunWriter
 from clip_core.training.blend import blend_name, finish_with_blend
-from clip_core.training.results_plot import draw_curves
 from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
 from clip_core.training.preflight import check_new_run, choose_run_dir, resumed_config
 from clip_core.training.request_queue import RequestQueue
+from clip_core.training.results_plot import draw_curves
 from clip_core.training.score_tables import before_and_after, blend_table
 from clip_core.training.setup import build_trainer
 from clip_core.training.signals import Signals
@@ -128,7 +128,7 @@ def _blend(share: float, log: Log, trainer: Trainer) -> str:
     """Evaluate the blends, save the requested one as the best checkpoint, and report; returns its name."""
     blends = finish_with_blend(
         trainer.writer,
-        trainer.learner.shown.ready(),
+        trainer.train_step.eval_weights.ready(),
         share,
         lambda model: trainer.scores_of(model)[0],
         step=trainer.progress.step,

@@ -16,24 +16,23 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Decision, Recipe, RunRecord
 from clip_core.run.writer import RunWriter
-from clip_core.training.augment import to_pixel_values
+from clip_core.training.batch_order import pairs_an_epoch
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import store_initial_weights
-from clip_core.training.captions import CaptionChange
-
+from clip_core.training.caption_augmentation import CaptionAugmentation
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
-from clip_core.training.freezing import choose_trainable
+from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
-from clip_core.training.order import pairs_an_epoch
 from clip_core.training.preflight import with_absolute_paths
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
 from clip_core.training.same_pairs import fingerprint, pair_hashes, refuse_other_pairs, store_hashes
 from clip_core.training.second_validation import load_second_validation
+from clip_core.training.trainable import choose_trainable
 from clip_core.training.trainer import Trainer
 
 _CAPTION_GROUPS = 4  # of like length, on a CPU; a GPU is faster with one large product
@@ -153,7 +152,7 @@ def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer, recipe: Reci
         batch_size=recipe.batch_size,
         seed=config.run.seed,
         captions=config.data.captions,
-        change=CaptionChange(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+        augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
         groups=_CAPTION_GROUPS if recipe.device == "cpu" else 1,
     )

@@ -29,13 +29,13 @@ from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.health import Health
-from clip_core.training.learner import Learner
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.optimiser import learning_rate
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.signals import Signals
+from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
@@ -73,8 +73,8 @@ class Trainer:
         config: TrainConfig,
         second_validation: ValidationSet | None = None,
     ) -> None:
-        self.learner = Learner(model, recipe, config)
-        self.device = self.learner.device
+        self.train_step = TrainStep(model, recipe, config)
+        self.device = self.train_step.device
         self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
         self.validation, self.second_validation = validation, second_validation
         self.paused = False
@@ -96,7 +96,7 @@ class Trainer:
             TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
         """
         signals.deferring = True
-        self.learner.model.train()
+        self.train_step.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
@@ -112,10 +112,10 @@ class Trainer:
             started = time.perf_counter()
             for batch in stream:
                 step = self.progress.step
-                measured = self.learner(batch.to(self.device), step, self.learning_rate(step))
+                measured = self.train_step(batch.to(self.device), step, self.learning_rate(step))
                 self.progress.step += 1
                 if self.device.type == "cpu" or self.progress.step % _SYNC == 0:
-                    self.learner.refuse_non_finite()
+                    self.train_step.refuse_non_finite()
                 self.progress.train_seconds += time.perf_counter() - started
                 self.after_step(measured, stream)
                 stops = self.serve(signals)
@@ -218,10 +218,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far."""
-        self.learner.refuse_non_finite()
+        self.train_step.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = self.scores_of(self.learner.shown.ready())
+        scores, probe = self.scores_of(self.train_step.eval_weights.ready())
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -329,7 +329,7 @@ class Trainer:
         Args:
             kept: it was requested, so that it is never deleted.
         """
-        self.learner.refuse_non_finite()
+        self.train_step.refuse_non_finite()
         progress = self.progress
         name = checkpoint_name(progress.step)
         folder = self.writer.paths.checkpoints / name
@@ -337,8 +337,8 @@ class Trainer:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
             save_checkpoint(
                 folder,
-                model=self.learner.shown.ready(),
-                tensors=self.learner.tensors(),
+                model=self.train_step.eval_weights.ready(),
+                tensors=self.train_step.tensors(),
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
@@ -359,7 +359,7 @@ class Trainer:
         step = -1
         for folder in valid_checkpoints(self.writer.path)[:1]:
             state = read_state(folder)
-            self.learner.restore(folder)
+            self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)

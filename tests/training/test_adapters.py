@@ -10,10 +10,10 @@ from clip_core.config import LossName, TuneConfig
 from clip_core.model.clip import CLIP
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.training.blend import blend_weights
-from clip_core.training.freezing import choose_trainable
-from clip_core.training.lora import is_adapter, merged_weights
+from clip_core.training.trainable import choose_trainable
+from clip_core.training.trainable import is_adapter, merged_weights
 from clip_core.training.optimiser import Optimiser
-from clip_core.training.shown import Shown, decay_at
+from clip_core.training.ema import EvalWeights, decay_at
 
 CPU = torch.device("cpu")
 
@@ -145,7 +145,7 @@ def test_a_weight_without_gradient_breaks_neither_the_step_nor_the_resuming() ->
 
 def test_the_average_is_the_formula() -> None:
     model = tiny()
-    shown = Shown(model, 0.9)
+    shown = EvalWeights(model, 0.9)
     optimiser = optimiser_of(model)
     name = "image.blocks.0.mlp.0.weight"
     expected = model.state_dict()[name].clone().double()
@@ -166,7 +166,7 @@ def test_the_average_begins_short_and_reaches_its_decay() -> None:
 def test_the_average_of_adapters_is_the_average_of_the_merged_weights() -> None:
     model = tiny()
     choose_trainable(model, TuneConfig(init="x", lora=2))
-    shown = Shown(model, 0.5)
+    shown = EvalWeights(model, 0.5)
     name = "text.blocks.1.attention.qkv.weight"
     expected = merged_weights(model)[name].clone()
     optimiser = optimiser_of(model)
