@@ -45,7 +45,7 @@ def wait_until(
         assert time.time() < deadline, "it did not happen in time"
         if child is not None and child.poll() is not None:
             assert happened(), child.stderr.read() if child.stderr else f"exit code {child.returncode}"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def wait_for_step(run: Path, step: int, child: subprocess.Popen[str]) -> None:

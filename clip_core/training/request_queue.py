@@ -1,10 +1,7 @@
 """The trainer's side of the request queue: what may be done in which state, in order, each with an acknowledgement."""
 
-import os
 from collections import deque
 from contextlib import suppress
-
-import psutil
 
 from clip_core.run.requests import Malformed, Request
 from clip_core.run.writer import RunWriter
@@ -26,10 +23,7 @@ class RequestQueue:
         self._paused = False  # once everything in the queue is served
         self._waiting: deque[Request] = deque()
         self._known: set[str] = set()
-        began = psutil.Process(os.getpid()).create_time()
-        self._expired = {
-            request.id for request in writer.pending_requests() if isinstance(request, Request) and request.time < began
-        }
+        self._expired = {request.id for request in writer.pending_requests()}
 
     def take(self, step: int, *, when: str = "") -> None:
         """Read new requests.

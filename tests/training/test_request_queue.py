@@ -1,7 +1,5 @@
 """Which requests are accepted in which state; each is acknowledged exactly once."""
 
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,9 +71,7 @@ def test_during_an_evaluation_it_is_said_when_a_request_is_served(writer: RunWri
 
 
 def test_requests_from_before_the_trainer_started_expire(writer: RunWriter) -> None:
-    old = RunReader(writer.path).ask("stop")
-    path = writer.paths.requests / f"{old.id}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time.time() - 1e6}))
+    ask(writer, "stop")
     queue = RequestQueue(writer)
     ask(writer, "evaluate")  # after the start
     queue.take(0)
