@@ -35,11 +35,11 @@ from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
-from clip_core.training.device import keep_freed_memory, use_all_cores
-from clip_core.training.learner import Learner
-from clip_core.training.recipe import work_out
+from clip_core.training.recipe import resolve_recipe
+from clip_core.training.train_step import TrainStep
 
 BATCH, TOKENS, VOCABULARY = 64, 32, 49408
 GRAD_CLIP = 1.0
@@ -69,15 +69,15 @@ def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False
     network = architecture(
         config.model, vocab_size=VOCABULARY, end_token=VOCABULARY - 1, context_length=TOKENS, pairs=pairs
     )
-    recipe = work_out(config, pairs, network, epoch_pairs=pairs)
-    learner = Learner(CLIP(network), recipe, config)
+    recipe, _ = resolve_recipe(config, pairs, network, epoch_pairs=pairs)
+    train_step = TrainStep(CLIP(network), recipe, config)
     if compiled:
-        for tower in (learner.working.model.image, learner.working.model.text):
+        for tower in (train_step.mixed_precision.network.image, train_step.mixed_precision.network.text):
             tower.compile()
     images = torch.randint(0, 256, (BATCH, peer.SIDE, peer.SIDE, 3), dtype=torch.uint8)
     rows = torch.arange(BATCH)
-    batch = Batch(images, (some_tokens(),), rows, rows, rows)
-    return lambda: learner(batch, 0, recipe.lr)
+    batch = Batch(images, (some_tokens(),), rows, rows, rows, rows, rows)
+    return lambda: train_step(batch, 0, recipe.lr)
 
 
 def open_clip_step(*, bf16: bool, compiled: bool = False, kept: bool = False) -> Step:

@@ -1,9 +1,11 @@
 """CLIP: two towers and a temperature (Radford et al. 2021, "Learning transferable visual models ...").
 
-Shapes: B pairs, S image side, T tokens, D embedding.
+Shapes: B images, C captions, S image side, K kept patches, T tokens, D embedding.
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,24 @@ MAX_LOGIT_SCALE = 100.0
 _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit
 
 
-class CLIP(nn.Module):
-    """Images and captions in one space.
+class Embeddings(NamedTuple):
+    """What one forward pass gives the loss; `image` or `text` is None where that tower had no input.
 
-    `log_logit_scale` is the learnable log of 1 / temperature; it is used clamped, so that the logit scale is never
-    above 100 (CLIP's own limit; weights with a logit bias may go beyond) nor below 1. `logit_bias` is what the sigmoid
-    loss adds to the logits; which caption fits an image best does not depend on it.
+    image: (B, D) float32, L2-normalised. text: (C, D) float32, L2-normalised. logit_scale: () factor from cosine to
+    logit. logit_bias: () added to the logits by the sigmoid loss; None without that loss.
+    """
+
+    image: Tensor | None
+    text: Tensor | None
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+
+
+class CLIP(nn.Module):
+    """Image and text embeddings in one space.
+
+    `log_logit_scale` is the learnable log(1 / temperature). `logit_scale()` clamps it to [1, 100] as CLIP does
+    (to [1, 1000] for weights with a logit bias). `logit_bias` is constant over all pairs, so it changes no ranking.
     """
 
     def __init__(self, config: ClipConfig, temperature: float = 0.07) -> None:
@@ -33,25 +47,46 @@ class CLIP(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.logit_bias else None
 
-    def encode_image(self, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
-        """(B, 3, S, S) -> (B, D), unit length, float32; of the patches `kept` alone, (B, K), where given"""
-        embeds: Tensor = self.image(pixel_values, kept)
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | Sequence[Tensor] | None,
+        kept_patches: Tensor | None = None,
+    ) -> Embeddings:
+        """One pass through both towers, or through the one that has an input.
+
+        Every training pass calls the module itself, never a tower, so that DDP and FSDP2 can wrap it.
+
+        Args:
+            pixel_values: normalised images, (B, 3, S, S).
+            input_ids: int64 token ids, (C, T), or groups of them with lengths of their own, [(C_i, T_i), ...]; text
+                embeddings are in the order of the groups.
+            kept_patches: int64 indices of the patches of each image that are used (patch dropout), (B, K).
+        """
+        image = None if pixel_values is None else self.image(pixel_values, kept_patches)
+        text = None
+        if input_ids is not None:
+            groups = (input_ids,) if isinstance(input_ids, Tensor) else input_ids
+            text = torch.cat([self.text(group) for group in groups])
+        # A clone, since DDP takes a parameter that is itself an output for an unused one.
+        bias = None if self.logit_bias is None else self.logit_bias.clone()
+        return Embeddings(image, text, self.logit_scale(), bias)
+
+    def encode_image(self, pixel_values: Tensor, kept_patches: Tensor | None = None) -> Tensor:
+        """(B, 3, S, S) -> (B, D), L2-normalised, float32; for inference"""
+        embeds: Tensor = self(pixel_values, None, kept_patches).image
         return embeds
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, D), unit length, float32"""
-        embeds: Tensor = self.text(input_ids)
+        """(C, T) int64 -> (C, D), L2-normalised, float32; for inference"""
+        embeds: Tensor = self(None, input_ids).text
         return embeds
 
     def logit_scale(self) -> Tensor:
-        """The factor from cosine to logit, at least 1."""
+        """The factor from cosine to logit, at least 1.  -> ()"""
         return self.log_logit_scale.clamp(0.0, math.log(self.max_logit_scale)).exp()
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Bring the stored temperature back inside its range, so that it can leave the border again."""
+        """Clamp the stored value too: outside its range the clamp has no gradient, and it could never return."""
         self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Both embeddings.  (B, 3, S, S), (B, T) -> (B, D), (B, D)"""
-        return self.encode_image(pixel_values), self.encode_text(input_ids)

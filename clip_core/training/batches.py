@@ -1,7 +1,7 @@
 """Batches in an order that depends on the seed and the step alone, so that resuming anywhere is exact.
 
-Shapes: B pairs, U distinct captions among them, G of these in a group, S image side, T tokens of the group's longest,
-or a few more.
+Shapes: B pairs of the batch of all ranks, b of this rank, U distinct captions among these, G of them in a group,
+S image side, T tokens of a group's longest caption, or a few more.
 """
 
 import math
@@ -19,30 +19,36 @@ from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.training.captions import CaptionChange, MergeDropout
-from clip_core.training.order import Order
+from clip_core.training.batch_order import BatchOrder
+from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation
+from clip_core.training.ranks import Rank
 
 _AHEAD = 3
-_UNCHANGED = CaptionChange()
+_UNCHANGED = CaptionAugmentation()
+_ALONE = Rank()
 _SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
-# Captions are as wide as a multiple of so many tokens. A CPU keeps code and memory for every shape of a matrix product:
-# with all widths there are, a run grew by hundreds of MB, and was slower.
-_WIDTH_STEP = 8
+# Captions are padded to a multiple of 8 tokens. oneDNN keeps code and memory for every shape of a matrix product: with
+# every width, a run grew by hundreds of MB and was slower.
+_WIDTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    images: Tensor  # uint8 (B, S, S, 3)
-    input_ids: tuple[Tensor, ...]  # int64 (G, T) each, U rows in all: a caption that repeats is encoded once
-    text_rows: Tensor  # int64 (B,): each pair's row of all the groups, one below the other
-    image_ids: Tensor  # int64 (B,)
-    caption_ids: Tensor  # int64 (B,)
+    """One step's pairs of this rank; ids say which pairs match, among all ranks too."""
+
+    images: Tensor  # uint8 (b, S, S, 3)
+    input_ids: tuple[Tensor, ...]  # int64 (G, T) each, U rows in all: a repeated caption is encoded once
+    text_rows: Tensor  # int64 (b,): each pair's row in the concatenated groups
+    image_ids: Tensor  # int64 (b,)
+    caption_ids: Tensor  # int64 (b,)
+    all_image_ids: Tensor  # int64 (B,)
+    all_caption_ids: Tensor  # int64 (B,)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> "Batch":
-        """On the device; from pinned memory the copy overlaps with what the device is doing."""
+        """On the device; from pinned memory the copy overlaps with the computation."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
@@ -67,72 +73,87 @@ class BatchMaker:
         seed: int,
         captions: Captions = "all",
         groups: int = 1,
-        change: CaptionChange = _UNCHANGED,
+        augmentation: CaptionAugmentation = _UNCHANGED,
         bpe_dropout: float = 0.0,
+        rank: Rank = _ALONE,
     ) -> None:
-        """`bpe_dropout`: the share of tokens that are read in pieces.
-
+        """
+        Args:
+            batch_size: B, of all ranks together.
+            groups: most groups of captions of like length that a batch is encoded in.
+            bpe_dropout: share of the tokens that are split into the two they were merged from.
+            rank: whose part of each batch is made.
         Raises:
-            TokenizerError: if there is such a share and the tokenizer has no pieces.
+            TokenizerError: if `bpe_dropout` is not 0 and the tokenizer is no byte-pair encoding.
+            UsageError: if there are fewer pairs than ranks.
         """
         self.pairs, self.store, self.tokenizer, self.seed = pairs, store, tokenizer, seed
-        self.order = Order(pairs, batch_size=batch_size, seed=seed, captions=captions)
+        self.rank = rank
+        self.order = BatchOrder(pairs, batch_size=batch_size, seed=seed, captions=captions, rank=rank)
         self.steps_per_epoch = self.order.steps
-        self.whole = tokenizer.pads_to_context  # a network that reads the padding needs it
+        self.whole = tokenizer.pads_to_context  # padding is part of the input
         token_rows = self._widened(tokenizer.encode(pairs.captions))
         self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
         self.groups = groups
-        self.change = change
-        self._in_pieces = MergeDropout(tokenizer, bpe_dropout) if bpe_dropout else None
-        self._changed = np.array([change.changes(caption) for caption in pairs.captions])
-        self._dealt: tuple[int, IntArray] | None = None
+        self.augmentation = augmentation
+        self._bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
+        self._augmented = np.array([augmentation.changes(caption) for caption in pairs.captions])
+        self._epoch: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
-        rows = self.rows(step)
-        images, captions = self.pairs.pair_images[rows], self.pairs.pair_captions[rows]
+        all_rows = self.rows(step)
+        all_images, all_captions = self.pairs.pair_images[all_rows], self.pairs.pair_captions[all_rows]
+        own = self.rank.part(len(all_rows))
+        images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
         token_rows, counts = self.tokens(distinct, step)
         by_length = np.argsort(counts, kind="stable")
-        place = np.empty_like(by_length)
-        place[by_length] = np.arange(len(by_length))
+        position = np.empty_like(by_length)
+        position[by_length] = np.arange(len(by_length))
         return Batch(
-            torch.from_numpy(self.store.get(images)),
-            tuple(torch.from_numpy(token_rows[g, : self._width(counts[g].max())]) for g in self.grouped(by_length)),
-            torch.from_numpy(place[text_rows]),
-            torch.from_numpy(images),
-            torch.from_numpy(captions),
+            images=torch.from_numpy(self.store.get(images)),
+            input_ids=tuple(
+                torch.from_numpy(token_rows[group, : self._width(counts[group].max())])
+                for group in self.grouped(by_length)
+            ),
+            text_rows=torch.from_numpy(position[text_rows]),
+            image_ids=torch.from_numpy(images),
+            caption_ids=torch.from_numpy(captions),
+            all_image_ids=torch.from_numpy(all_images),
+            all_caption_ids=torch.from_numpy(all_captions),
         )
 
     def rows(self, step: int) -> IntArray:
-        """The pairs of a step's batch.  -> (B,)"""
+        """The pairs of a step's batch, of all ranks.  -> (B,)"""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._dealt is None or self._dealt[0] != epoch:
-            self._dealt = (epoch, self.order(epoch))
-        rows: IntArray = self._dealt[1][position]
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self.order.batches(epoch))
+        rows: IntArray = self._epoch[1][position]
         return rows
 
     def tokens(self, captions: IntArray, step: int) -> tuple[IntArray, IntArray]:
-        """Captions as token rows, changed for this step, and how many tokens each needs.
+        """Captions as token rows, augmented for this step, and the length of each.
 
         (U,) -> (U, T at least their longest), (U,)
         """
         rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
-        which = np.flatnonzero(self._changed[captions])
-        random = np.random.default_rng([self.seed, step])
+        which = np.flatnonzero(self._augmented[captions])
+        random = np.random.default_rng([self.seed, step, self.rank.rank])
         if len(which):
-            changed = self.tokenizer.encode([self.change(self.pairs.captions[c], random) for c in captions[which]])
-            width = max(rows.shape[1], changed.shape[1])
-            rows, changed = self._widened(rows, width), self._widened(changed, width)
-            rows[which] = changed
-        if self._in_pieces is not None:
-            rows = self._widened(self._in_pieces(rows, random))
-        if len(which) or self._in_pieces is not None:
+            texts = [self.augmentation(self.pairs.captions[c], random) for c in captions[which]]
+            augmented = self.tokenizer.encode(texts)
+            width = max(rows.shape[1], augmented.shape[1])
+            rows, augmented = self._widened(rows, width), self._widened(augmented, width)
+            rows[which] = augmented
+        if self._bpe_dropout is not None:
+            rows = self._widened(self._bpe_dropout(rows, random))
+        if len(which) or self._bpe_dropout is not None:
             counts = self._counts(rows)
         return rows, counts
 
     def _width(self, tokens: int) -> int:
-        """What so many tokens are padded to."""
-        return min(math.ceil(tokens / _WIDTH_STEP) * _WIDTH_STEP, self.tokenizer.context_length)
+        """The padded length of so many tokens."""
+        return min(math.ceil(tokens / _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE, self.tokenizer.context_length)
 
     def _widened(self, rows: IntArray, tokens: int = 0) -> IntArray:
         """Token rows padded, to at least so many tokens.  (U, T) -> (U, T or more)"""
@@ -140,19 +161,19 @@ class BatchMaker:
         return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.pad_id)
 
     def _counts(self, rows: IntArray) -> IntArray:
-        """How many tokens of each row are read.  (U, T) -> (U,)"""
+        """The length of each row, without its padding.  (U, T) -> (U,)"""
         if self.whole:
             return np.full(len(rows), rows.shape[1])
         counts: IntArray = 1 + (rows == self.tokenizer.end_token).argmax(axis=1)
         return counts
 
     def grouped(self, by_length: IntArray) -> list[IntArray]:
-        """Rows in the order of their length, cut into groups that are padded each to its own longest.  (U,)"""
+        """Rows in the order of their length, cut into groups that are each padded to their own longest.  (U,)"""
         return np.array_split(by_length, max(min(self.groups, len(by_length) // _SMALLEST_GROUP), 1))
 
 
 class BatchStream:
-    """Batches made ahead by a thread while the device computes; counts the time spent waiting for them."""
+    """Batches made ahead by a thread while the device computes; `waited` is the data wait so far, in seconds."""
 
     def __init__(self, make: BatchMaker, first: int, last: int, device: torch.device) -> None:
         self.waited = 0.0
@@ -171,7 +192,7 @@ class BatchStream:
                 self._put(batch.pinned() if pin else batch)
                 if self._closed.is_set():
                     return
-        except BaseException as error:  # handed to the training thread, which raises it
+        except BaseException as error:  # raised again by the training thread
             self._put(error)
 
     def _put(self, item: Batch | BaseException) -> None:

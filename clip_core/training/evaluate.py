@@ -1,14 +1,15 @@
-"""The validation pairs: validation loss, recall both ways, zero-shot accuracy, and a probe to look at.
+"""Evaluation on the validation set: loss, recall in both directions, zero-shot accuracy, and the probe.
 
-Shapes: I distinct images, T distinct captions, P pairs, D embedding.
+Shapes: I distinct images, T distinct captions, C classes, D embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clip_core.data.dataset import PairSet
 from clip_core.data.store import ImageStore
@@ -18,18 +19,18 @@ from clip_core.network import Preprocessing
 from clip_core.run.records import Probe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
-from clip_core.training.augment import to_pixel_values
 from clip_core.training.device import autocast
+from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.loss import ContrastiveLoss, matching_pairs
 
 _BATCH = 256
 _PROBES = 8
-_IN_BATCH_LOSS = 128  # pairs a batch of the validation loss: fixed, so that runs can be compared
+_LOSS_BATCH = 128  # pairs; fixed, so that the validation losses of runs can be compared
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """What a run is judged by."""
+    """The pairs that are evaluated, decoded and with a tokenizer; `classes` for zero-shot classification."""
 
     pairs: PairSet
     store: ImageStore
@@ -38,7 +39,7 @@ class ValidationSet:
     preprocessing: Preprocessing
 
     def probe_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The first pairs that share neither image nor caption."""
+        """The pairs of the probe: the first that share neither image nor caption."""
         rows: list[int] = []
         images: set[int] = set()
         captions: set[int] = set()
@@ -55,29 +56,64 @@ class ValidationSet:
 @torch.inference_mode()
 def embed_images(
     model: CLIP, store: ImageStore, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
-) -> FloatArray:
-    """Every image of a store.  -> (I, D)"""
+) -> Tensor:
+    """Every image of a store, on the CPU.  -> (I, D) float32"""
     device = model.log_logit_scale.device
-    parts = []
-    for start in range(0, len(store), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(store)))
-        images = torch.from_numpy(store.get(rows)).to(device, non_blocking=True)
+    embeds = torch.empty(len(store), model.config.embed_dim)
+    for rows in _in_batches(len(store)):
+        images = torch.from_numpy(store.get(np.arange(rows.start, rows.stop))).to(device, non_blocking=True)
         with autocast(device, precision):
-            parts.append(model.encode_image(to_pixel_values(images, preprocessing)).float().cpu().numpy())
+            embeds[rows] = model.encode_image(to_pixel_values(images, preprocessing)).cpu()
         beat()
-    return np.concatenate(parts)
+    return embeds
 
 
 @torch.inference_mode()
-def embed_captions(model: CLIP, tokenizer: Tokenizer, captions: list[str], precision: str) -> FloatArray:
-    """Captions in their order.  -> (T, D)"""
+def embed_captions(
+    model: CLIP, tokenizer: Tokenizer, captions: list[str], precision: str, beat: Callable[[], None]
+) -> Tensor:
+    """Captions in their order, on the CPU.  -> (T, D) float32"""
     device = model.log_logit_scale.device
-    parts = []
-    for start in range(0, len(captions), _BATCH):
-        input_ids = torch.from_numpy(tokenizer.encode(captions[start : start + _BATCH])).to(device)
+    embeds = torch.empty(len(captions), model.config.embed_dim)
+    for rows in _in_batches(len(captions)):
+        input_ids = torch.from_numpy(tokenizer.encode(captions[rows])).to(device, non_blocking=True)
         with autocast(device, precision):
-            parts.append(model.encode_text(input_ids).float().cpu().numpy())
-    return np.concatenate(parts)
+            embeds[rows] = model.encode_text(input_ids).cpu()
+        beat()
+    return embeds
+
+
+def _in_batches(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH))
+
+
+@dataclass(frozen=True)
+class ValidationEmbeddings:
+    """What a model makes of a validation set, all on the CPU, float32."""
+
+    images: Tensor  # (I, D)
+    texts: Tensor  # (T, D)
+    classes: Tensor | None  # (C, D), or more prompts of each class
+    logit_scale: Tensor  # ()
+    logit_bias: Tensor | None  # ()
+
+
+@torch.inference_mode()
+def embed_validation(
+    model: CLIP, validation: ValidationSet, precision: str, beat: Callable[[], None]
+) -> ValidationEmbeddings:
+    """All that runs on the device: batches of images and captions through the model, in evaluation mode."""
+    training = model.training
+    model.eval()
+    images = embed_images(model, validation.store, validation.preprocessing, precision, beat)
+
+    def embed(captions: list[str]) -> Tensor:
+        return embed_captions(model, validation.tokenizer, captions, precision, beat)
+
+    texts, classes = embed(validation.pairs.captions), embed(validation.classes) if validation.classes else None
+    model.train(training)
+    bias = None if model.logit_bias is None else model.logit_bias.cpu()
+    return ValidationEmbeddings(images, texts, classes, model.logit_scale().cpu(), bias)
 
 
 def evaluate(
@@ -89,26 +125,31 @@ def evaluate(
     *,
     step: int = 0,
 ) -> tuple[dict[str, float], Probe]:
-    """Scores over the whole validation set, and the probe of the fixed pairs."""
-    model.eval()
-    images = embed_images(model, validation.store, validation.preprocessing, precision, beat)
-    texts = embed_captions(model, validation.tokenizer, validation.pairs.captions, precision)
-    model.train()
-    pairs = validation.pairs
-    scores = {"val_loss": _validation_loss(images, texts, pairs, model, loss)}
+    """Evaluate on the whole validation set.
+
+    Args:
+        model: on its device; not changed.
+        beat: called after every batch.
+        step: recorded in the probe.
+    Returns:
+        The scores: `val_loss`, `image_to_text_recall@K`, `text_to_image_recall@K`, `mean_recall`, `image_mean_cosine`,
+        `text_mean_cosine` and, with classes, `zero_shot_top1`, `zero_shot_top5`, `zero_shot_mean_per_class`; and the
+        probe of the fixed pairs.
+    """
+    embeddings = embed_validation(model, validation, precision, beat)
+    pairs, images, texts = validation.pairs, embeddings.images.numpy(), embeddings.texts.numpy()
+    scores = {"val_loss": _validation_loss(embeddings, pairs, loss)}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
     scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
     scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
-    if validation.classes:
-        class_embeds = embed_captions(model, validation.tokenizer, validation.classes, precision)
-        model.train()
-        labels = _labels(pairs, validation.classes)
-        scores |= zero_shot_scores(images, class_prototypes(class_embeds, len(validation.classes)), labels)
+    if validation.classes and embeddings.classes is not None:
+        prototypes = class_prototypes(embeddings.classes.numpy(), len(validation.classes))
+        scores |= zero_shot_scores(images, prototypes, _labels(pairs, validation.classes))
     return scores, _probe(step, images, texts, validation)
 
 
 def mean_cosine(embeds: FloatArray) -> float:
-    """Mean cosine of two different rows; near 1 the tower says the same of everything.  (N, D) -> [-1, 1]"""
+    """Mean cosine of two different rows; near 1 the embeddings have collapsed.  (N, D) -> [-1, 1]"""
     count = len(embeds)
     if count < 2:
         return 0.0
@@ -125,19 +166,16 @@ def _labels(pairs: PairSet, classes: list[str]) -> np.ndarray[Any, np.dtype[np.i
 
 
 @torch.no_grad()
-def _validation_loss(
-    images: FloatArray, texts: FloatArray, pairs: PairSet, model: CLIP, loss: ContrastiveLoss
-) -> float:
-    """The training loss over the validation pairs in fixed batches."""
+def _validation_loss(embeddings: ValidationEmbeddings, pairs: PairSet, loss: ContrastiveLoss) -> float:
+    """The training loss over the validation pairs, in batches of 128 that are always the same."""
     order = np.random.default_rng(0).permutation(len(pairs.pair_images))
-    scale, bias = model.logit_scale().cpu(), None if model.logit_bias is None else model.logit_bias.cpu()
     total = 0.0
-    for start in range(0, len(order), _IN_BATCH_LOSS):
-        rows = order[start : start + _IN_BATCH_LOSS]
-        image_ids, caption_ids = pairs.pair_images[rows], pairs.pair_captions[rows]
-        matches = matching_pairs(torch.from_numpy(image_ids), torch.from_numpy(caption_ids))
-        image_embeds, text_embeds = torch.from_numpy(images[image_ids]), torch.from_numpy(texts[caption_ids])
-        value, _ = loss(image_embeds, text_embeds, scale, matches, bias)
+    for start in range(0, len(order), _LOSS_BATCH):
+        rows = order[start : start + _LOSS_BATCH]
+        image_ids, caption_ids = torch.from_numpy(pairs.pair_images[rows]), torch.from_numpy(pairs.pair_captions[rows])
+        image_embeds, text_embeds = embeddings.images[image_ids], embeddings.texts[caption_ids]
+        matches = matching_pairs(image_ids, caption_ids)
+        value, _ = loss(image_embeds, text_embeds, embeddings.logit_scale, matches, embeddings.logit_bias)
         total += float(value) * len(rows)
     return total / len(order)
 

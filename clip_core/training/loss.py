@@ -1,9 +1,14 @@
 """The contrastive losses, with every matching pair a positive.
 
-Shapes: B pairs in the batch, D embedding.
+Shapes: b pairs of this process, B pairs of the batch of all processes, D embedding. With one process b = B.
+
+Each process compares its own images with all captions and its own captions with all images. The mean of the losses of
+the processes is the loss of the whole batch; so is the mean of the gradients, which is what DDP computes, where the
+gradients of the gathered embeddings are summed over the processes.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +16,62 @@ from torch.nn import functional as F
 
 from clip_core.config import LossName
 
-_HALVINGS = 60
-_BEYOND = 20.0  # logits further than this from a border are as good as certain
+_BISECTIONS = 60
+_SATURATED = 20.0  # the sigmoid of +-20 is 1 or 0 but for 2e-9
 
 
-def matching_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Same image or same caption: what belongs together in a batch.  (B,), (B,) -> bool (B, B)"""
-    return (image_ids[:, None] == image_ids) | (caption_ids[:, None] == caption_ids)
+class Logits(NamedTuple):
+    """Scaled similarities, each (b, B): own images against all captions, own captions against all images."""
+
+    image: Tensor
+    text: Tensor
+
+
+class Gathered(NamedTuple):
+    """The embeddings of all processes, each (B, D)."""
+
+    image: Tensor
+    text: Tensor
+
+
+def matching_pairs(
+    image_ids: Tensor,
+    caption_ids: Tensor,
+    all_image_ids: Tensor | None = None,
+    all_caption_ids: Tensor | None = None,
+) -> Tensor:
+    """Which pairs match: those that share the image or the caption.
+
+    As the notion is of pairs, one mask serves the rows of images and the rows of captions.
+
+    Args:
+        image_ids, caption_ids: of the pairs in the rows, int64 (b,).
+        all_image_ids, all_caption_ids: of the pairs in the columns, int64 (B,); None for those of the rows.
+    Returns:
+        bool (b, B).
+    """
+    columns = image_ids if all_image_ids is None else all_image_ids
+    caption_columns = caption_ids if all_caption_ids is None else all_caption_ids
+    return (image_ids[:, None] == columns) | (caption_ids[:, None] == caption_columns)
+
+
+def make_logits(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    gathered: Gathered | None,
+) -> Logits:
+    """logit scale x cosine + logit bias.  (b, D), (b, D), (), (), 2 x (B, D) -> 2 x (b, B), float32"""
+
+    def product(rows: Tensor, columns: Tensor) -> Tensor:
+        scaled = logit_scale * rows.float() @ columns.float().T
+        return scaled if logit_bias is None else scaled + logit_bias
+
+    if gathered is None:
+        logits = product(image_embeds, text_embeds)
+        return Logits(logits, logits.T)
+    return Logits(product(image_embeds, gathered.text), product(text_embeds, gathered.image))
 
 
 class CLIPLoss(nn.Module):
@@ -27,8 +81,7 @@ class CLIPLoss(nn.Module):
     al. 2022), so that identical captions are never negatives of each other. Without such pairs it is CLIP's loss.
 
     Args:
-        label_smoothing: share of the target that is spread over the whole batch, as captions are not always right and
-            others may fit as well (Szegedy et al. 2016).
+        label_smoothing: share of the target that is spread over the whole batch (Szegedy et al. 2016).
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -42,78 +95,98 @@ class CLIPLoss(nn.Module):
         logit_scale: Tensor,
         matches: Tensor,
         logit_bias: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, D), scalar, bool (B, B) -> the loss, and the logits (B, B), images in rows.
+        gathered: Gathered | None = None,
+    ) -> tuple[Tensor, Logits]:
+        """The loss of this process.
 
-        `logit_bias`: left out, as a softmax is the same with and without.
+        Args:
+            image_embeds, text_embeds: of the pairs of this process, L2-normalised, (b, D).
+            logit_scale: ().
+            matches: from `matching_pairs`, bool (b, B).
+            logit_bias: unused: a softmax does not depend on it.
+            gathered: the embeddings of all processes; None where this is the only one.
+        Returns:
+            The loss, () float32, and the logits.
         """
-        logits = logit_scale * image_embeds.float() @ text_embeds.float().T
-        targets = matches.float() / matches.sum(dim=1, keepdim=True)  # of captions too, as matches are symmetric
-        image_to_text = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        text_to_image = F.cross_entropy(logits.T, targets, label_smoothing=self.label_smoothing)
+        logits = make_logits(image_embeds, text_embeds, logit_scale, None, gathered)
+        targets = matches.float() / matches.sum(dim=1, keepdim=True)
+        image_to_text = F.cross_entropy(logits.image, targets, label_smoothing=self.label_smoothing)
+        text_to_image = F.cross_entropy(logits.text, targets, label_smoothing=self.label_smoothing)
         return (image_to_text + text_to_image) / 2, logits
 
     @staticmethod
     def chance(matches: Tensor) -> Tensor:
-        """The loss of one same answer for every pair: ln B.  bool (B, B) -> scalar"""
-        return torch.tensor(math.log(len(matches)))
+        """The loss of equal logits: ln B.  bool (b, B) -> ()"""
+        return torch.full((), math.log(matches.shape[1]), device=matches.device)
 
 
 class SigmoidLoss(nn.Module):
-    """For each image and each caption of the batch on their own: do they belong together?
+    """Binary cross-entropy of every image with every caption: do they match?
 
     -1/B sum_ij log sigmoid(y_ij (scale x cosine_ij + bias)), y_ij = 1 for pairs that match and -1 for all others
     (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1, where only i = j match).
     """
 
     def forward(
-        self, image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, matches: Tensor, logit_bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, D), scalar, bool (B, B), scalar -> the loss, and the logits (B, B), images in rows."""
-        logits = logit_scale * image_embeds.float() @ text_embeds.float().T + logit_bias
-        return -F.logsigmoid(torch.where(matches, logits, -logits)).sum() / len(logits), logits
+        self,
+        image_embeds: Tensor,
+        text_embeds: Tensor,
+        logit_scale: Tensor,
+        matches: Tensor,
+        logit_bias: Tensor,
+        gathered: Gathered | None = None,
+    ) -> tuple[Tensor, Logits]:
+        """The loss of this process: its own images against all captions, which over all processes is every pair once.
+
+        Arguments and results are those of `CLIPLoss`; `logit_bias` () is required.
+        """
+        logits = make_logits(image_embeds, text_embeds, logit_scale, logit_bias, gathered)
+        return -F.logsigmoid(torch.where(matches, logits.image, -logits.image)).sum() / len(matches), logits
 
     @staticmethod
     def chance(matches: Tensor) -> Tensor:
-        """The loss of one same answer for every pair, the best there is: B x the entropy of the share that match.
+        """The least loss of equal logits: B x the entropy of the share of pairs that match.
 
-        bool (B, B) -> scalar; without repeated captions about ln B + 1.
+        bool (b, B) -> (); without repeated captions about ln B + 1.
         """
         share = matches.float().mean()
-        return len(matches) * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+        return matches.shape[1] * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
 
 
 ContrastiveLoss = CLIPLoss | SigmoidLoss
 
 
 def make_loss(name: LossName, label_smoothing: float = 0.0) -> ContrastiveLoss:
+    """The loss of this name; label smoothing is of the softmax loss alone."""
     return SigmoidLoss() if name == "sigmoid" else CLIPLoss(label_smoothing)
 
 
 @torch.no_grad()
 def best_bias(logits: Tensor, matches: Tensor) -> Tensor:
-    """The bias at which the sigmoid loss of these logits is least.  (B, B), bool (B, B) -> scalar
+    """The logit bias that minimises the sigmoid loss of these logits.  (B, B), bool (B, B) -> ()
 
-    There the probabilities add up to the number of pairs that match; they rise with the bias, so halving finds it.
+    At the minimum the probabilities add up to the number of matching pairs; the sum rises with the bias, so bisection
+    finds it.
     """
-    logits, wanted = logits.double(), matches.sum()
-    low, high = -logits.max() - _BEYOND, -logits.min() + _BEYOND
-    for _ in range(_HALVINGS):
+    logits, positives = logits.double(), matches.sum()
+    low, high = -logits.max() - _SATURATED, -logits.min() + _SATURATED
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        too_high = torch.sigmoid(logits + middle).sum() > wanted
+        too_high = torch.sigmoid(logits + middle).sum() > positives
         low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
     return ((low + high) / 2).float()
 
 
 @torch.no_grad()
-def batch_top1(logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of images whose best caption matches, and the reverse.  (B, B), (B, B) -> two scalars"""
-    by_image = matches.gather(1, logits.argmax(dim=1, keepdim=True))
-    by_text = matches.gather(0, logits.argmax(dim=0, keepdim=True))
-    return by_image.float().mean(), by_text.float().mean()
+def batch_top1(logits: Logits, matches: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the images whose best caption matches, and of the captions whose best image does.  -> (), ()"""
+    image_top1, text_top1 = (
+        matches.gather(1, side.argmax(dim=1, keepdim=True)).float().mean() for side in (logits.image, logits.text)
+    )
+    return image_top1, text_top1
 
 
 @torch.no_grad()
-def repeated_share(text_rows: Tensor) -> Tensor:
-    """Share of a batch's pairs whose caption stands there more than once.  (B,) -> scalar"""
-    return ((text_rows[:, None] == text_rows).sum(dim=1) > 1).float().mean()
+def repeated_share(caption_ids: Tensor, all_caption_ids: Tensor) -> Tensor:
+    """Share of the pairs whose caption is in the batch more than once.  (b,), (B,) -> ()"""
+    return ((caption_ids[:, None] == all_caption_ids).sum(dim=1) > 1).float().mean()

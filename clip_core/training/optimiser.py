@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for the rest or for all, and their schedule."""
+"""Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all; the learning rate schedule."""
 
 import math
 from typing import Any
@@ -8,20 +8,21 @@ from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
 
-# What stands before the first block of either tower.
+# Parts of a tower before its first block.
 _EMBEDDINGS = ("patches", "class_token", "tokens", "positions", "norm_pre")
-_ITERATIONS = 3  # of Newton-Schulz: the usual five learn no more here, and cost two thirds more (docs/log.md)
+_ITERATIONS = 3  # of Newton-Schulz: the usual five learn no more here and cost two thirds more (docs/log.md)
 
 
 class Optimiser:
-    """One or two of torch's optimisers over what is trained, as if they were one.
+    """One or two of torch's optimisers over the trainable parameters, used as one.
 
-    With `muon`, the matrices of the Transformer blocks move by Muon (Jordan et al. 2024; scaled so that AdamW's
-    learning rate and weight decay fit it, Liu et al. 2025, "Muon is scalable for LLM training"), all else by AdamW
-    (Loshchilov & Hutter 2019). Norms, biases, positions and the temperature do not decay.
-
-    With `layer_decay` X, a tower's end moves by the whole learning rate, its last block by X of it, the one before by
-    X * X (Bao et al. 2021, "BEiT").
+    Args:
+        weight_decay: of matrices; norms, biases, positions, temperature and logit bias have none.
+        layer_decay: X gives the layers after the blocks the whole learning rate, the last block X of it, the one before
+            X * X (Bao et al. 2021, "BEiT").
+        muon: optimise the matrices of the Transformer blocks by Muon (Jordan et al. 2024; updates scaled so that
+            AdamW's learning rate and weight decay apply, Liu et al. 2025, "Muon is scalable for LLM training"), the
+            rest by AdamW (Loshchilov & Hutter 2019).
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Optimiser:
                 share = layer_decay ** layers_above(model, name)
                 groups.setdefault((matrix, decay, share), []).append(parameter)
 
-        def listed(matrices: bool) -> list[dict[str, Any]]:
+        def param_groups(matrices: bool) -> list[dict[str, Any]]:
             return [
                 {"params": members, "weight_decay": decay, "lr": lr * share, "lr_share": share}
                 for (matrix, decay, share), members in groups.items()
@@ -52,17 +53,17 @@ class Optimiser:
             ]
 
         self._parts: list[torch.optim.Optimizer] = []
-        if rest := listed(matrices=False):
+        if rest := param_groups(matrices=False):
             fused = device.type in ("cuda", "cpu")
             self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
-        if matrices := listed(matrices=True):
+        if matrices := param_groups(matrices=True):
             self._parts.append(
                 torch.optim.Muon(matrices, lr=lr, momentum=0.95, ns_steps=_ITERATIONS, adjust_lr_fn="match_rms_adamw")
             )
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """What moves alike: `params`, `weight_decay`, and the share of the learning rate, `lr_share`."""
+        """The parameter groups: `params`, `weight_decay`, and `lr_share`, the share of the learning rate."""
         return [group for part in self._parts for group in part.param_groups]
 
     def set_learning_rate(self, lr: float) -> None:
@@ -78,7 +79,7 @@ class Optimiser:
             part.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments by parameter name: `image.blocks.0.mlp.0.weight/exp_avg`; none for what has never moved."""
+        """The moments by parameter name: `image.blocks.0.mlp.0.weight/exp_avg`; none before the first gradient."""
         return {
             f"{name}/{key}": torch.as_tensor(value)
             for name, parameter in self._parameters.items()
@@ -87,17 +88,17 @@ class Optimiser:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put moments that `tensors` gave back, bit for bit."""
+        """Load moments from `tensors`, bit for bit."""
         of = {member: part for part in self._parts for group in part.param_groups for member in group["params"]}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self._parameters[name]
-            # Fused AdamW wants its step counter beside the parameter.
+            # Fused AdamW needs its step counter on the device of the parameter.
             of[parameter].state[parameter][key] = value.to(parameter.device)
 
 
 def layers_above(model: CLIP, name: str) -> int:
-    """How far below its tower's end a parameter stands: 0 behind the blocks, 1 in the last, most before the first."""
+    """Layers between a parameter and the end of its tower: 0 after the blocks, 1 in the last, most before the first."""
     tower, _, rest = name.partition(".")
     if tower not in ("image", "text"):
         return 0
@@ -109,7 +110,7 @@ def layers_above(model: CLIP, name: str) -> int:
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:
-    """Linear rise over `warmup_steps`, then half a cosine to `floor` x `peak` at the last step; `step` from 0."""
+    """Linear warm-up over `warmup_steps`, then cosine decay to `floor` x `peak` at the last step; `step` from 0."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,30 +12,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_core.model.checkpoint import load_model, valid_checkpoints
+from clip_core.model.checkpoint import load_model, read_meta, valid_checkpoints
+from clip_core.run.paths import find_runs
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
+from tests.running import acknowledgement, answer, lines, start, wait_for_step, wait_until
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]
 
 
-def start(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clip_core.cli.train", "--data-file", str(data_file), "--run-dir", str(run), *flags],
-        cwd=run.parent,
-        env=command_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def wait_until(happened: object, seconds: float = 120) -> None:
-    assert callable(happened)
-    deadline = time.time() + seconds
-    while not happened():
-        assert time.time() < deadline, "it did not happen in time"
-        time.sleep(0.0005)
+def endless(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[str]:
+    return start("--data-file", str(data_file), "--run-dir", str(run), *ENDLESS, *flags, cwd=run.parent)
 
 
 def test_killed_while_saving_the_previous_checkpoint_still_loads(shapes: Path, tmp_path: Path) -> None:
@@ -49,8 +38,8 @@ def test_killed_while_saving_the_previous_checkpoint_still_loads(shapes: Path, t
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
         )
-        before = len(RunReader(run).new_metrics())
-        wait_until(lambda before=before: len(RunReader(run).new_metrics()) > before + 3)
+        before = len(lines(run))
+        wait_until(lambda before=before: len(lines(run)) > before + 3)
         wait_until(lambda: any(checkpoints.glob(".step_*.tmp/model.safetensors")))
         child.kill()
         child.wait()
@@ -61,8 +50,8 @@ def test_killed_while_saving_the_previous_checkpoint_still_loads(shapes: Path, t
 
 def test_a_second_trainer_on_the_same_directory_is_refused_and_the_first_goes_on(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = start(run, shapes, *ENDLESS)
-    wait_until(lambda: RunReader(run).new_metrics())
+    first = endless(run, shapes)
+    wait_for_step(run, 1, first)
     second = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
     assert second.returncode == 3
     assert "another trainer is writing" in second.stderr
@@ -73,22 +62,152 @@ def test_a_second_trainer_on_the_same_directory_is_refused_and_the_first_goes_on
     assert RunReader(run).state() is State.STOPPED
 
 
-def test_pause_checkpoint_evaluate_and_resume_are_served_while_it_trains(shapes: Path, tmp_path: Path) -> None:
+def test_every_request_is_served_in_order_while_it_trains(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    child = start(run, shapes, *ENDLESS)
+    child = endless(run, shapes, "--keep-checkpoints", "1")
+    wait_for_step(run, 2, child)
     reader = RunReader(run)
-    wait_until(lambda: any(m["kind"] == "train" for m in reader.new_metrics()))
-    reader.ask("pause")
-    wait_until(lambda: reader.state() is State.PAUSED)
-    reader.new_metrics()
-    time.sleep(0.5)
-    assert not [m for m in reader.new_metrics() if m["kind"] == "train"]
-    reader.ask("resume")
-    wait_until(lambda: any(m["kind"] == "train" for m in reader.new_metrics()))
-    reader.ask("evaluate")
-    wait_until(lambda: any(m["kind"] == "eval" for m in reader.new_metrics()))
-    reader.ask("stop")
+    two = [reader.ask("checkpoint").id, reader.ask("evaluate").id]  # within one step, most likely
+    saved, evaluated = (acknowledgement(run, request, child) for request in two)
+    assert saved["outcome"] == evaluated["outcome"] == "done"
+    name = f"step_{saved['step']:07d}"
+    assert saved["message"] == f"checkpoint {name} saved and kept"
+    assert evaluated["step"] in {line["step"] for line in lines(run, "eval")}
+    wait_for_step(run, evaluated["step"] + 5, child)  # automatic checkpoints come and go
+    assert read_meta(run / "checkpoints" / name)["kept"] is True
+    assert len(valid_checkpoints(run)) < 5
+    refused = answer(run, "resume", child)
+    assert (refused["outcome"], refused["message"]) == ("refused", "the run is not paused")
+    assert answer(run, "stop", child)["outcome"] == "done"
     assert child.wait(60) == 0
+    assert RunReader(run).state() is State.STOPPED
+    assert RunReader(run).pending_requests() == []
+
+
+def test_a_paused_run_evaluates_and_saves_at_once_and_goes_on(shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = endless(run, shapes)
+    wait_for_step(run, 2, child)
+    assert answer(run, "pause", child)["outcome"] == "done"
+    wait_until(lambda: RunReader(run).state() is State.PAUSED, child)
+    (run / "requests" / "x.json").write_text('{"request": "dance"}')
+    evaluations = len(lines(run, "eval"))
+    assert answer(run, "evaluate", child)["outcome"] == "done"
+    assert len(lines(run, "eval")) == evaluations + 1
+    assert "saved and kept" in answer(run, "checkpoint", child)["message"]
+    assert answer(run, "pause", child)["outcome"] == "refused"
+    status = RunReader(run).status()
+    assert status is not None
+    assert status.state is State.PAUSED
+    assert status.train_seconds > 0
+    last = max(line["step"] for line in lines(run, "train"))
+    assert answer(run, "resume", child)["outcome"] == "done"
+    wait_for_step(run, last + 3, child)
+    assert [line["outcome"] for line in lines(run, "event") if line.get("asked", "") is None] == ["invalid"]
+    assert [line["pace"] for line in lines(run, "event") if "pace" in line] == ["restart"]
+    child.terminate()
+    assert child.wait(60) == 128 + signal.SIGTERM
+
+
+def test_requests_before_the_start_expire(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    request = RunReader(run).ask("stop")
+    assert clip_train("--resume", "--run-dir", "run", cwd=tmp_path).returncode == 0
+    (answered,) = (line for line in lines(run, "event") if line.get("request") == request.id)
+    assert (answered["outcome"], answered["message"]) == ("expired", "requested before this trainer started")
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "stop"])
+def test_while_images_are_decoded_the_run_can_be_stopped(how: str, large_images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = start("--data", str(large_images), "--run-dir", "run", "--workers", "1", cwd=tmp_path, out=subprocess.PIPE)
+    assert child.stdout is not None
+    wait_until(lambda: RunReader(run).status(), child)
+    if how == "stop":
+        assert answer(run, "stop", child)["message"] == "stopping"
+    else:
+        time.sleep(1)
+        child.send_signal(getattr(signal, how))
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == {"SIGINT": 130, "SIGTERM": 143, "stop": 0}[how], out + err
+    assert "Traceback" not in err
+    assert (out + err).count("stopped by request" if how == "stop" else "interrupted") == 1
+    status = RunReader(run).status()
+    assert status is not None
+    assert status.state is State.STOPPED
+    again = clip_train("--resume", "--run-dir", "run", cwd=tmp_path)
+    assert "ended before its first step; start it again without --resume" in again.stderr
+
+
+@pytest.fixture(scope="module")
+def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list whose decoding takes much longer than it takes to stop it."""
+    folder = tmp_path_factory.mktemp("large")
+    Image.effect_noise((3000, 3000), 50).convert("RGB").save(folder / "image.jpg")
+    pairs = []
+    for number in range(400):
+        (folder / f"{number}.jpg").hardlink_to(folder / "image.jpg")
+        pairs.append({"image": f"{number}.jpg", "caption": f"caption {number}"})
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    return folder / "pairs.json"
+
+
+def test_a_run_that_fails_before_its_first_step_is_listed_with_its_error_and_can_be_started_again(
+    tmp_path: Path,
+) -> None:
+    pairs = [{"image": f"{number}.png", "caption": f"caption {number}"} for number in range(30)]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    flags = ["--data", "pairs.json", "--run-dir", "run", *SHORT_RUN]
+    done = clip_train(*flags, cwd=tmp_path)
+    assert done.returncode == 1
+    sentence = done.stderr.removeprefix("clip-train: ").strip()
+    assert "0.png" in sentence
+    assert sentence not in done.stdout
+    assert (tmp_path / "run" / "train.log").read_text().count(sentence) == 1
+    status = RunReader(tmp_path / "run").status()
+    assert status is not None
+    assert (status.state, status.error) == (State.FAILED, sentence)
+    assert find_runs(tmp_path) == [tmp_path / "run"]
+    resumed = clip_train("--resume", "--run-dir", "run", cwd=tmp_path)
+    assert resumed.returncode == 1
+    assert "start it again without --resume" in resumed.stderr
+    for number in range(30):
+        Image.new("RGB", (32, 32), (number * 8, 90, 10)).save(tmp_path / f"{number}.png")
+    assert clip_train(*flags[:4], "--epochs", "1", *SHORT_RUN[4:], cwd=tmp_path).returncode == 0
+
+
+def test_a_mistake_found_before_the_start_is_recorded_for_the_interface_that_started_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / "train.log").open("ab") as log:
+        child = start("--data", "nowhere.json", "--run-dir", "run", cwd=tmp_path, out=log.fileno(), err=log.fileno())
+        assert child.wait(60) == 1
+    status = RunReader(run).status()
+    assert status is not None
+    assert status.state is State.FAILED
+    assert status.error == "--data nowhere.json: no such file, folder or shard."
+    assert (run / "train.log").read_text() == f"clip-train: {status.error}\n"
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_very_few_pairs_train_or_are_refused_in_one_sentence(loss: str, tmp_path: Path) -> None:
+    for number in range(24):
+        Image.new("RGB", (32, 32), (number * 10, 90, 10)).save(tmp_path / f"{number}.png")
+
+    def train(name: str, count: int, *flags: str, caption: str = "number {}") -> subprocess.CompletedProcess[str]:
+        pairs = [{"image": f"{n}.png", "caption": caption.format(n)} for n in range(count)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(pairs))
+        run = ["--run-dir", name, "--data", f"{name}.json", "--loss", loss, "--epochs", "1"]
+        return clip_train(*run, *SHORT_RUN[4:], *flags, cwd=tmp_path)
+
+    for name, count, said in (("one", 1, "--val-file"), ("two", 2, "needs at least 2 training pairs, and there is 1")):
+        refused = train(name, count)
+        assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+    assert train("three", 3).returncode == 0
+    assert clip_train("--resume", "--run-dir", "three", cwd=tmp_path).returncode == 0
+    refused = train("same", 24, caption="a photo")
+    assert "all 22 training pairs have the same caption" in refused.stderr
+    assert "needs at least 2 training pairs" in train("one", 1, "--val-file", "three.json").stderr
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(shapes: Path, tmp_path: Path) -> None:
@@ -114,12 +233,12 @@ def test_a_run_is_not_written_over(trained_run: Path, shapes: Path) -> None:
 def test_resuming_where_the_device_is_missing_says_which_devices_there_are(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
-    config = json.loads((run / "config.json").read_text())
-    config["resolved"]["device"] = "cuda:63"
-    (run / "config.json").write_text(json.dumps(config))
+    record = RunReader(run).record()
+    resolved = record.resolved.model_copy(update={"device": "cuda:63"})
+    record.model_copy(update={"resolved": resolved}).write(run / "config.json")
     done = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
     assert done.returncode == 2
-    assert "cuda:63 is not there; this machine has" in done.stderr
+    assert "cuda:63 is not available; this machine has" in done.stderr
 
 
 def test_resume_takes_no_flag_that_would_change_the_run(trained_run: Path) -> None:

@@ -23,10 +23,32 @@ def test_embeddings_have_length_one_for_every_trait(stem: Stem, pooling: Pooling
     model = CLIP(small(stem=stem, pooling=pooling, activation=activation, pre_norm=True))
     ids = torch.randint(2, 50, (3, 9))
     ids[:, -1] = 1
-    images, texts = model(torch.randn(3, 3, 32, 32), ids)
+    images, texts, *_ = model(torch.randn(3, 3, 32, 32), ids)
     for embeds in (images, texts):
         assert embeds.shape == (3, 24)
         torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(3))
+
+
+def test_one_forward_pass_is_both_towers_with_groups_of_captions_in_order() -> None:
+    model = CLIP(small().model_copy(update={"logit_bias": True})).eval()
+    images, kept = torch.randn(3, 3, 32, 32), torch.tensor([[0, 5], [1, 2], [7, 3]])
+    short, long = torch.tensor([[0, 7, 1]]), torch.tensor([[0, 3, 4, 5, 1], [0, 9, 1, 1, 1]])
+    both = model(images, (long, short), kept)
+    torch.testing.assert_close(both.image, model.encode_image(images, kept), atol=0, rtol=0)
+    torch.testing.assert_close(both.text, torch.cat([model.encode_text(long), model.encode_text(short)]))
+    assert both.logit_scale == model.logit_scale()
+    assert not torch.allclose(both.image, model.encode_image(images))
+    sum(part.sum() for part in both).backward()  # every parameter has a gradient, so DDP finds none unused
+    assert all(p.grad is not None for p in model.parameters())
+    assert both.logit_bias.grad_fn is not None
+
+
+def test_a_forward_pass_of_one_tower_leaves_the_other_out() -> None:
+    model = CLIP(small())
+    assert model(torch.randn(1, 3, 32, 32), None).text is None
+    found = model(None, torch.tensor([[0, 1]]))
+    assert found.image is None
+    assert found.logit_bias is None
 
 
 def test_what_follows_the_first_end_token_changes_nothing() -> None:

@@ -53,7 +53,7 @@ OPEN_CLIP = {
 def differences(published: Published, theirs: tuple[Tensor, Tensor, Tensor], tokens: Tensor, side: int = 32) -> float:
     """The largest difference of image features, text features and logits."""
     model = published.build()
-    image_embeds, text_embeds = model(images(side), tokens)
+    image_embeds, text_embeds, *_ = model(images(side), tokens)
     logits = model.logit_scale() * image_embeds @ text_embeds.T
     if model.logit_bias is not None:
         logits = logits + model.logit_bias

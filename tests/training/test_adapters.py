@@ -10,10 +10,10 @@ from clip_core.config import LossName, TuneConfig
 from clip_core.model.clip import CLIP
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.training.blend import blend_weights
-from clip_core.training.freezing import choose_trainable
-from clip_core.training.lora import is_adapter, merged_weights
+from clip_core.training.trainable import choose_trainable
+from clip_core.training.trainable import is_adapter, merged_weights
 from clip_core.training.optimiser import Optimiser
-from clip_core.training.shown import Shown, decay_at
+from clip_core.training.ema import EvalWeights, decay_at
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def move(model: CLIP, steps: int = 3, optimiser: Optimiser | None = None) -> Opt
     """A few steps on fixed random pairs."""
     optimiser = optimiser or optimiser_of(model)
     for step in range(steps):
-        images, texts = model(*batch(step))
+        images, texts, *_ = model(*batch(step))
         logits = model.logit_scale() * images @ texts.T
         optimiser.zero_grad()
         nn.functional.cross_entropy(logits, torch.arange(6)).backward()
@@ -60,9 +60,9 @@ def copy_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_adapters_change_nothing_until_they_are_trained() -> None:
     model, before = tiny(), copy_of(tiny())
-    start = model(*batch())
+    start = model(*batch())[:2]
     choose_trainable(model, TuneConfig(init="x", lora=4))
-    assert all(torch.equal(a, b) for a, b in zip(model(*batch()), start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model(*batch())[:2], start, strict=True))
     merged = merged_weights(model)
     assert merged.keys() == before.keys()
     assert all(torch.equal(merged[name], before[name]) for name in before)
@@ -74,7 +74,7 @@ def test_merged_adapters_say_what_they_say_unmerged() -> None:
     move(model)
     plain = tiny(seed=1)
     plain.load_state_dict(merged_weights(model), strict=True)
-    for one, other in zip(model(*batch(9)), plain(*batch(9)), strict=True):
+    for one, other in zip(model(*batch(9))[:2], plain(*batch(9))[:2], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     assert not torch.allclose(plain(*batch(9))[0], tiny()(*batch(9))[0], atol=1e-3)
 
@@ -145,7 +145,7 @@ def test_a_weight_without_gradient_breaks_neither_the_step_nor_the_resuming() ->
 
 def test_the_average_is_the_formula() -> None:
     model = tiny()
-    shown = Shown(model, 0.9)
+    shown = EvalWeights(model, 0.9)
     optimiser = optimiser_of(model)
     name = "image.blocks.0.mlp.0.weight"
     expected = model.state_dict()[name].clone().double()
@@ -166,7 +166,7 @@ def test_the_average_begins_short_and_reaches_its_decay() -> None:
 def test_the_average_of_adapters_is_the_average_of_the_merged_weights() -> None:
     model = tiny()
     choose_trainable(model, TuneConfig(init="x", lora=2))
-    shown = Shown(model, 0.5)
+    shown = EvalWeights(model, 0.5)
     name = "text.blocks.1.attention.qkv.weight"
     expected = merged_weights(model)[name].clone()
     optimiser = optimiser_of(model)

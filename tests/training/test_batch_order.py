@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
-from clip_core.training.order import Order, connected
+from clip_core.training.batch_order import BatchOrder, connected
 
 
 def pair_set(images: IntArray, captions: IntArray) -> PairSet:
@@ -54,16 +54,16 @@ some = settings(max_examples=150, deadline=None)
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
 def test_an_epoch_takes_each_pair_once_but_those_that_wait(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
-    order = Order(pairs, batch_size=size, seed=seed)
+    order = BatchOrder(pairs, batch_size=size, seed=seed)
     batches = order(epoch)
     assert batches.shape == (len(pairs) // min(size, len(pairs)), min(size, len(pairs)))
-    assert sorted([*batches.ravel(), *order.waiting(epoch)]) == list(range(len(pairs)))
+    assert sorted([*batches.ravel(), *order.leftover(epoch)]) == list(range(len(pairs)))
 
 
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
 def test_sampled_an_epoch_takes_each_image_once(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
-    order = Order(pairs, batch_size=size, seed=seed, captions="sample")
+    order = BatchOrder(pairs, batch_size=size, seed=seed, captions="sample")
     images = pairs.pair_images[order(epoch).ravel()]
     assert len(set(images)) == len(images) == len(pairs.images) // order.batch_size * order.batch_size
 
@@ -71,7 +71,7 @@ def test_sampled_an_epoch_takes_each_image_once(pairs: PairSet, size: int, seed:
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.sampled_from(ALL_OR_SAMPLE))
 def test_the_batches_depend_on_seed_and_epoch_alone(pairs: PairSet, size: int, seed: int, how: Captions) -> None:
-    one, other = (Order(pairs, batch_size=size, seed=seed, captions=how) for _ in range(2))
+    one, other = (BatchOrder(pairs, batch_size=size, seed=seed, captions=how) for _ in range(2))
     forwards = [one(epoch) for epoch in range(4)]
     backwards = [other(epoch) for epoch in (3, 2, 1, 0)][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(forwards, backwards, strict=True))
@@ -79,7 +79,7 @@ def test_the_batches_depend_on_seed_and_epoch_alone(pairs: PairSet, size: int, s
 
 def test_seeds_and_epochs_give_different_batches() -> None:
     pairs = pair_set(np.arange(100), np.arange(100))
-    orders = [Order(pairs, batch_size=10, seed=seed)(epoch) for seed in range(3) for epoch in range(3)]
+    orders = [BatchOrder(pairs, batch_size=10, seed=seed)(epoch) for seed in range(3) for epoch in range(3)]
     assert len({order.tobytes() for order in orders}) == 9
 
 
@@ -88,7 +88,7 @@ def test_seeds_and_epochs_give_different_batches() -> None:
 def test_no_batch_holds_two_of_a_connected_group_that_has_no_more_than_there_are_batches(
     pairs: PairSet, size: int, seed: int, epoch: int
 ) -> None:
-    order = Order(pairs, batch_size=size, seed=seed)
+    order = BatchOrder(pairs, batch_size=size, seed=seed)
     small = [group for group in naive_groups(pairs) if len(group) <= order.steps]
     for batch in order(epoch):
         assert all(len(group.intersection(batch.tolist())) <= 1 for group in small)
@@ -97,7 +97,7 @@ def test_no_batch_holds_two_of_a_connected_group_that_has_no_more_than_there_are
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 20))
 def test_sampled_a_caption_is_spread_evenly_over_the_batches(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
-    order = Order(pairs, batch_size=size, seed=seed, captions="sample")
+    order = BatchOrder(pairs, batch_size=size, seed=seed, captions="sample")
     captions = pairs.pair_captions[order(epoch)]
     shares = np.stack([np.bincount(batch, minlength=len(pairs.captions)) for batch in captions])
     assert (shares.max(axis=0) - shares.min(axis=0)).max() <= 1
@@ -120,7 +120,7 @@ def test_a_long_chain_of_matches_is_one_connected_group() -> None:
 
 def test_two_captions_of_an_image_never_meet() -> None:
     pairs = pair_set(np.repeat(np.arange(200), 2), np.arange(400))
-    order = Order(pairs, batch_size=128, seed=0)
+    order = BatchOrder(pairs, batch_size=128, seed=0)
     for epoch in range(20):
         assert all(len(set(pairs.pair_images[batch])) == 128 for batch in order(epoch))
 
@@ -128,14 +128,14 @@ def test_two_captions_of_an_image_never_meet() -> None:
 def test_an_image_comes_back_after_any_number_of_batches_not_in_the_next() -> None:
     pairs = pair_set(np.repeat(np.arange(200), 2), np.arange(400))
     batch_of = np.empty(400, dtype=int)
-    for number, batch in enumerate(Order(pairs, batch_size=10, seed=0)(0)):
+    for number, batch in enumerate(BatchOrder(pairs, batch_size=10, seed=0)(0)):
         batch_of[batch] = number
     assert np.abs(batch_of[::2] - batch_of[1::2]).mean() == pytest.approx(41 / 3, rel=0.2)  # of two drawn from 40
 
 
 def test_a_batch_has_an_even_share_of_each_class() -> None:
     classes = np.repeat(np.arange(6), (473, 406, 388, 328, 322, 106))
-    order = Order(pair_set(np.arange(2023), classes), batch_size=64, seed=0)
+    order = BatchOrder(pair_set(np.arange(2023), classes), batch_size=64, seed=0)
     for epoch in range(5):
         shares = np.stack([np.bincount(classes[batch], minlength=6) for batch in order(epoch)])
         assert (shares.max(axis=0) - shares.min(axis=0)).max() <= 1
@@ -146,7 +146,7 @@ def test_where_one_caption_connects_all_the_captions_of_an_image_still_do_not_me
     captions[::5] = 0  # one of each image's, so that all are connected
     pairs = pair_set(np.repeat(np.arange(400), 5), captions)
     own = pairs.pair_captions != 0
-    for batch in Order(pairs, batch_size=100, seed=0)(0):
+    for batch in BatchOrder(pairs, batch_size=100, seed=0)(0):
         images = pairs.pair_images[batch][own[batch]]
         assert len(set(images)) == len(images)
         assert np.count_nonzero(~own[batch]) == 20
@@ -155,17 +155,17 @@ def test_where_one_caption_connects_all_the_captions_of_an_image_still_do_not_me
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.sampled_from(ALL_OR_SAMPLE))
 def test_all_wait_as_often(pairs: PairSet, size: int, seed: int, how: Captions) -> None:
-    order = Order(pairs, batch_size=size, seed=seed, captions=how)
+    order = BatchOrder(pairs, batch_size=size, seed=seed, captions=how)
     waits = np.zeros(order.per_epoch, dtype=int)
     for epoch in range(30):
-        waits[order.waiting(epoch)] += 1
+        waits[order.leftover(epoch)] += 1
         assert waits.max() - waits.min() <= 1
 
 
 @some
 @given(pair_sets(), st.integers(0, 5), st.integers(0, 20))
 def test_sampling_takes_every_caption_once_before_any_again(pairs: PairSet, seed: int, cycle: int) -> None:
-    order = Order(pairs, batch_size=1, seed=seed, captions="sample")
+    order = BatchOrder(pairs, batch_size=1, seed=seed, captions="sample")
     for count in {int(c) for c in np.bincount(pairs.pair_images)}:
         drawn = np.concatenate([order(epoch).ravel() for epoch in range(cycle * count, (cycle + 1) * count)])
         theirs = np.bincount(pairs.pair_images)[pairs.pair_images[drawn]] == count
@@ -175,7 +175,7 @@ def test_sampling_takes_every_caption_once_before_any_again(pairs: PairSet, seed
 
 
 def test_captions_are_sampled_for_each_image_by_itself() -> None:
-    order = Order(pair_set(np.repeat(np.arange(1000), 2), np.arange(2000)), batch_size=1, seed=0, captions="sample")
+    order = BatchOrder(pair_set(np.repeat(np.arange(1000), 2), np.arange(2000)), batch_size=1, seed=0, captions="sample")
     first = [np.sort(order(epoch).ravel()) % 2 for epoch in (0, 2, 4)]
     for one, other in pairwise(first):
         assert 400 < np.count_nonzero(one == other) < 600
@@ -183,7 +183,7 @@ def test_captions_are_sampled_for_each_image_by_itself() -> None:
 
 
 def test_any_two_pairs_that_do_not_match_meet_as_often_as_chance_has_it() -> None:
-    order = Order(pair_set(np.repeat(np.arange(10), 2), np.arange(20)), batch_size=5, seed=0)
+    order = BatchOrder(pair_set(np.repeat(np.arange(10), 2), np.arange(20)), batch_size=5, seed=0)
     met = np.zeros((20, 20))
     for epoch in range(3000):
         for batch in order(epoch):
@@ -196,5 +196,5 @@ def test_any_two_pairs_that_do_not_match_meet_as_often_as_chance_has_it() -> Non
 def test_the_order_of_a_million_pairs_takes_no_time_that_is_felt() -> None:
     pairs = PairSet([], [], np.repeat(np.arange(200_000), 5), np.arange(1_000_000))
     started = time.perf_counter()
-    Order(pairs, batch_size=128, seed=0)(0)
+    BatchOrder(pairs, batch_size=128, seed=0)(0)
     assert time.perf_counter() - started < 10  # 0.7 s, where the machine has nothing else to do

@@ -14,7 +14,7 @@ from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import TokenizerError
 from clip_core.network import Preprocessing
 from clip_core.training.batches import BatchMaker
-from clip_core.training.captions import CaptionChange, MergeDropout, keywords, thinned
+from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation, keywords, thinned
 
 words = st.lists(st.text("abcdefg :;)", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=3, max_size=9)
 
@@ -52,7 +52,7 @@ def test_lists_are_seen_whole_and_thinned_in_every_order() -> None:
 
 @given(st.text().filter(str.strip), st.floats(0, 0.99), st.integers(0, 1000))
 def test_words_are_left_out_in_their_order_and_never_all(caption: str, share: float, seed: int) -> None:
-    change = CaptionChange(word_dropout=share)
+    change = CaptionAugmentation(word_dropout=share)
     words, kept = caption.split(), change(caption, np.random.default_rng(seed)).split()
     assert kept
     rest = iter(words)
@@ -70,7 +70,7 @@ def spelt(context_length: int = 77) -> Tokenizer:
 def test_tokens_in_pieces_spell_the_same(captions: list[str], share: float, seed: int) -> None:
     tokenizer = spelt()
     rows = tokenizer.encode(captions)
-    pieces = MergeDropout(tokenizer, share)(rows, np.random.default_rng(seed))
+    pieces = BPEDropout(tokenizer, share)(rows, np.random.default_rng(seed))
     assert [tokenizer.decode(row) for row in pieces] == [tokenizer.decode(row) for row in rows]
     assert (pieces[:, 0] == rows[:, 0]).all()
     assert ((pieces == tokenizer.end_token).sum(axis=1) == 1).all()
@@ -80,16 +80,16 @@ def test_pieces_fall_apart_as_often_as_asked() -> None:
     tokenizer, random = spelt(), np.random.default_rng(0)
     rows = tokenizer.encode(["firefighter"])
     assert (rows[0] != tokenizer.pad_id).sum() == 3  # start, the word, end
-    whole = [MergeDropout(tokenizer, 0.3)(rows, random).shape[1] == 3 for _ in range(2000)]
+    whole = [BPEDropout(tokenizer, 0.3)(rows, random).shape[1] == 3 for _ in range(2000)]
     assert 0.66 < sum(whole) / len(whole) < 0.74
-    letters = MergeDropout(tokenizer, 1.0)(rows, random)
+    letters = BPEDropout(tokenizer, 1.0)(rows, random)
     assert letters.shape[1] == len(" firefighter") + 2
 
 
 def test_a_caption_that_would_grow_too_long_stays_whole() -> None:
     tokenizer = spelt(context_length=6)
     rows = tokenizer.encode(["firefighter", "fi", "lightning lightning lightning lightning lightning"])
-    pieces = MergeDropout(tokenizer, 1.0)(rows, np.random.default_rng(0))
+    pieces = BPEDropout(tokenizer, 1.0)(rows, np.random.default_rng(0))
     assert pieces[0].tolist() == [*rows[0], *[tokenizer.pad_id] * (pieces.shape[1] - rows.shape[1])]
     assert (pieces[1] != tokenizer.pad_id).sum() == len(" fi") + 2
     assert pieces.shape[1] <= 6
@@ -97,7 +97,7 @@ def test_a_caption_that_would_grow_too_long_stays_whole() -> None:
 
 def test_only_byte_pairs_have_pieces() -> None:
     with pytest.raises(TokenizerError, match="a tokenizer of the kind char has no merged tokens"):
-        MergeDropout(train_characters(["abc"], 8), 0.1)
+        BPEDropout(train_characters(["abc"], 8), 0.1)
 
 
 @pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
@@ -120,7 +120,7 @@ def test_a_batch_reads_changed_lists_whole_and_other_captions_as_they_are(
             batch_size=80,
             seed=3,
             groups=groups,
-            change=CaptionChange(lists=lists),
+            augmentation=CaptionAugmentation(lists=lists),
             bpe_dropout=bpe_dropout,
         )
         batch = make(1)

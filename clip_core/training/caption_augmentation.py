@@ -1,4 +1,4 @@
-"""Captions as a step reads them: with something left out, so that they stay true and are never the same.
+"""Caption augmentation: keyword lists are shuffled and thinned, words dropped, BPE merges undone. Captions stay true.
 
 Shapes: U captions, T tokens of the longest.
 """
@@ -13,23 +13,24 @@ from clip_core.data.tokenizer import Tokenizer
 _FEWEST_PARTS = 3
 _MOST_WORDS = 3  # of a part; clauses of a sentence are longer
 
-PROBABILITY = 0.7  # with which a list is changed at all, so that whole ones are seen too
-LEFT_OUT = 0.3  # share of the parts
+PROBABILITY = 0.7  # of changing a list at all
+PART_DROPOUT = 0.3  # share of the parts of a list that is dropped
 
 
 @dataclass(frozen=True)
-class CaptionChange:
-    """What a step may do to a caption.
+class CaptionAugmentation:
+    """Changes a caption's text at random; at least one word always stays.
 
-    `lists`: shuffle a list of keywords and leave some out; `word_dropout`: the share of the words of any other caption
-    that is left out. Something always stays.
+    Args:
+        lists: shuffle lists of keywords and drop some of them.
+        word_dropout: share of the words that is dropped from any other caption.
     """
 
     lists: bool = False
     word_dropout: float = 0.0
 
     def changes(self, caption: str) -> bool:
-        """Whether a caption is ever changed."""
+        """Whether this caption can come out changed."""
         return self.word_dropout > 0 or (self.lists and keywords(caption) is not None)
 
     def __call__(self, caption: str, random: np.random.Generator) -> str:
@@ -41,12 +42,14 @@ class CaptionChange:
         return " ".join(kept or [words[random.integers(len(words))]])
 
 
-class MergeDropout:
-    """Now and then a token is read as the two it was merged from, and so may they be.
+class BPEDropout:
+    """Splits tokens at random into the two they were merged from, and those again.
 
-    So a word is met in pieces too, and a new word is made of pieces that were met. Source: BPE-dropout, Provilkov et
-    al. 2020; they leave out merges on the way up, which needs the text, where here numbers fall apart on the way down.
+    Words are then seen as subwords too, and unseen words are made of subwords that were seen. Provilkov et al. 2020,
+    "BPE-dropout", skip merges while they tokenize; here the token ids are split, which needs no text.
 
+    Args:
+        share: probability that a token is split.
     Raises:
         TokenizerError: if the tokenizer is no byte-pair encoding.
     """
@@ -54,27 +57,27 @@ class MergeDropout:
     def __init__(self, tokenizer: Tokenizer, share: float) -> None:
         self.share = share
         self._pieces = tokenizer.merged_from()
-        self._end, self._pad, self._most = tokenizer.end_token, tokenizer.pad_id, tokenizer.context_length
+        self._end, self._pad, self._longest = tokenizer.end_token, tokenizer.pad_id, tokenizer.context_length
 
     def __call__(self, rows: IntArray, random: np.random.Generator) -> IntArray:
-        """Token rows, (U, T), each up to its end token -> (U, T or more); one that would grow too long stays whole."""
+        """(U, T) -> (U, T or more); a row that would exceed the context length stays as it is."""
         counts = 1 + (rows == self._end).argmax(axis=1)
         tokens, owners = rows[np.arange(rows.shape[1]) < counts[:, None]], np.repeat(np.arange(len(rows)), counts)
-        fresh = np.ones(len(tokens), dtype=bool)
-        while fresh.any():
-            split = fresh & (self._pieces[tokens, 0] >= 0) & (random.random(len(tokens)) < self.share)
-            becomes = 1 + split
-            first = (becomes.cumsum() - becomes)[split]
+        new = np.ones(len(tokens), dtype=bool)  # not yet drawn for
+        while new.any():
+            split = new & (self._pieces[tokens, 0] >= 0) & (random.random(len(tokens)) < self.share)
+            repeats = 1 + split
+            first = (repeats.cumsum() - repeats)[split]
             pieces = self._pieces[tokens[split]]
-            tokens, owners, fresh = (np.repeat(values, becomes) for values in (tokens, owners, split))
+            tokens, owners, new = (np.repeat(values, repeats) for values in (tokens, owners, split))
             tokens[first], tokens[first + 1] = pieces.T
         lengths = np.bincount(owners, minlength=len(rows))
-        fits = lengths <= self._most
+        fits = lengths <= self._longest
         width = max(rows.shape[1], lengths[fits].max(initial=0))
-        answer = np.full((len(rows), width), self._pad, dtype=rows.dtype)
-        answer[:, : rows.shape[1]][~fits] = rows[~fits]
-        answer[(np.arange(width) < lengths[:, None]) & fits[:, None]] = tokens[fits[owners]]
-        return answer
+        out = np.full((len(rows), width), self._pad, dtype=rows.dtype)
+        out[:, : rows.shape[1]][~fits] = rows[~fits]
+        out[(np.arange(width) < lengths[:, None]) & fits[:, None]] = tokens[fits[owners]]
+        return out
 
 
 def keywords(caption: str) -> list[str] | None:
@@ -85,9 +88,9 @@ def keywords(caption: str) -> list[str] | None:
 
 
 def thinned(parts: list[str], random: np.random.Generator) -> str:
-    """A caption of some of these keywords, at least one, in any order."""
+    """A caption of some of these keywords, at least one, in random order."""
     if random.random() >= PROBABILITY:
         return ", ".join(parts)
     shuffled = [parts[i] for i in random.permutation(len(parts))]
-    kept = [part for part in shuffled if random.random() >= LEFT_OUT]
+    kept = [part for part in shuffled if random.random() >= PART_DROPOUT]
     return ", ".join(kept or shuffled[:1])

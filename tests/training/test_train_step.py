@@ -15,12 +15,12 @@ from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.model.transformer import attend
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
-from clip_core.training.augment import kept_patches
+from clip_core.training.image_augmentation import draw_kept_patches
 from clip_core.training.batches import BatchMaker
-from clip_core.training.learner import Learner
+from clip_core.training.train_step import TrainStep
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.recipe import work_out
-from clip_core.training.working import Working
+from clip_core.training.mixed_precision import MixedPrecision
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,47 @@
+"""The processes that train together: which one this is, which part of a batch is its own, what they exchange.
+
+Shapes: B pairs in the batch of all processes, b = B / size pairs of one process, D embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes of a run, by torch.distributed's words; alone it is rank 0 of 1.
+
+    Raises:
+        ValueError: if `rank` is not one of 0 to `size` - 1.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank {self.rank} is not one of 0 to {self.size - 1}")
+
+    @property
+    def writes(self) -> bool:
+        """Rank 0 alone writes to the run directory, the log and the terminal."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """The rows of this rank among `count` rows of all, which `size` divides."""
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+
+def gather(own: Tensor, rank: Rank) -> Tensor:
+    """The rows of every rank, in the order of ranks; gradients flow back to the rank that they came from.
+
+    (b, D) -> (B, D)
+    """
+    if rank.size == 1:
+        return own
+    from torch.distributed.nn.functional import all_gather  # not needed by one process, which starts sooner without
+
+    return torch.cat(all_gather(own))  # type: ignore[no-untyped-call]

@@ -1,0 +1,162 @@
+"""The step and the evaluation on a fake CUDA device: devices, dtypes and waiting for the device, without a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from clip_core.config import DataConfig, TuneConfig, parse_config
+from clip_core.data.dataset import load_data
+from clip_core.data.tokenizer import train_characters
+from clip_core.model.clip import CLIP
+from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
+from clip_core.run.records import Recipe
+from clip_core.training.batches import Batch
+from clip_core.training.evaluate import ValidationSet, embed_validation
+from clip_core.training.train_step import TrainStep
+from clip_core.training.trainable import choose_trainable
+from tests.fake_cuda import CUDA, WaitError, fake_batch, fake_cuda, no_waiting
+
+CONFIG = parse_config({"optim": {"augment": True}})
+PLAIN = {"precision": "fp32", "loss": "softmax", "optimizer": "adamw"}
+WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "softmax, AdamW, fp32": ({"label_smoothing": 0.1, "patch_dropout": 0.5}, {}),
+    "softmax, Muon, bf16, EMA": ({"precision": "bf16", "optimizer": "muon", "ema": 0.9, "patch_dropout": 0.5}, {}),
+    "sigmoid, Muon, fp32": ({"loss": "sigmoid", "optimizer": "muon"}, {}),
+    "sigmoid, AdamW, bf16": ({"loss": "sigmoid", "precision": "bf16"}, {}),
+    "LoRA, bf16, EMA": ({"precision": "bf16", "ema": 0.9}, {"lora": 2}),
+    "LoRA, fp32, sigmoid": ({"loss": "sigmoid"}, {"lora": 2}),
+    "locked image tower, bf16": ({"precision": "bf16", "layer_decay": 0.7}, {"lock": "image", "unlock_last": 1}),
+    "locked text tower, fp32": ({"patch_dropout": 0.5}, {"lock": "text"}),
+}
+
+
+def network(*, logit_bias: bool = False) -> ClipConfig:
+    image = ImageTower(image_size=32, patch_size=8, width=32, heads=2, layers=2)
+    text = TextTower(vocab_size=20, end_token=2, context_length=8, width=32, heads=2, layers=2)
+    preprocessing = Preprocessing(image_size=32)
+    return ClipConfig(embed_dim=16, image=image, text=text, preprocessing=preprocessing, logit_bias=logit_bias)
+
+
+def recipe(**values: Any) -> Recipe:
+    return Recipe(
+        **({
+            "device": "cuda", "batch_size": 8, "lr": 1e-3, "steps_per_epoch": 4, "steps": 4, "warmup_steps": 1,
+            "eval_every": 4, "checkpoint_every": 4, "weight_decay": 0.1, "layer_decay": 1.0,
+        } | PLAIN | values)
+    )  # fmt: skip
+
+
+def batch() -> Batch:
+    """Eight pairs of six captions, in two groups of different lengths."""
+    groups = (torch.tensor([[1, 5, 2, 0]] * 3), torch.tensor([[1, 5, 6, 7, 8, 2, 0, 0]] * 3))
+    captions, images = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1]), torch.arange(8)
+    return Batch(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), groups, captions, images, captions, images, captions)
+
+
+def steps(kind: type[TrainStep], values: dict[str, Any], tune: dict[str, Any]) -> dict[str, Tensor]:
+    """What two steps on the fake device measure, in which nothing waits for the device."""
+    with fake_cuda() as mode:
+        how = recipe(**values)
+        model = CLIP(network(logit_bias=how.loss == "sigmoid"))
+        choose_trainable(model, TuneConfig(init="x", **tune), how.loss)
+        step, pairs = kind(model, how, CONFIG), fake_batch(batch(), mode)
+        with no_waiting():
+            for number in range(2):
+                measured = step(pairs, number, how.lr)
+        parameters = list(step.model.parameters())
+        assert {p.dtype for p in parameters} == {torch.float32}
+        assert {p.device for p in parameters} == {CUDA}
+        assert {value.device for value in step.tensors().values() if value.ndim} == {CUDA}
+        with pytest.raises(WaitError), no_waiting():
+            step.refuse_non_finite()
+        return measured
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_mixes_no_devices_and_never_waits_for_the_gpu(way: str) -> None:
+    values, tune = WAYS[way]
+    measured = steps(TrainStep, values, tune)
+    expected = {"loss", "chance", "grad_norm", "logit_scale", "image_to_text_top1", "text_to_image_top1"}
+    assert measured.keys() >= expected
+    assert ("logit_bias" in measured) == (values.get("loss") == "sigmoid")
+    for name, value in measured.items():
+        assert (value.device, value.shape, value.dtype) == (CUDA, (), torch.float32), name
+
+
+class ReadsTheLoss(TrainStep):
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss / loss.item())
+
+
+class AsksTheNorm(TrainStep):
+    def clip_gradients(self) -> Tensor:
+        norm = super().clip_gradients()
+        return norm if norm > 1 else -norm
+
+
+class OnTheCPU(TrainStep):
+    def images(self, batch: Batch, step: int) -> Tensor:
+        return torch.zeros(8, 3, 32, 32, dtype=self.mixed_precision.dtype)
+
+
+class WrongDtype(TrainStep):
+    def images(self, batch: Batch, step: int) -> Tensor:
+        return super().images(batch, step).double()
+
+
+class WaitsForACopy(TrainStep):
+    def kept_patches(self, batch: Batch, step: int) -> Tensor | None:
+        return torch.arange(16).expand(8, -1).to(self.device)
+
+
+class CopiesBack(TrainStep):
+    def update(self, step: int, lr: float) -> Tensor:
+        return super().update(step, lr).cpu()
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (ReadsTheLoss, DataDependentOutputException),
+        (AsksTheNorm, DataDependentOutputException),
+        (OnTheCPU, RuntimeError),
+        (WrongDtype, RuntimeError),
+        (WaitsForACopy, WaitError),
+        (CopiesBack, WaitError),
+    ],
+)
+def test_the_fake_device_finds_a_step_that_is_broken(broken: type[TrainStep], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        steps(broken, {}, {})
+
+
+@pytest.fixture(scope="module")
+def validation(shapes: Path) -> ValidationSet:
+    """Classes and pairs of the drawn shapes."""
+    data = load_data(DataConfig(data_file=shapes), Preprocessing(image_size=32), 0, lambda sentence: None)
+    tokenizer = train_characters(data.val.captions, 8)
+    return ValidationSet(data.val, data.val_store, data.val.captions[:5], tokenizer, Preprocessing(image_size=32))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_evaluation_mixes_no_devices_and_leaves_float32_embeddings_on_the_cpu(
+    validation: ValidationSet, precision: str
+) -> None:
+    with fake_cuda(allow_non_fake_inputs=True):
+        model = CLIP(network(logit_bias=True)).to(CUDA)
+        embeddings = embed_validation(model, validation, precision, lambda: None)
+    found = [embeddings.images, embeddings.texts, embeddings.classes, embeddings.logit_scale, embeddings.logit_bias]
+    assert all(part is not None and (part.device.type, part.dtype) == ("cpu", torch.float32) for part in found)
+    assert embeddings.images.shape == (len(validation.store), 16)
+
+
+def test_the_fake_device_finds_an_evaluation_that_mixes_devices(validation: ValidationSet) -> None:
+    with fake_cuda(allow_non_fake_inputs=True):
+        model = CLIP(network()).to(CUDA)
+        model.text.positions = torch.nn.Parameter(torch.zeros(8, 32))
+        with pytest.raises(RuntimeError, match=r"found at least two devices"):
+            embed_validation(model, validation, "fp32", lambda: None)
