@@ -35,10 +35,10 @@ from benchmarks.train_run import header, row, train
 from clip_core.config import architecture, parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
-from clip_core.training.device import keep_freed_memory, use_all_cores
-from clip_core.training.recipe import work_out
+from clip_core.training.recipe import resolve_recipe
 from clip_core.training.train_step import TrainStep
 
 BATCH, TOKENS, VOCABULARY = 64, 32, 49408
@@ -69,7 +69,7 @@ def our_step(precision: str, optimizer: str = "adamw", *, compiled: bool = False
     network = architecture(
         config.model, vocab_size=VOCABULARY, end_token=VOCABULARY - 1, context_length=TOKENS, pairs=pairs
     )
-    recipe = work_out(config, pairs, network, epoch_pairs=pairs)
+    recipe, _ = resolve_recipe(config, pairs, network, epoch_pairs=pairs)
     train_step = TrainStep(CLIP(network), recipe, config)
     if compiled:
         for tower in (train_step.mixed_precision.network.image, train_step.mixed_precision.network.text):

@@ -1,13 +1,15 @@
 """The one configuration: flags, the TUI's form, config.json and the documentation are made from these models.
 
-`TrainConfig` is what a user says; `ClipConfig` (network.py) is what a network is. A None in `TrainConfig` means
-"worked out from the data and the hardware"; what it became is stored under `resolved` in config.json.
+`TrainConfig` is what a user asks for; `ClipConfig` (network.py) is what a network is. A None in `TrainConfig` means
+"chosen automatically from the data and the hardware"; config.json has the value under `resolved`, and the reason under
+`decisions`.
 """
 
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from clip_core.errors import UsageError
 from clip_core.network import ClipConfig, Frozen, ImageTower, Pooling, Preprocessing, Stem, TextTower
@@ -31,8 +33,8 @@ class Shape(NamedTuple):
 class Preset(NamedTuple):
     """Shapes of both towers.
 
-    `patch_size`: None is the largest power of two that leaves four patches a side; convolutions make large ones cheap.
-    `published`: the traits of OpenAI's image tower (class token, pre-norm, no patch bias).
+    `patch_size`: None is the largest power of two with four patches a side, for a convolutional stem.
+    `published`: class token, pre-norm and no patch bias, as in OpenAI's image tower.
     """
 
     embed_dim: int
@@ -67,7 +69,19 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# ---------------------------------------------------------------- what a user says
+# ---------------------------------------------------------------- the configuration
+
+
+class Section(Frozen):
+    """A part of the configuration."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """An empty text would be read as the current folder where a path is wanted."""
+        if value == "":
+            raise PydanticCustomError("empty", "should not be empty")
+        return value
 
 
 DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "text-beside", "class-folders", "webdataset"]
@@ -75,171 +89,201 @@ DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "text-beside", "c
 Captions = Literal["all", "sample"]
 
 
-class DataConfig(Frozen):
-    """Where the pairs come from and how they are split."""
+class DataConfig(Section):
+    """The data set and its split."""
 
     data_file: Path | None = Field(
-        None, description="the pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of images, or tar shards"
+        None, description="training pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of images, or tar shards"
     )
-    format: DataFormat | None = Field(None, description="what the pairs are in (default: recognised)")
-    image_column: str | None = Field(None, description="column or key of the images (default: found)")
-    caption_column: str | None = Field(None, description="column or key of the captions (default: found)")
-    class_template: str = Field("a photo of a {}", description="caption of a folder's images; {} is its name")
-    image_root: Path | None = Field(None, description="folder the image paths start from (default: beside the list)")
-    val_file: Path | None = Field(None, description="pairs to evaluate on (default: a share of the images)")
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for evaluation")
+    format: DataFormat | None = Field(None, description="data format (default: detected)")
+    image_column: str | None = Field(None, description="column or key of the images (default: detected)")
+    caption_column: str | None = Field(None, description="column or key of the captions (default: detected)")
+    class_template: str = Field("a photo of a {}", description="caption for a class folder; {} is the class name")
+    image_root: Path | None = Field(
+        None, description="folder that image paths are relative to (default: the folder of the list)"
+    )
+    val_file: Path | None = Field(None, description="validation set (default: split from the training images)")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of the images in the validation set")
     captions: Captions = Field(
         "all",
-        description="what an epoch takes of an image's captions: all of them, or one, drawn anew each time (sample)",
+        description="captions per image in an epoch: all of them, or one at random (sample)",
     )
-    create_synthetic: bool = Field(False, description="draw coloured shapes where the data file is not there yet")
-    synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="how many shapes to draw")
-    synthetic_size: int = Field(64, ge=16, le=1024, description="side of a drawn image, pixels")
-    holdout_combinations: int = Field(
-        0, ge=0, le=12, description="colour-shape combinations kept out of training entirely"
+    create_synthetic: bool = Field(
+        False, description="create synthetic data (coloured shapes) if the data file does not exist"
     )
+    synthetic_count: int = Field(1800, ge=18, le=1_000_000, description="number of synthetic images")
+    synthetic_size: int = Field(64, ge=16, le=1024, description="size of a synthetic image, pixels")
+    holdout_combinations: int = Field(0, ge=0, le=12, description="colour-shape combinations excluded from training")
     tokenizer: Literal["char", "bpe"] | Path | None = Field(
-        None, description="char, bpe (trained on the captions) or a tokenizer.json (default: by the captions)"
+        None,
+        description="char, bpe (trained on the captions) or a tokenizer.json (default: bpe; char for synthetic data)",
     )
     vocab_size: int | None = Field(
         None,
         ge=300,
         le=200_000,
-        description="largest vocabulary of a trained BPE (default: 3000 or more, by the captions)",
+        description="maximum size of a trained BPE vocabulary (default: 3000 or more, by the number of captions)",
     )
-    context_length: int = Field(77, ge=3, le=4096, description="longest caption, in tokens")
-    bad_pairs: Literal["skip", "refuse"] = Field("skip", description="what to do with unusable pairs")
-    max_bad_share: float = Field(0.05, ge=0, le=1, description="share of unusable pairs past which training refuses")
-    cache_gb: float = Field(4.0, ge=0, description="decoded images kept on disk, for all runs, up to this many GB")
-    workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: the cores)")
+    context_length: int = Field(77, ge=3, le=4096, description="context length of the text tower, tokens")
+    bad_pairs: Literal["skip", "refuse"] = Field("skip", description="skip invalid pairs, or refuse to start")
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="maximum fraction of invalid pairs")
+    cache_gb: float = Field(
+        4.0, ge=0, description="size of the cache of decoded images on disk, shared by all runs, GB"
+    )
+    workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: one per core)")
 
     @property
     def reads_characters(self) -> bool:
-        """Whether a new tokenizer will have characters for tokens; drawn shapes have few words."""
+        """Whether a new tokenizer has characters for tokens, as for synthetic captions, which have few words."""
         return self.tokenizer == "char" or (self.tokenizer is None and self.create_synthetic)
 
 
 PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
-FEW_PAIRS = 50_000  # to train on; below, small data has its own presets and habits
+FEW_PAIRS = 50_000  # training pairs; smaller sets have a preset and defaults of their own
 
 
-class ModelConfig(Frozen):
-    """The network to train from scratch."""
+class ModelConfig(Section):
+    """The network, where it is trained from scratch."""
 
-    model_size: PresetName | None = Field(None, description="preset of both towers (default: by the number of pairs)")
+    model_size: PresetName | None = Field(None, description="preset (default: nano below 50,000 pairs, else tiny)")
     image_size: int | None = Field(
         None,
         ge=16,
         le=1024,
-        description="side of the image the model sees, pixels (default: 64 or 128, by the data; ViT presets: 224)",
+        description="input image size, pixels (default: 64, 128 for large images; ViT presets: 224)",
     )
-    patch_size: int | None = Field(None, ge=2, le=128, description="side of a patch, pixels (default: the preset's)")
+    patch_size: int | None = Field(None, ge=2, le=128, description="patch size, pixels (default: that of the preset)")
     stem: Literal["patch", "conv"] | None = Field(
-        None, description="how patches are embedded: one linear map, or small convolutions (default: the preset's)"
+        None,
+        description="patch embedding: one linear layer (patch) or convolutions (conv) (default: that of the preset)",
     )
-    layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: the preset's)")
+    layers: int | None = Field(None, ge=1, le=48, description="layers of each tower (default: that of the preset)")
     width: int | None = Field(
-        None, ge=64, le=4096, multiple_of=64, description="width of all layers and embeddings (default: the preset's)"
+        None,
+        ge=64,
+        le=4096,
+        multiple_of=64,
+        description="width of both towers and of the embedding (default: that of the preset)",
     )
 
 
-class TuneConfig(Frozen):
-    """Weights to start from, and what keeps them alive while they learn."""
+class TuneConfig(Section):
+    """Pretrained weights, and how they are fine-tuned."""
 
-    init: str | None = Field(None, description="start from published weights (file, folder or hub name) or a run")
-    init_model: str | None = Field(None, description="open_clip's name of the model, where --init does not say")
-    lock: Literal["none", "image", "text"] = Field("none", description="keep a tower as it is")
-    unlock_last: int = Field(0, ge=0, le=100, description="blocks of the locked tower that learn, counted from its end")
-    lora: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank, nothing else")
-    lora_alpha: float | None = Field(None, gt=0, le=4096, description="weight of the adapters (default: 2 x rank)")
+    init: str | None = Field(None, description="pretrained weights to fine-tune: a file, a folder, a hub name or a run")
+    init_model: str | None = Field(None, description="open_clip model name, where the weights do not include it")
+    lock: Literal["none", "image", "text"] = Field("none", description="freeze a tower")
+    unlock_last: int = Field(0, ge=0, le=100, description="last blocks of the frozen tower that stay trainable")
+    lora: int | None = Field(None, ge=1, le=1024, description="train LoRA adapters of this rank only")
+    lora_alpha: float | None = Field(None, gt=0, le=4096, description="LoRA alpha (default: 2 x rank)")
     ema: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="decay of the moving average that is judged and saved; 0: none (default: 0.9999; init: 0)",
+        description="decay of the EMA of the weights, evaluated and saved; 0: no EMA (default: 0.9999; init: 0)",
     )
     layer_decay: float | None = Field(
-        None, gt=0, le=1, description="learning rate of a layer over the next one's (default: 1; init: below 1)"
+        None, gt=0, le=1, description="layer-wise learning rate decay (default: 1; init: 0.8, with LoRA 1)"
     )
-    blend: float | None = Field(None, ge=0, le=1, description="end with a blend: 0 the start, 1 the tuned; try 0.5")
-    guard_data: Path | None = Field(None, description="second pair list, judged alongside, so that forgetting is seen")
-    guard_root: Path | None = Field(None, description="folder of the guard's images (default: beside its list)")
+    blend: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="interpolate at the end between initial (0) and fine-tuned weights (1), as in WiSE-FT; try 0.5",
+    )
+    guard_data: Path | None = Field(None, description="second validation set, to detect forgetting")
+    guard_root: Path | None = Field(
+        None, description="image root of the second validation set (default: the folder of its list)"
+    )
 
 
 LossName = Literal["softmax", "sigmoid"]
 
 
-class OptimConfig(Frozen):
-    """How the weights are moved."""
+class OptimConfig(Section):
+    """Loss, optimiser, schedule and regularisation."""
 
     loss: LossName | None = Field(
-        None, description="CLIP's or SigLIP's (default: softmax; init: sigmoid where the weights have a logit bias)"
+        None,
+        description="CLIP's softmax or SigLIP's sigmoid (default: softmax; init: sigmoid with a logit bias)",
     )
     label_smoothing: float | None = Field(
-        None, ge=0, lt=1, description="share of the softmax loss's target spread over the batch (default: by the data)"
+        None, ge=0, lt=1, description="label smoothing of the softmax loss (default: 0.1 below 50,000 pairs, else 0)"
     )
-    epochs: int | None = Field(
-        None, ge=1, le=1_000_000, description="passes over the training pairs (default: by the data)"
-    )
+    epochs: int | None = Field(None, ge=1, le=1_000_000, description="epochs (default: about 1,000 steps)")
     minutes: float | None = Field(
-        None, gt=0, le=100_000, description="train for so long instead, and land the schedule there"
+        None, gt=0, le=100_000, description="training time in place of --epochs; the schedule ends with it"
     )
-    batch_size: int | None = Field(None, ge=2, le=65536, description="pairs a step (default: by the data)")
+    batch_size: int | None = Field(
+        None,
+        ge=2,
+        le=65536,
+        description="pairs per step (default: about 16 steps per epoch, within 16 to 128; GPU: to 256)",
+    )
     lr: float | None = Field(
-        None, gt=0, le=1, description="peak learning rate (default: by the model size; far lower with --init)"
+        None, gt=0, le=1, description="peak learning rate (default: by the preset; init: about a fiftieth)"
     )
     optimizer: Literal["muon", "adamw"] | None = Field(
-        None, description="what moves the weights (default: muon from scratch in bf16, else adamw)"
+        None, description="optimiser (default: muon from scratch in bf16, else adamw)"
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the run over which the learning rate rises")
+    warmup: float = Field(0.1, ge=0, lt=1, description="linear warm-up, fraction of the steps")
     min_lr: float | None = Field(
-        None, ge=0, le=1, description="share of the peak that a cosine falls to; 1: it stays (default: by the data)"
+        None,
+        ge=0,
+        le=1,
+        description="end of the cosine decay, fraction of the peak; 1: constant (default: 1 below 50,000 pairs)",
     )
     weight_decay: float | None = Field(
-        None, ge=0, le=10, description="decay of matrices; norms, biases, temperature have none (default: 0.1; init: 0)"
+        None, ge=0, le=10, description="weight decay; not of norms, biases and temperature (default: 0.1; init: 0)"
     )
-    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay")
-    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW beta2")
+    grad_clip: float = Field(1.0, gt=0, description="maximum gradient norm")
     temperature: float | None = Field(
         None,
         ge=0.01,
         le=1,
-        description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: its own)",
+        description="initial temperature, 1 / logit scale (default: 0.07; sigmoid: 0.1; init: that of the weights)",
     )
     patch_dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of an image's patches that a step leaves out (default: by the data)"
+        None, ge=0, lt=1, description="patch dropout (default: 0.5 below 1,000 pairs, else 0)"
     )
     word_dropout: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="share of a caption's words that a step leaves out; not of lists (default: by the data)",
+        description="word dropout of captions; not of keyword lists (default: 0.5 below 1,000 pairs, else 0)",
     )
     bpe_dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of the tokens read as the two they were merged from (default: by the data)"
+        None, ge=0, lt=1, description="BPE dropout (default: 0.1 below 50,000 pairs, else 0)"
     )
     augment: bool = Field(
-        True, description="random crops, and lists of keywords shuffled and thinned; never flips or changes colour"
+        True, description="random crops, keyword lists shuffled and thinned; no flips, no colour changes"
     )
 
 
-class RunConfig(Frozen):
-    """Where the run is written, on what it computes, and how often it reports."""
+class RunConfig(Section):
+    """Run directory, device, precision, and how often the run reports and saves."""
 
-    run_dir: Path | None = Field(None, description="the run's directory (default: runs/DATE-TIME)")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, crops and split")
-    device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first there is)")
-    precision: Literal["fp32", "bf16"] | None = Field(None, description="default: bf16 where the hardware has it")
+    run_dir: Path | None = Field(None, description="run directory (default: runs/DATE-TIME)")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, augmentation and split")
+    device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first available)")
+    precision: Literal["fp32", "bf16"] | None = Field(
+        None, description="fp32 or bf16 (default: bf16 where the hardware supports it)"
+    )
     eval_every: int | None = Field(
-        None, ge=1, description="steps between evaluations (default: once an epoch, at most about 30 a run)"
+        None, ge=1, description="steps between evaluations (default: one epoch or more, about 30 evaluations a run)"
     )
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: at evaluations)")
-    keep_checkpoints: int = Field(2, ge=1, description="how many latest checkpoints to keep beside the best")
-    log_every: int = Field(10, ge=1, description="steps between train lines in metrics.jsonl")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints (default: that of --eval-every)"
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="number of latest checkpoints to keep, besides the best and those saved by request"
+    )
+    log_every: int = Field(10, ge=1, description="steps between training metrics")
 
 
 class TrainConfig(Frozen):
-    """Everything that a training run is told."""
+    """The configuration of a training run, by section."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -249,28 +293,28 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _tuning_fits(self) -> Self:
-        """What belongs to weights that are there cannot be chosen; what needs such weights needs --init."""
+        """Refuse settings that pretrained weights determine, and settings that need --init or another flag."""
         tune = self.tune
         if tune.init is None:
-            why = "needs weights to start from; add --init PATH"
+            why = "needs pretrained weights; add --init PATH"
             _refuse(tune, ("init_model", "lock", "unlock_last", "lora", "lora_alpha", "blend"), why)
         else:
-            why = "cannot be chosen with --init, whose weights bring their own; leave it out"
+            why = "cannot be combined with --init: the pretrained weights determine it; leave it out"
             _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
             _refuse(self.data, ("tokenizer", "vocab_size"), why)
             _refuse(self.optim, ("temperature",), why)
         if self.optim.minutes is not None:
-            _refuse(self.optim, ("epochs",), "says how long to train, and so does --minutes; leave one of them out")
+            _refuse(self.optim, ("epochs",), "cannot be combined with --minutes; leave one of them out")
         if self.optim.loss == "sigmoid":
-            _refuse(self.optim, ("label_smoothing",), "belongs to the softmax loss; leave it out with --loss sigmoid")
+            _refuse(self.optim, ("label_smoothing",), "applies to the softmax loss; leave it out with --loss sigmoid")
         if self.data.reads_characters:
-            _refuse(self.optim, ("bpe_dropout",), "needs tokens that were merged; add --tokenizer bpe, or leave it out")
+            _refuse(self.optim, ("bpe_dropout",), "needs a BPE tokenizer; add --tokenizer bpe, or leave it out")
         if tune.lock == "none":
-            _refuse(tune, ("unlock_last",), "opens the end of a locked tower; add --lock image or --lock text")
+            _refuse(tune, ("unlock_last",), "needs a frozen tower; add --lock image or --lock text")
         if tune.lora is None:
-            _refuse(tune, ("lora_alpha",), "weighs adapters; add --lora RANK")
+            _refuse(tune, ("lora_alpha",), "needs LoRA; add --lora RANK")
         if tune.guard_data is None:
-            _refuse(tune, ("guard_root",), "is the folder of the guard's images; add --guard-data FILE")
+            _refuse(tune, ("guard_root",), "needs a second validation set; add --guard-data FILE")
         return self
 
 
@@ -293,7 +337,7 @@ def flag(field: str) -> str:
 
 
 def explain(error: ValidationError) -> UsageError:
-    """A validation error as one sentence per mistake: the flag, what it was, what it may be."""
+    """A validation error as one sentence per mistake: the flag, its value, and what is allowed."""
     sentences = []
     for mistake in error.errors(include_url=False):
         names = [str(part) for part in mistake["loc"] if str(part) in _FIELDS] or [str(p) for p in mistake["loc"][-1:]]
@@ -303,8 +347,21 @@ def explain(error: ValidationError) -> UsageError:
         elif mistake["type"] == "value_error" or not names:
             sentences.append(message)
         else:
-            sentences.append(f"{flag(names[-1])} is {mistake['input']!r}; it {message}")
+            allowed = "should be a whole number" if mistake["type"] in _NOT_WHOLE else message
+            sentences.append(f"{flag(names[-1])} is {_typed(mistake['input'])}; it {allowed}")
     return UsageError("; ".join(dict.fromkeys(sentences)) + ".")
+
+
+_NOT_WHOLE = ("int_parsing", "int_from_float", "int_type")
+
+
+def _typed(value: object) -> str:
+    """A value as it was typed: a number bare, other text in quotes."""
+    try:
+        float(str(value))
+    except ValueError:
+        return repr(value)
+    return str(value)
 
 
 _FIELDS = frozenset(
@@ -325,16 +382,15 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
 
 
 def preset_for(model: ModelConfig, pairs: int) -> PresetName:
-    """The preset that was asked for, or the one for so many training pairs.
+    """The preset that was asked for, or the default for a number of training pairs.
 
-    From few pairs a network learns most where it has little to find out: convolutions before few layers, and one layer
-    to read captions with. See docs/log.md.
+    Small sets train best with a convolutional stem, few layers and one text layer (docs/log.md).
     """
     return model.model_size or ("tiny" if pairs >= FEW_PAIRS else "nano")
 
 
 def preprocessing(model: ModelConfig) -> Preprocessing:
-    """How images are prepared for a network trained from scratch; presets chosen by the data agree on 64 px."""
+    """Preprocessing of a network trained from scratch; the presets chosen automatically share 64 px."""
     return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "tiny"].image_size)
 
 
@@ -344,7 +400,7 @@ def architecture(
     """The network that a preset names, for a tokenizer's vocabulary.
 
     Args:
-        pairs: of the training, by which the preset is chosen where none is named.
+        pairs: number of training pairs, by which the preset is chosen where none is named.
     Raises:
         UsageError: if the image size is not a multiple of the patch size.
     """

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def flush_directory(path: Path) -> None:
@@ -52,12 +53,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without waiting for the writer of a FIFO.
+
+    Raises:
+        OSError: if it is not a regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object that a regular file holds, or None where there is none."""
     try:
-        if not path.is_file():  # a FIFO would wait for ever
-            return None
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as handle:
+            values = json.loads(handle.read().decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

@@ -1,6 +1,6 @@
-"""Scores of embeddings, in NumPy: the one place for training, TUI, command line and ONNX alike.
+"""Similarity, top-k, recall@k and zero-shot accuracy of embeddings, in NumPy.
 
-Shapes: Q queries, G gallery rows, D embedding size, C classes.
+Shapes: Q queries, G gallery rows, D embedding size, C classes, N images, P pairs.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ from clip_core.errors import ShapeError
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-_CHUNK = 1024  # rows of the similarity matrix held at once
+_CHUNK = 1024  # rows of the similarity matrix in memory at once
 RECALL_AT = (1, 5, 10)
 
 
 def l2_normalise(vectors: FloatArray) -> FloatArray:
-    """Rows of length one; a zero row stays zero.  (N, D) -> (N, D)"""
+    """Rows scaled to length 1; a zero row stays zero.  (N, D) -> (N, D)"""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
@@ -46,15 +46,15 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def positive_ranks(queries: FloatArray, gallery: FloatArray, query_rows: IntArray, gallery_rows: IntArray) -> IntArray:
-    """For each query, how many gallery rows stand before its best positive.  -> (Q,)
+    """For each query, how many gallery rows rank before its best positive.  -> (Q,)
 
-    A row that ties with the best positive stands before it unless it is a positive too, so that a model whose
-    embeddings have all become one scores nothing. Memory grows with Q + G, not with Q x G.
+    A row that ties with the best positive ranks before it unless it is a positive too, so that the recall of a
+    collapsed model, whose embeddings are all equal, is 0. Memory grows with Q + G, not with Q x G.
 
     Args:
         queries: L2-normalised, float32, shape (Q, D).
         gallery: L2-normalised, float32, shape (G, D).
-        query_rows, gallery_rows: the matches as index pairs, each of shape (P,); every query has at least one.
+        query_rows, gallery_rows: indices of matching rows, each of shape (P,); every query has at least one.
     Raises:
         ShapeError: if the embedding sizes differ, or a query has no positive.
     """
@@ -74,9 +74,12 @@ def positive_ranks(queries: FloatArray, gallery: FloatArray, query_rows: IntArra
 
 
 def recall_at_k(ranks: IntArray, k: int) -> float:
-    """Share of queries with a positive among their k nearest, from `positive_ranks`.
+    """Fraction of queries with at least one positive among their k nearest.
 
-    Source: the any-hit convention of Karpathy & Fei-Fei 2015, as CLIP's own evaluation uses.
+    Args:
+        ranks: from `positive_ranks`, shape (Q,).
+        k: at least 1; values above the gallery size count as the gallery size.
+    Source: the any-hit convention of Karpathy & Fei-Fei 2015, also used by CLIP.
     """
     return float((ranks < k).mean()) if len(ranks) else 0.0
 
@@ -84,12 +87,12 @@ def recall_at_k(ranks: IntArray, k: int) -> float:
 def retrieval_scores(
     images: FloatArray, texts: FloatArray, image_rows: IntArray, text_rows: IntArray
 ) -> dict[str, float]:
-    """Recall@1/5/10 both ways over a validation set.
+    """Recall@1, 5 and 10 in both directions.
 
     Args:
         images: one row per distinct image, (I, D), L2-normalised.
         texts: one row per distinct normalised caption, (T, D), L2-normalised.
-        image_rows, text_rows: for each pair, its image's row and its caption's row, (P,).
+        image_rows, text_rows: for each pair, the row of its image and the row of its caption, (P,).
     Returns:
         `image_to_text_recall@k` and `text_to_image_recall@k` for k in 1, 5, 10.
     """
@@ -101,7 +104,7 @@ def retrieval_scores(
 
 
 def class_prototypes(embeddings: FloatArray, classes: int) -> FloatArray:
-    """Mean of each class's template embeddings, normalised again.  (templates x C, D) -> (C, D)
+    """Mean of the template embeddings of each class, normalised.  (templates x C, D) -> (C, D)
 
     Source: prompt ensembling of Radford et al. 2021, section 3.1.4.
     """
@@ -109,7 +112,11 @@ def class_prototypes(embeddings: FloatArray, classes: int) -> FloatArray:
 
 
 def zero_shot_scores(images: FloatArray, classes: FloatArray, labels: IntArray) -> dict[str, float]:
-    """Top-1, top-5 and the mean of the per-class top-1.  (N, D), (C, D), (N,) -> shares in [0, 1]"""
+    """Top-1 and top-5 accuracy and the mean of the per-class top-1.  (N, D), (C, D), (N,) -> fractions in [0, 1]
+
+    Returns:
+        `zero_shot_top1`, `zero_shot_top5` and `zero_shot_mean_per_class`.
+    """
     hits1, hits5 = np.zeros(len(images), bool), np.zeros(len(images), bool)
     for start in range(0, len(images), _CHUNK):
         rows = slice(start, start + _CHUNK)

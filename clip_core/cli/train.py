@@ -1,98 +1,17 @@
-"""clip-train: train a CLIP, or go on with a run."""
+"""The entry point of clip-train: answers Ctrl-C from its first line on, while the rest is still being imported."""
 
-import inspect
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
 
-from cyclopts import App, Parameter
-
-from clip_core.cli.app import run_app
-from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TrainConfig, architecture, parse_config
-
-_HELP = "Train a CLIP on captioned images, or go on with a run."
-app = App(name="clip-train", help=_HELP, version_flags=[])
-
-_MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
-_TITLES = {"data": "Data", "model": "Model", "tune": "Tuning", "optim": "Optimiser", "run": "Run"}
-
-
-def train(**flags: Any) -> int:
-    """Called with the flags that were given; `_signature` says which there are."""
-    resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
-    config = from_flags(flags)
-    if list_models:
-        return _list_models(config)
-    from clip_core.training.session import run_training
-
-    return run_training(config, resume=resume)
-
-
-def from_flags(flags: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that the flags given make; each belongs to the section that has a field of its name."""
-    return parse_config({name: {k: v for k, v in flags.items() if k in model.model_fields} for name, model in _MODELS})
-
-
-def _signature() -> inspect.Signature:
-    """Every field of the configuration as a flag.
-
-    Made from the fields rather than by handing the models to the parser, which would read the source of each model's
-    ancestors for its help: 0.2 s of every start.
-    """
-    flags = [
-        _flag(field, info.annotation, info.default, _TITLES[name], info.description or "")
-        for name, model in _MODELS
-        for field, info in model.model_fields.items()
-    ]
-    flags.append(_flag("resume", bool, False, "Run", "go on with the run at --run-dir", negative=""))
-    wanted = "print each preset's parameters and FLOPs, and exit"
-    flags.append(_flag("list_models", bool, False, "Model", wanted, negative=""))
-    return inspect.Signature(flags)
-
-
-def _flag(name: str, kind: Any, default: object, group: str, description: str, **traits: Any) -> inspect.Parameter:
-    if name in SPELLINGS:
-        traits["name"] = SPELLINGS[name]
-    annotation = Annotated[kind, Parameter(group=group, help=description, **traits)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _list_models(config: TrainConfig) -> int:
-    """The presets with the true size of each tower, at the image and patch size given."""
-    from clip_core.data.tokenizer import vocabulary_for
-    from clip_core.model.size import measure
-
-    model, context_length = config.model, config.data.context_length
-    vocab_size = config.data.vocab_size or vocabulary_for(0)
-    print(f"captions of {context_length} tokens, vocabulary {vocab_size}")
-    print(
-        f"{'':9}{'width':>10}{'heads':>7}{'layers':>8}{'image':>9}{'patch':>6}"
-        f"{'image tower':>14}{'text tower':>13}{'GFLOPs/image':>16}{'GFLOPs/caption':>16}"
-    )
-    for name in PRESETS:
-        sized = model.model_copy(update={"model_size": name})
-        network = architecture(sized, vocab_size=vocab_size, end_token=1, context_length=context_length)
-        image, text, size = network.image, network.text, measure(network)
-        print(
-            f"{name:9}{_both(image.width, text.width):>10}{_both(image.heads, text.heads):>7}"
-            f"{_both(image.layers, text.layers):>8}{image.image_size:9}{image.patch_size:6}"
-            f"{size.image_parameters:14,}{size.text_parameters:13,}"
-            f"{size.image_flops / 1e9:16.2f}{size.text_flops / 1e9:16.2f}"
-        )
-    return 0
-
-
-def _both(image: int, text: int) -> str:
-    """A number of both towers: once where they agree."""
-    return str(image) if image == text else f"{image}/{text}"
+from clip_core.cli.interrupt import exit_on_interrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_app(app, argv)
+    with exit_on_interrupt("clip-train"):
+        from clip_core.cli.train_command import run
 
+        return run(argv)
 
-vars(train)["__signature__"] = _signature()
-app.default(train)
 
 if __name__ == "__main__":
     sys.exit(main())

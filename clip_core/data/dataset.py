@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,30 +126,48 @@ def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
     return sorted(spelling.values())
 
 
+class PairList(NamedTuple):
+    """The pairs of a file, before their images are decoded."""
+
+    file: Path
+    pairs: list[Pair]
+
+
+def read_lists(config: DataConfig, seed: int, say: Callable[[str], None]) -> list[PairList]:
+    """The training list, created first if --create-synthetic asks for it, and the list of --val-file.
+
+    Raises:
+        DataError: if a list cannot be read.
+        UsageError: if there is no list to read.
+    """
+    files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
+    return [PairList(file, _read(file, config, say)) for file in files]
+
+
 def load_data(
     config: DataConfig,
-    preprocessing: Preprocessing | Callable[[Sequence[Pair]], Preprocessing],
+    preprocessing: Preprocessing,
     seed: int,
     say: Callable[[str], None],
     decoder: Decoder = EXACT,
+    lists: Sequence[PairList] | None = None,
 ) -> Data:
-    """From the configuration to pairs and images: draw if asked, read, decode once, drop bad pairs, split.
+    """From the configuration to pairs and images: read, decode once, drop bad pairs, split.
 
     Args:
         config: where the pairs are, and what to do with bad ones.
-        preprocessing: how the stored images are resized and cropped; or what says so of the pairs to train on.
+        preprocessing: how the stored images are resized and cropped.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
         decoder: of the images to train on; those held out are always decoded exactly as inference does.
+        lists: as `read_lists` returns them; None reads them.
     Raises:
         DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
         UsageError: if there is no list to read.
     """
-    files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
-    lists = [_read(file, config, say) for file in files]
-    prepared = preprocessing if isinstance(preprocessing, Preprocessing) else preprocessing(lists[0])
+    prepared = preprocessing
     sets, stores, reports = [], [], []
-    for file, pairs, how in zip(files, lists, (decoder, EXACT), strict=False):
+    for (file, pairs), how in zip(lists or read_lists(config, seed, say), (decoder, EXACT), strict=False):
         stores.append(_decoded(distinct_images(pairs), prepared, config, how, say))
         reports.append(sort_pairs(pairs, {stores[-1].paths[row]: why for row, why in stores[-1].failures.items()}))
         say(printable(f"{file}: {reports[-1].sentence()}"))

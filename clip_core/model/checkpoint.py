@@ -1,4 +1,7 @@
-"""Checkpoints: a folder that exists once its meta.json is valid, and not before."""
+"""Checkpoints: folders of a run with weights and what resuming needs; valid once meta.json is there and true.
+
+step_0000180/  model.safetensors  state.safetensors  state.json  meta.json (sizes and sha256 of the others, last)
+"""
 
 import hashlib
 import json
@@ -16,17 +19,20 @@ from torch import Tensor
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
-from clip_core.files import flush_directory, flush_file, sha256, write_json
-from clip_core.model.archives import read_tensors
+from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
+from clip_core.model.weight_files import read_tensors
 from clip_core.model.clip import CLIP
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
 from clip_core.model.unfilled import unfilled_clip
 from clip_core.network import ClipConfig
-from clip_core.run.paths import is_run
+from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
 
-SCHEMA = 2
+SCHEMA = 2  # of meta.json
+WEIGHTS = "model.safetensors"
+STATE_TENSORS = "state.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,28 @@ def save_checkpoint(
     step: int,
     epoch: int,
     scores: dict[str, float],
+    kept: bool = False,
 ) -> None:
-    """Write a checkpoint folder: beside, flushed, meta.json last, then renamed into place.
+    """Write a checkpoint under a temporary name, flushed, meta.json last, then rename it.
 
     Args:
-        folder: where it will stand; there is nothing yet.
+        folder: where it will be; nothing is there yet.
         tensors: what resuming needs beside the weights (the optimiser's moments), by name.
-        state: what resuming needs that is no tensor, as plain JSON.
+        state: what resuming needs that is not a tensor, as plain JSON.
+        scores: metrics of this step, by their keys.
+        kept: somebody asked for it, so `delete_superseded` leaves it alone.
+    Raises:
+        CheckpointError: if it cannot be written, as on a full disk; nothing is left of it.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        save_file(_on_cpu(model.state_dict()), beside / "model.safetensors")
-        save_file(_on_cpu(tensors), beside / "state.safetensors")
-        (beside / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (beside / STATE).write_text(json.dumps(state), encoding="utf-8")
+        mode = (beside / STATE).stat().st_mode & 0o777  # of the umask; safetensors makes its files 0600
+        for name, contents in ((WEIGHTS, model.state_dict()), (STATE_TENSORS, tensors)):
+            save_file(_on_cpu(contents), beside / name)
+            (beside / name).chmod(mode)
         meta = {
             "schema": SCHEMA,
             "step": step,
@@ -82,15 +95,16 @@ def save_checkpoint(
             "model": model.config.model_dump(mode="json"),
             "logit_scale": float(model.logit_scale().detach()),
             "scores": scores,
+            "kept": kept,
             "files": {path.name: _flushed(path) for path in sorted(beside.iterdir())},
         }
-        write_json(beside / "meta.json", meta)
+        write_json(beside / META, meta)
         beside.rename(folder)
         flush_directory(folder.parent)
     except (SafetensorError, OSError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(
-            f"no checkpoint could be written to {folder} ({error}); the one before it stands."
+            f"the checkpoint {folder} could not be written ({error}); the previous one is still valid."
         ) from None
 
 
@@ -107,27 +121,33 @@ def _flushed(path: Path) -> dict[str, Any]:
 def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     """A checkpoint's meta.json, after checking that its files are the ones that were written.
 
+    Args:
+        verify: compare the sha256 of every file, not its size alone.
     Raises:
-        CheckpointError: if there is no checkpoint, or a file is missing or differs.
+        CheckpointError: if there is no checkpoint, another version wrote it, or a file is missing or differs.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        files = dict(meta["files"])
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        files, schema = dict(meta["files"]), meta["schema"]
+        if schema != SCHEMA:
+            raise CheckpointError(
+                f"{folder} was written by another version of clip-tui (schema {schema!r:.20}, this one reads {SCHEMA})."
+            )
         for name, expected in files.items():
             path = folder / Path(name).name
             if path.stat().st_size != expected["size"] or (verify and sha256(path) != expected["sha256"]):
                 raise CheckpointError(
-                    f"{path} is damaged: it is not the file that its meta.json describes; use another checkpoint."
+                    f"{path} is damaged: size or sha256 differ from meta.json; use another checkpoint."
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint ({error}).") from None
+        raise CheckpointError(f"{folder} is not a complete checkpoint ({error}).") from None
     return dict(meta)
 
 
 def valid_checkpoints(run: Path) -> list[Path]:
-    """Whole checkpoints of a run, latest first."""
+    """Complete checkpoints of a run, latest first."""
     found = []
-    for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
+    for folder in sorted(RunPaths(run).checkpoints.glob("step_*"), reverse=True):
         try:
             read_meta(folder)
         except CheckpointError:
@@ -139,36 +159,48 @@ def valid_checkpoints(run: Path) -> list[Path]:
 def read_state(folder: Path) -> dict[str, Any]:
     """What resuming needs beside the tensors."""
     try:
-        return dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
+        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{folder / 'state.json'} cannot be read ({error}); resume from another checkpoint."
+            f"{folder / STATE} cannot be read ({error}); resume from another checkpoint."
         ) from None
 
 
 def delete_damaged(run: Path) -> None:
-    """Remove what an interrupted save left, and checkpoints whose files are not the ones that were written."""
-    whole = set(valid_checkpoints(run))
-    for folder in (run / "checkpoints").iterdir():
-        if folder not in whole and folder.is_dir():
-            shutil.rmtree(folder)
+    """Delete what an interrupted save left, and checkpoints whose files are not the ones that were written."""
+    valid = set(valid_checkpoints(run))
+    for folder in RunPaths(run).checkpoints.iterdir():
+        if folder not in valid and folder.is_dir():
+            _delete(folder)
 
 
 def delete_superseded(run: Path, *, keep: int, best: str) -> None:
-    """Remove all checkpoints but the `keep` latest and the best."""
-    folders = sorted((run / "checkpoints").glob("step_*"))
-    for folder in folders[:-keep]:
+    """Delete all checkpoints but the `keep` latest, the best, and those that somebody asked for, which do not count."""
+    folders = sorted(RunPaths(run).checkpoints.glob("step_*"))
+    automatic = [folder for folder in folders if not (read_json(folder / META) or {}).get("kept")]
+    for folder in automatic[:-keep]:
         if folder.name != best:
-            shutil.rmtree(folder)
+            _delete(folder)
+
+
+def keep_checkpoint(folder: Path) -> None:
+    """Mark a checkpoint that is there as one that somebody asked for; see `delete_superseded`."""
+    write_json(folder / META, read_meta(folder, verify=False) | {"kept": True})
+
+
+def _delete(folder: Path) -> None:
+    """meta.json first, so that an interrupted deletion leaves no checkpoint that looks complete."""
+    (folder / META).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or a run's best, else its latest, else any whole one.
+    """The checkpoint that `path` means: itself, or a run's best, else its latest, else any complete one.
 
     Raises:
         CheckpointError: if there is none.
     """
-    if (path / "meta.json").is_file():
+    if (path / META).is_file():
         return path
     if not path.exists():
         raise CheckpointError(f"no model at {path}: give a run directory, a checkpoint or an ONNX bundle.")
@@ -178,39 +210,42 @@ def find_checkpoint(path: Path) -> Path:
     named = reader.chosen_checkpoint()
     if named is not None:
         return named
-    whole = valid_checkpoints(path)
-    if not whole:
+    valid = valid_checkpoints(path)
+    if not valid:
         raise CheckpointError(f"the run {path} has no checkpoint yet; wait for its first evaluation.")
-    return whole[0]
+    return valid[0]
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, nothing executed.
+    """The tensors of a safetensors file by name.
 
     Raises:
-        CheckpointError: if it is not one.
+        CheckpointError: if it is damaged or no safetensors file.
     """
     return read_tensors(path)
 
 
 def load_weights(model: CLIP, folder: Path, *, assign: bool = False) -> None:
-    """Put a checkpoint's weights into `model`, name by name, shape by shape, refusing what is not finite.
+    """Load a checkpoint's weights into `model`.
 
     Args:
-        assign: let what was read become the parameters, instead of copying it into those that are there.
+        assign: what was read becomes the parameters, instead of being copied into those that are there.
+    Raises:
+        CheckpointError: if names or shapes differ, or a value is not finite.
     """
-    weights = load_tensors(folder / "model.safetensors")
+    path = folder / WEIGHTS
+    weights = load_tensors(path)
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     wrong = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)
     if missing or extra or wrong:
         raise CheckpointError(
-            f"{folder / 'model.safetensors'} belongs to another network: "
-            f"missing {missing[:5]}, left over {extra[:5]}, of another shape {wrong[:5]}."
+            f"{path} belongs to another network: missing {missing[:5]}, unexpected {extra[:5]}, "
+            f"of another shape {wrong[:5]}."
         )
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
-        raise CheckpointError(f"{folder / 'model.safetensors'} holds values that are not finite in {bad[:5]}.")
+        raise CheckpointError(f"{path} has values that are not finite in {bad[:5]}.")
     model.load_state_dict(weights, strict=True, assign=assign)
 
 
@@ -219,9 +254,9 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
 
     Args:
         path: as for `find_checkpoint`, or as for `read_published`.
-        model_name: what open_clip calls the architecture, where published weights do not say it.
+        model_name: open_clip's name of the architecture, where published weights come without a configuration.
     Raises:
-        CheckpointError: if there is no whole checkpoint, or it does not describe a network that can be built.
+        CheckpointError: if there is no complete checkpoint, or it does not describe a valid network.
     """
     if hub_name(str(path)) or is_published(path):
         published = read_published(path, model_name=model_name)
@@ -233,14 +268,13 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     try:
         config = ClipConfig.model_validate(meta["model"])
     except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{folder / 'meta.json'} does not describe a network: {error}.") from None
+        raise CheckpointError(f"{folder / META} does not describe a network: {error}.") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
-    tokenizer = next(
-        (d / "tokenizer.json" for d in (folder, folder.parent.parent) if (d / "tokenizer.json").is_file()), None
-    )
+    places = (RunPaths(each).tokenizer for each in (folder, folder.parent.parent))
+    tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
     model = unfilled_clip(config)
     load_weights(model, folder, assign=True)
-    scores, files = dict(meta.get("scores") or {}), (folder / "model.safetensors",)
+    scores, files = dict(meta.get("scores") or {}), (folder / WEIGHTS,)
     return LoadedModel(model.eval(), config, Tokenizer.load(tokenizer), folder, int(meta["step"]), run, scores, files)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from clip_core.errors import CheckpointError
-from clip_core.model.stored import Stored
+from clip_core.model.torch_files import StoredTensor
 from clip_core.model.unfilled import unfilled_clip
 from clip_core.model.weight_maps import Row
 from clip_core.network import ClipConfig
 
-Tensors = Mapping[str, Stored]
+Tensors = Mapping[str, StoredTensor]
 
 
 def check_fit(path: Path, where: Path | str, config: ClipConfig, rows: list[Row], tensors: Tensors) -> None:
@@ -69,7 +69,7 @@ def _one_by_one(
         else:
             whole = torch.empty(shapes[row.ours])
             for name, part in zip(row.theirs, whole.chunk(len(row.theirs)), strict=True):
-                tensors[name].read_into(part)
+                part.copy_(tensors[name].read())
         yield row.ours, whole.reshape(shapes[row.ours])
 
 

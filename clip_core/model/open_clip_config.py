@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_core.config import PRESETS
 from clip_core.errors import CheckpointError, UsageError
-from clip_core.model.stored import Stored
+from clip_core.model.torch_files import StoredTensor
 from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
 from clip_core.network import Activation, Pooling
 
@@ -146,7 +146,7 @@ def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -
     return Traits(make_config(where, config), end_token, pooled_at == "argmax", own_tokenizer)
 
 
-def from_shapes(where: Path, tensors: Mapping[str, Stored], text_prefix: str, activation: Activation) -> Traits:
+def from_shapes(where: Path, tensors: Mapping[str, StoredTensor], text_prefix: str, activation: Activation) -> Traits:
     """The identity that OpenAI's names and the shapes alone tell; a head is 64 wide, as in all of OpenAI's models.
 
     Raises:
@@ -202,7 +202,7 @@ def from_shapes(where: Path, tensors: Mapping[str, Stored], text_prefix: str, ac
     return Traits(make_config(where, config), None, highest_token=True)
 
 
-def _count(tensors: Mapping[str, Stored], prefix: str) -> int:
+def _count(tensors: Mapping[str, StoredTensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)})
 
 

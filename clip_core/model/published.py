@@ -17,14 +17,14 @@ from clip_core.data.clip_bpe import find_clip_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model import hugging_face_config, open_clip_config, weight_maps
-from clip_core.model.archives import INDEX, SUFFIXES, Archive, open_archive
 from clip_core.model.clip import CLIP
 from clip_core.model.fitting import check_fit, read_weights
 from clip_core.model.hub import fetch, hub_name
 from clip_core.model.positions import interpolate_positions
-from clip_core.model.stored import Stored
+from clip_core.model.torch_files import StoredTensor
 from clip_core.model.traits import Traits, unsupported
 from clip_core.model.unfilled import unfilled_clip
+from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
 from clip_core.model.weight_maps import NOT_WEIGHTS, Row
 from clip_core.network import Activation, ClipConfig, Pooling
 
@@ -131,11 +131,11 @@ def read_published(
 # ---------------------------------------------------------------- where they are, and what describes them
 
 
-def _locate(path: Path) -> tuple[Archive, Path | None]:
+def _locate(path: Path) -> tuple[WeightFile, Path | None]:
     """The weights that `path` means, and the configuration beside them."""
     if path.is_file():
         beside = _configuration(path.parent) if path.name in (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS) else None
-        return open_archive(path), beside
+        return open_weights(path), beside
     if not path.is_dir():
         raise CheckpointError(f"no weights at {path}: give a weight file, a folder, or a hub name, as org/name.")
     described = _configuration(path)
@@ -144,7 +144,7 @@ def _locate(path: Path) -> tuple[Archive, Path | None]:
     names = _OPEN_CLIP_WEIGHTS + _WEIGHTS if described.name == OPEN_CLIP_CONFIG else _WEIGHTS
     for name in names:
         if (path / name).is_file():
-            return open_archive(path / name), described
+            return open_weights(path / name), described
     raise CheckpointError(
         f"{path} has {described.name} and no weights; one of these should be there: {', '.join(names)}."
     )
@@ -154,7 +154,7 @@ def _configuration(folder: Path) -> Path | None:
     return next((folder / name for name in (OPEN_CLIP_CONFIG, "config.json") if (folder / name).is_file()), None)
 
 
-def _cleaned(archive: Archive) -> dict[str, Stored]:
+def _cleaned(archive: WeightFile) -> dict[str, StoredTensor]:
     """The tensors under their plain names, without what is no weight."""
     names = list(archive.tensors)
     wrapped = all(name.startswith("module.") for name in names)
@@ -162,7 +162,7 @@ def _cleaned(archive: Archive) -> dict[str, Stored]:
     return {name: stored for name, stored in plain.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
 
 
-def _refuse_foreign(path: Path, tensors: Mapping[str, Stored]) -> None:
+def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     for part, trait in _FOREIGN.items():
         found = next((name for name in tensors if part in name), None)
         if found is not None:
@@ -173,7 +173,7 @@ def _refuse_foreign(path: Path, tensors: Mapping[str, Stored]) -> None:
 
 
 def _described(
-    archive: Archive, tensors: Mapping[str, Stored], described: Path | None, model_name: str | None
+    archive: WeightFile, tensors: Mapping[str, StoredTensor], described: Path | None, model_name: str | None
 ) -> tuple[Traits, list[Row], Path | str]:
     """Identity, table of names, and what described it."""
     prefix = "text." if "text.positional_embedding" in tensors else ""
@@ -190,10 +190,10 @@ def _described(
     elif described is not None:
         where, traits = described, _parsed(described)
     else:
-        openai = archive.scripted or (not archive.nested and archive.path.suffix in (".pt", ".pth"))
+        openai = archive.torchscript or (not archive.nested and archive.path.suffix in (".pt", ".pth"))
         activation = Activation.QUICK_GELU if openai else Activation.GELU
         where, traits = "its own shapes", open_clip_config.from_shapes(archive.path, tensors, prefix, activation)
-    if archive.scripted:
+    if archive.torchscript:
         traits = replace(traits, config=_as_openai(traits.config))
     return traits, weight_maps.open_clip_rows(_bounded(where, traits, tensors), text_prefix=prefix), where
 
@@ -217,7 +217,7 @@ def _as_openai(config: ClipConfig) -> ClipConfig:
     )
 
 
-def _bounded(where: Path | str, traits: Traits, tensors: Mapping[str, Stored]) -> ClipConfig:
+def _bounded(where: Path | str, traits: Traits, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
     """The configuration, once it is clear that it does not ask for more blocks than there are tensors."""
     if traits.config.image.layers + traits.config.text.layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")

@@ -3,15 +3,12 @@
 Shapes: B batch, T tokens, W width, H heads, E = W / H.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip_core.model import cpu_speed
 from clip_core.network import Activation
-
-_MOST_TOKENS = 1024  # beyond, all scores of a batch at once would take too much memory
 
 
 class QuickGELU(nn.Module):
@@ -44,46 +41,11 @@ class Attention(nn.Module):
 
 
 def attend(qkv: Tensor, *, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v.  (3, B, H, T, E) -> (B, H, T, E)
-
-    By matrix products in bf16 on a CPU, where the fused kernel's backward pass is several times slower.
-    """
-    if qkv.dtype is torch.bfloat16 and qkv.device.type == "cpu" and qkv.shape[-2] <= _MOST_TOKENS:
-        values: Tensor = _Products.apply(qkv, causal)
-        return values
+    """softmax(q k^T / sqrt(E)) v.  (3, B, H, T, E) -> (B, H, T, E)"""
+    if cpu_speed.prefers_products(qkv):
+        return cpu_speed.attend_by_products(qkv, causal=causal)
     q, k, v = qkv.unbind()
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-
-class _Products(torch.autograd.Function):
-    """Attention by matrix products over all heads at once, q, k, v and their gradients in one piece of memory each."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, causal: bool) -> Tensor:
-        """(3, B, H, T, E) -> (B, H, T, E)"""
-        qkv = qkv.contiguous()
-        q, k, v = qkv.flatten(1, 2).unbind()  # each (B H, T, E)
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(q.shape[-1] ** -0.5)  # (B H, T, T)
-        if causal:
-            scores.add_(torch.full_like(scores[0], float("-inf")).triu_(1))
-        weights = scores.softmax(dim=-1)
-        ctx.save_for_backward(qkv, weights)
-        return torch.bmm(weights, v).view(qkv.shape[1:])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Of the values, (B, H, T, E) -> of q, k and v, (3, B, H, T, E)"""
-        qkv, weights = ctx.saved_tensors
-        q, k, v = qkv.flatten(1, 2).unbind()
-        gradient = gradient.reshape(q.shape)
-        answer = torch.empty_like(qkv)
-        of_q, of_k, of_v = answer.flatten(1, 2).unbind()
-        torch.bmm(weights.transpose(1, 2), gradient, out=of_v)
-        of_weights = torch.bmm(gradient, v.transpose(1, 2))
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(q.shape[-1] ** -0.5)
-        torch.bmm(of_scores, k, out=of_q)
-        torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
-        return answer, None
 
 
 class Block(nn.Module):

@@ -1,1 +1,1 @@
-"""Everything about a run directory: its file names, their schemas, the metric table, the reader and the writer."""
+"""A run directory: its file names and schemas, the metric table, the reader, the writer and the requests."""

@@ -1,22 +1,27 @@
-"""What happened in a run so far, from its metrics, in bounded memory: curves, last values, events, pace."""
+"""The metrics of a run so far, in bounded memory: curves, last values, events, pace."""
 
+import itertools
 import math
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
+from clip_core.files import open_regular
 from clip_core.run.curve import Bucket, Curve
-from clip_core.run.metrics import NOT_METRICS
+from clip_core.run.metrics import NOT_METRICS, Kind
 from clip_core.run.reader import BLOCK, RunReader, objects
 
 EVENTS_KEPT = 200
+CURVES_KEPT = 500  # a run measures about 30 values; the limit is for damaged files
+_KINDS: tuple[str, ...] = get_args(Kind)
+_LARGEST_STEP = 2**53  # exact as a float
 _PACE_LINES = 20
-_OUTLINE_FROM = 4 * BLOCK  # unread bytes from which an outline is sampled first
+_OUTLINE_FROM = 16 * BLOCK  # bytes of metrics.jsonl from which it is sampled before it is read
 _OUTLINE_POINTS = 1500
-_OUTLINE_LINE = 4096  # bytes read for a line of the outline
+_OUTLINE_LINE = 4096  # bytes of a line that is sampled
 
 
 @dataclass(frozen=True)
@@ -24,31 +29,31 @@ class Event:
     """A line of kind event. `request` is the id of the request that it acknowledges."""
 
     step: int
-    time: float
+    time: float  # seconds since 1970
     message: str
     request: str | None = None
     outcome: str | None = None
-    health: bool = False
+    health: bool = False  # a warning about the run, from training/health.py
 
 
 @dataclass
 class History:
-    """Follows metrics.jsonl; `refresh` reads only what is new, for at most so long.
+    """Follows metrics.jsonl; `refresh` reads only what is new.
 
-    A file of many lines is sampled first, so that there are curves at once; the samples make way for what is read.
+    A large file is sampled first, so that there are curves at once; samples are replaced by what is read.
     """
 
     reader: RunReader
     last: dict[str, dict[str, Any]] = field(default_factory=dict)  # kind -> its last line
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
-    complete: bool = False  # everything that was there at the last refresh has been read
+    complete: bool = False  # everything in the file at the last refresh has been read
     _curves: dict[str, Curve] = field(default_factory=dict)
     _outline: dict[str, list[Bucket]] = field(default_factory=dict)
     _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_PACE_LINES))
     _sampled: bool = False
 
     def refresh(self, seconds: float = math.inf) -> None:
-        """Read what is new, for at most about `seconds`."""
+        """Read what is new, for about `seconds` at most."""
         began = time.monotonic()
         if not self._sampled:
             self._sampled = True
@@ -57,8 +62,7 @@ class History:
             rows, restarted, more = self.reader.new_lines()
             if restarted:
                 self._forget()
-            for row in rows:
-                self._take(row)
+            self._take(rows)
             self.complete = not more
             if self.complete:
                 self._outline.clear()
@@ -66,7 +70,7 @@ class History:
                 return
 
     def curves(self) -> Mapping[str, Sequence[Bucket]]:
-        """The points of each metric that was ever a number, by key, oldest first."""
+        """The points of each key that was ever a number, oldest first."""
         found: dict[str, Sequence[Bucket]] = {key: tuple(curve.buckets) for key, curve in self._curves.items()}
         for key, points in self._outline.items():
             read = found.get(key, ())
@@ -75,7 +79,7 @@ class History:
         return found
 
     def steps_per_second(self) -> float | None:
-        """The pace of late, without the time in which the run stood still; None where it is not known."""
+        """The pace over the last train lines, without pauses and stops; None where it is not known yet."""
         if len(self._pace) < 2:
             return None
         (began, first), (ended, last) = self._pace[0], self._pace[-1]
@@ -83,34 +87,56 @@ class History:
 
     # ------------------------------------------------------------ lines
 
-    def _take(self, row: dict[str, Any]) -> None:
-        step, kind = row.get("step"), str(row.get("kind"))
-        if not isinstance(step, int):
-            return
-        at = float(row["time"]) if _is_number(row.get("time")) else 0.0
-        if kind == "event":
-            self._take_event(row, step, at)
-            return
-        self.last[kind] = row
-        if kind == "train" and at:
-            self._pace.append((at, step))
-        for key, value in row.items():
-            if key not in NOT_METRICS and _is_number(value):
-                self._curves.setdefault(key, Curve()).add(step, float(value))
+    def _take(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add lines to the curves, the last values, the events and the pace."""
+        of_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
+        for row in rows:
+            step, kind = row.get("step"), row.get("kind")
+            if type(step) is not int or not 0 <= step < _LARGEST_STEP:
+                continue
+            if kind == "event":
+                self._take_event(row, step)
+            elif kind in _KINDS:
+                of_kind[kind].append(row)
+                if kind == "train" and _is_number(row.get("time")):
+                    self._pace.append((row["time"], step))
+        for kind, lines in of_kind.items():
+            if lines:
+                self.last[kind] = lines[-1]
+            for keys, same in itertools.groupby(lines, key=tuple):
+                self._take_columns(dict(zip(keys, zip(*(row.values() for row in same), strict=True), strict=True)))
 
-    def _take_event(self, row: dict[str, Any], step: int, at: float) -> None:
-        request, outcome = row.get("request"), row.get("outcome")
+    def _take_columns(self, columns: Mapping[str, tuple[Any, ...]]) -> None:
+        """Add lines with the same keys to the curves, a column at a time."""
+        steps = columns["step"]
+        for key, values in columns.items():
+            if key in NOT_METRICS:
+                continue
+            if _all_numbers(values):
+                self._curve(key).extend(steps, values)
+                continue
+            numbers = [(step, value) for step, value in zip(steps, values, strict=True) if _is_number(value)]
+            if numbers:
+                self._curve(key).extend(*zip(*numbers, strict=True))
+
+    def _curve(self, key: str) -> Curve:
+        if key not in self._curves and len(self._curves) >= CURVES_KEPT:
+            return Curve()  # not kept
+        return self._curves.setdefault(key, Curve())
+
+    def _take_event(self, row: dict[str, Any], step: int) -> None:
+        request, outcome, at = row.get("request"), row.get("outcome"), row.get("time")
         self.events.append(
             Event(
                 step,
-                at,
+                float(at) if _is_number(at) else 0.0,
                 str(row.get("message", "")),
                 request if isinstance(request, str) else None,
                 outcome if isinstance(outcome, str) else None,
                 row.get("health") is True,
             )
         )
-        if row.get("pace") == "restart":  # the run stood still: resumed, or paused
+        if row.get("pace") == "restart":  # the run had stopped or paused
             self._pace.clear()
 
     def _forget(self) -> None:
@@ -119,13 +145,14 @@ class History:
         self._curves.clear()
         self._outline.clear()
         self._pace.clear()
+        self._sample()
 
     # ------------------------------------------------------------ the outline
 
     def _sample(self) -> None:
-        """Lines at even distances over a long file, as single points."""
+        """Take lines at equal distances from a large file, as single points."""
         try:
-            with self.reader.paths.metrics.open("rb") as handle:
+            with open_regular(self.reader.paths.metrics) as handle:
                 size = os.fstat(handle.fileno()).st_size
                 if size < _OUTLINE_FROM:
                     return
@@ -139,14 +166,20 @@ class History:
 
     def _outline_point(self, row: dict[str, Any]) -> None:
         step = row.get("step")
-        if row.get("kind") == "event" or not isinstance(step, int):
+        if row.get("kind") not in _KINDS or type(step) is not int or not 0 <= step < _LARGEST_STEP:
             return
         for key, value in row.items():
             if key not in NOT_METRICS and _is_number(value):
                 points = self._outline.setdefault(key, [])
                 if not points or points[-1].last < step:
-                    points.append(Bucket(step, step, float(value), float(value)))
+                    points.append(Bucket(step, step, value, value))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _all_numbers(values: Sequence[object]) -> bool:
+    """Whether every value is a float that can be drawn; quicker than to ask for each."""
+    return set(map(type, values)) == {float} and all(map(math.isfinite, values))  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value can be drawn: finite, and no larger than a float can be."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and -1e300 < value < 1e300

@@ -1,9 +1,11 @@
-"""A lock file that the kernel lets go of when its process dies."""
+"""A lock file that the kernel releases when its process ends."""
 
 import fcntl
+import os
 from pathlib import Path
 
 from clip_core.errors import ClipError
+from clip_core.files import open_regular
 
 
 class Lock:
@@ -14,24 +16,27 @@ class Lock:
     """
 
     def __init__(self, path: Path, busy: ClipError) -> None:
-        self._handle = path.open("a")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._handle.close()
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
             raise busy from None
 
     def close(self) -> None:
-        self._handle.close()
+        """Release the lock; a second call has no effect."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock."""
     try:
-        with path.open() as handle:
+        with open_regular(path) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
     return False

@@ -1,11 +1,11 @@
-"""The metric table: one entry a measured value, read by everything that shows or compares one.
+"""The metric table: one entry per measured value, read by everything that shows or compares one.
 
-The log line, training_results.png, the charts and the numbers of the interface, health and the choice of the best
-checkpoint take key, label, unit, direction, chart and format from here. A new metric is one entry and the code that
-computes it; a value without an entry is still recorded and drawn in a chart of its own.
+The log line, training_results.png, the charts and numbers of the TUI, health and the choice of the best checkpoint take
+key, label, unit, direction, chart and format from here. A new metric is one entry and the code that computes it; a
+value without an entry is still recorded, and drawn in a chart of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -18,7 +18,7 @@ WAYS = ("image_to_text", "text_to_image")
 
 
 class Direction(StrEnum):
-    """Which of two values is the better one."""
+    """Which of two values is better."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -26,9 +26,9 @@ class Direction(StrEnum):
 
 
 class Format(StrEnum):
-    """How a value is written."""
+    """How a value is displayed."""
 
-    SHARE = "share"  # a fraction in [0, 1], written as a percentage
+    SHARE = "share"  # a fraction in [0, 1], displayed as a percentage
     FIXED = "fixed"  # three decimals
     NUMBER = "number"  # four significant digits
     WHOLE = "whole"  # no decimals
@@ -39,7 +39,7 @@ class Chart:
     """Metrics that share an axis."""
 
     title: str
-    log: bool = False  # the logarithmic axis makes sense
+    log: bool = False  # a logarithmic axis is useful
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class Metric:
 
     Args:
         key: its name in metrics.jsonl and in `scores`.
-        label: what it is, for a table or a legend on its own.
-        short: its name within its chart.
-        log_line: it stands in the line that is printed at each evaluation.
+        kind: the kind of line that it is written in.
+        label: its name in the log line, in a table or on its own.
+        short: its name in the legend of its chart.
+        chart: title of the chart that shows it; None where none does.
+        log_line: whether the log line of an evaluation shows it.
     """
 
     key: str
@@ -64,7 +66,7 @@ class Metric:
     log_line: bool = False
 
     def text(self, value: float) -> str:
-        """The value as a person reads it: `18.9%`, `3.790`, `297 images/s`."""
+        """The value for display: `18.9%`, `3.790`, `297 images/s`."""
         unit = f" {self.unit}" if self.unit else ""
         if self.format is Format.SHARE:
             return f"{value:.1%}"
@@ -75,7 +77,7 @@ class Metric:
         return f"{value:.4g}{unit}"
 
     def better(self, value: float, other: float) -> bool:
-        """Whether `value` is better than `other`; never where no direction is."""
+        """Whether `value` is better than `other`; never true for a metric without a direction."""
         if self.direction is Direction.NONE:
             return False
         return value > other if self.direction is Direction.HIGHER else value < other
@@ -113,15 +115,30 @@ def _share(key: str, kind: Kind, label: str, short: str, chart: str | None, *, l
     return Metric(key, kind, label, short, chart, direction=better, format=Format.SHARE, log_line=log_line)
 
 
+# Entries that code refers to by name; the rest of the table is only looked up.
+LOSS = Metric("loss", "train", "training loss", "train", "Loss", direction=Direction.LOWER, format=Format.FIXED)
+VAL_LOSS = Metric(
+    "val_loss", "eval", "val loss", "val", "Loss", direction=Direction.LOWER, format=Format.FIXED, log_line=True
+)
+CHANCE = Metric("chance", "train", "loss at chance", "chance", format=Format.FIXED)
+LOGIT_SCALE = Metric("logit_scale", "train", "logit scale", "logit scale")
+DATA_WAIT = Metric(
+    "data_wait", "train", "data wait", "wait", "Data wait", direction=Direction.LOWER, format=Format.SHARE
+)
+REPEATED_CAPTIONS = Metric(
+    "repeated_captions", "train", "repeated captions in the batch", "repeated", format=Format.SHARE
+)
+MEAN_RECALL = _share("mean_recall", "eval", "mean recall", "mean recall", None)
+ZERO_SHOT_TOP1 = _share("zero_shot_top1", "eval", "zero-shot top-1", "top-1", "Zero-shot", log_line=True)
+IMAGE_MEAN_COSINE = Metric("image_mean_cosine", "eval", "mean cosine of images", "images", format=Format.FIXED)
+TEXT_MEAN_COSINE = Metric("text_mean_cosine", "eval", "mean cosine of captions", "captions", format=Format.FIXED)
+
 _TABLE = (
-    Metric("loss", "train", "training loss", "train", "Loss", direction=Direction.LOWER, format=Format.FIXED),
-    Metric(
-        "val_loss", "eval", "val loss", "val", "Loss",
-        direction=Direction.LOWER, format=Format.FIXED, log_line=True,
-    ),
+    LOSS,
+    VAL_LOSS,
     *(_recall(way, k) for k in RECALL_AT for way in WAYS),
-    _share("mean_recall", "eval", "mean recall", "mean recall", None),
-    _share("zero_shot_top1", "eval", "zero-shot top-1", "top-1", "Zero-shot", log_line=True),
+    MEAN_RECALL,
+    ZERO_SHOT_TOP1,
     _share("zero_shot_top5", "eval", "zero-shot top-5", "top-5", "Zero-shot"),
     _share("zero_shot_mean_per_class", "eval", "zero-shot mean per class", "mean per class", "Zero-shot"),
     _share("image_to_text_top1", "train", "batch top-1 image to text", "i→t", "Accuracy within the batch"),
@@ -129,18 +146,18 @@ _TABLE = (
     Metric("lr", "train", "learning rate", "lr", "Learning rate"),
     Metric("grad_norm", "train", "gradient norm", "norm", "Gradient norm"),
     Metric("temperature", "train", "temperature", "temperature", "Temperature"),
-    Metric("logit_scale", "train", "logit scale", "logit scale"),
+    LOGIT_SCALE,
     Metric("logit_bias", "train", "logit bias", "logit bias"),
-    Metric("chance", "train", "loss at chance", "chance"),
-    Metric("repeated_captions", "train", "repeated captions in the batch", "repeated", format=Format.SHARE),
+    CHANCE,
+    REPEATED_CAPTIONS,
     Metric(
         "images_per_second", "train", "throughput", "images/s", "Throughput",
         unit="images/s", direction=Direction.HIGHER, format=Format.WHOLE,
     ),
-    Metric("data_wait", "train", "data wait", "wait", "Data wait", direction=Direction.LOWER, format=Format.SHARE),
+    DATA_WAIT,
     Metric("memory_mb", "train", "memory", "trainer", "Memory", unit="MB", format=Format.WHOLE),
-    Metric("image_mean_cosine", "eval", "mean cosine of images", "images"),
-    Metric("text_mean_cosine", "eval", "mean cosine of captions", "captions"),
+    IMAGE_MEAN_COSINE,
+    TEXT_MEAN_COSINE,
     Metric("cpu_percent", "system", "CPU", "CPU", unit="%", format=Format.WHOLE),
     Metric("resident_mb", "system", "resident memory", "resident", unit="MB", format=Format.WHOLE),
     Metric("disk_free_gb", "system", "free disk", "free", unit="GB", format=Format.WHOLE),
@@ -150,14 +167,14 @@ _TABLE = (
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
-NOT_METRICS = frozenset({"kind", "step", "time", "epoch"})  # what else stands in a line of metrics.jsonl
+NOT_METRICS = frozenset({"kind", "step", "time", "epoch"})  # the other fields of a line of metrics.jsonl
 
 
 def register(metric: Metric) -> None:
-    """Add an entry to the table.
+    """Add an entry to the table; a chart title that no other metric uses makes a new chart.
 
     Raises:
-        ValueError: if there is one of that key.
+        ValueError: if the key is registered already.
     """
     if metric.key in METRICS:
         raise ValueError(f"the metric {metric.key!r} is registered already")
@@ -165,14 +182,15 @@ def register(metric: Metric) -> None:
 
 
 def lookup(key: str) -> Metric:
-    """The entry of a key; made up for the second validation set and for keys that nobody registered."""
+    """The entry of a key, derived from the first set's for the second validation set, else made up from the key."""
     if key in METRICS:
         return METRICS[key]
-    if key.startswith(SECOND):
-        first = lookup(key.removeprefix(SECOND))
+    first = METRICS.get(key.removeprefix(SECOND)) if key.startswith(SECOND) else None
+    if first is not None:
         label, short = f"second validation set, {first.label}", f"{first.short} (second)"
         return replace(first, key=key, label=label, short=short)
-    return Metric(key, "train", key.replace("_", " "), key.replace("_", " "), chart=None)
+    name = key.replace("_", " ")
+    return Metric(key, "train", name, name, chart=name)
 
 
 def second(scores: Mapping[str, float]) -> dict[str, float]:
@@ -180,8 +198,8 @@ def second(scores: Mapping[str, float]) -> dict[str, float]:
     return {SECOND + key: value for key, value in scores.items() if "recall" in key}
 
 
-def ordered(keys: Iterator[str] | Sequence[str] | Mapping[str, object]) -> list[Metric]:
-    """The entries of these keys in the order of the table; the second validation set and unknown keys come last."""
+def ordered(keys: Iterable[str]) -> list[Metric]:
+    """The entries of these keys in table order; then the second validation set's, then unregistered keys."""
     place = {key: number for number, key in enumerate(METRICS)}
     last = len(place)
     return sorted(
@@ -190,18 +208,39 @@ def ordered(keys: Iterator[str] | Sequence[str] | Mapping[str, object]) -> list[
     )
 
 
+def charts_of(keys: Iterable[str]) -> list[tuple[Chart, list[Metric]]]:
+    """The charts that show these keys, in table order, each with its metrics.
+
+    A metric of the second validation set shares the chart of the first set's. Every key that is not registered has a
+    chart of its own, after the others.
+    """
+    shown: dict[str, list[Metric]] = {chart.title: [] for chart in CHARTS}
+    alone: list[tuple[Chart, list[Metric]]] = []
+    for metric in ordered(keys):
+        if not _registered(metric.key):
+            alone.append((Chart(metric.label), [metric]))
+        elif metric.chart is not None:
+            shown.setdefault(metric.chart, []).append(metric)
+    known = {chart.title: chart for chart in CHARTS}
+    return [(known.get(title, Chart(title)), metrics) for title, metrics in shown.items() if metrics] + alone
+
+
+def _registered(key: str) -> bool:
+    return key in METRICS or (key.startswith(SECOND) and key.removeprefix(SECOND) in METRICS)
+
+
 def log_line(scores: Mapping[str, float]) -> list[str]:
-    """What the line of an evaluation says of its scores, a part each: `val loss 3.790`, `recall@1 ...`."""
+    """The parts of an evaluation's log line: `val loss 3.790`, `recall@1 image to text 18.9%`, ..."""
     return [f"{metric.label} {metric.text(scores[metric.key])}" for metric in ordered(scores) if metric.log_line]
 
 
 def best_by(scores: Mapping[str, float]) -> Metric:
-    """The metric that the best checkpoint is chosen by: zero-shot top-1 where the captions are classes, since among few
-    captions recall@5 and 10 are right by chance; else the mean of the recalls.
+    """The metric that the best checkpoint is chosen by: zero-shot top-1 where the captions are classes (recall@5 and 10
+    are easy among few captions), else the mean of the recalls.
     """
-    return METRICS["zero_shot_top1" if "zero_shot_top1" in scores else "mean_recall"]
+    return ZERO_SHOT_TOP1 if ZERO_SHOT_TOP1.key in scores else MEAN_RECALL
 
 
 def quality(scores: Mapping[str, float]) -> tuple[float, float]:
-    """What checkpoints are compared by; the larger is better. Between equals, the lower validation loss."""
-    return scores[best_by(scores).key], -scores["val_loss"]
+    """Sort key of checkpoints, larger is better: the value of `best_by`, then the lower validation loss."""
+    return scores[best_by(scores).key], -scores[VAL_LOSS.key]

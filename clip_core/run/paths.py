@@ -1,15 +1,18 @@
 """The files of a run directory; nothing else in the project spells their names. Described in docs/run-directory.md."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-MANIFEST = "manifest.json"  # of a bundle
-META = "meta.json"  # of a checkpoint
+from clip_core.files import read_json
+
+MANIFEST = "manifest.json"  # in a bundle
+META = "meta.json"  # in a checkpoint
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where everything lies below the run directory `root`."""
+    """The files of the run directory `root`."""
 
     root: Path
 
@@ -36,6 +39,10 @@ class RunPaths:
     @property
     def validation(self) -> Path:
         return self.root / "validation.json"
+
+    @property
+    def pair_hashes(self) -> Path:
+        return self.root / "pairs.npy"
 
     @property
     def flags(self) -> Path:
@@ -110,33 +117,41 @@ def checkpoint_name(step: int) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run directory: it has a status or a configuration, and a folder for checkpoints."""
+    """Whether `path` is a run directory: a folder for checkpoints, with a run's status or configuration beside it.
+
+    A run that failed before its first step has no configuration. A folder that only looks alike, such as a dataset's
+    or a downloaded model's, has neither.
+    """
     paths = RunPaths(path)
-    return paths.checkpoints.is_dir() and (paths.config.is_file() or paths.status.is_file())
+    if not paths.checkpoints.is_dir():
+        return False
+    return "state" in (read_json(paths.status) or ()) or "schema" in (read_json(paths.config) or ())
 
 
 def find_runs(root: Path, depth: int = 3) -> list[Path]:
-    """Run directories below `root` (or `root` itself), latest first."""
+    """Run directories in `root` (or `root` itself), latest first."""
     if is_run(root):
         return [root]
     found: list[Path] = []
     folders = [root]
     for _ in range(depth):
-        below = [d for f in folders for d in _subfolders(f)]
-        runs = {d for d in below if is_run(d)}
+        below = [folder for parent in folders for folder in _subfolders(parent)]
+        runs = {folder for folder in below if is_run(folder)}
         found += runs
-        folders = [d for d in below if d not in runs]
+        folders = [folder for folder in below if folder not in runs]
     return sorted(found, key=_time_of, reverse=True)
 
 
 def _subfolders(path: Path) -> list[Path]:
     try:
-        return [d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")]
+        with os.scandir(path) as entries:
+            return [path / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except OSError:
         return []
 
 
 def _time_of(run: Path) -> float:
+    """When the run was last written to."""
     paths = RunPaths(run)
     for path in (paths.status, paths.config):
         try:

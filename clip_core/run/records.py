@@ -1,6 +1,6 @@
 """The schemas of a run directory's JSON files, as typed models. docs/run-directory.md describes each field."""
 
-from collections.abc import Mapping
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,6 +11,7 @@ from clip_core.config import LossName, TrainConfig
 from clip_core.errors import RunError
 from clip_core.files import read_json, write_json
 from clip_core.network import ClipConfig
+from clip_core.text import printable
 
 SCHEMA_VERSION = 2
 HEARTBEAT_SECONDS = 2.0
@@ -18,7 +19,7 @@ STALLED_AFTER = 30.0  # seconds without a heartbeat
 
 
 class State(StrEnum):
-    """What a run, or an export, is doing; STALLED and KILLED are concluded by the reader."""
+    """The state of a run or an export; STALLED and KILLED are never written, a reader finds them."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -48,13 +49,18 @@ class Record(BaseModel):
         """
         values = read_json(path)
         if values is None:
-            raise RunError(f"{path} cannot be read: there is no such file, or it is not JSON.")
+            problem = "is not a JSON file" if os.path.lexists(path) else "does not exist"
+            raise RunError(printable(f"{path} {problem}; is {path.parent} a run directory?"))
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise RunError(f"{path} is invalid at {place}: {first['msg']}.") from None
+            if first["type"] == "extra_forbidden":
+                problem = f"has the unknown setting {place}; use the version of clip-tui that wrote it"
+            else:
+                problem = f"is invalid at {place}: {first['msg']}; restore it, or train again"
+            raise RunError(printable(f"{path} {problem}.")) from None
 
     @classmethod
     def find(cls, path: Path) -> Self | None:
@@ -70,7 +76,7 @@ class Record(BaseModel):
 
 
 class Status(Record):
-    """status.json and export.json: what the writing process does; replaced at every heartbeat."""
+    """status.json and export.json: the state of the writing process; replaced at every heartbeat."""
 
     state: State = State.STARTING
     pid: int = 0
@@ -80,21 +86,21 @@ class Status(Record):
     epoch: int = 0
     epochs: int = 0
     heartbeat: float = 0.0  # seconds since 1970
-    started: float = 0.0
+    started: float = 0.0  # seconds since 1970
     train_seconds: float = 0.0  # of training, without stops, pauses and evaluations
-    error: str | None = None
+    error: str | None = None  # why it failed, complete
 
 
 class Decision(Record):
     """A default that was chosen automatically."""
 
-    setting: str  # a field of TrainConfig, or what a person calls it
+    setting: str  # a field of TrainConfig, or a name for several
     value: Any
     reason: str
 
 
 class Recipe(Record):
-    """Every setting that depends on the data or the hardware, as it was resolved."""
+    """Every setting that depends on the data or the hardware, with the value that is used."""
 
     device: str
     precision: Literal["fp32", "bf16"]
@@ -112,7 +118,7 @@ class Recipe(Record):
     optimizer: Literal["muon", "adamw"] = "adamw"
     label_smoothing: float = 0.0
     ema: float | None = None  # decay of the EMA of the weights; None without one
-    min_lr: float = 0.01  # the last learning rate, as a share of the peak
+    min_lr: float = 0.01  # the last learning rate, as a fraction of the peak
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
@@ -123,21 +129,23 @@ class Recipe(Record):
 
 
 class Parameters(Record):
+    """Numbers of parameters."""
+
     image: int
     text: int
     trainable: int
 
 
 class InitialWeights(Record):
-    """What --init named."""
+    """The weights that --init named."""
 
-    source: str  # as it was found, in words
-    given: str  # as it was typed
+    source: str  # a description: file, format, model
+    given: str  # --init as it was typed
     model: str | None = None  # --init-model
 
 
 class DataFacts(Record):
-    """What the run was trained on."""
+    """The data of a run."""
 
     train_pairs: int
     train_images: int
@@ -148,7 +156,7 @@ class DataFacts(Record):
 
 
 class RunRecord(Record):
-    """config.json: everything that was decided when the run began."""
+    """config.json: configuration, decisions and environment, written when the run begins."""
 
     schema_version: int = Field(SCHEMA_VERSION, alias="schema")
     config: TrainConfig
@@ -171,10 +179,8 @@ class RunRecord(Record):
         schema = values.get("schema") if values else None
         if isinstance(schema, int) and schema != SCHEMA_VERSION:
             age = "a newer" if schema > SCHEMA_VERSION else "an older"
-            raise RunError(
-                f"{path} was written by {age} version of clip-tui (schema {schema}, this one reads {SCHEMA_VERSION}); "
-                f"use that version, or train again."
-            )
+            problem = f"was written by {age} version of clip-tui (schema {schema}, this one reads {SCHEMA_VERSION})"
+            raise RunError(printable(f"{path} {problem}; use that version, or train again."))
         return super().read(path)
 
     def write(self, path: Path) -> None:
@@ -182,7 +188,9 @@ class RunRecord(Record):
 
 
 class ValidationPair(Record):
-    image: str  # a path, absolute; may be a member of a tar shard
+    """One pair."""
+
+    image: str  # absolute path, or a member of a tar shard
     caption: str
 
 
@@ -193,7 +201,7 @@ class ValidationPairs(Record):
 
 
 class Probe(Record):
-    """probes/STEP.json: a few validation pairs, every image against every caption."""
+    """probes/STEP.json: up to 8 validation pairs, every image against every caption."""
 
     step: int
     images: list[str]
@@ -204,28 +212,25 @@ class Probe(Record):
 
 
 class Pointer(Record):
-    """latest.json and best.json: the checkpoint that is the latest, or the best."""
+    """latest.json and best.json: the latest checkpoint, and the best one."""
 
-    checkpoint: str  # its folder's name below checkpoints/
+    checkpoint: str  # the name of its folder in checkpoints/
     step: int
-    metric: str | None = None  # best.json: what it was chosen by
-    scores: dict[str, float] = {}
-    blend: float | None = None  # where it is a blend of the initial and the final weights
+    metric: str | None = None  # best.json: key of the metric that it was chosen by
+    scores: dict[str, float] = {}  # best.json: its evaluation
+    blend: float | None = None  # fraction of the final weights, if it is a blend of initial and final weights
 
 
 class Blend(Record):
-    share: float  # 0 the initial weights, 1 the final ones
+    """One blend of initial and final weights."""
+
+    share: float  # fraction of the final weights
     scores: dict[str, float]
 
 
 class Blends(Record):
-    """blends.json: scores on the line between the initial and the final weights."""
+    """blends.json: scores of blends of the initial and the final weights."""
 
-    chosen: float
+    chosen: float  # the share of the blend that became the best checkpoint
     step: int
     blends: list[Blend]
-
-
-def shares(scores: Mapping[str, float], digits: int = 6) -> dict[str, float]:
-    """Scores rounded for a file."""
-    return {key: round(value, digits) for key, value in scores.items()}

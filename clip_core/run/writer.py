@@ -1,28 +1,34 @@
 """The trainer's side of a run directory."""
 
 import json
+import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from clip_core.errors import RunBusyError
-from clip_core.files import finite, replacing
+from clip_core.files import finite, open_regular, replacing
 from clip_core.run import requests
 from clip_core.run.lock import Lock
 from clip_core.run.metrics import Kind, best_by
 from clip_core.run.paths import RunPaths
+from clip_core.run.reader import BLOCK, objects
 from clip_core.run.records import HEARTBEAT_SECONDS, Pointer, Probe, Status
 from clip_core.run.requests import Malformed, Outcome, Request
+
+_STEP = re.compile(rb'\{"kind": "\w+", "step": (\d+)')  # the beginning of a line, as written here
 
 
 class RunWriter:
     """The only writer of a run directory while it holds the lock.
 
     Raises:
-        RunBusyError: if another trainer has the directory.
+        RunBusyError: if another trainer holds the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,6 +40,7 @@ class RunWriter:
         self._lock = Lock(self.paths.lock, RunBusyError(busy))
         self._status = Status(pid=os.getpid(), host=socket.gethostname(), started=time.time())
         self._metrics: IO[str] | None = None
+        self._stuck: set[str] = set()  # acknowledged requests whose file could not be removed
 
     def close(self) -> None:
         if self._metrics:
@@ -48,19 +55,21 @@ class RunWriter:
         self._status.write(self.paths.status)
 
     def heartbeat(self, **changes: Any) -> None:
-        """Say that the trainer lives, and how far it is, if it has not said so for a while."""
+        """Write a status if the last one is older than HEARTBEAT_SECONDS."""
         if time.time() - self._status.heartbeat >= HEARTBEAT_SECONDS:
             self.status(**changes)
 
     def metric(self, kind: Kind, step: int, **values: Any) -> None:
+        """Append a line of measured values to metrics.jsonl; NaN and infinity become null."""
         self._line(kind, step, values)
 
     def event(self, step: int, message: str, **values: Any) -> None:
+        """Append an event. `pace="restart"` says that the run had stopped or paused until now."""
         self._line("event", step, {"message": message, **values})
 
     def _line(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        if self._metrics is None:
-            self._metrics = self.paths.metrics.open("a", encoding="utf-8")
+        if self._metrics is None:  # a lone surrogate, as in a file name that is not UTF-8, becomes JSON's own \udc80
+            self._metrics = self.paths.metrics.open("a", encoding="utf-8", errors="backslashreplace")
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._metrics.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
         self._metrics.flush()
@@ -68,14 +77,22 @@ class RunWriter:
     def forget_after(self, step: int) -> None:
         """Drop the metrics and probes later than `step`, and a torn last line, so that steps stay unique.
 
-        The file is replaced by a new one, by which readers know that they must begin again.
+        metrics.jsonl is replaced by a new file if a line is dropped; readers notice it and start again.
         """
-        if self.paths.metrics.exists():
-            with replacing(self.paths.metrics) as beside, beside.open("w", encoding="utf-8") as kept:
-                kept.writelines(line for line in _whole_lines(self.paths.metrics) if _step_of(line) <= step)
+        if self._metrics:
+            self._metrics.close()
+            self._metrics = None
+        with suppress(FileNotFoundError), open_regular(self.paths.metrics) as handle:
+            kept = sum(len(line) for line in _complete_lines(handle) if _step_of(line) <= step)
+            if kept < os.fstat(handle.fileno()).st_size:
+                handle.seek(0)
+                with replacing(self.paths.metrics) as beside, beside.open("wb") as copy:
+                    copy.writelines(line for line in _complete_lines(handle) if _step_of(line) <= step)
         for probe in self.paths.probes.glob("*.json"):
             if probe.stem.isdigit() and int(probe.stem) > step:
                 probe.unlink()
+
+    # ------------------------------------------------------------ probes and checkpoints
 
     def probe(self, probe: Probe) -> None:
         probe.write(self.paths.probe(probe.step))
@@ -85,31 +102,38 @@ class RunWriter:
         Pointer(checkpoint=checkpoint, step=step).write(self.paths.latest)
 
     def point_best(self, checkpoint: str, step: int, scores: dict[str, float], blend: float | None = None) -> None:
-        """Let best.json name a checkpoint, with what it was chosen by."""
+        """Let best.json name a checkpoint, with the metric that it was chosen by."""
         metric = best_by(scores).key if scores else None
-        Pointer(checkpoint=checkpoint, step=step, metric=metric, scores=scores, blend=blend).write(self.paths.best)
+        known = {key: value for key, value in scores.items() if math.isfinite(value)}
+        Pointer(checkpoint=checkpoint, step=step, metric=metric, scores=known, blend=blend).write(self.paths.best)
 
     # ------------------------------------------------------------ requests
 
     def pending_requests(self) -> Iterator[Request | Malformed]:
         """The queue, oldest first."""
-        return requests.pending(self.paths.requests)
+        return (request for request in requests.pending(self.paths.requests) if request.id not in self._stuck)
 
     def acknowledge(self, request: Request | Malformed, step: int, outcome: Outcome, message: str) -> None:
-        """Write what became of a request as an event, then take it out of the queue."""
+        """Write the outcome of a request as an event, then take it out of the queue."""
         kind = request.kind if isinstance(request, Request) else None
         self.event(step, message, request=request.id, asked=kind, outcome=outcome)
-        requests.remove(self.paths.requests, request.id)
+        if not requests.remove(self.paths.requests, request):
+            self._stuck.add(request.id)
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as handle:
-        yield from (line for line in handle if line.endswith("\n"))
+def _complete_lines(handle: BinaryIO) -> Iterator[bytes]:
+    """The lines that readers accept: ended, and not longer than BLOCK."""
+    begun = False
+    while line := handle.readline(BLOCK):
+        ended = line.endswith(b"\n")
+        if ended and not begun:
+            yield line
+        begun = not ended
 
 
-def _step_of(line: str) -> int:
-    try:
-        step = json.loads(line).get("step", 0)
-    except (ValueError, AttributeError):
-        return 0
+def _step_of(line: bytes) -> int:
+    found = _STEP.match(line)
+    if found:
+        return int(found[1])
+    step = next((row.get("step") for row in objects(line)), 0)
     return step if isinstance(step, int) else 0

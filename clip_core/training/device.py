@@ -1,7 +1,5 @@
-"""What to compute on, in which precision, and how a CPU is made the most of."""
+"""Device and precision, and what the machine reports of itself."""
 
-import ctypes
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -12,19 +10,12 @@ from clip_core.errors import UsageError
 
 _PROCESS = psutil.Process()
 
-_C_LIBRARY = ctypes.CDLL(None)
-# Of glibc's malloc.h: the free bytes at the heap's end from which it shrinks, and the size from which a piece of memory
-# is the system's own instead of the heap's.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_ALL_KEPT = 2**31 - 1  # bytes
-_LARGE, _LARGE_ONCE = 2**30, 2**25  # bytes; what older versions allow
-
 
 def choose_device(wanted: str | None) -> torch.device:
-    """CUDA, then Apple's MPS, then CPU, unless one is asked for.
+    """The requested device; by default CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        UsageError: if the device asked for is not there.
+        UsageError: if the requested device is not available.
     """
     if wanted is None:
         if torch.cuda.is_available():
@@ -33,14 +24,14 @@ def choose_device(wanted: str | None) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise UsageError(f"--device is {wanted!r}; it may be cuda, cuda:N, mps or cpu.") from None
+        raise UsageError(f"--device is {wanted!r}; it should be cuda, cuda:N, mps or cpu.") from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise UsageError(f"--device {wanted} is not there; this machine has {', '.join(_present())}.")
+        raise UsageError(f"--device {wanted} is not available; this machine has {', '.join(_present())}.")
     return device
 
 
@@ -50,17 +41,17 @@ def _present() -> list[str]:
 
 
 def choose_precision(device: torch.device, wanted: str | None) -> str:
-    """bf16 where the hardware multiplies it natively, else fp32.
+    """The requested precision; by default bf16 where the hardware supports it, else fp32.
 
     Raises:
-        UsageError: if bf16 is asked for on a GPU that has none.
+        UsageError: if bf16 is requested on a GPU without it.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
     if wanted == "bf16" and not native and device.type != "cpu":
-        raise UsageError(f"--precision bf16 is not to be had on {describe(device)}; use --precision fp32.")
+        raise UsageError(f"--precision bf16 is not supported on {describe(device)}; use --precision fp32.")
     return wanted or ("bf16" if native else "fp32")
 
 
@@ -69,14 +60,14 @@ def _cpu_has_bf16() -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Matrix products in bf16 with fp32 weights, or nothing at all."""
+    """Autocast to bf16, or a null context for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def describe(device: torch.device) -> str:
-    """The device in words: a GPU by its name, a CPU by the threads that torch uses."""
+    """The device for people: the name of a GPU, the number of threads of a CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return "Apple GPU (mps)" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
@@ -90,7 +81,7 @@ def memory_mb(device: torch.device) -> float:
 
 
 def system_figures(device: torch.device, folder: Path) -> dict[str, float]:
-    """What the machine gives the trainer: CPU share since last asked (100 a core), memory, room on the disk."""
+    """CPU use since the last call (100 per core), memory, free disk space."""
     figures = {
         "cpu_percent": _PROCESS.cpu_percent(),
         "resident_mb": round(_PROCESS.memory_info().rss / 1e6, 1),
@@ -99,26 +90,3 @@ def system_figures(device: torch.device, folder: Path) -> dict[str, float]:
     if device.type == "cuda":
         figures["gpu_reserved_mb"] = round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
     return figures
-
-
-def use_all_cores() -> None:
-    """Let torch use every core this process may run on (containers often report more than they give)."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), available)))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next step, in place of giving it back to the system.
-
-    A step's large tensors would else be new memory at each step, which the system clears page by page, at 7 % of the
-    time of a step on a CPU (docs/log.md). This is known of glibc alone; elsewhere nothing is changed.
-    """
-    if hasattr(_C_LIBRARY, "mallopt"):
-        _ = _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE) or _C_LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE_ONCE)
-        _C_LIBRARY.mallopt(_M_TRIM_THRESHOLD, _ALL_KEPT)
-
-
-def give_back_memory() -> None:
-    """Give what is free back to the system after all: now and then, so that kept memory does not fall into pieces."""
-    if hasattr(_C_LIBRARY, "malloc_trim"):
-        _C_LIBRARY.malloc_trim(0)

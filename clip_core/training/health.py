@@ -1,97 +1,134 @@
-"""What is going wrong in a run, in words: each trouble is told once, with what to do about it."""
+"""Warnings about a run from its metrics; each is given once, with what to do about it."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from clip_core.run.metrics import (
+    CHANCE,
+    DATA_WAIT,
+    IMAGE_MEAN_COSINE,
+    LOGIT_SCALE,
+    LOSS,
+    REPEATED_CAPTIONS,
+    TEXT_MEAN_COSINE,
+    Metric,
+    best_by,
+    quality,
+)
 from clip_core.run.records import Recipe
 
-_STUCK = 0.02  # share of the loss of chance within which a loss is chance
-_SETTLED = 0.2  # share of the run before which nothing is said about the loss
-_FIRST_STEPS = 50  # in which any new network says much the same of everything
+_STUCK = 0.02  # relative distance from the loss of chance within which a loss counts as chance
+_SETTLED = 0.2  # fraction of the run before which the loss is not looked at
+_FIRST_STEPS = 50  # in which the embeddings of a new network are all alike
 _COLLAPSED = 0.98  # mean cosine of different images (or captions)
-_WAITING = 0.3  # share of the time
-_REPEATED = 0.5  # share of a batch whose caption stands there more than once
+_WAITING = 0.3  # fraction of the time
+_REPEATED = 0.5  # fraction of a batch whose caption occurs more than once in it
 _OVERFIT_EVALUATIONS, _OVERFIT_DROP = 3, 0.1
-_LAST = 5  # reports that are judged together
+_WINDOW = 5  # reports that are averaged
 
 
 @dataclass
 class Health:
-    """Looks at what is measured anyway; `report` and `evaluation` return what has not been said yet."""
+    """`report` and `evaluation` return the warnings that were not given before."""
 
     recipe: Recipe
-    classes: bool  # the captions are few classes, so that they repeat by nature
+    classes: bool  # the captions are few classes, so that repeated captions are normal
     max_logit_scale: float
-    _told: set[str] = field(default_factory=set)
-    _losses: list[float] = field(default_factory=list)  # as shares of the loss of chance
-    _waits: list[float] = field(default_factory=list)
-    _recalls: list[tuple[int, float]] = field(default_factory=list)
+    _given: set[str] = field(default_factory=set)
+    _first_losses: list[float] = field(default_factory=list)  # divided by the loss of chance
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _waits: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _best: tuple[tuple[float, float], int, float] | None = None  # quality, step, value of `best_by`
+    _since_best: deque[float] = field(default_factory=lambda: deque(maxlen=_OVERFIT_EVALUATIONS))
 
     def report(self, step: int, measured: Mapping[str, float]) -> list[str]:
-        """After a train line: the loss, the temperature, the data."""
-        recipe, chance = self.recipe, self._chance(measured["chance"])
-        self._losses.append(measured["loss"] / measured["chance"])
-        self._waits.append(measured["data_wait"])
-        loss = sum(self._losses[-_LAST:]) / len(self._losses[-_LAST:])
-        waited = sum(self._waits[-_LAST:]) / len(self._waits[-_LAST:])
-        first = sum(self._losses[:_LAST]) / len(self._losses[:_LAST])
-        settled = step >= max(_SETTLED * recipe.steps, recipe.warmup_steps) and len(self._losses) >= _LAST
-        found = {}
-        if settled and loss > max(1, first) * (1 + _STUCK):
-            found["diverged"] = (
-                f"the loss has risen to {measured['loss']:.2f}, worse than chance ({chance}): the "
-                f"learning rate of {recipe.lr:g} is too high; start again with --lr {recipe.lr / 5:.1g}"
-            )
-        elif settled and max(abs(loss - 1), abs(first - 1)) < _STUCK:
-            found["stuck"] = (
-                f"the loss stays at chance ({chance}): nothing is learnt yet; check that "
-                f"captions belong to their images (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
-                f"{recipe.lr / 3:.1g}"
-            )
-        if measured["logit_scale"] >= self.max_logit_scale * 0.999:
+        """After a train line: loss, temperature, data."""
+        recipe, scale, wait = self.recipe, measured[LOGIT_SCALE.key], measured[DATA_WAIT.key]
+        repeated = measured[REPEATED_CAPTIONS.key]
+        settled = step >= max(_SETTLED * recipe.steps, recipe.warmup_steps)
+        found = self._loss_warnings(measured, settled)
+        self._waits.append(wait)
+        if scale >= self.max_logit_scale * 0.999:
             found["cold"] = (
-                f"the temperature is at its limit (logit scale {self.max_logit_scale:g}): the model is as sure as it "
-                "can be of the training pairs; more pairs or fewer --epochs help, more training does not"
+                f"the temperature is at its limit ({LOGIT_SCALE.label} {self.max_logit_scale:g}): the training pairs "
+                "are memorised; more pairs or fewer --epochs help"
             )
-        elif settled and measured["logit_scale"] <= 1.001:
-            found["hot"] = "the logit scale is at its lower limit, 1: the captions do not tell the images apart"
-        if len(self._waits) >= _LAST and waited > _WAITING:
+        elif settled and len(self._losses) == _WINDOW and scale <= 1.001:
+            found["hot"] = f"the {LOGIT_SCALE.label} is at its lower limit, 1: the model cannot separate the captions"
+        if len(self._waits) == _WINDOW and _mean(self._waits) > _WAITING:
             found["waiting"] = (
-                f"{waited:.0%} of the time goes into waiting for images: raise --cache-gb so that they stay decoded, "
-                "or --workers"
+                f"{DATA_WAIT.label} {DATA_WAIT.text(_mean(self._waits))} of the time: raise --cache-gb, so that images "
+                "are decoded once, or --workers"
             )
-        if not self.classes and measured["repeated_captions"] > _REPEATED:
+        if not self.classes and repeated > _REPEATED:
             found["repeated"] = (
-                f"{measured['repeated_captions']:.0%} of a batch share their caption with another pair of it: they "
-                "count as right answers of each other, so a batch teaches little; captions that say more would help"
+                f"{REPEATED_CAPTIONS.text(repeated)} of a batch share their caption with another pair: they count as "
+                "positives, so a batch has few negatives; more specific captions help"
             )
         return self._new(found)
 
     def evaluation(self, step: int, scores: Mapping[str, float]) -> list[str]:
-        """After an evaluation: collapse, and overfitting as recall shows it."""
-        self._recalls.append((step, scores["mean_recall"]))
-        best_step, best = max(self._recalls, key=lambda row: row[1])
-        later = [recall for at, recall in self._recalls if at > best_step]
+        """After an evaluation: collapse, and overfitting by the metric that chooses the best checkpoint."""
         found = {}
-        for tower, name in (("images", "image_mean_cosine"), ("captions", "text_mean_cosine")):
-            if step >= max(_SETTLED * self.recipe.steps, _FIRST_STEPS) and scores[name] > _COLLAPSED:
-                found[f"collapsed {tower}"] = (
-                    f"all {tower} look alike to the model (mean cosine {scores[name]:.3f}): it has collapsed; start "
-                    f"again with --lr {self.recipe.lr / 5:.1g} or a larger --warmup"
+        settled = step >= max(_SETTLED * self.recipe.steps, _FIRST_STEPS)
+        for what, metric in (("images", IMAGE_MEAN_COSINE), ("captions", TEXT_MEAN_COSINE)):
+            if settled and scores[metric.key] > _COLLAPSED:
+                found[f"collapsed {what}"] = (
+                    f"all {what} have nearly the same embedding ({metric.label} {metric.text(scores[metric.key])}): "
+                    f"the model has collapsed; start again with --lr {self.recipe.lr / 5:.1g} or a larger --warmup"
                 )
-        if len(later) >= _OVERFIT_EVALUATIONS and max(later[-_OVERFIT_EVALUATIONS:]) < best * (1 - _OVERFIT_DROP):
-            found["overfitting"] = (
-                f"recall on validation pairs was best at step {best_step} ({best:.1%} in the mean) and has fallen to "
-                f"{later[-1]:.1%}: overfitting; best.json keeps the best, and fewer --epochs would end there"
-            )
+        metric, value = best_by(scores), scores[best_by(scores).key]
+        if self._best is None or quality(scores) > self._best[0]:
+            self._best = (quality(scores), step, value)
+            self._since_best.clear()
+        else:
+            self._since_best.append(value)
+            found |= self._overfitting(metric, self._best[1], self._best[2])
         return self._new(found)
+
+    def _loss_warnings(self, measured: Mapping[str, float], settled: bool) -> dict[str, str]:
+        """Divergence, or a loss that stays at chance; none where chance is 0, as with one caption for all pairs."""
+        recipe, chance, loss = self.recipe, measured[CHANCE.key], measured[LOSS.key]
+        if chance <= 0:
+            return {}
+        self._losses.append(loss / chance)
+        if len(self._first_losses) < _WINDOW:
+            self._first_losses.append(loss / chance)
+        first, last = _mean(self._first_losses), _mean(self._losses)
+        if not settled or len(self._losses) < _WINDOW:
+            return {}
+        if last > max(1, first) * (1 + _STUCK):
+            return {
+                "diverged": f"the loss has risen to {LOSS.text(loss)}, above chance ({self._chance(chance)}): learning "
+                f"rate {recipe.lr:g} is too high; start again with --lr {recipe.lr / 5:.1g}"
+            }
+        if max(abs(last - 1), abs(first - 1)) < _STUCK:
+            return {
+                "stuck": f"the loss stays at chance ({self._chance(chance)}): nothing is learnt yet; check that "
+                f"captions belong to their images (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
+                f"{recipe.lr / 3:.1g}"
+            }
+        return {}
+
+    def _overfitting(self, metric: Metric, best_step: int, best: float) -> dict[str, str]:
+        if len(self._since_best) < _OVERFIT_EVALUATIONS or max(self._since_best) >= best * (1 - _OVERFIT_DROP):
+            return {}
+        return {
+            "overfitting": f"overfitting: best {metric.label} {metric.text(best)} at step {best_step}, now "
+            f"{metric.text(self._since_best[-1])}; the best checkpoint is kept, fewer --epochs would end there"
+        }
 
     def _chance(self, loss: float) -> str:
         if self.recipe.loss == "sigmoid":
-            return f"{loss:.2f}, that of one same answer for every pair"
-        return f"ln {self.recipe.batch_size} = {loss:.2f}"
+            return f"{LOSS.text(loss)}, the loss of one constant answer"
+        return f"ln {self.recipe.batch_size} = {LOSS.text(loss)}"
 
     def _new(self, found: Mapping[str, str]) -> list[str]:
-        new = [sentence for trouble, sentence in found.items() if trouble not in self._told]
-        self._told |= found.keys()
+        new = [sentence for warning, sentence in found.items() if warning not in self._given]
+        self._given |= found.keys()
         return new
+
+
+def _mean(values: deque[float] | list[float]) -> float:
+    return sum(values) / len(values)

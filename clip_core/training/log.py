@@ -1,4 +1,4 @@
-"""What the trainer prints: to the terminal while there is one, and always to train.log."""
+"""The trainer's log: lines on the terminal while there is one, and always in train.log; throughput."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ from clip_core.text import printable
 
 
 class Log:
-    """Plain lines, or a progress bar with lines above it where a person watches.
+    """Plain lines, or a progress bar below them on an interactive terminal.
 
-    A terminal that was closed stops being written to; training goes on.
+    After the terminal was closed, nothing is written to it; training goes on.
     """
 
     def __init__(self) -> None:
@@ -25,33 +25,37 @@ class Log:
         self._early: list[str] = []
 
     def to_file(self, path: Path) -> None:
-        """Also write to `path`, from the first line on, unless standard output is already that file."""
-        if not _is_stdout(path):
+        """Also write to `path`, including earlier lines, unless standard output is that file."""
+        if not is_stdout(path):
             self._file = path.open("a", encoding="utf-8", buffering=1)
             self._file.writelines(line + "\n" for line in self._early)
         self._early.clear()
 
     def say(self, line: str) -> None:
         line = printable(line)
-        if self._file:
-            self._file.write(line + "\n")
-        else:
-            self._early.append(line)
+        self.record(line)
         self._on_terminal(lambda: tqdm.write(line) if self._bar else print(line, flush=True))
+
+    def record(self, line: str) -> None:
+        """Write to train.log alone, for what the command prints on the terminal itself."""
+        if self._file:
+            self._file.write(printable(line) + "\n")
+        else:
+            self._early.append(printable(line))
 
     def start_bar(self, steps: int, done: int) -> None:
         if self.interactive:
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def advance(self, figures: dict[str, str]) -> None:
-        """One step further; `figures` stand beside the bar."""
+        """Advance the bar by a step; `figures` are shown beside it."""
         bar = self._bar
         if bar is not None:
             bar.set_postfix(figures, refresh=False)
             self._on_terminal(lambda: bar.update())
 
-    def foresee(self, steps: int) -> None:
-        """The bar's end has moved."""
+    def set_steps(self, steps: int) -> None:
+        """Change the total of the bar."""
         if self._bar is not None:
             self._bar.total = steps
 
@@ -72,7 +76,8 @@ class Log:
             sys.stdout = sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
-def _is_stdout(path: Path) -> bool:
+def is_stdout(path: Path) -> bool:
+    """Whether standard output goes to this file."""
     try:
         return os.path.samestat(os.fstat(sys.stdout.fileno()), path.stat())
     except (OSError, ValueError):
@@ -80,7 +85,7 @@ def _is_stdout(path: Path) -> bool:
 
 
 class Pace:
-    """Images a second, the share of time waiting for data, and the time left, since it was last asked."""
+    """Images per second and the data wait, since the last reading."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -92,7 +97,7 @@ class Pace:
         self._images += images
 
     def skip(self, seconds: float) -> None:
-        """Leave time out that was not spent training: evaluation, saving, a pause."""
+        """Exclude time that was not training: evaluation, saving, a pause."""
         self._since += seconds
 
     def read(self, waited: float) -> dict[str, float]:

@@ -1,159 +1,279 @@
-"""What a run will do, worked out from the configuration, the data and the hardware."""
+"""The policy for every setting that depends on the data or the hardware: values, and the reason for each default."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
-from clip_core.errors import UsageError
+from clip_core.errors import DataError, UsageError
 from clip_core.network import ClipConfig, Preprocessing
-from clip_core.run.records import Recipe
+from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
 
-# Peak learning rates that train from scratch without diverging; larger networks want smaller steps.
+# Peak learning rates that train from scratch without diverging; larger networks need lower ones.
 _PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
-_VIT_PEAK_LR = 5e-4  # what CLIP's own ViT-B was trained with (Radford et al. 2021)
-_STEPS = 1000  # from scratch, and between so many passes over the data
+_VIT_PEAK_LR = 5e-4  # of CLIP's own ViT-B (Radford et al. 2021)
+_STEPS = 1000
 _EPOCHS = (10, 60)
+_STEPS_PER_EPOCH = 16
+_SMALLEST_BATCH, _LARGEST_BATCH, _LARGEST_BATCH_GPU = 16, 128, 256
 _WEIGHT_DECAY = 0.1
 _EVALUATIONS = 30
 _LABEL_SMOOTHING = 0.1
-_VERY_FEW = 1000  # pairs: so few are known by heart within minutes, unless they never look the same
-_IN_PIECES = 0.1  # of the tokens
-_DETAIL, _DETAILED = 128, 96  # side of the images seen where most have at least so many pixels
-_LEFT_OUT = 0.5  # of their patches and of their words
+_VERY_FEW = 1000  # pairs, below which a run overfits within minutes without dropout of patches and words
+_PATCH_AND_WORD_DROPOUT = 0.5
+_BPE_DROPOUT = 0.1
+_LARGER_IMAGES, _LARGE_SIDE = 128, 96  # image size where most images have at least so many pixels a side
 _MIN_LR = 0.01  # share of the peak
-_EMA = 0.9999  # shorter at first: until 90,000 steps the average is over a ninth of the steps so far
+_EMA = 0.9999  # shorter at first: until step 90,000 the EMA is over a ninth of the steps so far
 
-# With weights that are there. The rate is that of a network 768 wide (ViT-B), as in Wortsman et al. 2022.
+# Fine-tuning. The learning rate is that of a network of width 768 (ViT-B), as in Wortsman et al. 2022.
 _TUNE_LR = 1e-5
 _TUNE_WIDTH = 768
-_LOCKED_TIMES = 3  # the locked tower holds the space in place, so the other may move further
-_LORA_TIMES = 10  # adapters start at nothing and are few
+_LOCKED_TIMES = 3  # one tower is frozen, so the other may change more
+_LORA_TIMES = 10  # adapters start at zero and are small
 _TUNE_LAYER_DECAY = 0.8
-_TUNE_STEPS = 1000
 _TUNE_EPOCHS = (5, 30)
 
+# Reasons for the defaults, by setting and case; run_description.py puts setting, value and reason into a line.
+_FEW = f"fewer than {FEW_PAIRS:,} pairs"
+_MANY = f"{FEW_PAIRS:,} pairs or more"
+_REASONS: dict[tuple[str, str], str] = {
+    ("model_size", "nano"): _FEW,
+    ("model_size", "tiny"): _MANY,
+    ("image_size", "large"): f"most images have at least {_LARGE_SIDE} px a side",
+    ("tokenizer", "char"): "synthetic captions have few words",
+    ("vocab_size", "bpe"): "learned from the captions",
+    ("batch_size", "cpu"): f"about {_STEPS_PER_EPOCH} steps per epoch, {_SMALLEST_BATCH} to {_LARGEST_BATCH} on a CPU",
+    (
+        "batch_size",
+        "gpu",
+    ): f"about {_STEPS_PER_EPOCH} steps per epoch, {_SMALLEST_BATCH} to {_LARGEST_BATCH_GPU} on a GPU",
+    ("precision", "bf16"): "supported by the hardware",
+    ("precision", "fp32"): "no bf16 support in the hardware",
+    ("optimizer", "muon"): "about half the steps of AdamW",
+    ("optimizer", "adamw"): "Muon is slow without bf16",
+    ("optimizer", "fine-tune"): "default for fine-tuning",
+    ("lr", "fine-tune"): "a learning rate for training from scratch overwrites pretrained weights",
+    ("lr", "lora"): "adapters start at zero",
+    ("min_lr", "constant"): "EMA replaces decay",
+    ("min_lr", "no ema"): "no EMA",
+    ("min_lr", "fine-tune"): "default for fine-tuning",
+    ("min_lr", "classes"): "the captions are classes",
+    ("min_lr", "many"): _MANY,
+    ("weight_decay", "scratch"): "default for training from scratch",
+    ("weight_decay", "fine-tune"): "it pulls towards zero, not towards the pretrained weights",
+    ("layer_decay", "fine-tune"): "early layers are general",
+    ("augment", "on"): "captions stay true",
+    ("patch_dropout", "very few"): f"fewer than {_VERY_FEW:,} pairs",
+    ("word_dropout", "very few"): f"fewer than {_VERY_FEW:,} pairs",
+    ("label_smoothing", "few"): _FEW,
+    ("ema", "scratch"): "evaluated and saved in place of the raw weights",
+    ("loss", "sigmoid"): "the pretrained weights have a logit bias",
+    ("epochs", "scratch"): f"about {_STEPS:,} steps, {_EPOCHS[0]} to {_EPOCHS[1]} epochs",
+    ("epochs", "fine-tune"): f"about {_STEPS:,} steps, {_TUNE_EPOCHS[0]} to {_TUNE_EPOCHS[1]} epochs",
+}
 
-def sentence(recipe: Recipe) -> str:
-    """The plan in one line."""
-    steps = f"{recipe.steps} steps" if recipe.seconds is None else f"{recipe.seconds / 60:g} minutes"
-    return (
-        f"{steps} of {recipe.batch_size} pairs ({recipe.steps_per_epoch} an epoch), peak learning rate "
-        f"{recipe.lr:g} after {_warmup(recipe)} of warm-up, {recipe.precision} on {recipe.device}"
-        + (f", evaluated every {recipe.eval_every} steps" if recipe.seconds is None else "")
-        + (", sigmoid loss" if recipe.loss == "sigmoid" else "")
-    )
+T = TypeVar("T")
 
 
-def work_out(
+@dataclass
+class _Decisions:
+    """Takes down each default that was chosen automatically."""
+
+    made: list[Decision] = field(default_factory=list)
+
+    def note(self, setting: str, value: Any, case: str) -> None:
+        self.made.append(Decision(setting=setting, value=value, reason=_REASONS.get((setting, case), case)))
+
+    def choose(self, setting: str, given: T | None, value: T, case: str, *, off: T | None = None) -> T:
+        """What the user gave, else `value`, which is noted unless it switches the setting off."""
+        if given is not None:
+            return given
+        if value != off:
+            self.note(setting, value, case)
+        return value
+
+
+def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
+    """Preprocessing of a new network: a larger image size where the images have the pixels and the stem is cheap."""
+    model = config.model
+    conv_stem = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
+    left_open = model.image_size is None and model.patch_size is None
+    larger = left_open and conv_stem and typical_side(distinct_images(pairs)) >= _LARGE_SIDE
+    return preprocessing(model.model_copy(update={"image_size": _LARGER_IMAGES}) if larger else model)
+
+
+def resolve_recipe(
     config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoch_pairs: int, classes: bool = False
-) -> Recipe:
-    """Fill in what the user left open.
+) -> tuple[Recipe, list[Decision]]:
+    """Resolve every setting that the user left open.
 
     Args:
-        epoch_pairs: fewer than there are where captions are sampled.
-        classes: the captions are few classes.
-
-    Batch size: the power of two that gives about sixteen steps an epoch, between 16 and 128 on a CPU, 256 on a GPU.
+        epoch_pairs: pairs of an epoch; fewer than `train_pairs` where one caption an image is sampled.
+        classes: the captions are a few classes.
+    Returns:
+        The recipe, and a record of each default that was chosen automatically.
+    Raises:
+        DataError: if there are too few pairs for a contrastive loss.
+        UsageError: if a flag does not fit the loss of the pretrained weights.
     """
-    device = choose_device(config.run.device)
-    optim, tuning = config.optim, config.tune.init is not None
-    largest = 128 if device.type == "cpu" else 256
-    by_data = 2 ** int(math.log2(max(epoch_pairs / 16, 1)))
-    batch_size = min(optim.batch_size or min(max(by_data, 16), largest), epoch_pairs)
-    steps_per_epoch = epoch_pairs // batch_size
-    wanted, bounds = (_TUNE_STEPS, _TUNE_EPOCHS) if tuning else (_STEPS, _EPOCHS)
-    steps = steps_per_epoch * (optim.epochs or _passes(steps_per_epoch, wanted, bounds))
-    precision = choose_precision(device, config.run.precision)
-    loss: LossName = optim.loss or ("sigmoid" if tuning and network.logit_bias else "softmax")
-    if loss == "sigmoid" and optim.label_smoothing is not None:
-        raise UsageError(
-            "--label-smoothing belongs to the softmax loss, and these weights were trained with the sigmoid loss; "
-            "leave it out, or add --loss softmax."
+    if epoch_pairs < 2:
+        raise DataError(
+            f"a contrastive loss needs at least 2 training pairs, and there is {epoch_pairs}; add pairs"
+            + ("." if config.data.val_file else ", or give the validation set with --val-file.")
         )
+    optim, tune = config.optim, config.tune
+    tuning = tune.init is not None
     few = train_pairs < FEW_PAIRS and not tuning and not classes
-    # Spread over the other classes, a share of the target would teach that a red square is no more like a red circle
-    # than a green triangle is: combinations never seen fall from 70 to 25 % on the drawn shapes.
-    smoothed = loss == "softmax" and few
-    left_out = _LEFT_OUT if few and train_pairs < _VERY_FEW else 0.0
-    learnt = config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
-    in_pieces = learnt and few
-    ema = _given(config.tune.ema, 0.0 if tuning else _EMA) or None
+    very_few = few and train_pairs < _VERY_FEW
+    start = "fine-tune" if tuning else "scratch"
+    decide = _Decisions([] if tuning else _of_network(config, network, train_pairs))
+
+    device = choose_device(config.run.device)
+    precision = choose_precision(device, config.run.precision)
+    decide.choose("precision", config.run.precision, precision, precision)
+    batch_size = min(
+        decide.choose(
+            "batch_size",
+            optim.batch_size,
+            _default_batch_size(epoch_pairs, on_cpu=device.type == "cpu"),
+            "cpu" if device.type == "cpu" else "gpu",
+        ),
+        epoch_pairs,
+    )
+    steps_per_epoch = epoch_pairs // batch_size
+    loss = _loss(config, network, decide)
+    muon = precision == "bf16" and not tuning
+    optimizer = decide.choose(
+        "optimizer", optim.optimizer, "muon" if muon else "adamw",
+        "fine-tune" if tuning else "muon" if muon else "adamw",
+    )  # fmt: skip
+    lr = (
+        decide.choose("lr", optim.lr, _tune_lr(network, tune), "lora" if tune.lora else "fine-tune")
+        if tuning
+        else decide.choose("lr", optim.lr, *_scratch_lr(config, train_pairs))
+    )
+    layer_decay = decide.choose(
+        "layer_decay", tune.layer_decay, _TUNE_LAYER_DECAY if tuning and not tune.lora else 1.0, start, off=1.0
+    )
+    ema = tune.ema if tune.ema is not None else 0.0 if tuning else _EMA
+    min_lr = decide.choose("min_lr", optim.min_lr, *_min_lr(config, ema=bool(ema), classes=classes, few=few))
+    if optim.warmup == type(optim).model_fields["warmup"].default:
+        decide.note("warmup", optim.warmup, "")
+    weight_decay = decide.choose("weight_decay", optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY, start)
+    if optim.augment:
+        decide.note("augment", True, "on")
+    dropout = _PATCH_AND_WORD_DROPOUT if very_few else 0.0
+    patch_dropout = decide.choose("patch_dropout", optim.patch_dropout, dropout, "very few", off=0.0)
+    word_dropout = decide.choose("word_dropout", optim.word_dropout, dropout, "very few", off=0.0)
+    trains_bpe = config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
+    bpe_dropout = decide.choose(
+        "bpe_dropout", optim.bpe_dropout, _BPE_DROPOUT if trains_bpe and few else 0.0, "", off=0.0
+    )
+    # Not for classes: smoothing over the other classes would teach that a red square is no closer to a red circle than
+    # a green triangle is. Unseen combinations of the synthetic shapes fall from 70 to 25 %.
+    smoothing = _LABEL_SMOOTHING if loss == "softmax" and few else 0.0
+    label_smoothing = decide.choose("label_smoothing", optim.label_smoothing, smoothing, "few", off=0.0)
+    decide.choose("ema", tune.ema, ema, start, off=0.0)
+    epochs = optim.epochs or _epochs(steps_per_epoch, _TUNE_EPOCHS if tuning else _EPOCHS)
+    if optim.minutes is None:
+        decide.choose("epochs", optim.epochs, epochs, start)
+
     recipe = Recipe(
         device=str(device),
         precision=precision,
-        optimizer=optim.optimizer or ("muon" if precision == "bf16" and not tuning else "adamw"),
-        batch_size=batch_size,
-        lr=optim.lr or (_tune_lr(network, config.tune) if tuning else _scratch_lr(config, train_pairs)),
-        steps_per_epoch=steps_per_epoch,
-        steps=steps,
-        warmup_steps=0,
-        eval_every=0,
-        checkpoint_every=0,
-        weight_decay=_given(optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY),
-        layer_decay=_given(config.tune.layer_decay, _tune_layer_decay(config.tune) if tuning else 1.0),
-        label_smoothing=_given(optim.label_smoothing, _LABEL_SMOOTHING if smoothed else 0.0),
-        ema=ema,
-        min_lr=_given(optim.min_lr, 1.0 if few and ema else _MIN_LR),
+        optimizer=optimizer,
         loss=loss,
-        patch_dropout=_given(optim.patch_dropout, left_out),
-        word_dropout=_given(optim.word_dropout, left_out),
-        bpe_dropout=_given(optim.bpe_dropout, _IN_PIECES if in_pieces else 0.0),
+        batch_size=batch_size,
+        lr=lr,
+        min_lr=min_lr,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        label_smoothing=label_smoothing,
+        ema=ema or None,
+        patch_dropout=patch_dropout,
+        word_dropout=word_dropout,
+        bpe_dropout=bpe_dropout,
+        seconds=None if optim.minutes is None else 60 * optim.minutes,
+        steps_per_epoch=steps_per_epoch,
+        **_schedule(config, steps_per_epoch * epochs, steps_per_epoch),
     )
-    seconds = None if optim.minutes is None else 60 * optim.minutes
-    return planned(recipe, config, steps).model_copy(update={"seconds": seconds})
+    return recipe, decide.made
 
 
-def planned(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
+def with_steps(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
     """The recipe over so many steps: warm-up is a share of them, evaluations are spread over them."""
-    epoch = recipe.steps_per_epoch
-    eval_every = config.run.eval_every or max(epoch, math.ceil(steps / _EVALUATIONS / epoch) * epoch)
-    return recipe.model_copy(
-        update={
-            "steps": steps,
-            "warmup_steps": round(config.optim.warmup * steps),
-            "eval_every": eval_every,
-            "checkpoint_every": config.run.checkpoint_every or eval_every,
-        }
-    )
+    return recipe.model_copy(update=_schedule(config, steps, recipe.steps_per_epoch))
 
 
-def _warmup(recipe: Recipe) -> str:
-    if recipe.seconds is None:
-        return f"{recipe.warmup_steps} steps"
-    return f"{recipe.warmup_steps / max(recipe.steps, 1):.0%} of them"
+def _schedule(config: TrainConfig, steps: int, steps_per_epoch: int) -> dict[str, int]:
+    epochs_between = max(math.ceil(steps / _EVALUATIONS / steps_per_epoch), 1)
+    eval_every = config.run.eval_every or epochs_between * steps_per_epoch
+    return {
+        "steps": steps,
+        "warmup_steps": round(config.optim.warmup * steps),
+        "eval_every": eval_every,
+        "checkpoint_every": config.run.checkpoint_every or eval_every,
+    }
 
 
-def _given(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _of_network(config: TrainConfig, network: ClipConfig, train_pairs: int) -> list[Decision]:
+    """Defaults of a new network: preset, image size, tokenizer."""
+    decide = _Decisions()
+    preset = preset_for(config.model, train_pairs)
+    decide.choose("model_size", config.model.model_size, preset, preset)
+    size = network.preprocessing.image_size
+    if config.model.image_size is None and size == _LARGER_IMAGES:
+        decide.note("image_size", size, "large")
+    if config.data.tokenizer is None and config.data.reads_characters:
+        decide.note("tokenizer", "char", "char")
+    elif config.data.tokenizer is None and config.data.vocab_size is None:
+        decide.note("vocab_size", network.text.vocab_size, "bpe")
+    return decide.made
 
 
-def _scratch_lr(config: TrainConfig, train_pairs: int) -> float:
-    return _PEAK_LR.get(preset_for(config.model, train_pairs), _VIT_PEAK_LR)
+def _default_batch_size(epoch_pairs: int, *, on_cpu: bool) -> int:
+    """The power of two that gives about 16 steps an epoch, within what the device computes efficiently."""
+    by_data = 1 << int(math.log2(max(epoch_pairs / _STEPS_PER_EPOCH, 1)))
+    return min(max(by_data, _SMALLEST_BATCH), _LARGEST_BATCH if on_cpu else _LARGEST_BATCH_GPU)
 
 
-def prepare(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
-    """How images are prepared for a new network: larger where they show more and convolutions make it cheap."""
-    model = config.model
-    patches_grow = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
-    left_open = model.image_size is None and model.patch_size is None
-    detailed = left_open and patches_grow and typical_side(distinct_images(pairs)) >= _DETAILED
-    return preprocessing(model.model_copy(update={"image_size": _DETAIL}) if detailed else model)
+def _loss(config: TrainConfig, network: ClipConfig, decide: _Decisions) -> LossName:
+    sigmoid = config.tune.init is not None and network.logit_bias
+    default: LossName = "sigmoid" if sigmoid else "softmax"
+    loss = decide.choose("loss", config.optim.loss, default, "sigmoid", off="softmax")
+    if loss == "sigmoid" and config.optim.label_smoothing is not None:
+        raise UsageError(
+            "--label-smoothing applies to the softmax loss, and these weights were trained with the sigmoid loss; "
+            "leave it out, or add --loss softmax."
+        )
+    return loss
+
+
+def _min_lr(config: TrainConfig, *, ema: bool, classes: bool, few: bool) -> tuple[float, str]:
+    """The last learning rate as a share of the peak, and the case."""
+    if few and ema:
+        return 1.0, "constant"
+    case = "no ema" if not ema else "fine-tune" if config.tune.init else "classes" if classes else "many"
+    return _MIN_LR, case
+
+
+def _scratch_lr(config: TrainConfig, train_pairs: int) -> tuple[float, str]:
+    preset = preset_for(config.model, train_pairs)
+    return _PEAK_LR.get(preset, _VIT_PEAK_LR), f"default for {preset}"
 
 
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
-    """About a fiftieth of the rate from scratch, lower for wider networks; higher where less of it moves."""
+    """About a fiftieth of the rate from scratch, lower for wider networks; higher where fewer weights are trainable."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
     return float(f"{times * _TUNE_LR * _TUNE_WIDTH / network.image.width:.1g}")
 
 
-def _tune_layer_decay(tune: TuneConfig) -> float:
-    return 1.0 if tune.lora else _TUNE_LAYER_DECAY
-
-
-def _passes(steps_per_epoch: int, wanted: int, bounds: tuple[int, int]) -> int:
-    """How many epochs make about as many steps as are wanted, within bounds."""
+def _epochs(steps_per_epoch: int, bounds: tuple[int, int]) -> int:
+    """The number of epochs with about 1,000 steps, within bounds."""
     fewest, most = bounds
-    return min(max(math.ceil(wanted / steps_per_epoch), fewest), most)
+    return min(max(math.ceil(_STEPS / steps_per_epoch), fewest), most)

@@ -1,5 +1,6 @@
 """The training loop: one step at a time, everything that happened written to the run directory."""
 
+import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,42 +8,44 @@ from typing import Any
 from torch import Tensor
 
 from clip_core.config import TrainConfig
+from clip_core.errors import CheckpointError
 from clip_core.model.checkpoint import (
     delete_damaged,
     delete_superseded,
+    keep_checkpoint,
     read_meta,
     read_state,
     save_checkpoint,
     valid_checkpoints,
 )
 from clip_core.model.clip import CLIP
-from clip_core.run.metrics import quality
+from clip_core.model.cpu_speed import give_back_memory
+from clip_core.run.metrics import log_line, quality, second
 from clip_core.run.paths import checkpoint_name
 from clip_core.run.records import Probe, Recipe, State
-from clip_core.run.requests import Malformed
+from clip_core.run.requests import Request
 from clip_core.run.writer import RunWriter
 from clip_core.training.batches import BatchMaker, BatchStream
-from clip_core.training.control import Signals
-from clip_core.training.device import give_back_memory, memory_mb, system_figures
+from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import ValidationSet, evaluate
-from clip_core.training.guard import guard_scores
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.optimiser import learning_rate
-from clip_core.training.recipe import planned
-from clip_core.training.report import plain_line
+from clip_core.training.recipe import with_steps
+from clip_core.training.request_queue import RequestQueue
+from clip_core.training.signals import Signals
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
 _FIRST_PLAN = 10  # steps after which the pace is known well enough
-_LOOK = 10  # steps for which a GPU is let run ahead before anything is read back; the clock is right at these
+_SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
 
 
 @dataclass
 class Progress:
-    """Where a run stands: everything that resuming needs and that is no tensor."""
+    """The state of a run that is no tensor: all that resuming needs besides the weights and the optimiser."""
 
     step: int = 0  # steps done
     best_score: tuple[float, float] = (-1.0, 0.0)  # as `quality` gives it
@@ -50,12 +53,12 @@ class Progress:
     scores: dict[str, float] = field(default_factory=dict)
     scored_at: int = -1
     train_seconds: float = 0.0
-    planned_steps: int = 0  # of a run that trains for a time
+    planned_steps: int = 0  # of a run with --minutes
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
 
 
 class Trainer:
-    """Trains a model from wherever `progress` stands to the end, or to a request or signal to stop."""
+    """Trains a model from `progress` to the end, or to a request or signal to stop."""
 
     def __init__(
         self,
@@ -64,14 +67,17 @@ class Trainer:
         validation: ValidationSet,
         writer: RunWriter,
         log: Log,
+        requests: RequestQueue,
         *,
         recipe: Recipe,
         config: TrainConfig,
-        guard: ValidationSet | None = None,
+        second_validation: ValidationSet | None = None,
     ) -> None:
-        self.learner = TrainStep(model, recipe, config)
-        self.device = self.learner.device
-        self.batches, self.validation, self.guard, self.writer, self.log = batches, validation, guard, writer, log
+        self.train_step = TrainStep(model, recipe, config)
+        self.device = self.train_step.device
+        self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
+        self.validation, self.second_validation = validation, second_validation
+        self.paused = False
         self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
@@ -89,30 +95,35 @@ class Trainer:
         Raises:
             TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
         """
-        self.learner.model.train()
+        signals.deferring = True
+        self.train_step.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
-        self.status(State.RUNNING)
+        self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
         try:
             if self.progress.step == 0 and self.progress.scored_at < 0:
                 self.evaluate()
+            if self.progress.step < self.recipe.steps and self.serve(signals):
+                self.save()
+                return State.STOPPED
             self.pace.read(stream.waited)
             started = time.perf_counter()
             for batch in stream:
                 step = self.progress.step
-                measured = self.learner(batch.to(self.device), step, self.learning_rate(step))
+                measured = self.train_step(batch.to(self.device), step, self.learning_rate(step))
                 self.progress.step += 1
-                if self.device.type == "cpu" or self.progress.step % _LOOK == 0:
-                    self.learner.refuse_non_finite()
+                if self.device.type == "cpu" or self.progress.step % _SYNC == 0:
+                    self.train_step.refuse_non_finite()
                 self.progress.train_seconds += time.perf_counter() - started
                 self.after_step(measured, stream)
-                if self.wants_to_stop(signals):
-                    self.save()
-                    return State.STOPPED
+                stops = self.serve(signals)
                 if self.progress.step >= self.recipe.steps:
                     break
+                if stops:
+                    self.save()
+                    return State.STOPPED
                 started = time.perf_counter()  # a pause is not time of training
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
@@ -130,7 +141,7 @@ class Trainer:
     # ------------------------------------------------------------ between steps
 
     def after_step(self, measured: dict[str, Tensor], stream: BatchStream) -> None:
-        """Report, evaluate and save as often as the recipe says, and serve what a reader asked for."""
+        """Report, evaluate and save as often as the recipe says."""
         step = self.progress.step
         self.pace.count(self.recipe.batch_size)
         if self.recipe.seconds is not None:
@@ -143,26 +154,26 @@ class Trainer:
             self.evaluate()
         if step % self.recipe.checkpoint_every == 0:
             self.save()
-        self.writer.heartbeat(step=step, epoch=self.epoch)
+        self.beat()
         self.pace.skip(time.perf_counter() - started)
 
     def plan(self, seconds: float) -> None:
-        """Foresee, from the pace so far, how many steps the time allows, so that the schedule ends when it does."""
+        """Estimate, from the pace so far, how many steps the time allows, so that the schedule ends with it."""
         progress = self.progress
         ended = progress.train_seconds >= seconds or progress.step >= self.recipe.steps
         if progress.step % _FIRST_PLAN and not ended:
             return
         rate = progress.step / max(progress.train_seconds, 1e-9)
         steps = progress.step + max(round((seconds - progress.train_seconds) * rate), 0)
-        self.follow(planned(self.recipe, self.config, steps))
+        self.follow(with_steps(self.recipe, self.config, steps))
 
     def follow(self, recipe: Recipe) -> None:
-        """Go on by another plan."""
+        """Continue with another number of steps."""
         evaluations = ("eval_every", "checkpoint_every") if self.progress.step > _FIRST_PLAN else ()
         kept = {name: getattr(self.recipe, name) for name in evaluations}  # so that they come at regular steps
         self.recipe = self.health.recipe = recipe.model_copy(update=kept)
         self.progress.planned_steps = recipe.steps
-        self.log.foresee(recipe.steps)
+        self.log.set_steps(recipe.steps)
         self.writer.status(steps=recipe.steps, epochs=recipe.epochs)
 
     def report(self, measured: dict[str, float], stream: BatchStream) -> None:
@@ -186,25 +197,31 @@ class Trainer:
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
-    def judge(self, model: CLIP) -> tuple[dict[str, float], Probe]:
-        """Scores of a network on the validation pairs and on the guard, and the probe."""
-        loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat
+    def scores_of(self, model: CLIP) -> tuple[dict[str, float], Probe]:
+        """Scores on both validation sets, and the probe; requests are accepted meanwhile."""
+        loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat_in_evaluation
         scores, probe = evaluate(model, self.validation, loss, precision, beat, step=self.progress.step)
-        if self.guard is not None:
-            scores |= guard_scores(evaluate(model, self.guard, loss, precision, beat)[0])
+        if self.second_validation is not None:
+            scores |= second(evaluate(model, self.second_validation, loss, precision, beat)[0])
         if self.device.type == "cpu":
             give_back_memory()
         return scores, probe
 
     def beat(self) -> None:
-        self.writer.heartbeat(step=self.progress.step, epoch=self.epoch)
+        progress = self.progress
+        seconds = round(progress.train_seconds, 2)
+        self.writer.heartbeat(step=progress.step, epoch=self.epoch, train_seconds=seconds)
+
+    def beat_in_evaluation(self) -> None:
+        self.beat()
+        self.requests.take(self.progress.step, when=" after this evaluation")
 
     def evaluate(self) -> None:
-        """Score the validation pairs, remember whether they are the best so far, write metrics and a probe."""
-        self.learner.refuse_non_finite()
+        """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far."""
+        self.train_step.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = self.judge(self.learner.eval_weights.ready())
+        scores, probe = self.scores_of(self.train_step.eval_weights.ready())
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -222,108 +239,131 @@ class Trainer:
         if step == 0:
             self.progress.before = scores
         score = quality(scores)
-        # Weights that already know something may be the best there are; random ones are not worth a checkpoint.
+        # Pretrained weights may stay the best checkpoint; random ones are not worth one.
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
 
-    def warn(self, troubles: list[str]) -> None:
-        """Say what is wrong with the run, in the log and as an event."""
-        for trouble in troubles:
-            self.log.say(f"health: {trouble}")
-            self.writer.event(self.progress.step, trouble, health=True)
+    def warn(self, warnings: list[str]) -> None:
+        """Health warnings, in the log and as events."""
+        for warning in warnings:
+            self.log.say(f"health: {warning}")
+            self.writer.event(self.progress.step, warning, health=True)
 
     def best_scores(self) -> dict[str, float]:
-        """What the best checkpoint scored; nothing where it was damaged and is gone."""
-        folder = self.writer.path / "checkpoints" / self.progress.best_checkpoint
+        """Scores of the best checkpoint; empty where it no longer exists."""
+        folder = self.writer.paths.checkpoints / self.progress.best_checkpoint
         return dict(read_meta(folder, verify=False)["scores"]) if folder.is_dir() else {}
 
     def line(self, scores: dict[str, float]) -> str:
-        """An evaluation in one plain line."""
+        """An evaluation in one line; the time left counts training alone, without evaluations and pauses."""
         step, steps = self.progress.step, self.recipe.steps
-        rate = step / max(self.progress.train_seconds, 1e-9)
-        pace = f"{self.pace.last:.0f} images/s  {(steps - step) / rate:.0f} s left" if step else ""
-        return plain_line(scores, f"step {step}/{steps}", pace)
+        parts = [f"step {step}/{steps}", *log_line(scores)]
+        if step:
+            left = (steps - step) * self.progress.train_seconds / step
+            parts += [f"{self.pace.last:.0f} images/s", f"{left:.0f} s left"]
+        return "  ".join(parts)
 
-    def wants_to_stop(self, signals: Signals) -> bool:
-        """Serve signals and requests; a pause waits here."""
-        if signals.received is not None:
-            self.writer.event(self.progress.step, f"stopping: signal {signals.received}")
-            return True
-        request = next(self.writer.pending_requests(), None)
-        if request is None:
-            return False
-        asked = "" if isinstance(request, Malformed) else request.kind
-        self.writer.acknowledge(request, self.progress.step, "done", f"asked to {asked}")
-        if asked == "checkpoint":
-            self.save()
-        elif asked == "evaluate":
+    # ------------------------------------------------------------ requests
+
+    def serve(self, signals: Signals) -> bool:
+        """Serve signals and requests in their order; a pause waits here. Returns whether to stop."""
+        began = time.perf_counter()
+        try:
+            while True:
+                self.requests.take(self.progress.step)
+                if signals.received is not None:
+                    self.writer.event(self.progress.step, f"stopping: {signal.Signals(signals.received).name}")
+                    return True
+                request = self.requests.next()
+                if request is None and not self.paused:
+                    return False
+                if request is None:
+                    self.beat()
+                    time.sleep(_PAUSE_POLL)
+                elif request.kind == "stop":
+                    return True
+                else:
+                    self.serve_one(request)
+        finally:
+            self.pace.skip(time.perf_counter() - began)
+
+    def serve_one(self, request: Request) -> None:
+        step = self.progress.step
+        if request.kind == "evaluate":
             self.evaluate()
-        elif asked == "pause":
-            return self.pause(signals)
-        return asked == "stop"
+            self.requests.done(request, step, f"evaluated at step {step}")
+        elif request.kind == "checkpoint":
+            self.save_by_request(request)
+        elif request.kind == "pause":
+            self.save()
+            self.paused = True
+            self.status(State.PAUSED)
+            self.log.say(f"paused at step {step}")
+        elif request.kind == "resume":
+            self.paused = False
+            self.status(State.RUNNING)
+            self.log.say("resumed after a pause")
+            self.writer.event(step, "resumed after a pause", pace="restart")
 
-    def pause(self, signals: Signals) -> bool:
-        """Wait, with a checkpoint on disk, until asked to go on or to stop; returns whether to stop."""
-        self.save()
-        self.status(State.PAUSED)
-        self.log.say(f"paused at step {self.progress.step}")
-        started, asked = time.perf_counter(), ""
-        while signals.received is None:
-            request = next(self.writer.pending_requests(), None)
-            if request is not None:
-                asked = "" if isinstance(request, Malformed) else request.kind
-                self.writer.acknowledge(request, self.progress.step, "done", f"asked to {asked}")
-            if asked in ("resume", "stop"):
-                break
-            self.writer.heartbeat()
-            time.sleep(_PAUSE_POLL)
-        self.pace.skip(time.perf_counter() - started)
-        if signals.received is not None or asked == "stop":
-            return True
-        self.log.say("going on")
-        self.status(State.RUNNING)
-        return False
+    def save_by_request(self, request: Request) -> None:
+        step = self.progress.step
+        try:
+            self.save(kept=True)
+        except CheckpointError as error:
+            self.requests.refuse(request, step, str(error))
+            return
+        message = f"checkpoint {checkpoint_name(step)} saved and kept"
+        self.log.say(message)
+        self.requests.done(request, step, message)
 
     def status(self, state: State, **values: Any) -> None:
-        self.writer.status(state=state, step=self.progress.step, epoch=self.epoch, **values)
+        seconds = round(self.progress.train_seconds, 2)
+        self.writer.status(state=state, step=self.progress.step, epoch=self.epoch, train_seconds=seconds, **values)
 
     # ------------------------------------------------------------ checkpoints
 
-    def save(self) -> None:
-        """Write a checkpoint, let latest.json (and best.json) name it, then delete what they superseded."""
-        self.learner.refuse_non_finite()
+    def save(self, *, kept: bool = False) -> None:
+        """Write a checkpoint, let latest.json (and best.json) name it, then delete superseded ones.
+
+        Args:
+            kept: it was requested, so that it is never deleted.
+        """
+        self.train_step.refuse_non_finite()
         progress = self.progress
         name = checkpoint_name(progress.step)
-        folder = self.writer.path / "checkpoints" / name
+        folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
             save_checkpoint(
                 folder,
-                model=self.learner.eval_weights.ready(),
-                tensors=self.learner.tensors(),
+                model=self.train_step.eval_weights.ready(),
+                tensors=self.train_step.tensors(),
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
                 scores=progress.scores if progress.scored_at == progress.step else {},
+                kept=kept,
             )
             self._saved_at = progress.step
+        elif kept:
+            keep_checkpoint(folder)
         self.writer.point_latest(name, progress.step)
         if progress.best_checkpoint == name:
             self.writer.point_best(name, progress.step, progress.scores)
         delete_superseded(self.writer.path, keep=self.keep_checkpoints, best=progress.best_checkpoint)
 
-    def resume(self) -> bool:
-        """Go back to the last whole checkpoint, if there is one; returns whether there was."""
+    def resume(self) -> None:
+        """Restore the last valid checkpoint, if there is one, and forget what was measured after it."""
         delete_damaged(self.writer.path)
-        for folder in valid_checkpoints(self.writer.path):
+        step = -1
+        for folder in valid_checkpoints(self.writer.path)[:1]:
             state = read_state(folder)
-            self.learner.restore(folder)
+            self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
-                self.recipe = self.health.recipe = planned(self.recipe, self.config, self.progress.planned_steps)
-            self.writer.forget_after(self.progress.step)
-            self._saved_at = self.progress.step
-            return True
-        self.writer.forget_after(-1)
-        return False
+                self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)
+            self._saved_at = step = self.progress.step
+        self.writer.forget_after(step)
+        self.log.say(f"resuming at step {self.progress.step}")
+        self.writer.event(self.progress.step, "resumed", pace="restart")

@@ -20,12 +20,15 @@ def test_config_survives_json() -> None:
             {"model": {"model_size": "huge"}},
             "--model-size is 'huge'; it should be 'nano', 'tiny', 'small', 'base', 'large'",
         ),
+        ({"optim": {"epochs": 1.5}}, "--epochs is 1.5; it should be a whole number"),
+        ({"optim": {"batch_size": "7.9"}}, "--batch-size is 7.9; it should be a whole number"),
+        ({"run": {"run_dir": ""}}, "--run-dir is ''; it should not be empty"),
         ({"optim": {"learning_rate": 1}}, "unknown setting optim.learning_rate"),
         ({"optim": {"lr": "fast"}}, "--lr is 'fast'"),
-        ({"data": {"tokenizer": "char"}, "optim": {"bpe_dropout": 0.1}}, "--bpe-dropout needs tokens that were merged"),
+        ({"data": {"tokenizer": "char"}, "optim": {"bpe_dropout": 0.1}}, "--bpe-dropout needs a BPE tokenizer"),
         ({"data": {"create_synthetic": True}, "optim": {"bpe_dropout": 0.1}}, "add --tokenizer bpe"),
         ({"model": {"width": 100}}, "--width is 100; it should be a multiple of 64"),
-        ({"model": {"width": 128}, "tune": {"init": "a.pt"}}, "--width cannot be chosen with --init"),
+        ({"model": {"width": 128}, "tune": {"init": "a.pt"}}, "--width cannot be combined with --init"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_flag_what_it_was_and_what_it_may_be(values: dict, said: str) -> None:

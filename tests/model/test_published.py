@@ -253,62 +253,6 @@ def test_runs_checkpoints_and_bundles_are_not_published_weights(tiny_run: Path, 
     assert is_published(folder / "open_clip_model.safetensors")
 
 
-# ---------------------------------------------------------------- the hub
-
-
-def cached(cache: Path, name: str, folder: Path) -> None:
-    """Put a folder into a cache of the Hugging Face hub, as huggingface_hub lays it out."""
-    place = cache / f"models--{name.replace('/', '--')}"
-    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("0" * 40)
-
-
-def from_hub(cache: Path, name: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    program = f"from clip_core.model.published import read_published; print(read_published({name!r}).config.embed_dim)"
-    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=cwd, capture_output=True, text=True, check=False
-    )
-
-
-def test_a_name_of_the_hub_is_looked_for_in_its_cache_first(tmp_path: Path, folder: Path, hugging_face: Path) -> None:
-    cached(tmp_path / "cache", "org/open", folder)
-    cached(tmp_path / "cache", "org/hf", hugging_face)
-    for name, embed_dim in (("org/open", "32"), ("hf-hub:org/open", "32"), ("org/hf", "24")):
-        done = from_hub(tmp_path / "cache", name, tmp_path)
-        assert done.stdout.strip() == embed_dim, done.stderr
-
-
-def test_a_name_of_the_hub_without_network_is_one_sentence(tmp_path: Path) -> None:
-    last = from_hub(tmp_path / "cache", "org/nothing", tmp_path).stderr.strip().splitlines()[-1]
-    assert "there is no org/nothing here, nor in the cache of the Hugging Face hub" in last
-
-
-def test_a_hub_that_cannot_be_reached_is_one_sentence_without_waiting(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clip_core.cli.infer", "similarity", "--model", "org/nothing", "--image", "x"]
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment |= {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://hub.invalid", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--texts", "a"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "the hub cannot be reached" in done.stderr
-
-
-def test_a_path_that_is_mistyped_is_not_taken_for_a_name_of_the_hub(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    last = from_hub(tmp_path / "cache", "runs/nothing", tmp_path).stderr.strip().splitlines()[-1]
-    assert "no weights at runs/nothing" in last
-
-
 # ---------------------------------------------------------------- in use
 
 

@@ -8,8 +8,7 @@ import pytest
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train
-from tests.terminal.terminal import wait_until
-from tests.training.test_resume import start, wait_for_step
+from tests.running import lines, start, wait_for_step, wait_until
 
 TIMED = [*SHORT_RUN[2:], "--lr", "0.001", "--min-lr", "0.01"]
 
@@ -19,9 +18,8 @@ def test_the_schedule_ends_where_the_time_does(shapes: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "0.1 minutes of" in done.stdout
     reader = RunReader(tmp_path / "run")
-    lines = reader.new_metrics()
-    last_step = [line for line in lines if line["kind"] == "train"][-1]
-    last_evaluation = [line for line in lines if line["kind"] == "eval"][-1]
+    last_step = lines(tmp_path / "run", "train")[-1]
+    last_evaluation = lines(tmp_path / "run", "eval")[-1]
     status = reader.status()
     assert status is not None
     assert status.state is State.FINISHED
@@ -54,7 +52,7 @@ def test_a_pause_is_not_time_of_training(shapes: Path, tmp_path: Path) -> None:
     reader = RunReader(run)
     reader.ask("pause")
     wait_until(lambda: reader.state() is State.PAUSED)
-    paused_at = max(line["step"] for line in reader.new_metrics() if line["kind"] == "train")
+    paused_at = max(line["step"] for line in lines(run, "train"))
     time.sleep(8)  # more than the whole of its time
     reader.ask("resume")
     assert child.wait(timeout=120) == 0
@@ -66,4 +64,4 @@ def test_a_pause_is_not_time_of_training(shapes: Path, tmp_path: Path) -> None:
 def test_epochs_and_minutes_are_not_both_asked_for(shapes: Path, tmp_path: Path) -> None:
     done = clip_train("--data-file", str(shapes), "--minutes", "1", "--epochs", "3", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--epochs says how long to train, and so does --minutes" in done.stderr
+    assert "--epochs cannot be combined with --minutes" in done.stderr

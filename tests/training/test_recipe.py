@@ -1,4 +1,4 @@
-"""What the recipe makes of the data, the hardware and what was said; every choice with its reason."""
+"""The defaults that depend on data and hardware, and the record of each that was chosen automatically."""
 
 from pathlib import Path
 from typing import Any
@@ -8,20 +8,31 @@ from PIL import Image
 
 from clip_core.config import TrainConfig, architecture, parse_config
 from clip_core.data.pairs import Pair
-from clip_core.training.recipe import Recipe, planned, prepare, work_out
+from clip_core.errors import DataError
+from clip_core.run.records import Decision, Recipe
+from clip_core.training.recipe import choose_preprocessing, resolve_recipe, with_steps
+from clip_core.training.run_description import decision_line, recipe_line
 
 
 def config(precision: str = "bf16", **optim: Any) -> TrainConfig:
     return parse_config({"optim": optim, "run": {"device": "cpu", "precision": precision}})
 
 
-def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
+def resolve(given: TrainConfig, pairs: int, *, classes: bool = False) -> tuple[Recipe, list[Decision]]:
     model = architecture(given.model, vocab_size=300, end_token=2, context_length=16, pairs=pairs)
-    return work_out(given, pairs, model, epoch_pairs=pairs, classes=classes)
+    return resolve_recipe(given, pairs, model, epoch_pairs=pairs, classes=classes)
+
+
+def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
+    return resolve(given, pairs, classes=classes)[0]
+
+
+def lines_of(given: TrainConfig, pairs: int) -> list[str]:
+    return [decision_line(decision) for decision in resolve(given, pairs)[1]]
 
 
 @pytest.mark.parametrize(
-    ("pairs", "batch", "epochs", "smoothing", "left_out", "preset"),
+    ("pairs", "batch", "epochs", "smoothing", "dropout", "preset"),
     [
         (500, 16, 33, 0.1, 0.5, "nano"),
         (2_771, 128, 48, 0.1, 0.0, "nano"),
@@ -29,22 +40,26 @@ def recipe(given: TrainConfig, pairs: int, *, classes: bool = False) -> Recipe:
         (200_000, 128, 10, 0.0, 0.0, "tiny"),
     ],
 )
-def test_few_pairs_are_seen_often_and_never_alike(
-    pairs: int, batch: int, epochs: int, smoothing: float, left_out: float, preset: str
+def test_small_sets_get_more_epochs_and_regularisation(
+    pairs: int, batch: int, epochs: int, smoothing: float, dropout: float, preset: str
 ) -> None:
-    worked_out = recipe(config(), pairs)
-    assert (worked_out.batch_size, worked_out.epochs) == (batch, epochs)
-    assert worked_out.steps == worked_out.epochs * (pairs // batch)
-    assert worked_out.warmup_steps == round(0.1 * worked_out.steps)
-    assert worked_out.label_smoothing == smoothing
-    assert worked_out.patch_dropout == worked_out.word_dropout == left_out
-    assert f"preset {preset}, as" in worked_out.why
+    resolved, decisions = resolve(config(), pairs)
+    assert (resolved.batch_size, resolved.epochs) == (batch, epochs)
+    assert resolved.steps == resolved.epochs * (pairs // batch)
+    assert resolved.warmup_steps == round(0.1 * resolved.steps)
+    assert resolved.label_smoothing == smoothing
+    assert resolved.patch_dropout == resolved.word_dropout == dropout
+    assert decisions[0].model_dump() == {
+        "setting": "model_size",
+        "value": preset,
+        "reason": "fewer than 50,000 pairs" if preset == "nano" else "50,000 pairs or more",
+    }
 
 
-def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
-    worked_out = recipe(config(), 500, classes=True)
-    assert worked_out.label_smoothing == worked_out.word_dropout == worked_out.patch_dropout == 0
-    assert worked_out.bpe_dropout == 0
+def test_classes_get_neither_dropout_nor_label_smoothing() -> None:
+    resolved = recipe(config(), 500, classes=True)
+    assert resolved.label_smoothing == resolved.word_dropout == resolved.patch_dropout == 0
+    assert resolved.bpe_dropout == 0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,7 @@ def test_classes_keep_every_word_and_share_nothing_with_each_other() -> None:
         ({"optim": {"min_lr": 0}, "tune": {"ema": 0.99}}, 500, False, 0.0),
     ],
 )
-def test_the_learning_rate_stays_where_few_pairs_are_averaged_over(
+def test_the_learning_rate_is_constant_for_small_sets_with_ema(
     given: dict, pairs: int, classes: bool, floor: float
 ) -> None:
     run = {"device": "cpu", "precision": "bf16"}
@@ -77,7 +92,7 @@ def test_the_learning_rate_stays_where_few_pairs_are_averaged_over(
         ({}, 200_000, 0.0),
     ],
 )
-def test_a_vocabulary_learnt_from_few_captions_is_met_in_pieces_too(data: dict, pairs: int, share: float) -> None:
+def test_bpe_dropout_is_for_vocabularies_trained_on_few_captions(data: dict, pairs: int, share: float) -> None:
     given = parse_config({"data": data, "run": {"device": "cpu", "precision": "bf16"}})
     assert recipe(given, pairs).bpe_dropout == share
 
@@ -96,12 +111,12 @@ def test_a_vocabulary_learnt_from_few_captions_is_met_in_pieces_too(data: dict, 
         (500, {"model_size": "ViT-B-32"}, 224),
     ],
 )
-def test_images_are_seen_larger_where_they_have_more_to_show(
+def test_the_image_size_is_larger_for_large_images_and_a_convolutional_stem(
     tmp_path: Path, side: int, model: dict[str, Any], seen: int
 ) -> None:
     Image.new("RGB", (side + 9, side)).save(tmp_path / "a.png")
     pairs = [Pair(tmp_path / "a.png", "a", 1)]
-    assert prepare(parse_config({"model": model}), pairs).image_size == seen
+    assert choose_preprocessing(parse_config({"model": model}), pairs).image_size == seen
 
 
 def test_muon_only_where_there_is_bf16() -> None:
@@ -123,36 +138,63 @@ GIVEN = {
 }
 
 
-def test_what_is_said_holds_and_needs_no_reason() -> None:
-    worked_out = recipe(config(**GIVEN), 500)
-    stored = worked_out.as_json() | {"epochs": worked_out.epochs}
+def test_what_was_given_is_used_and_is_no_decision() -> None:
+    resolved, decisions = resolve(config(**GIVEN), 500)
+    stored = resolved.model_dump() | {"epochs": resolved.epochs}
     assert {name: stored[name] for name in GIVEN} == GIVEN
-    left_open = recipe(config(), 500).why.split("; ")
-    for words in (
-        "pairs a step",
-        "epochs",
-        "peak learning rate",
-        "does not fall",
-        "Muon",
-        "weight decay",
-        "smoothing",
-        "patches",
-        "words",
-        "pieces",
-    ):
-        assert words not in worked_out.why
-        assert any(words in reason for reason in left_open)
+    assert not GIVEN.keys() & {decision.setting for decision in decisions}
+    assert GIVEN.keys() <= {decision.setting for decision in resolve(config(), 500)[1]}
 
 
-def test_every_reason_says_why() -> None:
+def test_the_value_of_each_decision_is_the_resolved_one() -> None:
+    for pairs in (500, 2_771, 200_000):
+        resolved, decisions = resolve(config(), pairs)
+        stored = resolved.model_dump() | {"epochs": resolved.epochs}
+        values = {decision.setting: decision.value for decision in decisions if decision.setting in stored}
+        assert values == {name: stored[name] for name in values}
+        assert len(values) >= 7
+
+
+def test_decisions_read_as_short_lines_with_numbers() -> None:
+    assert lines_of(config(), 2_947) == [
+        "preset nano (fewer than 50,000 pairs)",
+        "BPE vocabulary of 300 tokens (learned from the captions)",
+        "batch size 128 (about 16 steps per epoch, 16 to 128 on a CPU)",
+        "Muon (about half the steps of AdamW)",
+        "peak learning rate 0.001 (default for nano)",
+        "constant learning rate (EMA replaces decay)",
+        "10% linear warm-up",
+        "weight decay 0.1 (default for training from scratch)",
+        "random crops of at least 80% of a side, keyword lists shuffled and thinned (captions stay true)",
+        "BPE dropout 0.1",
+        "label smoothing 0.1 (fewer than 50,000 pairs)",
+        "EMA of the weights, decay 0.9999 (evaluated and saved in place of the raw weights)",
+        "44 epochs (about 1,000 steps, 10 to 60 epochs)",
+    ]
+
+
+def test_every_decision_but_plain_defaults_has_a_reason() -> None:
     for pairs, minutes in ((500, None), (500, 1), (2_771, 10), (200_000, None)):
-        for reason in recipe(config(minutes=minutes), pairs).why.split("; "):
-            assert any(word in reason for word in (" as ", " for ", " so that ")), reason
+        for decision in resolve(config(minutes=minutes), pairs)[1]:
+            assert decision.reason or decision.setting in ("warmup", "bpe_dropout"), decision
+            assert "{" not in decision_line(decision)
 
 
-def test_a_plan_for_another_number_of_steps_keeps_its_proportions() -> None:
+def test_the_recipe_in_one_line() -> None:
+    line = recipe_line(recipe(config(), 2_947))
+    assert line.startswith("1012 steps of 128 pairs (23 per epoch), peak learning rate 0.001, 101 steps of warm-up")
+    assert recipe_line(recipe(config(minutes=2), 2_947)).startswith("2 minutes of 128 pairs")
+
+
+def test_another_number_of_steps_keeps_the_proportions_of_the_schedule() -> None:
     given = config()
-    longer = planned(recipe(given, 2_771), given, 5_000)
+    longer = with_steps(recipe(given, 2_771), given, 5_000)
     assert (longer.steps, longer.warmup_steps) == (5_000, 500)
     assert longer.eval_every % longer.steps_per_epoch == 0
     assert 20 <= longer.steps / longer.eval_every <= 31
+
+
+def test_one_pair_is_refused_in_one_sentence_and_two_are_a_batch() -> None:
+    with pytest.raises(DataError, match="needs at least 2 training pairs, and there is 1; add pairs, or give"):
+        recipe(config(), 1)
+    assert recipe(config(), 2).batch_size == 2

@@ -6,49 +6,32 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
-from clip_core.files import sha256, write_json
+from clip_core.data.synthetic import create_synthetic
+from clip_core.files import sha256
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
+from tests.running import latest, lines, start, wait_for_step
 
 LONGER = [
     "--epochs", "6", *SHORT_RUN[2:], "--eval-every", "7", "--checkpoint-every", "4", "--keep-checkpoints", "100",
 ]  # fmt: skip
 
 
-def start(*flags: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clip_core.cli.train", *flags],
-        cwd=cwd, env=command_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for_step(run: Path, step: int, child: subprocess.Popen[str], seconds: float = 120) -> None:
-    reader, deadline = RunReader(run), time.time() + seconds
-    while time.time() < deadline:
-        if any(m["kind"] == "train" and m["step"] >= step for m in reader.new_metrics()):
-            return
-        assert child.poll() is None, child.stderr.read() if child.stderr else ""
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} within {seconds} s")
-
-
 def figures(run: Path) -> list[tuple[object, ...]]:
     """What a run measured, without what depends on the clock or on when it was interrupted."""
-    lines = [m for m in RunReader(run).new_metrics() if m["kind"] in ("train", "eval")]
+    measured = [m for m in lines(run) if m["kind"] in ("train", "eval")]
     keys = ("kind", "step", "loss", "grad_norm", "lr", "val_loss", "mean_recall")
-    return sorted(tuple(m.get(key) for key in keys) for m in lines)
+    return sorted(tuple(m.get(key) for key in keys) for m in measured)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    last = [RunReader(run).pointer("latest") for run in (one, other)]
-    assert last[0] is not None
-    assert last[1] is not None
+    last = [latest(run) for run in (one, other)]
     for name in ("model.safetensors", "state.safetensors"):
         first, second = load_file(last[0] / name), load_file(last[1] / name)
         assert first.keys() == second.keys()
@@ -100,8 +83,7 @@ def test_stopped_with_sampled_captions_bf16_weights_and_muon_and_resumed_it_is_t
     assert child.wait(60) == 128 + signal.SIGTERM
     assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
     assert_same_run(whole, parts)
-    resolved = RunReader(whole).config()["resolved"]
-    assert resolved["steps_per_epoch"] == 162 // 32  # images, not pairs
+    assert RunReader(whole).record().resolved.steps_per_epoch == 162 // 32  # images, not pairs
 
 
 def test_killed_between_steps_it_goes_on_from_the_last_checkpoint_as_the_same_run(shapes: Path, tmp_path: Path) -> None:
@@ -114,16 +96,15 @@ def test_killed_between_steps_it_goes_on_from_the_last_checkpoint_as_the_same_ru
     assert RunReader(parts).state() in (State.KILLED, State.FINISHED)
     assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
     assert_same_run(whole, parts)
-    steps = [m["step"] for m in RunReader(parts).new_metrics() if m["kind"] == "train"]
+    steps = [line["step"] for line in lines(parts, "train")]
     assert len(steps) == len(set(steps)) == 30
 
 
 def test_resuming_a_checkpoint_that_was_damaged_falls_back_to_the_one_before(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
-    latest = RunReader(run).pointer("latest")
-    assert latest is not None
-    weights = latest / "model.safetensors"
+    folder = latest(run)
+    weights = folder / "model.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
@@ -131,7 +112,7 @@ def test_resuming_a_checkpoint_that_was_damaged_falls_back_to_the_one_before(tra
     assert done.returncode == 0, done.stderr
     assert "resuming at step 5" in done.stdout
     assert json.loads((run / "best.json").read_text())["checkpoint"]
-    assert sha256(weights) == json.loads((latest / "meta.json").read_text())["files"]["model.safetensors"]["sha256"]
+    assert sha256(weights) == json.loads((folder / "meta.json").read_text())["files"]["model.safetensors"]["sha256"]
 
 
 def test_an_interrupt_stops_after_the_step_with_a_checkpoint_and_exit_code_130(shapes: Path, tmp_path: Path) -> None:
@@ -140,11 +121,9 @@ def test_an_interrupt_stops_after_the_step_with_a_checkpoint_and_exit_code_130(s
     wait_for_step(run, 3, child)
     child.send_signal(signal.SIGINT)
     assert child.wait(60) == 130
-    latest = RunReader(run).pointer("latest")
     status = RunReader(run).status()
-    assert latest is not None
     assert status is not None
-    assert latest.name == f"step_{status.step:07d}"
+    assert latest(run).name == f"step_{status.step:07d}"
 
 
 def test_a_closed_terminal_changes_nothing_for_the_trainer(shapes: Path, tmp_path: Path) -> None:
@@ -165,38 +144,64 @@ def test_a_closed_terminal_changes_nothing_for_the_trainer(shapes: Path, tmp_pat
     assert "finished" in (run / "train.log").read_text()
 
 
-def test_a_run_from_before_anything_was_left_out_goes_on_whole(shapes: Path, tmp_path: Path) -> None:
-    pairs = json.loads(shapes.read_text())
-    for number, pair in enumerate(pairs):  # so that captions are no classes, of which no word is ever left out
-        pair["caption"] += f" number {number}"
-    (shapes.parent / "numbered.json").write_text(json.dumps(pairs))
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = [*LONGER, "--patch-dropout", "0", "--word-dropout", "0", "--bpe-dropout", "0"]
-    data = ["--data-file", str(shapes.parent / "numbered.json")]
-    assert clip_train(*data, "--run-dir", str(whole), *flags, cwd=tmp_path).returncode == 0
-    shutil.copytree(whole, parts)
-    config = RunReader(parts).config()
-    for name in ("patch_dropout", "word_dropout", "bpe_dropout"):
-        del config["resolved"][name], config["config"]["optim"][name]
-    write_json(parts / "config.json", config)
-    last = RunReader(parts).pointer("latest")
-    assert last is not None
-    shutil.rmtree(last)
-    assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
-    assert_same_run(whole, parts)
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch over a list of its own, with a relative path, in the folder that is returned."""
+    folder = tmp_path_factory.mktemp("own")
+    create_synthetic(folder / "data" / "list.json", count=36, seed=0, size=32)
+    done = clip_train("--data", "data/list.json", "--run-dir", "run", *SMALL, "--epochs", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_a_run_of_a_preset_that_has_gone_goes_on(shapes: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    flags = ["--data-file", str(shapes), *LONGER, "--width", "512"]
-    assert clip_train(*flags, "--run-dir", str(whole), cwd=tmp_path).returncode == 0
-    shutil.copytree(whole, parts)
-    config = RunReader(parts).config()
-    config["config"]["model"]["model_size"] = "shallow"
-    del config["config"]["model"]["width"]
-    write_json(parts / "config.json", config)
-    last = RunReader(parts).pointer("latest")
-    assert last is not None
-    shutil.rmtree(last)
-    assert clip_train("--resume", "--run-dir", str(parts), cwd=tmp_path).returncode == 0
-    assert_same_run(whole, parts)
+SMALL = ["--image-size", "32", "--model-size", "nano", "--layers", "1", "--width", "64", "--device", "cpu"]
+
+
+def test_a_run_with_a_relative_data_path_resumes_from_any_folder(own_data: Path, tmp_path: Path) -> None:
+    done = clip_train("--resume", "--run-dir", str(own_data / "run"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout
+
+
+def test_a_run_whose_data_were_moved_resumes_with_their_new_place_and_remembers_it(
+    own_data: Path, tmp_path: Path
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(own_data / "run", run)
+    shutil.copytree(own_data / "data", moved)
+    record = RunReader(run).record()
+    gone = record.config.data.model_copy(update={"data_file": tmp_path / "gone" / "list.json"})
+    record.model_copy(update={"config": record.config.model_copy(update={"data": gone})}).write(run / "config.json")
+    refused = clip_train("--resume", "--run-dir", "run", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "say where to with --data" in refused.stderr
+    assert clip_train("--resume", "--run-dir", "run", "--data", "elsewhere/list.json", cwd=tmp_path).returncode == 0
+    assert RunReader(run).record().config.data.data_file == moved / "list.json"
+    images = [Path(pair.image) for pair in RunReader(run).validation_pairs().pairs]
+    assert all(image.is_relative_to(moved) for image in images)
+    assert clip_train("--resume", "--run-dir", "run", cwd=tmp_path).returncode == 0
+
+
+def test_other_pairs_are_refused_and_what_differs_is_said(own_data: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(own_data / "run", run)
+    shutil.copytree(own_data / "data", other)
+    pairs = json.loads((other / "list.json").read_text())
+    pairs[3]["caption"] = "a \x1b[31mpurple cow"
+    (other / "list.json").write_text(json.dumps(pairs[:-2]))
+    done = clip_train("--resume", "--run-dir", "run", "--data", str(other / "list.json"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "3 are missing (first: usable pair 4) and 1 is new or changed" in done.stderr
+    assert "purple cow" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_after_a_resume_the_pace_starts_again(own_data: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(own_data / "run", tmp_path / "run"))
+    assert clip_train("--resume", "--run-dir", str(run), cwd=tmp_path).returncode == 0
+    resumed = [line for line in lines(run, "event") if line["message"] == "resumed"]
+    assert [line["pace"] for line in resumed] == ["restart"]
+    status = RunReader(run).status()
+    assert status is not None
+    assert status.train_seconds > 0

@@ -43,9 +43,9 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_images_of_a_run_are_members_of_its_shards(run: Path, shards: Path):
-    pairs = json.loads((run / "val_pairs.json").read_text())
-    probe = RunReader(run).probe() or {}
-    for name in [*(pair["image"] for pair in pairs), *probe["images"]]:
+    probe = RunReader(run).probe()
+    assert probe is not None
+    for name in [*(pair.image for pair in RunReader(run).validation_pairs().pairs), *probe.images]:
         member = member_of(Path(name))
         assert member is not None
         assert member.shard.parent == shards

@@ -1,4 +1,4 @@
-"""Tuning as a user does it: the command, the run that it leaves, and a run that was interrupted."""
+"""Fine-tuning with the command: the run that it leaves, and one that was interrupted and resumed."""
 
 import json
 import shutil
@@ -13,10 +13,12 @@ from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
+from clip_core.run.metrics import SECOND
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import BatchMaker
 from tests.models import make_run
 from tests.published import open_clip_model, save_open_clip
+from tests.running import latest, lines
 from tests.training.test_resume import assert_same_run
 
 SHORT = [
@@ -56,13 +58,11 @@ def tune(run: Path, data_file: Path, start: Path, *flags: str) -> Path:
 
 
 def last(run: Path) -> Path:
-    folder = RunReader(run).pointer("latest")
-    assert folder is not None
-    return folder
+    return latest(run)
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
-    return [m for m in RunReader(run).new_metrics() if m["kind"] == "eval"]
+    return lines(run, "eval")
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -102,16 +102,18 @@ def test_a_tuned_checkpoint_is_a_plain_model_that_scores_what_it_says(tuned: tup
         }
 
 
-def test_a_run_says_where_it_came_from_and_why_it_is_gentle(tuned: tuple[str, Path], start: Path) -> None:
+def test_the_record_has_the_initial_weights_and_the_reasons_of_the_fine_tuning_defaults(tuned: tuple[str, Path], start: Path) -> None:
     way, run = tuned
-    config = RunReader(run).config()
-    assert config["init"]["given"] == str(start)
-    resolved = config["resolved"]
-    assert resolved["weight_decay"] == 0
-    assert "weight decay" in resolved["why"]
-    assert resolved["lr"] < 1e-3 or "--lr" in WAYS[way]
-    assert (resolved["layer_decay"] == 1) is ("lora" in way or way == "both")
-    assert config["model"] == json.loads((last(run) / "meta.json").read_text())["model"]
+    record = RunReader(run).record()
+    assert record.init is not None
+    assert record.init.given == str(start)
+    resolved = record.resolved
+    assert resolved.weight_decay == 0
+    reasons = {decision.setting: decision.reason for decision in record.decisions}
+    assert reasons["weight_decay"] == "it pulls towards zero, not towards the pretrained weights"
+    assert resolved.lr < 1e-3 or "--lr" in WAYS[way]
+    assert (resolved.layer_decay == 1) is ("lora" in way or way == "both")
+    assert record.model.model_dump(mode="json") == json.loads((last(run) / "meta.json").read_text())["model"]
     assert (run / "tokenizer.json").read_text() == (start / "tokenizer.json").read_text()
 
 
@@ -119,7 +121,7 @@ def test_before_and_after_stand_in_a_table(tuned: tuple[str, Path]) -> None:
     log = (tuned[1] / "train.log").read_text().splitlines()
     head = next(number for number, line in enumerate(log) if "before" in line and f"after {STEPS} steps" in line)
     assert [line.split("  ")[0] for line in log[head + 1 : head + 8]] == [
-        *(f"recall@{k} {way}" for way in ("to text", "to image") for k in (1, 5, 10)), "mean recall",
+        *(f"recall@{k} {way}" for way in ("image to text", "text to image") for k in (1, 5, 10)), "mean recall",
     ]  # fmt: skip
 
 
@@ -141,16 +143,16 @@ def test_resuming_needs_the_starting_weights_no_more(start: Path, shapes: Path, 
     assert last(run).name == f"step_{STEPS:07d}"
 
 
-def test_the_line_of_blends_is_judged_and_the_one_asked_for_is_chosen(
+def test_all_blends_are_evaluated_and_the_requested_one_is_the_best_checkpoint(
     start: Path, shapes: Path, guard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--blend", "0.4", "--lr", "1e-3", "--guard-data", str(guard)]
     run = tune(tmp_path / "run", shapes, start, *flags)
     stored = json.loads((run / "blends.json").read_text())
-    scores = {blend["blend"]: blend["scores"] for blend in stored["blends"]}
+    scores = {blend["share"]: blend["scores"] for blend in stored["blends"]}
     assert list(scores) == [0.0, 0.25, 0.4, 0.5, 0.75, 1.0]
     before, after = evaluations(run)[0], evaluations(run)[-1]
-    for name in ("mean_recall", "guard_mean_recall", "val_loss"):
+    for name in ("mean_recall", f"{SECOND}mean_recall", "val_loss"):
         assert scores[0.0][name] == pytest.approx(before[name], abs=1e-5)
         assert scores[1.0][name] == pytest.approx(after[name], abs=1e-5)
     best = json.loads((run / "best.json").read_text())
@@ -160,8 +162,8 @@ def test_the_line_of_blends_is_judged_and_the_one_asked_for_is_chosen(
     first, end = (load_model(path).model.state_dict()[name] for path in (start, last(run)))
     torch.testing.assert_close(load_model(run).model.state_dict()[name], 0.6 * first + 0.4 * end)
     said = capsys.readouterr().out
-    assert "the chosen checkpoint is blend_0.4" in said
-    assert "guard, mean recall" in said
+    assert "the best checkpoint is blend_0.4 (--blend: 0.6 x initial + 0.4 x fine-tuned weights)" in said
+    assert "second validation set, mean recall" in said
     # Resumed after its end, it ends the same way.
     assert main(["--resume", "--run-dir", str(run)]) == 0
     assert json.loads((run / "best.json").read_text()) == best
@@ -177,17 +179,17 @@ def test_a_blend_survives_resuming(start: Path, shapes: Path, tmp_path: Path) ->
     assert json.loads((run / "blends.json").read_text()) == kept
 
 
-def test_the_guard_is_judged_at_each_evaluation_under_its_own_names(
+def test_the_second_validation_set_is_evaluated_each_time_under_its_own_keys(
     start: Path, shapes: Path, guard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tune(tmp_path / "run", shapes, start, "--guard-data", str(guard))
-    lines = evaluations(run)
-    names = {f"guard_{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
-    assert len(lines) == 4
-    assert all(names | {"guard_mean_recall"} <= line.keys() for line in lines)
+    found = evaluations(run)
+    names = {f"{SECOND}{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    assert len(found) == 4
+    assert all(names | {f"{SECOND}mean_recall"} <= line.keys() for line in found)
     said = capsys.readouterr().out
-    assert said.count("guard recall@1 ") == 4
-    assert "guard, recall@10 to image" in said
+    assert said.count("second validation set, recall@1 image to text ") == 4 + 1
+    assert "second validation set, recall@10 text to image" in said
 
 
 def test_images_of_another_size_interpolate_the_positions(start: Path, shapes: Path, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_published_weights_are_tuned_with_their_own_tokenizer_and_preprocessing(
     now = tuned.model.state_dict()
     assert all(torch.equal(now[name], published[name]) for name in now if name.startswith("image."))
     # The temperature starts where the weights' was.
-    scale = next(m["logit_scale"] for m in RunReader(run).new_metrics() if m["kind"] == "train")
+    scale = lines(run, "train")[0]["logit_scale"]
     assert scale == pytest.approx(float(published["log_logit_scale"].exp()), rel=1e-3)
 
 
@@ -226,18 +228,18 @@ def test_a_network_that_reads_the_padding_is_trained_on_whole_rows(shapes: Path,
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (["--model-size", "small"], 2, "--model-size cannot be chosen with --init"),
-        (["--patch-size", "8"], 2, "--patch-size cannot be chosen with --init"),
-        (["--stem", "conv"], 2, "--stem cannot be chosen with --init"),
-        (["--layers", "1"], 2, "--layers cannot be chosen with --init"),
-        (["--tokenizer", "bpe"], 2, "--tokenizer cannot be chosen with --init"),
-        (["--vocab-size", "500"], 2, "--vocab-size cannot be chosen with --init"),
-        (["--temperature", "0.05"], 2, "--temperature cannot be chosen with --init"),
+        (["--model-size", "small"], 2, "--model-size cannot be combined with --init"),
+        (["--patch-size", "8"], 2, "--patch-size cannot be combined with --init"),
+        (["--stem", "conv"], 2, "--stem cannot be combined with --init"),
+        (["--layers", "1"], 2, "--layers cannot be combined with --init"),
+        (["--tokenizer", "bpe"], 2, "--tokenizer cannot be combined with --init"),
+        (["--vocab-size", "500"], 2, "--vocab-size cannot be combined with --init"),
+        (["--temperature", "0.05"], 2, "--temperature cannot be combined with --init"),
         (["--context-length", "100"], 2, "--context-length is 100"),
         (["--image-size", "40"], 2, "--image-size is 40"),
-        (["--unlock-last", "1"], 2, "--unlock-last opens the end of a locked tower"),
+        (["--unlock-last", "1"], 2, "--unlock-last needs a frozen tower"),
         (["--lock", "image", "--unlock-last", "9"], 2, "has 2 blocks"),
-        (["--lora-alpha", "4"], 2, "--lora-alpha weighs adapters"),
+        (["--lora-alpha", "4"], 2, "--lora-alpha needs LoRA"),
         (["--init-model", "ViT-B-32"], 2, "--init-model"),
         (["--guard-data", "nowhere.json"], 1, "nowhere.json"),
         (["--guard-root", "."], 2, "--guard-root"),
@@ -257,7 +259,7 @@ def test_flags_that_cannot_be_used_with_init_get_one_sentence_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_guard_that_is_no_pair_list_is_one_sentence(
+def test_a_second_validation_set_that_is_no_pair_list_is_one_sentence(
     start: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "guard.json").write_text('[{"image": 1}]')
@@ -270,20 +272,20 @@ def test_a_guard_that_is_no_pair_list_is_one_sentence(
 
 
 @pytest.mark.parametrize("flags", [["--lock", "image"], ["--lora", "4"], ["--blend", "0.5"], ["--init-model", "x"]])
-def test_what_needs_weights_to_start_from_says_so(
+def test_what_needs_pretrained_weights_says_so(
     flags: list[str], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--data-file", str(shapes), "--run-dir", str(tmp_path / "run"), *flags]) == 2
-    assert f"{flags[0]} needs weights to start from; add --init" in capsys.readouterr().err
+    assert f"{flags[0]} needs pretrained weights; add --init" in capsys.readouterr().err
 
 
-def test_the_average_and_a_guard_also_serve_a_run_from_scratch(shapes: Path, guard: Path, tmp_path: Path) -> None:
+def test_ema_and_a_second_validation_set_from_scratch(shapes: Path, guard: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     nano = ["--image-size", "32", "--model-size", "nano", "--layers", "1"]
     small = [*nano, "--ema", "0.9", "--guard-data", str(guard)]
     assert main(["--data-file", str(shapes), "--run-dir", str(run), *SHORT, *small]) == 0
     assert not (run / "checkpoints" / "step_0000000").exists()
-    assert "guard_mean_recall" in evaluations(run)[-1]
+    assert f"{SECOND}mean_recall" in evaluations(run)[-1]
     stored = load_tensors(last(run) / "state.safetensors")
-    shown = load_tensors(last(run) / "model.safetensors")
-    assert not torch.equal(stored["image.projection.weight/raw"], shown["image.projection.weight"])
+    averaged = load_tensors(last(run) / "model.safetensors")
+    assert not torch.equal(stored["image.projection.weight/raw"], averaged["image.projection.weight"])

@@ -1,4 +1,4 @@
-"""Where a run's network comes from when it does not start from scratch."""
+"""Pretrained weights to fine-tune: network, tokenizer and tensors of --init, or of a run that began so."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,25 @@ _DEFAULT_LENGTH = DataConfig().context_length
 
 @dataclass(frozen=True)
 class Start:
-    """A network with its tokenizer, and its weights: None where a checkpoint of the run has them."""
+    """A network with its tokenizer and weights.
+
+    Args:
+        source: where it was found, in words; `given`: as it was typed.
+        weights: None where a checkpoint of the run has them.
+    """
 
     network: ClipConfig
     tokenizer: Tokenizer
     source: str
+    given: str
     weights: dict[str, Tensor] | None
 
 
 def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
-    """What --init names, or what a run that began so has kept of it; None for a run from scratch.
+    """The weights of --init, or what a resumed run stored of them; None for a run from scratch.
 
     Raises:
-        ClipError: if there are no such weights, or they cannot be used as the flags say.
+        ClipError: if there are no such weights, or the flags do not fit them.
     """
     if config.tune.init is None:
         return None
@@ -42,7 +48,7 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     layers = (start.network.image if config.tune.lock == "image" else start.network.text).layers
     if config.tune.unlock_last > layers:
         raise UsageError(
-            f"--unlock-last is {config.tune.unlock_last}; "
+            f"--unlock-last is {config.tune.unlock_last}, and "
             f"the {config.tune.lock} tower of {start.source} has {layers} blocks."
         )
     return start
@@ -52,11 +58,11 @@ def stored_start(run: Path) -> Start:
     """Network and tokenizer of a run whose checkpoints hold the weights.
 
     Raises:
-        RunError, TokenizerError: if config.json or tokenizer.json are not what a trainer wrote.
+        RunError, TokenizerError: if config.json or tokenizer.json cannot be read.
     """
     init = RunReader(run).record().init
-    source = init.source if init else "initial weights"
-    return Start(stored_network(run), Tokenizer.load(RunPaths(run).tokenizer), source, None)
+    source, given = (init.source, init.given) if init else ("initial weights", "")
+    return Start(stored_network(run), Tokenizer.load(RunPaths(run).tokenizer), source, given, None)
 
 
 def stored_network(run: Path) -> ClipConfig:
@@ -69,7 +75,7 @@ def stored_network(run: Path) -> ClipConfig:
 
 
 def _read(init: str, config: TrainConfig) -> Start:
-    """Weights of a run or a checkpoint of ours, or published ones, for the image size asked for."""
+    """Weights of a run, of a checkpoint or published ones, with positions interpolated for --image-size."""
     path, size, length = Path(init).expanduser(), config.model.image_size, config.data.context_length
     if not is_run(path) and not (path / "meta.json").is_file():
         known = read_published(
@@ -78,9 +84,11 @@ def _read(init: str, config: TrainConfig) -> Start:
             image_size=size,
             context_length=None if length == _DEFAULT_LENGTH else length,
         )
-        return Start(known.config, known.tokenizer, known.source, known.weights)
+        return Start(known.config, known.tokenizer, known.source, init, known.weights)
     if config.tune.init_model is not None:
-        raise UsageError(f"--init-model names what {path} says itself, as it is a run of our own; leave it out.")
+        raise UsageError(
+            f"--init-model applies to published weights, and {path} is a run or a checkpoint of one; leave it out."
+        )
     loaded = load_model(path)
     network, weights = loaded.config, dict(loaded.model.state_dict())
     if length not in (_DEFAULT_LENGTH, network.text.context_length):
@@ -93,12 +101,14 @@ def _read(init: str, config: TrainConfig) -> Start:
         weights["image.positions"] = interpolate_positions(
             weights["image.positions"], tower.grid, class_token=tower.has_class_token
         )
-    return Start(network, loaded.tokenizer, str(loaded.folder), weights)
+    return Start(network, loaded.tokenizer, str(loaded.folder), init, weights)
 
 
 def _with_image_size(network: ClipConfig, size: int) -> ClipConfig:
     if size % network.image.patch_size:
-        raise UsageError(f"--image-size is {size}; it may be a multiple of these weights' {network.image.patch_size}.")
+        raise UsageError(
+            f"--image-size is {size}; it should be a multiple of the patch size, {network.image.patch_size}."
+        )
     return network.model_copy(
         update={
             "image": network.image.model_copy(update={"image_size": size}),

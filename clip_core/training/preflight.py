@@ -1,0 +1,136 @@
+"""What is checked before anything is written: the run directory, the flags, the data, and what --resume may change."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from clip_core.config import TrainConfig, architecture, flag
+from clip_core.data.formats.recognise import is_there, recognise
+from clip_core.data.formats.source import Wishes
+from clip_core.data.synthetic import DEFAULT_SYNTHETIC
+from clip_core.errors import DataError, RunError, UsageError
+from clip_core.model.checkpoint import valid_checkpoints
+from clip_core.run.paths import RunPaths, is_run
+from clip_core.run.reader import RunReader
+from clip_core.training.device import choose_device, choose_precision
+from clip_core.training.second_validation import read_second_validation
+
+# What --resume takes: where the data are now.
+_PLACES = {"data": ("data_file", "image_root", "val_file"), "tune": ("guard_data", "guard_root"), "run": ("run_dir",)}
+
+
+def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
+    """The run directory that is asked for, or one named by date and time.
+
+    Raises:
+        UsageError: if --resume has no --run-dir.
+        RunError: if there is nothing to resume, or a run that must not be overwritten.
+    """
+    run = config.run.run_dir
+    if run is None:
+        if resume:
+            raise UsageError("--resume needs to know which run: add --run-dir RUN.")
+        return _free_name(Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+    if resume and not is_run(run):
+        raise RunError(f"there is no run at {run} to resume; leave out --resume to start one there.")
+    if resume and not RunPaths(run).config.is_file():
+        raise RunError(f"{run} ended before its first step{_why(run)}; start it again without --resume.")
+    if not resume and _has_begun(run):
+        raise RunError(f"{run} already holds a run: add --resume to continue it, or choose another --run-dir.")
+    return run
+
+
+def check_new_run(config: TrainConfig) -> None:
+    """Refuse what is known to fail.
+
+    Raises:
+        UsageError, DataError: naming the flag.
+    """
+    choose_precision(choose_device(config.run.device), config.run.precision)
+    if config.tune.init is None:
+        architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
+    data = config.data
+    if data.data_file is None and not data.create_synthetic:
+        raise UsageError("no training pairs: give --data PATH, or --create-synthetic.")
+    _check_places(config)
+    if isinstance(data.tokenizer, Path) and not data.tokenizer.is_file():
+        raise DataError(f"--tokenizer {data.tokenizer}: no such file.")
+
+
+def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
+    """The configuration of a run, with new places of its data where they were given.
+
+    Raises:
+        UsageError: if a flag would change anything else, or the device of the run is not available.
+        DataError: if the data are no longer where they were.
+    """
+    defaults = TrainConfig()
+    changed = {
+        section: {
+            name: value for name, value in getattr(given, section) if value != getattr(getattr(defaults, section), name)
+        }
+        for section in TrainConfig.model_fields
+    }
+    refused = [flag(n) for section, names in changed.items() for n in names if n not in _PLACES.get(section, ())]
+    if refused:
+        raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {', '.join(refused)}.")
+    record = RunReader(run).record()
+    choose_device(record.resolved.device)
+    config = _updated(record.config, changed)
+    try:
+        _check_places(config)
+    except DataError as error:
+        raise DataError(
+            f"{str(error).rstrip('.')}; if the data of {run} were moved, say where to with --data."
+        ) from None
+    return config
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """As stored in config.json, so that a run can be resumed from any folder."""
+    data = config.data
+    if data.data_file is None and data.create_synthetic:
+        data = data.model_copy(update={"data_file": DEFAULT_SYNTHETIC})
+    paths: dict[str, dict[str, Any]] = {
+        section: {name: value.absolute() for name, value in values if isinstance(value, Path)}
+        for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
+    }
+    init = config.tune.init
+    if init is not None and Path(init).expanduser().exists():
+        paths["tune"]["init"] = str(Path(init).expanduser().absolute())
+    return _updated(config, paths)
+
+
+def _check_places(config: TrainConfig) -> None:
+    """Refuse data that are not there, or in no known format.
+
+    Raises:
+        DataError: naming the flag.
+    """
+    data = config.data
+    for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
+        created = name == "--data" and data.create_synthetic
+        if path is not None and not created and not is_there(path):
+            raise DataError(f"{name} {path}: no such file, folder or shard.")
+        if path is not None and is_there(path):
+            recognise(path, Wishes.of(data))
+    read_second_validation(config.tune)
+
+
+def _updated(config: TrainConfig, changed: dict[str, dict[str, Any]]) -> TrainConfig:
+    sections = {name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}
+    return config.model_copy(update=sections)
+
+
+def _has_begun(run: Path) -> bool:
+    """Whether a run at this place got as far as its first step, so that it must not be overwritten."""
+    return is_run(run) and (RunPaths(run).config.is_file() or bool(valid_checkpoints(run)))
+
+
+def _why(run: Path) -> str:
+    status = RunReader(run).status()
+    return f" ({status.error.rstrip('.')})" if status and status.error else ""
+
+
+def _free_name(run: Path) -> Path:
+    return next(path for n in range(1, 1000) if not (path := run if n == 1 else Path(f"{run}-{n}")).exists())

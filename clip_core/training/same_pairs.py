@@ -1,0 +1,87 @@
+"""Whether the pairs of a resumed run are those that it began with, wherever they are stored now.
+
+Shapes: P pairs, training pairs first, in the order of their lists.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_core.data.pairs import Pair
+from clip_core.errors import RunError
+from clip_core.files import replacing
+from clip_core.run.paths import RunPaths
+from clip_core.text import printable
+
+Hashes = NDArray[np.uint64]
+
+_NAMED = 60  # characters of a caption in a message
+
+
+def pair_hashes(pairs: Sequence[Pair]) -> Hashes:
+    """Eight bytes for each pair: of its image's name below the image root, the size of the file, and the caption.
+
+    Returns:
+        uint64 (P,); the same wherever the folder of the images is.
+    """
+    sizes: dict[Path, int] = {}
+    hashes = np.empty(len(pairs), dtype=np.uint64)
+    for row, pair in enumerate(pairs):
+        if pair.image not in sizes:
+            sizes[pair.image] = _size(pair.image)
+        text = f"{pair.name or pair.image.name}\0{sizes[pair.image]}\0{pair.caption}"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        hashes[row] = int.from_bytes(digest, "little")
+    return hashes
+
+
+def fingerprint(hashes: Hashes) -> str:
+    """Of all pairs in their order, on which the batches depend."""
+    return hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
+
+
+def store_hashes(run: Path, hashes: Hashes) -> None:
+    with replacing(RunPaths(run).pair_hashes) as beside, beside.open("wb") as handle:
+        np.save(handle, hashes)
+
+
+def refuse_other_pairs(run: Path, expected: str, file: Path, pairs: Sequence[Pair]) -> None:
+    """Raise RunError, saying what differs, unless these pairs have the fingerprint that the run began with."""
+    now = pair_hashes(pairs)
+    if fingerprint(now) == expected:
+        return
+    raise RunError(
+        f"the pairs of {file} are not those that {run} was trained on: {_difference(run, now, pairs)}; "
+        "give the same pairs with --data and --image-root, or start a new run."
+    )
+
+
+def _difference(run: Path, now: Hashes, pairs: Sequence[Pair]) -> str:
+    try:
+        before = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
+    except (OSError, ValueError):
+        return f"there are {len(now):,} usable pairs, and their images or captions differ"
+    missing, added = np.flatnonzero(~np.isin(before, now)), np.flatnonzero(~np.isin(now, before))
+    parts = []
+    if len(missing):
+        parts.append(f"{len(missing):,} {_are(missing)} missing (first: usable pair {missing[0] + 1})")
+    if len(added):
+        first = pairs[int(added[0])]
+        what = printable(f'{first.name or first.image.name} "{first.caption}"', _NAMED)
+        parts.append(f"{len(added):,} {_are(added)} new or changed (first: {what})")
+    return " and ".join(parts) or "their order or number differs"
+
+
+def _are(rows: NDArray[np.int64]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _size(image: Path) -> int:
+    """Bytes of an image file; 0 for a member of a shard, whose name includes its place."""
+    try:
+        return image.stat().st_size
+    except OSError:
+        return 0

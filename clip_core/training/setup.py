@@ -1,0 +1,188 @@
+"""From a configuration to a trainer before its first step: data, tokenizer, network, recipe, batches, model."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from clip_core.config import LossName, TrainConfig, architecture
+from clip_core.data.dataset import Data, load_data, read_lists
+from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
+from clip_core.errors import DataError
+from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
+from clip_core.network import ClipConfig
+from clip_core.run.paths import RunPaths
+from clip_core.run.reader import RunReader
+from clip_core.run.records import Decision, Recipe, RunRecord
+from clip_core.run.writer import RunWriter
+from clip_core.training.batch_order import pairs_an_epoch
+from clip_core.training.batches import Batch, BatchMaker
+from clip_core.training.blend import store_initial_weights
+from clip_core.training.caption_augmentation import CaptionAugmentation
+from clip_core.training.evaluate import ValidationSet
+from clip_core.training.fast_decode import FAST
+from clip_core.training.image_augmentation import to_pixel_values
+from clip_core.training.initial_weights import Start
+from clip_core.training.log import Log
+from clip_core.training.loss import best_bias, matching_pairs
+from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.recipe import choose_preprocessing, resolve_recipe
+from clip_core.training.request_queue import RequestQueue
+from clip_core.training.run_description import log_start, write_record, write_validation_pairs
+from clip_core.training.same_pairs import fingerprint, pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.training.second_validation import load_second_validation
+from clip_core.training.trainable import choose_trainable
+from clip_core.training.trainer import Trainer
+
+_CAPTION_GROUPS = 4  # of like length, on a CPU; a GPU is faster with one large product
+# Of CLIP's own training (Radford et al. 2021) and of SigLIP's (Zhai et al. 2023).
+_TEMPERATURE: dict[LossName, float] = {"softmax": 0.07, "sigmoid": 0.1}
+
+
+class Plan(NamedTuple):
+    """The network and how it will be trained."""
+
+    network: ClipConfig
+    recipe: Recipe
+    decisions: list[Decision]
+
+
+def build_trainer(
+    config: TrainConfig, start: Start | None, writer: RunWriter, log: Log, requests: RequestQueue, *, resume: bool
+) -> Trainer:
+    """Everything before the first step, of a new run or a resumed one."""
+    use_all_cores()
+    torch.manual_seed(config.run.seed)
+    record = RunReader(writer.path).record() if resume else None
+    data = _load(config, start, record, writer, log)
+    preprocessing = data.train_store.preprocessing
+    tokenizer = _tokenizer(config, writer.path, data, start, resume=resume)
+    second = load_second_validation(config.tune, config.data, preprocessing, tokenizer, log.say)
+    plan = _plan(config, data, tokenizer, start, record)
+    if plan.recipe.device == "cpu":
+        keep_freed_memory()
+    batches = _batches(config, data, tokenizer, plan.recipe)
+    model = _model(config, plan, start, writer.path, batches)
+    stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
+    if record is None:
+        hashes = pair_hashes(data.report.good)
+        store_hashes(writer.path, hashes)
+        write_record(writer, stored, plan.recipe, plan.decisions, model, data, start, fingerprint=fingerprint(hashes))
+    elif record.config != stored:  # its data were moved
+        write_validation_pairs(writer, data)
+        record.model_copy(update={"config": stored}).write(writer.paths.config)
+    log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
+    validation = ValidationSet(data.val, data.val_store, data.classes, tokenizer, preprocessing)
+    return Trainer(
+        model, batches, validation, writer, log, requests, recipe=plan.recipe, config=config, second_validation=second
+    )
+
+
+def _load(config: TrainConfig, start: Start | None, record: RunRecord | None, writer: RunWriter, log: Log) -> Data:
+    """The pairs and their decoded images.
+
+    Raises:
+        DataError: if they cannot be trained on.
+        RunError: if they are not those that a resumed run began with.
+    """
+    lists = read_lists(config.data, config.run.seed, log.say)
+    network = start.network if start else record.model if record else None
+    preprocessing = network.preprocessing if network else choose_preprocessing(config, lists[0].pairs)
+    data = load_data(config.data, preprocessing, config.run.seed, log.say, FAST, lists)
+    if record is not None:
+        refuse_other_pairs(writer.path, record.data.fingerprint, lists[0].file, data.report.good)
+    train = data.train
+    what = "image" if len(train.images) == 1 else "caption" if len(train.captions) == 1 else None
+    if what is not None and len(train) > 1:
+        raise DataError(
+            f"all {len(train):,} training pairs have the same {what}, so there is nothing to learn from them; "
+            f"add pairs with other {what}s."
+        )
+    return data
+
+
+def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:
+    path = RunPaths(run).tokenizer
+    if resume and path.exists():
+        return Tokenizer.load(path)
+    wanted, captions = config.data.tokenizer, data.train.captions
+    length = config.data.context_length
+    if start is not None:
+        tokenizer = start.tokenizer
+    elif isinstance(wanted, Path):
+        tokenizer = Tokenizer.load(wanted)
+    elif config.data.reads_characters:
+        tokenizer = train_characters(captions, length)
+    else:
+        tokenizer = train_bpe(captions, config.data.vocab_size, length)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def _plan(config: TrainConfig, data: Data, tokenizer: Tokenizer, start: Start | None, record: RunRecord | None) -> Plan:
+    """What was decided when a resumed run began, else what is decided now."""
+    if record is not None:
+        return Plan(record.model, record.resolved, record.decisions)
+    size = data.train_store.preprocessing.image_size
+    network = (
+        start.network
+        if start
+        else architecture(
+            config.model.model_copy(update={"image_size": size}),
+            vocab_size=tokenizer.vocab_size,
+            end_token=tokenizer.end_token,
+            context_length=tokenizer.context_length,
+            pairs=len(data.train),
+        )
+    )
+    epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
+    classes = data.classes is not None
+    recipe, decisions = resolve_recipe(config, len(data.train), network, epoch_pairs=epoch_pairs, classes=classes)
+    if recipe.loss == "sigmoid":
+        network = network.model_copy(update={"logit_bias": True})
+    return Plan(network, recipe, decisions)
+
+
+def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer, recipe: Recipe) -> BatchMaker:
+    return BatchMaker(
+        data.train,
+        data.train_store,
+        tokenizer,
+        batch_size=recipe.batch_size,
+        seed=config.run.seed,
+        captions=config.data.captions,
+        augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+        bpe_dropout=recipe.bpe_dropout,
+        groups=_CAPTION_GROUPS if recipe.device == "cpu" else 1,
+    )
+
+
+def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path, batches: BatchMaker) -> CLIP:
+    """The network with its initial weights; frozen parameters and adapters as configured."""
+    network, recipe = plan.network, plan.recipe
+    model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
+    weights = start.weights if start is not None else {}
+    if weights is not None:  # else a checkpoint of this run has them
+        new_bias = network.logit_bias and "logit_bias" not in weights
+        if weights:
+            model.load_state_dict(weights | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
+            weights.clear()  # frees memory
+        if new_bias:
+            _fit_bias(model.to(recipe.device), batches(0))
+        if config.tune.blend is not None:
+            store_initial_weights(run, model.state_dict())
+    choose_trainable(model, config.tune, recipe.loss)
+    return model
+
+
+@torch.no_grad()
+def _fit_bias(model: CLIP, batch: Batch) -> None:
+    """Set the logit bias that fits the first batch best, so that training need not begin with correcting it."""
+    batch = batch.to(model.log_logit_scale.device)
+    model.eval()
+    images = model.encode_image(to_pixel_values(batch.images, model.config.preprocessing))
+    texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
+    logits = model.logit_scale() * images @ texts[batch.text_rows].T
+    matches = matching_pairs(batch.image_ids, batch.caption_ids)
+    model.get_parameter("logit_bias").copy_(best_bias(logits.cpu(), matches.cpu()))

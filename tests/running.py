@@ -1,0 +1,69 @@
+"""A real trainer in a process of its own, and what its run directory says."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clip_core.run.reader import RunReader
+from clip_core.run.requests import RequestKind
+from tests.conftest import command_environment
+
+# A run of 36 images whose steps take a few milliseconds.
+SMALL = [
+    "--create-synthetic", "--synthetic-count", "36", "--synthetic-size", "32", "--image-size", "32",
+    "--model-size", "nano", "--layers", "1", "--width", "64", "--device", "cpu", "--precision", "fp32",
+]  # fmt: skip
+
+
+def start(*flags: str, cwd: Path, out: int = subprocess.DEVNULL, err: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "clip_core.cli.train", *flags],
+        cwd=cwd, env=command_environment(), stdout=out, stderr=err, text=True,
+    )  # fmt: skip
+
+
+def lines(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, or those of a kind."""
+    return [line for line in RunReader(run).all_lines() if kind is None or line["kind"] == kind]
+
+
+def latest(run: Path) -> Path:
+    """The folder of the latest checkpoint."""
+    pointer = RunReader(run).latest()
+    assert pointer is not None
+    return run / "checkpoints" / pointer.checkpoint
+
+
+def wait_until(
+    happened: Callable[[], object], child: subprocess.Popen[str] | None = None, seconds: float = 120
+) -> None:
+    deadline = time.time() + seconds
+    while not happened():
+        assert time.time() < deadline, "it did not happen in time"
+        if child is not None and child.poll() is not None:
+            assert happened(), child.stderr.read() if child.stderr else f"exit code {child.returncode}"
+        time.sleep(0.01)
+
+
+def wait_for_step(run: Path, step: int, child: subprocess.Popen[str]) -> None:
+    wait_until(lambda: any(line["step"] >= step for line in lines(run, "train")), child)
+
+
+def answer(run: Path, kind: RequestKind, child: subprocess.Popen[str]) -> dict[str, Any]:
+    """Make a request and wait for its acknowledgement."""
+    return acknowledgement(run, RunReader(run).ask(kind).id, child)
+
+
+def acknowledgement(run: Path, request: str, child: subprocess.Popen[str]) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+
+    def acknowledged() -> bool:
+        found[:] = [line for line in lines(run, "event") if line.get("request") == request]
+        return bool(found)
+
+    wait_until(acknowledged, child)
+    assert len(found) == 1
+    return found[0]
