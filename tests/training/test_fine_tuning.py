@@ -102,7 +102,9 @@ def test_a_tuned_checkpoint_is_a_plain_model_that_scores_what_it_says(tuned: tup
         }
 
 
-def test_the_record_has_the_initial_weights_and_the_reasons_of_the_fine_tuning_defaults(tuned: tuple[str, Path], start: Path) -> None:
+def test_the_record_has_the_initial_weights_and_the_reasons_of_the_fine_tuning_defaults(
+    tuned: tuple[str, Path], start: Path
+) -> None:
     way, run = tuned
     record = RunReader(run).record()
     assert record.init is not None
