@@ -32,9 +32,9 @@ from torch import Tensor
 from clip_core.data.dataset import PairSet, few_classes
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.preprocess import load_image
+from clip_core.model.cpu_speed import use_all_cores
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, zero_shot_scores
 from clip_core.text import normalise_caption
-from clip_core.model.cpu_speed import use_all_cores
 
 NAME = f"open_clip {version('open_clip_torch')}"
 DEFAULTS: Any = parse_args(["--model", "ViT"])  # what its command line says where nothing is said
