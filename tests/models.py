@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_core.config import TrainConfig
 from clip_core.data.synthetic import create_synthetic
 from clip_core.data.tokenizer import train_bpe, train_characters
-from clip_core.files import write_json
-from clip_core.model.checkpoint import checkpoint_name, save_checkpoint
+from clip_core.model.checkpoint import save_checkpoint
 from clip_core.model.clip import CLIP
+from clip_core.model.size import parameters
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import DataFacts, Parameters, Pointer, Recipe, RunRecord, ValidationPairs
 from export.bundle import export_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -49,34 +52,37 @@ def make_run(run: Path, *, seed: int = 0, tokenizer: str = "char", image: dict |
         preprocessing=Preprocessing(image_size=32),
     )
     run.mkdir(parents=True)
-    write_json(
-        run / "config.json",
-        {
-            "schema": 1,
-            "config": {"data": {"data_file": str(data_file)}},
-            "data": {"train_pairs": 100, "train_images": 100, "val_pairs": 36, "val_images": 36, "classes": captions},
-        },
-    )
-    trained.save(run / "tokenizer.json")
-    write_json(
-        run / "val_pairs.json",
-        [{"image": str(data_file.parent / p["image"]), "caption": p["caption"]} for p in pairs],
-    )
-    save(run, CLIP(config), step=7)
+    paths, model = RunPaths(run), CLIP(config)
+    settings = TrainConfig(data={"data_file": str(data_file)})
+    RunRecord(
+        config=settings,
+        resolved=Recipe(
+            device="cpu", precision="fp32", batch_size=32, lr=1e-3, steps_per_epoch=4, steps=8, warmup_steps=1,
+            eval_every=4, checkpoint_every=4, weight_decay=0.1, layer_decay=1.0,
+        ),
+        model=config,
+        parameters=Parameters(image=parameters(model.image), text=parameters(model.text), trainable=parameters(model)),
+        data=DataFacts(train_pairs=100, train_images=100, val_pairs=36, val_images=36, classes=captions),
+        device_name="CPU",
+        seed=seed,
+    ).write(paths.config)  # fmt: skip
+    trained.save(paths.tokenizer)
+    ValidationPairs(
+        pairs=[{"image": str(data_file.parent / p["image"]), "caption": p["caption"]} for p in pairs]
+    ).write(paths.validation)
+    save(run, model, step=7)
     return run
 
 
 def save(run: Path, model: CLIP, step: int) -> None:
     """Make `model` the best checkpoint of the run."""
-    folder = run / "checkpoints" / checkpoint_name(step)
-    save_checkpoint(
-        folder, model=model, tensors={}, state={}, step=step, epoch=1, scores={"image_to_text_recall@1": 0.25}
-    )
-    write_json(run / "best.json", {"checkpoint": folder.name})
+    folder, scores = RunPaths(run).checkpoint(step), {"image_to_text_recall@1": 0.25}
+    save_checkpoint(folder, model=model, tensors={}, state={}, step=step, epoch=1, scores=scores)
+    Pointer(checkpoint=folder.name, step=step, scores=scores).write(RunPaths(run).best)
 
 
 def images_of(run: Path) -> list[Path]:
-    return [Path(pair["image"]) for pair in json.loads((run / "val_pairs.json").read_text())]
+    return [Path(pair.image) for pair in ValidationPairs.read(RunPaths(run).validation).pairs]
 
 
 def python(*arguments: object, torch_free: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:

@@ -333,8 +333,8 @@ def test_published_weights_answer_as_open_clip_does_from_image_to_similarity(fol
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     texts = ["a dog", "two people", ""]
     with torch.no_grad():
-        image = model.eval().encode_image(transform(Image.open(image))[None], normalize=True)
-        theirs = (image @ model.encode_text(open_clip.tokenize(texts, 16), normalize=True).T)[0].numpy()
+        embeds = model.eval().encode_image(transform(Image.open(image))[None], normalize=True)
+        theirs = (embeds @ model.encode_text(open_clip.tokenize(texts, 16), normalize=True).T)[0].numpy()
     ours = CLIPInference(folder).image_text_similarity(image, texts)
     assert np.abs(ours - theirs).max() < 1e-5
 
