@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clip_core.inference.bundle import MANIFEST, Manifest, read_manifest
+from clip_core.inference.bundle import Manifest, read_manifest
+from clip_core.run.paths import MANIFEST
 from clip_core.text import printable
 
 HEADER = ("file", "batch", "tokens", "inputs", "max |diff|", "least cosine")

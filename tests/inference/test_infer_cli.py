@@ -129,7 +129,7 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
     done = python(*INFER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "runs/latest" in done.stdout
-    assert "Which text fits" in done.stdout
+    assert "by similarity" in done.stdout
     assert "clip-infer retrieval" in done.stdout
 
 
