@@ -1,5 +1,6 @@
 """Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes."""
 
+import copy
 import os
 import sys
 import warnings
@@ -23,7 +24,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     """Write onnx/vision_model.onnx and onnx/text_model.onnx below `folder`.
 
     Args:
-        model: on the CPU, in fp32.
+        model: in fp32.
         kept_log: keeps the output of the converter if it fails; none of it reaches the terminal.
     Raises:
         BackendError: if a tower cannot be converted, or would be larger than one ONNX file may be.
@@ -68,7 +69,7 @@ def convert_tower(
         )
     with _redirected_to(log):
         program = torch.onnx.export(
-            tower.eval(),
+            on_cpu(tower).eval(),
             (example,),
             dynamo=True,
             input_names=[input_name],
@@ -83,11 +84,15 @@ def convert_tower(
     proto = program.model_proto
     sizes = proto.graph.input[0].type.tensor_type.shape.dim
     if not all(sizes[axis].dim_param for axis in axes):  # as len() in a tower does, without an error
-        raise BackendError(
-            f"{path.name} has a fixed batch size or length: the tower does not support dynamic axes."
-        )
+        raise BackendError(f"{path.name} has a fixed batch size or length: the tower does not support dynamic axes.")
     drop_metadata(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def on_cpu(tower: nn.Module) -> nn.Module:
+    """The tower if it is on the CPU, else a copy there: example inputs and ONNX weights are on the CPU."""
+    tensors = (*tower.parameters(), *tower.buffers())
+    return tower if all(tensor.device.type == "cpu" for tensor in tensors) else copy.deepcopy(tower).cpu()
 
 
 def drop_metadata(proto: onnx.ModelProto) -> None:

@@ -120,9 +120,7 @@ class ExportJob:
         if self._paths:
             running = Status.find(self._paths.export_status)
             pid = f" (process {running.pid})" if running and running.state.alive else ""
-            busy = RunBusyError(
-                f"another process{pid} is exporting {self.run}; wait until it ends, or stop it."
-            )
+            busy = RunBusyError(f"another process{pid} is exporting {self.run}; wait until it ends, or stop it.")
             return Lock(self._paths.export_lock, busy)
         locks = cache_folder() / "locks"
         locks.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,8 @@ def model_card(manifest: Manifest, record: RunRecord | None, parameters: tuple[i
         "## Limits",
         (
             "Expect lower scores on images and captions that differ from the training pairs: the validation images "
-            "have the same source as the training images. A similarity is computed for any text, also for one unlike all "
-            "captions."
+            "have the same source as the training images. A similarity is computed for any text, also for "
+            "one unlike all captions."
         ),
     ]
     return "\n\n".join(sections) + "\n"

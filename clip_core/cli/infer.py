@@ -50,9 +50,10 @@ class Model:
         str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
     ] = None
     backend: Annotated[
-        Literal["auto", "torch", "onnx"], Parameter(help="onnx with a run directory uses its bundle; auto uses it where PyTorch is not installed")
+        Literal["auto", "torch", "onnx"],
+        Parameter(help="auto: PyTorch for a run, else its bundle; onnx: a run's bundle"),
     ] = "auto"
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: the first that is available)")] = None
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: first available)")] = None
 
     def load(self) -> "CLIPInference":
         from clip_core.inference.clip import CLIPInference

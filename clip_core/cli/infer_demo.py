@@ -23,7 +23,7 @@ def demonstrate(clip: CLIPInference, run: Path) -> int:
     """
     pairs = [(path, caption) for path, caption in _validation(run) if is_image_there(path)]
     if not pairs:
-        raise RunError(f"no validation image of {run} is found; restore them, or name an image: clip-infer similarity --help")
+        raise RunError(f"no validation image of {run} is found; name an image with a command, see clip-infer --help")
     about = clip.encoder.about
     image, caption = pairs[len(pairs) // 2]
     captions = list(about.classes or dict.fromkeys(text for _, text in pairs))[:_MOST_IMAGES]

@@ -1,5 +1,6 @@
 """The conversion of one tower."""
 
+import os
 from pathlib import Path
 
 import onnx
@@ -7,9 +8,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clip_core.errors import BackendError
-from export.convert import convert_tower, drop_metadata
+from export.convert import convert_tower, drop_metadata, on_cpu
 
 
 class Doubled(nn.Module):
@@ -18,7 +20,7 @@ class Doubled(nn.Module):
         self.weight = nn.Parameter(torch.full((3,), 2.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        print("printed while it is traced")
+        os.write(1, b"printed while it is traced")  # as native code prints
         return x * self.weight
 
 
@@ -31,9 +33,7 @@ class FixedBatch(nn.Module):
 
 def convert_one(tower: nn.Module, folder: Path) -> Path:
     path = folder / "x.onnx"
-    convert_tower(
-        tower, torch.zeros(2, 3), "x", "y", {0: torch.export.Dim("batch")}, path, folder / "log"
-    )
+    convert_tower(tower, torch.zeros(2, 3), "x", "y", {0: torch.export.Dim("batch")}, path, folder / "log")
     return path
 
 
@@ -50,6 +50,16 @@ def test_a_tower_with_a_fixed_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"^x\.onnx has a fixed batch size or length"):
         convert_one(FixedBatch(), tmp_path)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_tower_on_a_gpu_is_converted_from_a_copy_on_the_cpu() -> None:
+    with FakeTensorMode():
+        tower = nn.Sequential(nn.Linear(3, 4, device="cuda"), nn.BatchNorm1d(4, device="cuda"))
+        moved = on_cpu(tower)
+        assert {tensor.device.type for tensor in moved.state_dict().values()} == {"cpu"}
+        assert {tensor.device.type for tensor in tower.state_dict().values()} == {"cuda"}
+    there = Doubled()
+    assert on_cpu(there) is there
 
 
 def test_debugging_metadata_is_dropped(tmp_path: Path) -> None:

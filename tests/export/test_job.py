@@ -102,9 +102,13 @@ def test_the_log_is_written_once_where_stdout_is_the_log(run: Path) -> None:
 
 
 def test_a_failure_is_in_the_status_and_in_the_log(run: Path) -> None:
-    with pytest.raises(ParityError), ExportJob(run, None, "bundle") as job:
-        job.now("measuring parity", step=7)
-        raise ParityError("they differ by \x1b[31m1.")
+    def fail() -> None:
+        with ExportJob(run, None, "bundle") as job:
+            job.now("measuring parity", step=7)
+            raise ParityError("they differ by \x1b[31m1.")
+
+    with pytest.raises(ParityError):
+        fail()
     state, status = RunReader(run).export_status() or (None, Status())
     assert (state, status.error) == (State.FAILED, "they differ by [31m1.")
     assert RunPaths(run).export_log.read_text() == "measuring parity ...\nclip-export: they differ by [31m1.\n"

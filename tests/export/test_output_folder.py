@@ -95,9 +95,13 @@ def test_recovery_keeps_the_new_export_and_everything_else(tmp_path: Path) -> No
 
 
 def test_a_block_that_fails_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), temporary_folder(tmp_path / "deep" / "out") as folder:
-        (folder / "half").write_text("half")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with temporary_folder(tmp_path / "deep" / "out") as folder:
+            (folder / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list((tmp_path / "deep").iterdir()) == []
 
 
