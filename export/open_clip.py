@@ -8,15 +8,15 @@ from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
-from export.parts import save_weights, write_tokenizer
+from export.published_files import save_weights, write_tokenizer
 
-# What CLIP's own vocabulary makes of a few words: open_clip carries that one, and no other.
+# The tokens of a caption in CLIP's vocabulary, the only one that open_clip includes.
 _PROBE = ("a photo of a cat", [49406, 320, 1125, 539, 320, 2368, 49407])
 _EPS = 1e-5
 
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
-    """The traits that open_clip's plain CLIP has no words for; empty where there are none."""
+    """The traits of a network that open_clip's CLIP cannot express."""
     image, text = config.image, config.text
     quick = [tower.activation is Activation.QUICK_GELU for tower in (image, text)]
     found = {
@@ -46,7 +46,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 
 def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None) -> dict[str, Any]:
-    """The architecture; what is open_clip's default is left out where that says nothing."""
+    """The architecture, with open_clip's defaults left out."""
     image, text = config.image, config.text
     vision_cfg = {
         "image_size": image.image_size,
@@ -106,7 +106,7 @@ def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
 
 
 def _reads_at_end(text: TextTower) -> bool:
-    """Whether what follows the end token makes no difference."""
+    """Whether tokens after the end token have no effect."""
     return text.causal and text.pooling is Pooling.END_OF_TEXT
 
 

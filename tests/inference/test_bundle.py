@@ -11,8 +11,9 @@ import pytest
 
 from clip_core.data.tokenizer import train_characters
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import MANIFEST, TEXT, VISION, open_bundle
+from clip_core.inference.bundle import TEXT, VISION, open_bundle
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.paths import MANIFEST
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:

@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clip_core.inference.clip import CLIPInference
-from tests.models import images_of, make_run, python
+from clip_core.model.checkpoint import load_model
+from tests.models import environment, images_of, make_run, python, save
 
 INFER = ("-m", "clip_core.cli.infer")
 
@@ -39,6 +42,30 @@ def test_a_run_answers_from_its_bundle_where_torch_cannot_be_imported(
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "PyTorch" in failed.stderr
+
+
+def test_a_stale_bundle_is_noted_on_stderr_and_in_the_json(tiny_run: Path, image: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    save(run, load_model(run).model, step=9)
+    note = "bundle of step 7, best checkpoint is step 9"
+    asked = ("similarity", "--image", image, "--texts", "a", "--model")
+    done = python(*INFER, *asked, run, torch_free=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"note: {note}\n")
+    assert done.stdout.splitlines()[0].endswith("step 7, onnx on cpu")
+    done = python(*INFER, *asked, run / "bundle", "--json")
+    assert done.stderr == f"note: {note}\n"
+    answer = json.loads(done.stdout)
+    assert (answer["note"], answer["checkpoint"], answer["step"]) == (note, "step_0000007", 7)
+
+
+def test_a_character_that_the_terminal_lacks_is_replaced(tiny_bundle: Path, image: Path) -> None:
+    asked = (*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "漢字")
+    done = subprocess.run(
+        [sys.executable, *map(str, asked)], env=environment() | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[1].endswith(b"??")
 
 
 def test_a_bundle_imports_neither_torch_nor_onnx_though_they_are_there(tiny_bundle: Path, image: Path) -> None:
@@ -129,7 +156,7 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
     done = python(*INFER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "runs/latest" in done.stdout
-    assert "Which text fits" in done.stdout
+    assert "by similarity" in done.stdout
     assert "clip-infer retrieval" in done.stdout
 
 
