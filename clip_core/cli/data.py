@@ -98,10 +98,12 @@ def check(
     Exits 1 where training would refuse it because too many of its pairs are unusable.
     """
     from clip_core.data.pairs import check_pairs
+    from clip_core.data.progress import DecodeProgress
 
     reading = told.read(file)
     sizes: dict[Path, tuple[int, int]] = {}
-    report = check_pairs(reading.pairs, workers=workers, sizes=sizes)
+    with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked") as progress:
+        report = check_pairs(reading.pairs, workers=workers, sizes=sizes, progress=progress)
     findings = _findings(report, sizes)
     if as_json:
         print(json.dumps(asdict(findings), indent=2))

@@ -16,6 +16,7 @@ from clip_core.config import DataConfig
 from clip_core.data.formats.recognise import read_data
 from clip_core.data.formats.source import Wishes
 from clip_core.data.pairs import Pair, Report, distinct_images, sort_pairs
+from clip_core.data.progress import DecodeProgress
 from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
@@ -196,7 +197,10 @@ def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pa
 def _decoded(
     paths: list[Path], preprocessing: Preprocessing, config: DataConfig, decoder: Decoder, say: Callable[[str], None]
 ) -> ImageStore:
-    store = ImageStore.build(paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder)
+    with DecodeProgress(say) as progress:
+        store = ImageStore.build(
+            paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder, progress=progress
+        )
     if not store.cached:
         say(f"{len(paths):,} decoded images need more than --cache-gb {config.cache_gb:g}: each use decodes them.")
     return store
