@@ -13,8 +13,8 @@ from clip_core.text import printable
 
 _EXTRAS = {
     "torch": "train",
-    "torchvision": "train",
     "safetensors": "train",
+    "simplejpeg": "train",
     "tqdm": "train",
     "psutil": "train",
     "matplotlib": "plot",
