@@ -15,8 +15,8 @@ class Pair:
     """One image with one caption.
 
     `image` is absolute, and may be a member of a shard (see `images`); `entry` counts from 1 in the list;
-    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what was
-    wrong already on reading, before any decoding; `where` is the entry in the words of its format.
+    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
+    wrong before any decoding; `where` is the entry in the terms of its format.
     """
 
     image: Path
@@ -61,13 +61,13 @@ class Report:
         first = self.bad[0]
         are = "is" if len(self.bad) == 1 else "are"
         return (
-            f"{text}; {len(self.bad):,} of {self.total:,} pairs {are} not usable, "
+            f"{text}; {len(self.bad):,} of {self.total:,} pairs {are} unusable, "
             f"first {printable(first.pair.place)}: {printable(first.reason)}."
         )
 
 
 def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
-    """Part usable pairs from the others, given the images that could not be decoded and why."""
+    """Separate usable pairs from the others, given the images that could not be decoded and why."""
     report = Report([], [])
     for pair in pairs:
         reason = pair.problem or failures.get(pair.image)

@@ -1,7 +1,7 @@
 """The images to train on, decoded two to three times as fast as inference does, and at most one 8-bit level off.
 
-simplejpeg (libjpeg-turbo) decodes a JPEG to the same pixels as Pillow, and torch resizes in 8 bits. Any other image, and
-any that simplejpeg refuses, is decoded exactly: also for the sentence that says what is wrong with it.
+simplejpeg (libjpeg-turbo) decodes a JPEG to the same pixels as Pillow, and torch resizes in 8 bits. Any other image,
+and any that simplejpeg refuses, is decoded exactly, and gets the same error message.
 
 Shapes: S the side of the square; H, W of the image.
 """

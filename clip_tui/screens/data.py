@@ -121,12 +121,12 @@ def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
 def _read_data(values: Mapping[str, Any]) -> Pairs:
     """The pairs that a run's stored settings name, as its trainer read them; none where they cannot be read now."""
     from clip_core.config import parse_config  # not needed for the first frame
-    from clip_core.data.formats.recognise import read_data
-    from clip_core.data.formats.source import Wishes
+    from clip_core.data.formats.detect import read_data
+    from clip_core.data.formats.source import ReadOptions
 
     try:
         config = parse_config({"data": dict(values)}).data
-        pairs = read_data(config.data_file, Wishes.of(config)).pairs if config.data_file else []
+        pairs = read_data(config.data_file, ReadOptions.of(config)).pairs if config.data_file else []
     except ClipError:
         return []
     return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]

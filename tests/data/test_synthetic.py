@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_core.data.formats.recognise import read_data
+from clip_core.data.formats.detect import read_data
 from clip_core.data.pairs import check_pairs
 from clip_core.data.synthetic import (
     COLOURS,
