@@ -203,7 +203,7 @@ def _info_text(facts: dict[str, Any]) -> str:
         f"pairs       {facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions",
         *(f"{name + 's in':<11} {printable(column)}" for name, column in facts["columns"].items()),
         f"paths from  {printable(facts['image_root'])}",
-        f"unusable    {facts['not_usable']:,} pairs, before any image is decoded",
+        f"unusable    {facts['unusable']:,} pairs, before any image is decoded",
     ]
     if facts["first_unusable"]:
         lines.append(f"  {printable(facts['first_unusable'])}")

@@ -48,7 +48,7 @@ def test_the_text_names_each_bad_pair_and_no_escape_reaches_the_terminal(
 def test_a_list_with_nothing_usable_is_still_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "pairs.json").write_text('[{"image": "gone.png", "caption": "a ghost"}]')
     assert main(["check", str(tmp_path / "pairs.json")]) == 1
-    assert "images    none" in capsys.readouterr().out
+    assert "images      none" in capsys.readouterr().out
 
 
 def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -66,7 +66,7 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
     for name in ("dataset.json", "dataset_unseen.json"):
         assert main(["check", str(tmp_path / "shapes" / name)]) == 0
     assert main(drawn) == 2
-    assert "already there" in capsys.readouterr().err
+    assert "exists; give another name" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest
     assert f"use it with --image-root {mixed.parent}" in capsys.readouterr().out
     assert main(["info", str(elsewhere), "--image-root", str(mixed.parent), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pairs"], found["not_usable"]) == (31, 0)
+    assert (found["pairs"], found["unusable"]) == (31, 0)
     assert main(["convert", str(mixed), str(elsewhere)]) == 2
     assert "already there" in capsys.readouterr().err
 

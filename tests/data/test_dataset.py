@@ -183,7 +183,7 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
     assert said[0].startswith("drew 90 images")
-    assert "already there" in said[2]
+    assert "exists, so no shapes are drawn" in said[2]
     assert first.train.images == second.train.images
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 

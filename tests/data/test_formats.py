@@ -137,7 +137,7 @@ def test_the_user_decides_which_columns(folder: Path):
 
 
 def test_a_table_without_images_or_captions_says_so(folder: Path):
-    with pytest.raises(DataError, match=r"no column holds images among 'id', 'words'; say which with --image-col"):
+    with pytest.raises(DataError, match=r"no column holds images among 'id', 'words'; name it with --image-col"):
         read(write(folder / "a.csv", "id,words\n1,a cat\n2,a dog\n"))
     with pytest.raises(DataError, match=r"no column holds captions among 'image', 'x'"):
         read(write(folder / "b.csv", "image,x\nimages/0.png,1\n"))
@@ -294,7 +294,7 @@ def test_a_folder_with_metadata_is_read_by_it(folder: Path):
 
 def test_a_folder_that_holds_lists_names_them(folder: Path):
     write(folder / "train.json", "[]")
-    with pytest.raises(DataError, match=r"no data set by itself; name a list in it, as .*train\.json\.$"):
+    with pytest.raises(DataError, match=r"is a folder with lists and no data set itself; name a list: .*train\.json\.$"):
         read(folder)
 
 
