@@ -108,9 +108,7 @@ def _detect(source: Source) -> tuple[str, str]:
         lists = sorted(item for item in source.path.iterdir() if item.suffix.lower() in _LISTS)[:5]
         if lists:
             named = " or ".join(str(item) for item in lists)
-            raise DataError(
-                f"{source.path} is a folder with lists and no data set itself; name a list: {named}."
-            )
+            raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {named}.")
     shapes = "; ".join(known.shape for known in FORMATS.values())
     raise DataError(f"{source.path} has no supported format; supported are {shapes}; see --format.")
 
