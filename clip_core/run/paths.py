@@ -41,6 +41,10 @@ class RunPaths:
         return self.root / "validation.json"
 
     @property
+    def pair_hashes(self) -> Path:
+        return self.root / "pairs.npy"
+
+    @property
     def flags(self) -> Path:
         return self.root / "flags.json"
 
