@@ -1,7 +1,7 @@
 """A CUDA device without a GPU: torch's fake tensors, which have a device, a shape and a dtype, but no numbers.
 
 Under `fake_cuda` an operation on tensors of two devices, a dtype that does not fit, and whatever needs a number on the
-host (`.item()`, `bool`, an index by a mask) raises, as on a GPU it would raise or wait. Under `no_waiting` so does a
+host (`.item()`, `bool`, an index by a mask) raises, as on a GPU it would raise or wait. Under `NoWaiting` so does a
 copy that waits for the device.
 """
 
@@ -39,7 +39,7 @@ def fake_cuda(*, allow_non_fake_inputs: bool = False) -> Iterator[FakeTensorMode
         yield mode
 
 
-class no_waiting(TorchDispatchMode):
+class NoWaiting(TorchDispatchMode):
     """Within, a copy between devices for which the host would wait is an error.
 
     Raises:

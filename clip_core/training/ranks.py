@@ -4,8 +4,10 @@ Shapes: B pairs in the batch of all processes, b = B / size pairs of one process
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 
@@ -42,6 +44,22 @@ def gather(own: Tensor, rank: Rank) -> Tensor:
     """
     if rank.size == 1:
         return own
-    from torch.distributed.nn.functional import all_gather  # not needed by one process, which starts sooner without
+    everyone: Tensor = _Gather.apply(own, rank)
+    return everyone
 
-    return torch.cat(all_gather(own))  # type: ignore[no-untyped-call]
+
+class _Gather(torch.autograd.Function):
+    """All-gather with a gradient: that of a row is summed over the losses of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rank: Rank) -> Tensor:
+        ctx.rank = rank
+        parts = [torch.empty_like(own) for _ in range(rank.size)]
+        torch.distributed.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        return gradient[ctx.rank.part(len(gradient))], None

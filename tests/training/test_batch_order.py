@@ -1,4 +1,4 @@
-"""What stands in a batch: each pair once an epoch, those that match in different batches, all from seed and epoch."""
+"""What is in a batch: each pair once an epoch, matching pairs in different batches, all from seed and epoch."""
 
 import time
 from itertools import pairwise
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
+from clip_core.errors import UsageError
 from clip_core.training.batch_order import BatchOrder, connected
+from clip_core.training.ranks import Rank
 
 
 def pair_set(images: IntArray, captions: IntArray) -> PairSet:
@@ -53,7 +55,7 @@ some = settings(max_examples=150, deadline=None)
 
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
-def test_an_epoch_takes_each_pair_once_but_those_that_wait(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
+def test_an_epoch_has_each_pair_once_but_the_leftover(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
     order = BatchOrder(pairs, batch_size=size, seed=seed)
     batches = order(epoch)
     assert batches.shape == (len(pairs) // min(size, len(pairs)), min(size, len(pairs)))
@@ -62,7 +64,7 @@ def test_an_epoch_takes_each_pair_once_but_those_that_wait(pairs: PairSet, size:
 
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
-def test_sampled_an_epoch_takes_each_image_once(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
+def test_sampled_an_epoch_has_each_image_once(pairs: PairSet, size: int, seed: int, epoch: int) -> None:
     order = BatchOrder(pairs, batch_size=size, seed=seed, captions="sample")
     images = pairs.pair_images[order(epoch).ravel()]
     assert len(set(images)) == len(images) == len(pairs.images) // order.batch_size * order.batch_size
@@ -118,7 +120,7 @@ def test_a_long_chain_of_matches_is_one_connected_group() -> None:
     assert not connected(links[at // 2], links[(at + 1) // 2]).any()
 
 
-def test_two_captions_of_an_image_never_meet() -> None:
+def test_two_captions_of_an_image_are_never_in_one_batch() -> None:
     pairs = pair_set(np.repeat(np.arange(200), 2), np.arange(400))
     order = BatchOrder(pairs, batch_size=128, seed=0)
     for epoch in range(20):
@@ -141,7 +143,7 @@ def test_a_batch_has_an_even_share_of_each_class() -> None:
         assert (shares.max(axis=0) - shares.min(axis=0)).max() <= 1
 
 
-def test_where_one_caption_connects_all_the_captions_of_an_image_still_do_not_meet() -> None:
+def test_where_one_caption_connects_all_the_captions_of_an_image_are_still_apart() -> None:
     captions = np.arange(2000)
     captions[::5] = 0  # one of each image's, so that all are connected
     pairs = pair_set(np.repeat(np.arange(400), 5), captions)
@@ -154,7 +156,7 @@ def test_where_one_caption_connects_all_the_captions_of_an_image_still_do_not_me
 
 @some
 @given(pair_sets(), st.integers(1, 40), st.integers(0, 5), st.sampled_from(ALL_OR_SAMPLE))
-def test_all_wait_as_often(pairs: PairSet, size: int, seed: int, how: Captions) -> None:
+def test_all_are_left_over_as_often(pairs: PairSet, size: int, seed: int, how: Captions) -> None:
     order = BatchOrder(pairs, batch_size=size, seed=seed, captions=how)
     waits = np.zeros(order.per_epoch, dtype=int)
     for epoch in range(30):
@@ -175,14 +177,16 @@ def test_sampling_takes_every_caption_once_before_any_again(pairs: PairSet, seed
 
 
 def test_captions_are_sampled_for_each_image_by_itself() -> None:
-    order = BatchOrder(pair_set(np.repeat(np.arange(1000), 2), np.arange(2000)), batch_size=1, seed=0, captions="sample")
+    order = BatchOrder(
+        pair_set(np.repeat(np.arange(1000), 2), np.arange(2000)), batch_size=1, seed=0, captions="sample"
+    )
     first = [np.sort(order(epoch).ravel()) % 2 for epoch in (0, 2, 4)]
     for one, other in pairwise(first):
         assert 400 < np.count_nonzero(one == other) < 600
     assert all(400 < row.sum() < 600 for row in first)
 
 
-def test_any_two_pairs_that_do_not_match_meet_as_often_as_chance_has_it() -> None:
+def test_any_two_pairs_that_do_not_match_share_a_batch_as_often_as_by_chance() -> None:
     order = BatchOrder(pair_set(np.repeat(np.arange(10), 2), np.arange(20)), batch_size=5, seed=0)
     met = np.zeros((20, 20))
     for epoch in range(3000):
@@ -193,8 +197,44 @@ def test_any_two_pairs_that_do_not_match_meet_as_often_as_chance_has_it() -> Non
     assert np.abs(others - 4 / 18).max() < 0.04  # five standard deviations
 
 
-def test_the_order_of_a_million_pairs_takes_no_time_that_is_felt() -> None:
+def test_the_order_of_a_million_pairs_takes_seconds() -> None:
     pairs = PairSet([], [], np.repeat(np.arange(200_000), 5), np.arange(1_000_000))
     started = time.perf_counter()
     BatchOrder(pairs, batch_size=128, seed=0)(0)
     assert time.perf_counter() - started < 10  # 0.7 s, where the machine has nothing else to do
+
+
+@some
+@given(pair_sets(), st.integers(4, 40), st.sampled_from([2, 4]), st.integers(0, 20), st.sampled_from(ALL_OR_SAMPLE))
+def test_the_parts_of_the_ranks_are_the_batch_of_one_process(
+    pairs: PairSet, size: int, ranks: int, epoch: int, how: Captions
+) -> None:
+    size = size // ranks * ranks
+    whole = BatchOrder(pairs, batch_size=size, seed=3, captions=how)
+    if whole.per_epoch < size:
+        return  # the one batch of so few pairs is cut to a multiple of the ranks
+    parts = [
+        BatchOrder(pairs, batch_size=size, seed=3, captions=how, rank=Rank(number, ranks))(epoch)
+        for number in range(ranks)
+    ]
+    assert {part.shape for part in parts} == {(whole.steps, size // ranks)}
+    assert np.array_equal(np.concatenate(parts, axis=1), whole(epoch))
+
+
+def test_ranks_and_epochs_have_different_batches() -> None:
+    pairs = pair_set(np.arange(100), np.arange(100))
+    orders = [BatchOrder(pairs, batch_size=20, seed=0, rank=Rank(number, 4)) for number in range(4)]
+    batches = [order(epoch) for order in orders for epoch in range(3)]
+    assert len({batch.tobytes() for batch in batches}) == 12
+    for epoch in range(3):
+        assert len(np.unique(np.concatenate([order(epoch).ravel() for order in orders]))) == 100
+
+
+def test_a_batch_is_a_multiple_of_the_ranks_and_too_few_pairs_are_refused() -> None:
+    pairs = pair_set(np.arange(7), np.arange(7))
+    order = BatchOrder(pairs, batch_size=10, seed=0, rank=Rank(1, 3))
+    assert (order.batch_size, order(0).shape) == (6, (1, 2))
+    with pytest.raises(UsageError, match=r"there are 7 pairs, fewer than the 8 processes; start fewer of them"):
+        BatchOrder(pairs, batch_size=10, seed=0, rank=Rank(0, 8))
+    with pytest.raises(UsageError, match="the batch size is 2, fewer than the 3 processes"):
+        BatchOrder(pairs, batch_size=2, seed=0, rank=Rank(0, 3))

@@ -12,16 +12,15 @@ from clip_core.config import DataConfig, TuneConfig, parse_config
 from clip_core.data.dataset import load_data
 from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
-from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
-from clip_core.run.records import Recipe
+from clip_core.network import Preprocessing
 from clip_core.training.batches import Batch
 from clip_core.training.evaluate import ValidationSet, embed_validation
 from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
-from tests.fake_cuda import CUDA, WaitError, fake_batch, fake_cuda, no_waiting
+from tests.fake_cuda import CUDA, NoWaiting, WaitError, fake_batch, fake_cuda
+from tests.training.tiny import tiny_batch, tiny_config, tiny_recipe
 
 CONFIG = parse_config({"optim": {"augment": True}})
-PLAIN = {"precision": "fp32", "loss": "softmax", "optimizer": "adamw"}
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "softmax, AdamW, fp32": ({"label_smoothing": 0.1, "patch_dropout": 0.5}, {}),
     "softmax, Muon, bf16, EMA": ({"precision": "bf16", "optimizer": "muon", "ema": 0.9, "patch_dropout": 0.5}, {}),
@@ -34,44 +33,21 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def network(*, logit_bias: bool = False) -> ClipConfig:
-    image = ImageTower(image_size=32, patch_size=8, width=32, heads=2, layers=2)
-    text = TextTower(vocab_size=20, end_token=2, context_length=8, width=32, heads=2, layers=2)
-    preprocessing = Preprocessing(image_size=32)
-    return ClipConfig(embed_dim=16, image=image, text=text, preprocessing=preprocessing, logit_bias=logit_bias)
-
-
-def recipe(**values: Any) -> Recipe:
-    return Recipe(
-        **({
-            "device": "cuda", "batch_size": 8, "lr": 1e-3, "steps_per_epoch": 4, "steps": 4, "warmup_steps": 1,
-            "eval_every": 4, "checkpoint_every": 4, "weight_decay": 0.1, "layer_decay": 1.0,
-        } | PLAIN | values)
-    )  # fmt: skip
-
-
-def batch() -> Batch:
-    """Eight pairs of six captions, in two groups of different lengths."""
-    groups = (torch.tensor([[1, 5, 2, 0]] * 3), torch.tensor([[1, 5, 6, 7, 8, 2, 0, 0]] * 3))
-    captions, images = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1]), torch.arange(8)
-    return Batch(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), groups, captions, images, captions, images, captions)
-
-
 def steps(kind: type[TrainStep], values: dict[str, Any], tune: dict[str, Any]) -> dict[str, Tensor]:
     """What two steps on the fake device measure, in which nothing waits for the device."""
     with fake_cuda() as mode:
-        how = recipe(**values)
-        model = CLIP(network(logit_bias=how.loss == "sigmoid"))
+        how = tiny_recipe(device="cuda", **values)
+        model = CLIP(tiny_config(logit_bias=how.loss == "sigmoid"))
         choose_trainable(model, TuneConfig(init="x", **tune), how.loss)
-        step, pairs = kind(model, how, CONFIG), fake_batch(batch(), mode)
-        with no_waiting():
+        step, pairs = kind(model, how, CONFIG), fake_batch(tiny_batch(), mode)
+        with NoWaiting():
             for number in range(2):
                 measured = step(pairs, number, how.lr)
         parameters = list(step.model.parameters())
         assert {p.dtype for p in parameters} == {torch.float32}
         assert {p.device for p in parameters} == {CUDA}
         assert {value.device for value in step.tensors().values() if value.ndim} == {CUDA}
-        with pytest.raises(WaitError), no_waiting():
+        with pytest.raises(WaitError), NoWaiting():
             step.refuse_non_finite()
         return measured
 
@@ -147,8 +123,12 @@ def test_evaluation_mixes_no_devices_and_leaves_float32_embeddings_on_the_cpu(
     validation: ValidationSet, precision: str
 ) -> None:
     with fake_cuda(allow_non_fake_inputs=True):
-        model = CLIP(network(logit_bias=True)).to(CUDA)
+        model = CLIP(tiny_config(logit_bias=True)).to(CUDA)
+        dtypes: set[torch.dtype] = set()
+        for tower in (model.image, model.text):
+            tower.projection.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
         embeddings = embed_validation(model, validation, precision, lambda: None)
+    assert dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32}
     found = [embeddings.images, embeddings.texts, embeddings.classes, embeddings.logit_scale, embeddings.logit_bias]
     assert all(part is not None and (part.device.type, part.dtype) == ("cpu", torch.float32) for part in found)
     assert embeddings.images.shape == (len(validation.store), 16)
@@ -156,7 +136,7 @@ def test_evaluation_mixes_no_devices_and_leaves_float32_embeddings_on_the_cpu(
 
 def test_the_fake_device_finds_an_evaluation_that_mixes_devices(validation: ValidationSet) -> None:
     with fake_cuda(allow_non_fake_inputs=True):
-        model = CLIP(network()).to(CUDA)
+        model = CLIP(tiny_config()).to(CUDA)
         model.text.positions = torch.nn.Parameter(torch.zeros(8, 32))
         with pytest.raises(RuntimeError, match=r"found at least two devices"):
             embed_validation(model, validation, "fp32", lambda: None)

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from clip_core.training.loss import CLIPLoss, ContrastiveLoss, SigmoidLoss, batch_top1, best_bias, matching_pairs
+from clip_core.training.loss import (
+    CLIPLoss,
+    ContrastiveLoss,
+    Gathered,
+    Logits,
+    SigmoidLoss,
+    batch_top1,
+    best_bias,
+    matching_pairs,
+    repeated_share,
+)
 
 
 def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, matches: torch.Tensor) -> float:
@@ -26,10 +36,10 @@ def naive_sigmoid_loss(
 ) -> float:
     """Every pair by hand: -log of the probability that was given to what is true."""
     total = 0.0
-    for image, image in enumerate(images.double()):
-        for caption, text in enumerate(texts.double()):
+    for row, image in enumerate(images.double()):
+        for column, text in enumerate(texts.double()):
             logit = scale * float(image @ text) + bias
-            against = -logit if matches[image, caption] else logit
+            against = -logit if matches[row, column] else logit
             total += max(against, 0.0) + math.log1p(math.exp(-abs(against)))
     return total / len(images)
 
@@ -74,7 +84,8 @@ def test_without_matching_pairs_the_sigmoid_loss_is_that_of_its_paper() -> None:
     paper = -F.logsigmoid(labels * (10.0 * images @ texts.T - 10.0)).sum() / 8  # Zhai et al. 2023, algorithm 1
     loss, logits = SigmoidLoss()(images, texts, torch.tensor(10.0), labels > 0, torch.tensor(-10.0))
     torch.testing.assert_close(loss, paper)
-    torch.testing.assert_close(logits, 10.0 * images @ texts.T - 10.0)
+    torch.testing.assert_close(logits.image, 10.0 * images @ texts.T - 10.0)
+    assert torch.equal(logits.text, logits.image.T)
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (117.3, -12.9), (1.0, 0.0)])
@@ -168,7 +179,7 @@ def test_same_image_or_same_caption_match_and_nothing_else() -> None:
 def test_top1_in_batch_counts_any_match() -> None:
     logits = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [5.0, 0.0, 0.0]])
     matches = matching_pairs(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))
-    by_image, by_text = batch_top1(logits, matches)
+    by_image, by_text = batch_top1(Logits(logits, logits.T), matches)
     assert float(by_image) == pytest.approx(2 / 3)
     assert float(by_text) == pytest.approx(1 / 3)
 
@@ -182,3 +193,75 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_the_whole_batch() ->
     by_hand = -(targets * logits.log_softmax(1)).sum(1).mean() - (targets * logits.T.log_softmax(1)).sum(1).mean()
     loss, _ = CLIPLoss(label_smoothing=0.2)(images, texts, torch.tensor(9.0), matches)
     torch.testing.assert_close(loss, by_hand / 2)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+LOSSES: dict[str, ContrastiveLoss] = {
+    "softmax": CLIPLoss(),
+    "softmax with label smoothing": CLIPLoss(label_smoothing=0.2),
+    "sigmoid": SigmoidLoss(),
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch_and_so_is_its_gradient(
+    name: str, ranks: int, seed: int
+) -> None:
+    """Every process has its own pairs, the embeddings of all, and the mean of losses and gradients, as by DDP."""
+    loss = LOSSES[name]
+    images, texts, _ = random_batch(seed, 8)
+    ids = torch.randint(0, 6, (2, 8), generator=torch.Generator().manual_seed(seed))  # several positives a row
+    leaves = [value.double().requires_grad_() for value in (images, texts, torch.tensor(9.0), torch.tensor(-4.0))]
+    parts = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    whole_matches = matching_pairs(*ids)
+    whole, logits = loss(*leaves[:3], whole_matches, leaves[3])
+    whole.backward()
+
+    each = 8 // ranks
+    slices = [slice(number * each, (number + 1) * each) for number in range(ranks)]
+    losses, tops, chances = [], [], []
+    for own in slices:
+        matches = matching_pairs(ids[0][own], ids[1][own], *ids)
+        assert torch.equal(matches, whole_matches[own])
+        everyone = Gathered(parts[0], parts[1])
+        value, own_logits = loss(parts[0][own], parts[1][own], parts[2], matches, parts[3], everyone)
+        assert own_logits.image.shape == own_logits.text.shape == (each, 8)
+        losses.append(value)
+        tops.append(torch.stack(batch_top1(own_logits, matches)))
+        chances.append(loss.chance(matches))
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    torch.testing.assert_close(mean, whole, rtol=2e-6, atol=1e-6)
+    for part, leaf in zip(parts, leaves, strict=True):
+        if leaf.grad is not None:  # the softmax loss has no bias
+            torch.testing.assert_close(part.grad, leaf.grad, rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(torch.stack(tops).mean(dim=0), torch.stack(batch_top1(logits, whole_matches)))
+    if name != "sigmoid":
+        torch.testing.assert_close(torch.stack(chances), loss.chance(whole_matches).expand(ranks))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_over_processes_is_the_naive_loss(seed: int, ranks: int) -> None:
+    images, texts, matches = random_batch(seed, 8)
+    everyone, each, scale, bias = Gathered(images, texts), 8 // ranks, torch.tensor(12.0), torch.tensor(-5.0)
+    softmax, sigmoid = [], []
+    for start in range(0, 8, each):
+        own = slice(start, start + each)
+        softmax.append(CLIPLoss()(images[own], texts[own], scale, matches[own], None, everyone)[0])
+        sigmoid.append(SigmoidLoss()(images[own], texts[own], scale, matches[own], bias, everyone)[0])
+    expected = naive_loss(images, texts, 12.0, matches)
+    assert float(torch.stack(softmax).mean()) == pytest.approx(expected, rel=1e-5)
+    expected = naive_sigmoid_loss(images, texts, 12.0, -5.0, matches)
+    assert float(torch.stack(sigmoid).mean()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_repeated_captions_are_counted_in_the_whole_batch() -> None:
+    captions = torch.tensor([0, 1, 2, 0])
+    assert float(repeated_share(captions, captions)) == 0.5
+    assert float(repeated_share(captions[:2], captions)) == 0.5
+    assert float(repeated_share(captions[1:3], captions)) == 0.0

@@ -1,16 +1,14 @@
-"""Runs with the sigmoid loss, as a user starts them: what they learn, keep, resume and hand on."""
+"""Runs with the sigmoid loss, as a user starts them: training, resuming, fine-tuning and export."""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from clip_core.cli.train import main
 from clip_core.errors import UsageError
-from clip_core.files import write_json
 from clip_core.inference.bundle import read_manifest
 from clip_core.model.checkpoint import load_model, load_tensors
 from clip_core.model.published import read_published
@@ -18,6 +16,7 @@ from clip_core.run.reader import RunReader
 from export.bundle import export_bundle
 from export.formats import export_weights
 from tests.models import make_run
+from tests.running import latest, lines
 from tests.training.test_resume import assert_same_run
 
 SHORT = [
@@ -28,15 +27,15 @@ NEW = ["--image-size", "32", "--model-size", "nano", "--layers", "1"]
 PLAIN = {"pooling": "class_token", "patch_bias": False, "pre_norm": True}  # what every format can say
 WAYS: dict[str, list[str]] = {
     "scratch": [*NEW, "--ema", "0"],
-    "average": [*NEW, "--ema", "0.9"],
-    "tuned": ["--init"],
+    "ema": [*NEW, "--ema", "0.9"],
+    "fine-tuned": ["--init"],
     "adapters": ["--lora", "2", "--lr", "1e-2", "--blend", "0.5", "--init"],
 }
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose weights have no bias; read it, do not write to it."""
+    """A run whose weights have no logit bias; read it, do not write to it."""
     return make_run(tmp_path_factory.mktemp("start") / "start", image=PLAIN)
 
 
@@ -59,16 +58,6 @@ def train(start: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -
     return make
 
 
-def lines(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [m for m in RunReader(run).new_metrics() if m["kind"] == kind]
-
-
-def last(run: Path) -> Path:
-    folder = RunReader(run).pointer("latest")
-    assert folder is not None
-    return folder
-
-
 def bias_in(folder: Path) -> float:
     return float(load_tensors(folder / "model.safetensors")["logit_bias"])
 
@@ -86,7 +75,7 @@ def test_resumed_in_the_middle_it_is_the_run_never_stopped(way: str, train: Trai
 
 
 def test_killed_before_its_first_checkpoint_it_starts_with_the_same_bias(train: Train, tmp_path: Path) -> None:
-    whole, parts = train("tuned"), tmp_path / "parts"
+    whole, parts = train("fine-tuned"), tmp_path / "parts"
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoints")
     (parts / "checkpoints").mkdir()
@@ -95,22 +84,22 @@ def test_killed_before_its_first_checkpoint_it_starts_with_the_same_bias(train: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_bias_is_learnt_saved_and_reported(way: str, train: Train) -> None:
+def test_the_logit_bias_is_trained_saved_and_reported(way: str, train: Train) -> None:
     run = train(way)
-    config = RunReader(run).config()
-    assert config["resolved"]["loss"] == "sigmoid"
-    assert config["model"]["logit_bias"] is True
+    record = RunReader(run).record()
+    assert record.resolved.loss == "sigmoid"
+    assert record.model.logit_bias
     folders = sorted((run / "checkpoints").glob("step_*"))
     assert bias_in(folders[0]) != bias_in(folders[-1])
     assert {"logit_bias/exp_avg", "logit_bias/exp_avg_sq"} <= load_tensors(folders[-1] / "state.safetensors").keys()
     reported = lines(run, "train")
     assert len({line["logit_bias"] for line in reported}) > 1
-    if way != "average":
+    if way != "ema":
         assert reported[-1]["logit_bias"] == pytest.approx(bias_in(folders[-1]), abs=1e-5)
     assert ", sigmoid loss" in (run / "train.log").read_text()
 
 
-@pytest.mark.parametrize("way", ["scratch", "tuned"])
+@pytest.mark.parametrize("way", ["scratch", "fine-tuned"])
 def test_the_first_loss_is_of_the_order_of_chance_whatever_the_scale(way: str, train: Train) -> None:
     first = lines(train(way), "train")[0]
     assert first["logit_scale"] == pytest.approx(10 if way == "scratch" else 1 / 0.07, rel=1e-2)
@@ -130,42 +119,31 @@ def test_the_temperature_that_is_asked_for_is_the_one_it_starts_with(shapes: Pat
     assert lines(tmp_path / "run", "train")[0]["logit_scale"] == pytest.approx(20)
 
 
-def test_weights_with_a_bias_are_tuned_by_the_sigmoid_loss_unless_said_otherwise(
+def test_weights_with_a_logit_bias_are_fine_tuned_with_the_sigmoid_loss_by_default(
     train: Train, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = train("tuned")
-    argv = ["--data-file", str(shapes), "--init", str(last(given)), *SHORT]
+    given = train("fine-tuned")
+    argv = ["--data-file", str(shapes), "--init", str(latest(given)), *SHORT]
     assert main([*argv, "--run-dir", str(tmp_path / "same")]) == 0
-    resolved = RunReader(tmp_path / "same").config()["resolved"]
-    assert resolved["loss"] == "sigmoid"
-    assert "the sigmoid loss, as their logits have a bias" in resolved["why"]
-    assert bias_in(tmp_path / "same" / "checkpoints" / "step_0000000") == bias_in(last(given))
+    record = RunReader(tmp_path / "same").record()
+    assert record.resolved.loss == "sigmoid"
+    reasons = {decision.setting: decision.reason for decision in record.decisions}
+    assert reasons["loss"] == "the pretrained weights have a logit bias"
+    assert bias_in(tmp_path / "same" / "checkpoints" / "step_0000000") == bias_in(latest(given))
     assert main([*argv, "--run-dir", str(tmp_path / "other"), "--loss", "softmax"]) == 0
-    assert RunReader(tmp_path / "other").config()["resolved"]["loss"] == "softmax"
-    assert bias_in(last(tmp_path / "other")) == bias_in(last(given))
+    assert RunReader(tmp_path / "other").record().resolved.loss == "softmax"
+    assert bias_in(latest(tmp_path / "other")) == bias_in(latest(given))
     capsys.readouterr()
     assert main([*argv, "--run-dir", str(tmp_path / "smoothed"), "--label-smoothing", "0.1"]) == 2
-    assert "leave it out, or add --loss softmax" in capsys.readouterr().err
+    assert "add --loss softmax" in capsys.readouterr().err
 
 
-def test_a_run_from_before_there_was_a_choice_goes_on_with_softmax(shapes: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert main(["--data-file", str(shapes), "--run-dir", str(run), *SHORT, *NEW]) == 0
-    config = RunReader(run).config()
-    del config["resolved"]["loss"], config["config"]["optim"]["loss"]
-    write_json(run / "config.json", config)
-    whole = lines(run, "train")
-    shutil.rmtree(last(run))
-    assert main(["--resume", "--run-dir", str(run)]) == 0
-    assert [line["loss"] for line in lines(run, "train")] == [line["loss"] for line in whole]
-
-
-# ---------------------------------------------------------------- handed on
+# ---------------------------------------------------------------- export
 
 
 def test_open_clip_gets_the_bias_and_it_comes_back_bit_for_bit(train: Train, tmp_path: Path) -> None:
-    out = export_weights(train("tuned"), tmp_path / "out", to="open_clip")
-    model, back = load_model(train("tuned")).model.state_dict(), read_published(out)
+    out = export_weights(train("fine-tuned"), tmp_path / "out", to="open_clip")
+    model, back = load_model(train("fine-tuned")).model.state_dict(), read_published(out)
     assert back.config.logit_bias
     assert model.keys() == back.weights.keys()
     assert all(torch.equal(model[name], back.weights[name]) for name in model)
@@ -173,7 +151,7 @@ def test_open_clip_gets_the_bias_and_it_comes_back_bit_for_bit(train: Train, tmp
 
 def test_transformers_cannot_say_the_bias(train: Train, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be written for transformers' CLIPModel: it has a bias of the logits"):
-        export_weights(train("tuned"), tmp_path / "out", to="hf")
+        export_weights(train("fine-tuned"), tmp_path / "out", to="hf")
 
 
 @pytest.mark.parametrize("way", ["scratch", "adapters"])

@@ -1,188 +1,207 @@
-"""What a step computes with: weights in bf16 below those in fp32, captions in groups, Muon for the matrices."""
+"""The step: its four parts, its repeatability, and two processes that train as one does."""
 
-import json
-from dataclasses import replace
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
+import torch.distributed
+import torch.multiprocessing
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from clip_core.config import DataConfig, parse_config
-from clip_core.data.dataset import load_data
-from clip_core.data.tokenizer import train_characters
-from clip_core.model.clip import CLIP
-from clip_core.model.transformer import attend
-from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
-from clip_core.training.image_augmentation import draw_kept_patches
-from clip_core.training.batches import BatchMaker
+from clip_core.config import TuneConfig, parse_config
+from clip_core.errors import TrainingError
+from clip_core.model.checkpoint import save_checkpoint
+from clip_core.training.batches import Batch
+from clip_core.training.ranks import Rank
 from clip_core.training.train_step import TrainStep
-from clip_core.training.optimiser import Optimiser
-from clip_core.training.recipe import work_out
-from clip_core.training.mixed_precision import MixedPrecision
+from clip_core.training.trainable import choose_trainable
+from tests.training.tiny import END, tiny, tiny_batch, tiny_recipe
 
-CPU = torch.device("cpu")
-
-
-def tiny_config() -> ClipConfig:
-    image = ImageTower(image_size=32, patch_size=8, width=32, heads=2, layers=2)
-    text = TextTower(vocab_size=20, end_token=2, context_length=8, width=32, heads=2, layers=2)
-    return ClipConfig(embed_dim=16, image=image, text=text, preprocessing=Preprocessing(image_size=32))
+CONFIG = parse_config({"optim": {"augment": True, "grad_clip": 100.0}})
 
 
-def gradients(precision: str) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    model = CLIP(tiny_config())
-    working = Working(model, precision)
-    generator = torch.Generator().manual_seed(1)
-    size = model.config.image.image_size
-    pixel_values = torch.randn(8, 3, size, size, generator=generator)
-    input_ids = torch.randint(3, 20, (8, 8), generator=generator)
-    input_ids[:, -1] = model.config.text.end_token
-    images, texts = working.refresh()(pixel_values.to(working.dtype), input_ids)
-    assert images.dtype is texts.dtype is torch.float32
-    F.cross_entropy(working.model.logit_scale() * images @ texts.T, torch.arange(8)).backward()
-    working.hand_over()
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+def make_step(rank: Rank | None = None, *, tune: dict[str, Any] | None = None, **recipe: Any) -> TrainStep:
+    values = tiny_recipe(**recipe)
+    model = tiny(logit_bias=values.loss == "sigmoid")
+    torch.manual_seed(1)
+    choose_trainable(model, TuneConfig(init="x", **(tune or {})), values.loss)
+    return TrainStep(model, values, CONFIG, rank or Rank())
 
 
-def test_gradients_of_the_copy_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
-    exact, rounded = gradients("fp32"), gradients("bf16")
-    assert exact.keys() == rounded.keys()
-    for name, value in exact.items():
-        assert rounded[name].dtype is torch.float32
-        assert F.cosine_similarity(value.flatten(), rounded[name].flatten(), dim=0) > 0.99, name
+class Counted(nn.Module):
+    """Passes calls on, as DDP does, and counts them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def forward(self, *inputs: Any) -> Any:
+        self.calls += 1
+        return self.module(*inputs)
 
 
-def test_the_copy_follows_the_weights_that_move_and_leaves_the_others_alone() -> None:
-    model = CLIP(tiny_config())
-    model.image.requires_grad_(False)
-    working = Working(model, "bf16")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_is_one_call_of_the_network_and_nothing_goes_past_it(precision: str) -> None:
+    step = make_step(precision=precision, patch_dropout=0.5)
+    counted = Counted(step.network)
+    for tower in (step.mixed_precision.network.image, step.mixed_precision.network.text):
+        tower.register_forward_pre_hook(lambda *_: calls.append(counted.calls))
+    calls: list[int] = []
+    step.network = counted
+    for number in range(3):
+        step(tiny_batch(number), number, 1e-3)
+    assert counted.calls == 3
+    assert sorted(calls) == [1] * 3 + [2] * 3 + [3] * 3  # one group of images and two of captions a step
+
+
+def test_the_four_parts_one_by_one_are_the_step() -> None:
+    whole, parts = make_step(ema=0.9), make_step(ema=0.9)
+    for number in range(3):
+        batch = tiny_batch(number)
+        measured = whole(batch, number, 1e-3)
+        loss, _ = parts.loss_of(parts.embed(batch, number), batch)
+        parts.backward(loss)
+        grad_norm = parts.update(number, 1e-3)
+        assert torch.equal(measured["loss"], loss)
+        assert torch.equal(measured["grad_norm"], grad_norm)
+    assert_same_weights(whole, parts)
+
+
+def test_embeddings_are_of_pairs_whatever_the_groups_and_repeats_of_captions() -> None:
+    step, batch = make_step(), tiny_batch()
+    text = step.embed(batch, 0).text
+    assert text is not None
+    rows = [row for group in batch.input_ids for row in group]
+    for pair, row in enumerate(batch.text_rows):
+        torch.testing.assert_close(text[pair], step.model.encode_text(rows[int(row)][None])[0])
+
+
+def test_the_loss_of_detached_embeddings_has_the_same_gradient_in_them() -> None:
+    """As cached gradients need it: embeddings without a graph give the same gradient of the loss in them."""
+    step, batch = make_step(loss="sigmoid"), tiny_batch()
+    embeddings = step.embed(batch, 0)
+    whole = torch.autograd.grad(step.loss_of(embeddings, batch)[0], embeddings.image, retain_graph=True)[0]
+    leaves = embeddings._replace(image=embeddings.image.detach().requires_grad_(), text=embeddings.text.detach())
+    (cached,) = torch.autograd.grad(step.loss_of(leaves, batch)[0], leaves.image)
+    torch.testing.assert_close(cached, whole)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tune"),
+    [
+        ({"precision": "bf16", "optimizer": "muon", "ema": 0.9}, {}),
+        ({"precision": "bf16", "loss": "sigmoid"}, {"lora": 2}),
+        ({"ema": 0.9}, {"lock": "image"}),
+    ],
+)
+def test_restored_from_a_checkpoint_it_goes_on_bit_for_bit(
+    tmp_path: Path, recipe: dict[str, Any], tune: dict[str, Any]
+) -> None:
+    step, again = make_step(**recipe, tune=tune), make_step(**recipe, tune=tune)
     with torch.no_grad():
-        model.text.projection.weight.add_(1.0)
-    copy = working.refresh()
-    assert torch.equal(copy.text.projection.weight, model.text.projection.weight.bfloat16())
-    assert copy.log_logit_scale.dtype is torch.float32
-    assert not copy.image.projection.weight.requires_grad
+        again.model.image.positions.zero_()  # other weights than those it is given
+    for number in range(2):
+        step(tiny_batch(number), number, 1e-2)
+    save_checkpoint(
+        tmp_path / "checkpoint", model=step.eval_weights.ready(), tensors=step.tensors(), state={}, step=2, epoch=0,
+        scores={},
+    )  # fmt: skip
+    network = again.network
+    again.restore(tmp_path / "checkpoint")
+    assert again.network is network  # a wrapper such as DDP stays around it
+    for number in range(2, 5):
+        for one in (step, again):
+            one(tiny_batch(number), number, 1e-2)
+    assert_same_weights(step, again)
 
 
-def test_in_fp32_there_is_no_copy() -> None:
-    model = CLIP(tiny_config())
-    assert Working(model, "fp32").refresh() is model
+def test_frozen_parameters_stay_and_trainable_ones_change_in_bf16_too() -> None:
+    step = make_step(precision="bf16", tune={"lock": "image"})
+    before = {name: value.clone() for name, value in step.network.state_dict().items()}
+    for number in range(2):
+        step(tiny_batch(number), number, 1e-2)
+    for name, value in step.network.state_dict().items():
+        if name != "logit_bias":
+            assert torch.equal(value, before[name]) is name.startswith("image."), name
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_by_products_is_the_fused_one_but_for_rounding_and_so_is_its_gradient(causal: bool) -> None:
-    random = torch.Generator().manual_seed(0)
-    start, seen = torch.randn(3, 2, 4, 17, 16, generator=random), torch.randn(2, 4, 17, 16, generator=random)
-    exact, rounded = start.clone().requires_grad_(), start.bfloat16().requires_grad_()
-    values = [attend(qkv, causal=causal) for qkv in (exact, rounded)]
-    torch.testing.assert_close(values[1].float(), values[0], atol=0.03, rtol=0)
-    for value in values:
-        value.backward(seen.to(value.dtype))
-    assert exact.grad is not None
-    assert rounded.grad is not None
-    for of_exact, of_rounded in zip(exact.grad, rounded.grad.float(), strict=True):  # of q, of k, of v
-        assert (of_rounded - of_exact).norm() < 0.02 * of_exact.norm()
+def test_a_non_finite_loss_is_refused_with_its_step_and_what_to_do() -> None:
+    step = make_step()
+    step(tiny_batch(), 0, 1e-3)
+    step.refuse_non_finite()
+    with torch.no_grad():
+        step.model.image.projection.weight.fill_(float("nan"))
+    step(tiny_batch(), 1, 1e-3)
+    with pytest.raises(TrainingError, match=r"the loss is not finite at step 1 .*lower --lr, or with --precision fp32"):
+        step.refuse_non_finite()
 
 
-def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
-    model = CLIP(tiny_config())
-    optimiser = Optimiser(model, lr=1e-2, weight_decay=0.1, beta2=0.98, device=CPU, muon=True)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimiser.step()
-    kept: dict[str, set[str]] = {}
-    for name in optimiser.tensors():
-        parameter, _, moment = name.rpartition("/")
-        kept.setdefault(parameter, set()).add(moment)
-    by_muon = {name for name, moments in kept.items() if moments == {"momentum_buffer"}}
-    assert kept.keys() == dict(model.named_parameters()).keys()
-    assert by_muon == {name for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2}
+def assert_same_weights(one: TrainStep, other: TrainStep) -> None:
+    for mine, theirs in ((one.model, other.model), (one.eval_weights.ready(), other.eval_weights.ready())):
+        weights = theirs.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in mine.state_dict().items())
 
 
-def test_a_step_of_muon_turns_a_matrix_alike_in_every_direction() -> None:
-    model = CLIP(tiny_config())
-    weight = model.image.blocks[0].get_parameter("attention.out.weight")
-    before = weight.detach().clone()
-    optimiser = Optimiser(model, lr=1e-2, weight_decay=0.0, beta2=0.98, device=CPU, muon=True)
-    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    optimiser.step()
-
-    def spread(matrix: torch.Tensor) -> float:
-        """How much further the largest quarter of the singular values reaches than the smallest."""
-        values = torch.linalg.svdvals(matrix)
-        return float(values[: len(values) // 4].mean() / values[-len(values) // 4 :].mean())
-
-    assert spread(weight.grad) > 5
-    assert spread(before - weight.detach()) < 2.5
+# ---------------------------------------------------------------- two processes
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-def test_every_pair_finds_its_caption_in_groups_of_like_length(shapes: Path, tmp_path: Path, groups: int) -> None:
-    drawn = json.loads(shapes.read_text())
-    pairs = [
-        {"image": pair["image"], "caption": " ".join([pair["caption"]] * (1 + number % 7))}
-        for number, pair in enumerate(drawn)
-    ]
-    (shapes.parent / "longer.json").write_text(json.dumps(pairs))
-    data = load_data(DataConfig(data_file=shapes.parent / "longer.json"), Preprocessing(), 0, lambda line: None)
-    tokenizer = train_characters(data.train.captions, context_length=77)
-    make = BatchMaker(data.train, data.train_store, tokenizer, batch_size=64, seed=0, groups=groups)
-    batch = make(1)
-    rows = [row[row != tokenizer.pad_id].tolist() for group in batch.input_ids for row in group]
-    for pair, caption in enumerate(batch.caption_ids):
-        expected = tokenizer.encode([data.train.captions[int(caption)]])[0].tolist()
-        assert rows[int(batch.text_rows[pair])] == expected
-    widths = [group.shape[1] for group in batch.input_ids]
-    assert len(widths) == groups
-    assert widths == sorted(widths)
-    assert all(width % 8 == 0 or width == 77 for width in widths)  # few shapes, as each costs a CPU memory
-    assert all((group[:, -8:] != tokenizer.pad_id).any() for group in batch.input_ids)  # none is wider than it needs
+def part_of(batch: Batch, rank: Rank) -> Batch:
+    """The pairs of a rank, in a group of captions of its own."""
+    own = rank.part(len(batch))
+    longest = max(group.shape[1] for group in batch.input_ids)
+    padded = [nn.functional.pad(group, (0, longest - group.shape[1]), value=END) for group in batch.input_ids]
+    distinct, rows = torch.unique(batch.text_rows[own], return_inverse=True)
+    return Batch(
+        batch.images[own], (torch.cat(padded)[distinct],), rows, batch.image_ids[own], batch.caption_ids[own],
+        batch.image_ids, batch.caption_ids,
+    )  # fmt: skip
 
 
-def test_patch_dropout_looks_at_some_patches_of_each_image_and_at_all_of_them_it_changes_nothing() -> None:
-    kept = kept_patches(5, 16, 0.5, torch.Generator().manual_seed(0))
-    assert kept.shape == (5, 8)
-    assert all(len(set(row)) == 8 and row == sorted(row) and max(row) < 16 for row in kept.tolist())
-    assert len({tuple(row) for row in kept.tolist()}) == 5
-    for class_token in (False, True):
-        config = tiny_config().model_copy(update={"image": ImageTower(
-            image_size=32, patch_size=8, width=32, heads=2, layers=2, class_token=class_token
-        )})  # fmt: skip
-        model = CLIP(config).eval()
-        pixel_values = torch.randn(5, 3, 32, 32)
-        whole = model.encode_image(pixel_values)
-        torch.testing.assert_close(model.encode_image(pixel_values, torch.arange(16).expand(5, -1)), whole)
-        changed = pixel_values.clone()
-        changed[:, :, :8, :8] = 0  # the first patch
-        without_it = torch.arange(1, 16).expand(5, -1)
-        torch.testing.assert_close(
-            model.encode_image(changed, without_it), model.encode_image(pixel_values, without_it)
-        )
-        assert not torch.allclose(model.encode_image(changed), whole)
+def train_as_rank(number: int, size: int, port: int, recipe: dict[str, Any], out: Path) -> None:
+    """Three steps of one process of several, by DDP over gloo; its weights and measurements to a file."""
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=number, world_size=size)
+    rank = Rank(number, size)
+    step = make_step(rank, **recipe)
+    step.network = DistributedDataParallel(step.network)
+    measured = [step(part_of(tiny_batch(n), rank), n, 1e-3) for n in range(3)]
+    torch.save({"weights": step.model.state_dict(), "ema": step.eval_weights.ready().state_dict(),
+                "measured": measured}, out / f"{number}.pt")  # fmt: skip
+    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("flags", [{}, {"optimizer": "muon", "patch_dropout": 0.5, "loss": "sigmoid"}])
-def test_a_step_reads_nothing_back_from_the_device(shapes: Path, flags: dict[str, Any]) -> None:
-    """On torch's device without memory, where a number that is asked for is an error, and not a wait as on a GPU."""
-    config = parse_config(
-        {
-            "data": {"data_file": shapes},
-            "optim": {"batch_size": 32, **flags},
-            "run": {"precision": "bf16", "device": "cpu"},
-        }
-    )
-    network = tiny_config().model_copy(update={"logit_bias": "loss" in flags})
-    data = load_data(config.data, network.preprocessing, 0, lambda sentence: None)
-    tokenizer = train_characters(data.train.captions, network.text.context_length)
-    batches = BatchMaker(data.train, data.train_store, tokenizer, batch_size=32, seed=0)
-    pairs = len(data.train)
-    recipe = replace(work_out(config, pairs, network, epoch_pairs=pairs), device="meta")
-    learner = Learner(CLIP(network), recipe, config)
-    measured = [learner(batches(step).to(learner.device), step, recipe.lr) for step in range(2)]
-    with pytest.raises(RuntimeError, match="meta"):
-        float(measured[0]["loss"])
-    with pytest.raises(RuntimeError, match="meta"):
-        learner.refuse_non_finite()
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"ema": 0.9, "patch_dropout": 0.5, "label_smoothing": 0.1},
+        {"loss": "sigmoid", "precision": "bf16", "ema": 0.9},
+    ],
+)
+def test_two_processes_train_as_one_does(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    torch.multiprocessing.spawn(train_as_rank, (2, free_port(), recipe, tmp_path), nprocs=2)
+    alone = make_step(**recipe)
+    measured = [alone(tiny_batch(n), n, 1e-3) for n in range(3)]
+    ranks = [torch.load(tmp_path / f"{number}.pt") for number in range(2)]
+    for what in ("weights", "ema"):
+        assert all(torch.equal(ranks[0][what][name], ranks[1][what][name]) for name in ranks[0][what]), what
+    exact = "precision" not in recipe  # bf16 rounds the gradients of each process by themselves
+    # The median, since some parameters (the bias of the keys) have no gradient but rounding, which AdamW scales up.
+    for name, value in alone.model.state_dict().items():
+        assert (ranks[0]["weights"][name] - value).abs().median() < (1e-6 if exact else 2e-5), name
+    for number, of_step in enumerate(measured):
+        both = [rank["measured"][number] for rank in ranks]
+        for name in ("loss", "repeated_captions", *(("image_to_text_top1", "text_to_image_top1") if exact else ())):
+            mean = (both[0][name] + both[1][name]) / 2
+            assert float(mean) == pytest.approx(float(of_step[name]), rel=1e-5 if exact else 1e-2), name
+        assert float(both[0]["grad_norm"]) == pytest.approx(float(of_step["grad_norm"]), rel=1e-4 if exact else 0.05)
