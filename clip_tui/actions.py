@@ -1,4 +1,4 @@
-"""Every action, once: the key bindings, the footer, the command palette and the help page are made from this table."""
+"""The table of actions, from which key bindings, footer, command palette and help page are made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ APP = "app"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a person can do, where, with which key.
+    """A command, the screen that it belongs to, and its keys.
 
     Attributes:
         scope: "app", or the name of the screen it belongs to.
@@ -18,7 +18,7 @@ class Action:
         name: the action method, without `action_`, on the app or on the screen.
         label: one or two words for the footer and the tabs.
         help: one line for the palette and the help page.
-        tab: shown in the line of tabs, which stands on every screen, and so not again in the footer.
+        tab: shown in the line of tabs instead of the footer.
     """
 
     scope: str
@@ -30,12 +30,12 @@ class Action:
 
     @property
     def keys(self) -> str:
-        """The keys as a person reads them: `2 F2`."""
-        return " ".join(_KEY_NAMES.get(key, _spelt(key)) for key in self.key.split(","))
+        """The keys as they are written on the screen: `2 F2`."""
+        return " ".join(_KEY_NAMES.get(key, _key_text(key)) for key in self.key.split(","))
 
     @property
     def page(self) -> str:
-        """For a tab, the screen it leads to."""
+        """Of a tab, the screen that it opens."""
         return self.name.partition("'")[2].rstrip("')")
 
 
@@ -44,40 +44,44 @@ def _tab(number: int, page: str, label: str, help_line: str) -> Action:
 
 
 ACTIONS: tuple[Action, ...] = (
-    _tab(1, "runs", "Runs", "The runs below the directory, with what each is doing"),
-    _tab(2, "live", "Live", "The open run as it trains: curves, numbers, probe, log"),
-    _tab(3, "data", "Data", "The pairs of the open run"),
-    _tab(4, "retrieve", "Retrieve", "From a text to images, from an image to texts"),
+    _tab(1, "runs", "Runs", "All runs below the directory, with their state and scores"),
+    _tab(2, "live", "Live", "The open run: curves, numbers, probe, log"),
+    _tab(3, "data", "Data", "Training and validation pairs of the open run"),
+    _tab(4, "retrieve", "Retrieve", "Text to image and image to text retrieval"),
     _tab(5, "classify", "Classify", "Zero-shot classification with your own classes and templates"),
-    _tab(6, "logs", "Logs", "Everything the trainer printed, and the system it runs on"),
-    _tab(7, "export", "Export", "Write the ONNX bundle and see its parity table"),
-    Action("runs", "enter,o", "open", "Open", "Attach to the selected run"),
-    Action("runs", "n", "new", "New run", "Fill in a form and start training"),
-    Action("new", "ctrl+s", "start", "Start", "Check the form and start the trainer"),
-    Action("new", "escape", "cancel", "Back", "Back to the runs without starting anything"),
-    Action("live", "p", "ask('pause')", "Pause", "Let the trainer pause after this step"),
-    Action("live", "r", "resume", "Resume", "Go on: after a pause, or from the last checkpoint of a stopped run"),
-    Action("live", "s", "stop", "Stop", "Let the trainer write a checkpoint and end"),
+    _tab(6, "logs", "Logs", "The trainer's log, the run's events and its system"),
+    _tab(7, "export", "Export", "The ONNX bundle and its parity with PyTorch"),
+    Action("runs", "enter,o", "open", "Open", "Open the selected run"),
+    Action("runs", "n", "new", "New run", "Choose the settings of a new run and start it"),
+    Action("new", "ctrl+s", "start", "Start", "Check the settings and start training"),
+    Action("new", "escape", "cancel", "Back", "Back to the runs without starting one"),
+    Action("live", "p", "ask('pause')", "Pause", "Pause training after the current step"),
+    Action("live", "r", "resume", "Resume", "Resume a paused run, or a stopped one from its latest checkpoint"),
+    Action("live", "s", "stop", "Stop", "Write a checkpoint and stop training"),
     Action("live", "c", "ask('checkpoint')", "Save", "Write a checkpoint now"),
     Action("live", "v", "ask('evaluate')", "Eval", "Evaluate now"),
-    Action("live", "m", "more", "Curves", "Show the next curves"),
-    Action("live", "l", "log_scale", "Log", "Draw the loss on a logarithmic axis, and back"),
-    Action("live", "n", "probe", "Next", "The next image of the probe"),
-    Action("data", "slash", "search", "Search", "Only the pairs whose caption has these words"),
-    Action("data", "t", "part", "Train/val", "Change between the training pairs and the validation ones"),
+    Action("live", "m", "more", "Charts", "Show the next charts"),
+    Action("live", "l", "log_scale", "Log", "Switch between a logarithmic and a linear loss axis"),
+    Action("live", "n", "probe", "Image", "Show the next image of the probe"),
+    Action("data", "slash", "search", "Search", "Show only pairs whose caption has these words"),
+    Action("data", "t", "part", "Train/val", "Switch between training and validation pairs"),
     Action("retrieve", "slash", "query", "Query", "Type a text, or the path of an image"),
-    Action("retrieve", "t", "turn", "Direction", "Text to images, or image to texts"),
-    Action("retrieve", "x", "surprise", "Surprise", "Ask with a validation image or caption"),
+    Action("retrieve", "t", "turn", "Direction", "Switch between text to image and image to text"),
+    Action("retrieve", "x", "random", "Random query", "Query with a random validation caption or image"),
     Action("classify", "slash", "classes", "Classes", "Type the classes, separated by commas"),
-    Action("classify", "n", "next", "Next", "The next validation image"),
-    Action("classify", "p", "previous", "Previous", "The validation image before"),
-    Action("logs", "f", "follow", "Follow", "Follow the end of the log, or let it stand"),
-    Action("export", "e", "export", "Export", "Convert both encoders to ONNX and prove that they say the same"),
-    Action("retrieve", "b,ctrl+t", "app.backend", "Backend", "The same query with the other backend: torch or onnx"),
-    Action("classify", "b,ctrl+t", "app.backend", "Backend", "The same query with the other backend: torch or onnx"),
-    Action(APP, "question_mark", "help", "Help", "Every key, on one page"),
+    Action("classify", "n", "next", "Next image", "Classify the next validation image"),
+    Action("classify", "p", "previous", "Previous image", "Classify the previous validation image"),
+    Action("logs", "f", "follow", "Follow", "Follow the end of the log, or stop following it"),
+    Action("export", "e", "export", "Export", "Export both encoders to ONNX and check their parity"),
+    Action(
+        "retrieve", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"
+    ),
+    Action(
+        "classify", "b,ctrl+t", "app.backend", "Backend", "Run the same query with the other backend, torch or onnx"
+    ),
+    Action(APP, "question_mark", "help", "Help", "All keys on one page"),
     Action(APP, "ctrl+p", "command_palette", "Palette", "Find an action by its name"),
-    Action(APP, "q,ctrl+q", "quit", "Quit", "Leave; training goes on, and opening the run again attaches to it"),
+    Action(APP, "q,ctrl+q", "quit", "Quit", "Quit; training continues"),
 )
 
 TABS: tuple[Action, ...] = tuple(action for action in ACTIONS if action.tab)
@@ -85,7 +89,7 @@ TABS: tuple[Action, ...] = tuple(action for action in ACTIONS if action.tab)
 _KEY_NAMES = {"slash": "/", "question_mark": "?", "escape": "esc"}
 
 
-def _spelt(key: str) -> str:
+def _key_text(key: str) -> str:
     if key.startswith("ctrl+"):
         return "^" + key[-1]
     return key.upper() if key[0] == "f" and key[1:].isdigit() else key

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -16,7 +16,8 @@ from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from clip_core.errors import ClipError
+from clip_core.errors import ClipError, RunError
+from clip_core.run.paths import is_run
 from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui import starter
@@ -24,7 +25,7 @@ from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, other
 from clip_tui.glyphs import AsciiFilter
 from clip_tui.theme import DARK
-from clip_tui.watcher import RunWatch, Snapshot
+from clip_tui.watcher import RunWatch, Snapshot, Trainer
 
 POLL_SECONDS = 0.5
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
@@ -66,6 +67,8 @@ class ClipApp(App[None]):
     def __init__(self, root: Path, *, ascii_only: bool = False, open_run: Path | None = None) -> None:
         super().__init__()
         self.root = root
+        self.draft: dict[str, Any] = {}  # what was typed into the form of a new run
+        self.draft_run: Path | None = None  # the run that was started from the draft last
         self.trainers: dict[Path, starter.Process] = {}
         self.exports: dict[Path, starter.Process] = {}
         self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
@@ -104,15 +107,21 @@ class ClipApp(App[None]):
     @work(name="watch", group="watch", exclusive=True)
     async def _follow(self, watch: RunWatch) -> None:
         while True:
-            trainer = self.trainers.get(watch.reader.path)
-            code = trainer.poll() if trainer else None
-            self.snapshot = await asyncio.to_thread(
-                watch.refresh, starting=trainer is not None and code is None, exit_code=code
-            )
-            await asyncio.sleep(POLL_SECONDS)
+            trainer = self.started().get(watch.reader.path)
+            self.snapshot = snapshot = await asyncio.to_thread(watch.refresh, trainer)
+            await asyncio.sleep(POLL_SECONDS if snapshot.complete else 0.0)
+
+    def started(self) -> dict[Path, Trainer]:
+        """The trainers that this app started, by run directory."""
+        return {path: Trainer(process.pid, process.poll()) for path, process in self.trainers.items()}
+
+    @property
+    def new_runs_in(self) -> Path:
+        """Where new runs are written: below the root, or beside it if the root is a run itself."""
+        return self.root.resolve().parent if is_run(self.root) else self.root
 
     def start_trainer(self, run_dir: Path, flags: list[str], *, resume: bool = False) -> None:
-        """Start a trainer that outlives this app, and show its run; a problem is said on the screen."""
+        """Start a trainer that outlives this app, and show its run; a problem is shown on the screen."""
         try:
             self.trainers[run_dir] = starter.start_trainer(run_dir, flags, resume=resume)
         except ClipError as error:
@@ -121,11 +130,11 @@ class ClipApp(App[None]):
         self.open_run(run_dir)
 
     def start_export(self, run: Path) -> starter.Process | None:
-        """Start the export of a run, unless one runs already; a problem is said on the screen."""
+        """Start the export of a run; None, with the reason on the screen, where it cannot start or one runs already."""
         known = self.exports.get(run)
-        if known is not None and known.poll() is None:
-            return known
         try:
+            if known is not None and known.poll() is None:  # it may not have taken its lock yet
+                raise RunError(f"{run} is being exported already; wait for it to end.")
             self.exports[run] = starter.start_export(run)
         except ClipError as error:
             self.say_problem(error)

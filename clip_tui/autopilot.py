@@ -9,12 +9,13 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_tui import starter
 from clip_tui.app import ClipApp
+from clip_tui.demo import has_bundle
 
 POLL_SECONDS = 0.4
 
 
 class DemoApp(ClipApp):
-    """Does the next step by itself, and never what was already done."""
+    """Exports and classifies by itself; what is done already is not done again."""
 
     def __init__(self, run: Path, trainer: starter.Process | None, *, ascii_only: bool = False) -> None:
         super().__init__(run.parent, ascii_only=ascii_only, open_run=run)
@@ -30,16 +31,16 @@ class DemoApp(ClipApp):
     async def _lead(self) -> None:
         run = self._demo_run
         reader = RunReader(run)
-        self.say("The demo trains on drawn shapes; when it is done, the model is exported and used. q leaves.")
+        self.say("The demo trains on drawn shapes, exports the model and uses it. q leaves; training goes on.")
         while await asyncio.to_thread(reader.state) is not State.FINISHED:
             await asyncio.sleep(POLL_SECONDS)
-        if not (run / "bundle" / "manifest.json").exists():
+        if not has_bundle(run):
             self.say("Training is done; exporting both encoders to ONNX.")
             self.open_run(run, "export")
-            process = self.start_export(run)
-            while process is not None and process.poll() is None:
+            process = None if starter.is_exporting(run) else self.start_export(run)
+            while starter.is_exporting(run) or (process is not None and process.poll() is None):
                 await asyncio.sleep(POLL_SECONDS)
-            if process is None or process.returncode:
+            if not has_bundle(run):
                 return
             await asyncio.sleep(3.0)  # time to read the parity table
         await self._classify(run)
@@ -53,6 +54,6 @@ class DemoApp(ClipApp):
             screen = self.screen
             if isinstance(screen, ClassifyScreen) and screen.gallery.images:
                 screen.classify()
-                self.say("Classified by ONNX Runtime: an image held out of training. b asks torch the same.")
+                self.say("Classified by ONNX Runtime: a validation image. b asks torch the same.")
                 return
             await asyncio.sleep(0.1)

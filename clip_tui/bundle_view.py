@@ -1,25 +1,28 @@
-"""The parity table of a bundle, for the export screen and for the end of the demo."""
+"""A run's bundle as text: its manifest and its parity table, for the Export screen and the demo's summary."""
 
 from pathlib import Path
 
-from clip_core.inference.bundle import MANIFEST, Manifest, read_manifest
+from clip_core.inference.bundle import Manifest, read_manifest
+from clip_core.run.paths import RunPaths
 from clip_core.text import printable
+from clip_tui.numbers import percent
 
-HEADER = ("file", "batch", "tokens", "inputs", "max |diff|", "least cosine")
+HEADER = ("file", "batch", "tokens", "inputs", "max |diff|", "min cosine")
 Row = tuple[str, ...]
 
 
 def bundle_of(run: Path) -> Manifest | None:
-    """The manifest of RUN/bundle, or None where nothing was exported.
+    """The manifest of the run's bundle, or None where nothing was exported.
 
     Raises:
-        BundleError: if there is one that is damaged.
+        BundleError: if it is damaged.
     """
-    return read_manifest(run / "bundle") if (run / "bundle" / MANIFEST).exists() else None
+    paths = RunPaths(run)
+    return read_manifest(paths.bundle) if paths.bundle_manifest.exists() else None
 
 
 def parity_rows(manifest: Manifest) -> list[Row]:
-    """A line for each file and batch size, in the order of HEADER."""
+    """A row for each file and batch size, in the order of HEADER."""
     return [
         (
             printable(row.file, 40),
@@ -34,12 +37,12 @@ def parity_rows(manifest: Manifest) -> list[Row]:
 
 
 def parity_verdict(manifest: Manifest) -> str:
-    """The table in one sentence."""
+    """The parity in one sentence."""
     parity = manifest.parity
-    said = "the same" if parity.accepted else "NOT the same"
     return (
-        f"{said} as the torch model on {parity.images:,} images and {parity.captions:,} captions: "
-        f"max |difference| {parity.max_abs_diff:.1e}, top-1 agreement {100 * parity.top1_agreement:.1f} %"
+        f"parity {'passed' if parity.accepted else 'FAILED'} against PyTorch on {parity.images:,} images and "
+        f"{parity.captions:,} captions: max |diff| {parity.max_abs_diff:.1e} (tolerance {parity.tolerance:.0e}), "
+        f"top-1 agreement {percent(parity.top1_agreement)}"
     )
 
 
@@ -54,5 +57,5 @@ def parity_lines(manifest: Manifest) -> list[str]:
 
 
 def bundle_size(manifest: Manifest) -> int:
-    """Bytes of all its files."""
+    """Bytes of all files."""
     return sum(facts.size for facts in manifest.files.values())

@@ -8,29 +8,36 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from clip_core.cli.app import run_app
+from clip_core.errors import UsageError
 
 app = App(
     name="clip-tui",
-    help="Train CLIP models, watch them learn, look at what they retrieve, export them: in the terminal.",
+    help="Train CLIP models, follow training, query and export them, in the terminal.",
     version_flags=["--version"],
 )
 
-AsciiFlag = Annotated[bool, Parameter(name="--ascii", negative="", help="draw with ASCII characters alone")]
+RUNS = Path("runs")  # the default; it need not exist yet
+AsciiFlag = Annotated[bool, Parameter(name="--ascii", negative="", help="draw with ASCII characters only")]
 
 
 @app.default
 def open_app(
-    directory: Annotated[Path, Parameter(help="the directory that the runs lie in, or one run")] = Path("runs"),
+    directory: Annotated[Path, Parameter(help="a directory of runs, or one run")] = RUNS,
     /,
     *,
     ascii_only: AsciiFlag = False,
 ) -> int:
-    """Show the runs below a directory. Leaving the app stops nothing: training goes on."""
+    """Show the runs below a directory. Training goes on when the app is left."""
     from clip_core.run.paths import is_run
+
+    if directory != RUNS and not directory.exists():
+        raise UsageError(f"{directory} does not exist; name a directory of runs, or one run.")
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file; name a directory of runs, or one run.")
+
     from clip_tui.app import ClipApp
 
-    alone = is_run(directory)
-    ClipApp(directory, ascii_only=ascii_only, open_run=directory if alone else None).run()
+    ClipApp(directory, ascii_only=ascii_only, open_run=directory if is_run(directory) else None).run()
     return 0
 
 
@@ -40,7 +47,7 @@ def demo(
         str, Parameter(allow_leading_hyphen=True, help="after --, flags for clip-train that replace the demo's")
     ],
     folder: Annotated[Path, Parameter(name="--dir", help="where the demo keeps its images and runs")] = Path("demo"),
-    plain: Annotated[bool, Parameter(negative="", help="plain lines, also in a terminal")] = False,
+    plain: Annotated[bool, Parameter(negative="", help="print lines instead of opening the app")] = False,
     ascii_only: AsciiFlag = False,
 ) -> int:
     """Draw shapes, train on them, export the model and use it, in about a minute."""

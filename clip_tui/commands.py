@@ -1,4 +1,4 @@
-"""Our commands as the user can type them from where she is."""
+"""The project's commands as a user can type them in the current directory."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ _MODULES = {
 
 
 def ours(name: str) -> list[str]:
-    """The command by its name if the shell finds it, by its path if it lies beside this Python, else as a module."""
+    """The command by its name if the shell finds it, by its path if it is beside this Python, else as a module."""
     beside = Path(sys.executable).parent / name
     found = shutil.which(name)
     if found is not None and (not beside.exists() or Path(found).samefile(beside)):
@@ -27,11 +27,11 @@ def ours(name: str) -> list[str]:
 
 
 def near(path: Path) -> str:
-    """A path as one would type it: relative to the working directory where that is inside it."""
+    """A path as one types it: relative to the working directory if it is below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def spelt(arguments: Sequence[str]) -> str:
-    """A command as it can be pasted into a shell."""
+    """A command that can be pasted into a shell."""
     return shlex.join(arguments)

@@ -1,7 +1,8 @@
-"""clip-tui demo: draw shapes, train on them, export the model, and let ONNX Runtime classify an image it has not seen.
+"""clip-tui demo: draw shapes, train on them, export the model, and classify a validation image with ONNX Runtime.
 
-In a terminal the app opens on the run and the rest happens before one's eyes; leaving it finishes the work in plain
-lines. Elsewhere it is plain lines from the start. Both end with the same summary.
+In a terminal the app opens on the run, exports when training is done and classifies an image. Leaving it returns to
+the shell at once: training and the export go on in sessions of their own. With --plain, or without a terminal, the
+command stays in the foreground and prints lines until the end.
 """
 
 import json
@@ -14,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_core.errors import BundleError, ClipError, RunError
-from clip_core.run.paths import is_run
+from clip_core.run.metrics import log_line
+from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.bundle_view import bundle_of, parity_lines, parity_verdict
 from clip_tui.commands import near, ours, spelt
 from clip_tui.gallery import read_gallery
-from clip_tui.numbers import percent
-from clip_tui.starter import Process, start_export, start_trainer
+from clip_tui.starter import Process, is_exporting, start_export, start_trainer
 from clip_tui.tail import Tail
 
 # The recipe of the demo, beside --data-file and --run-dir.
@@ -54,6 +55,10 @@ class Demo:
     def reader(self) -> RunReader:
         return RunReader(self.run)
 
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.run)
+
 
 def run_demo(folder: Path, *, plain: bool, ascii_only: bool = False, flags: Sequence[str] = ()) -> int:
     """Do the demo below `folder`; returns its exit code.
@@ -64,16 +69,15 @@ def run_demo(folder: Path, *, plain: bool, ascii_only: bool = False, flags: Sequ
         ClipError: one sentence about the step that failed.
     """
     demo = choose_run(folder, recipe(flags))
-    log = Tail(demo.run / "train.log", first_bytes=0)
-    log.new_lines()  # what an earlier trainer said is not said again
+    log = Tail(demo.paths.log, first_bytes=0)
+    log.new_lines()  # the lines of an earlier trainer are not repeated
     trainer = begin(demo)
     if plain:
         return finish(demo, trainer, log, print_line)
     from clip_tui.autopilot import DemoApp
 
     DemoApp(demo.run, trainer, ascii_only=ascii_only).run()
-    log.new_lines()  # the app has shown it
-    return finish(demo, trainer, log, print_line)
+    return left(demo, trainer, print_line)
 
 
 def print_line(line: str) -> None:
@@ -99,15 +103,15 @@ def recipe(flags: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def choose_run(folder: Path, flags: tuple[str, ...]) -> Demo:
-    """The last demo run if it was interrupted or still trains; otherwise a new name."""
+    """The last demo run, unless it is finished and exported; then a new name."""
     runs = folder / "runs"
     numbered = sorted((_number(path), path) for path in runs.glob("demo*") if _number(path))
     if not numbered:
         return Demo(folder, runs / "demo", flags)
     last, path = numbered[-1]
-    if RunReader(path).state() is not State.FINISHED:
-        return Demo(folder, path, flags)
-    return Demo(folder, runs / f"demo-{last + 1}", flags)
+    if RunReader(path).state() is State.FINISHED and has_bundle(path):
+        return Demo(folder, runs / f"demo-{last + 1}", flags)
+    return Demo(folder, path, flags)
 
 
 def _number(path: Path) -> int:
@@ -117,32 +121,61 @@ def _number(path: Path) -> int:
 
 
 def begin(demo: Demo) -> Process | None:
-    """Start or resume the trainer; None where one runs already."""
-    if is_run(demo.run) and demo.reader.state().alive:
+    """Start or resume the trainer; None where one runs already, or training is finished."""
+    state = demo.reader.state() if is_run(demo.run) else None
+    if state is State.FINISHED or (state is not None and state.alive):
         return None
-    if is_run(demo.run):
+    if demo.reader.latest() is not None:
         return start_trainer(demo.run, [], resume=True)
     return start_trainer(demo.run, ["--data-file", str(demo.data_file), *demo.recipe])
 
 
-# ---------------------------------------------------------------- the rest, in plain lines
+# ---------------------------------------------------------------- after the app was left
+
+
+def left(demo: Demo, trainer: Process | None, say: Callable[[str], None]) -> int:
+    """Say what goes on and how to attach to it, or the summary where all is done; returns the exit code.
+
+    Raises:
+        RunError: if the trainer has failed.
+    """
+    state = demo.reader.state()
+    running = trainer is not None and trainer.poll() is None
+    again = spelt([*ours("clip-tui"), "demo", "--dir", str(demo.folder)])
+    if trainer is not None and trainer.returncode:
+        raise child_failed("clip-train", trainer.returncode, demo.paths.log)
+    if state is State.FINISHED and has_bundle(demo.run) and not is_exporting(demo.run):
+        summary(demo, say)
+    elif state.alive or (running and state is not State.FINISHED):
+        say(f"training goes on in the background: {demo.run}; its log is {demo.paths.log}")
+        say(f"attach, pause or stop: {spelt([*ours('clip-tui'), str(demo.run)])}")
+        say(f"export and classify when it is done: {again}")
+    elif is_exporting(demo.run):
+        say(f"the export goes on in the background: {demo.paths.export_log}")
+        say(f"classify when it is done: {again}")
+    else:
+        say(f"{demo.run} is {state.value}; to go on: {again}")
+    return 0
+
+
+# ---------------------------------------------------------------- without the app
 
 
 def finish(demo: Demo, trainer: Process | None, log: Tail, say: Callable[[str], None]) -> int:
-    """Whatever is still to be done, and the summary; returns the exit code."""
-    say(f"training {demo.run}; its log is {demo.run / 'train.log'}")
+    """Train, export where there is no bundle of the best checkpoint, and print the summary; returns the exit code."""
+    say(f"training {demo.run}; its log is {demo.paths.log}; Ctrl-C stops at a checkpoint")
     code = follow_training(demo, trainer, log, say)
     if code:
         return code
-    if not _has_bundle(demo.run):
-        say(f"exporting to {demo.reader.bundle}")
-        _wait(start_export(demo.run), "clip-export", demo.run / "export.log")
+    if not has_bundle(demo.run):
+        say(f"exporting to {demo.paths.bundle}")
+        _wait(start_export(demo.run), "clip-export", demo.paths.export_log)
     summary(demo, say)
     return 0
 
 
 def follow_training(demo: Demo, trainer: Process | None, log: Tail, say: Callable[[str], None]) -> int:
-    """Pass the trainer's lines on until it ends. Ctrl-C stops it at a checkpoint.
+    """Print the trainer's lines until it ends. Ctrl-C stops it at a checkpoint.
 
     Raises:
         RunError: if it failed; with its exit code.
@@ -167,9 +200,9 @@ def follow_training(demo: Demo, trainer: Process | None, log: Tail, say: Callabl
         say(f"stopped; to go on: {again}")
         return _INTERRUPTED
     if trainer is not None and trainer.returncode:
-        raise child_failed("clip-train", trainer.returncode, demo.run / "train.log")
-    if demo.reader.pointer("best") is None and demo.reader.pointer("latest") is None:
-        raise RunError(f"{demo.run} ended without a checkpoint; see {demo.run / 'train.log'}.")
+        raise child_failed("clip-train", trainer.returncode, demo.paths.log)
+    if demo.reader.chosen_checkpoint() is None:
+        raise RunError(f"{demo.run} ended without a checkpoint; see {demo.paths.log}.")
     return 0
 
 
@@ -188,13 +221,11 @@ def child_failed(name: str, code: int, log: Path) -> ClipError:
     return error
 
 
-def _has_bundle(run: Path) -> bool:
-    """Whether there is a sound bundle that is newer than the best checkpoint."""
+def has_bundle(run: Path) -> bool:
+    """Whether there is a sound bundle, exported from the best checkpoint."""
     try:
-        manifest, best = bundle_of(run), run / "best.json"
-        written = (run / "bundle" / "manifest.json").stat().st_mtime if manifest else 0.0
-        return manifest is not None and (not best.exists() or written >= best.stat().st_mtime)
-    except (BundleError, OSError):
+        return bundle_of(run) is not None and RunReader(run).stale_bundle() is None
+    except BundleError:
         return False
 
 
@@ -202,19 +233,19 @@ def _has_bundle(run: Path) -> bool:
 
 
 def summary(demo: Demo, say: Callable[[str], None]) -> None:
-    """The model and its scores, the bundle and its proof, an image classified, and what to try next.
+    """The model and its scores, the bundle and its parity, an image classified, and what to try next.
 
     Raises:
         ClipError: if the bundle is not there, or cannot classify.
     """
     manifest = bundle_of(demo.run)
     if manifest is None:
-        raise BundleError(f"{demo.reader.bundle} was not written; see {demo.run / 'export.log'}.")
-    checkpoint = demo.reader.pointer("best") or demo.reader.pointer("latest")
+        raise BundleError(f"{demo.paths.bundle} was not written; see {demo.paths.export_log}.")
+    checkpoint = demo.reader.chosen_checkpoint()
     say("")
     say(f"trained   {checkpoint}")
     say(f"scores    {_scores(manifest.source.scores)}")
-    say(f"bundle    {demo.reader.bundle}")
+    say(f"bundle    {demo.paths.bundle}")
     say(f"parity    {parity_verdict(manifest)}")
     for line in parity_lines(manifest):
         say(f"          {line}")
@@ -227,21 +258,16 @@ def summary(demo: Demo, say: Callable[[str], None]) -> None:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    shown = (
-        ("zero_shot_top1", "zero-shot top-1"),
-        ("image_to_text_recall@1", "recall@1 image to text"),
-        ("text_to_image_recall@1", "text to image"),
-    )
-    return ", ".join(f"{label} {percent(scores[name], 1)}" for name, label in shown if name in scores) or "none stored"
+    return ", ".join(log_line(scores)) or "none stored"
 
 
 def _classify(demo: Demo, say: Callable[[str], None]) -> None:
-    """A validation image, classified by ONNX Runtime in a process that never sees torch."""
+    """A validation image, classified by ONNX Runtime in a process that never imports torch."""
     gallery = read_gallery(demo.run)
     if not gallery.images:
-        raise RunError(f"{demo.run / 'val_pairs.json'} holds no pairs; train again with: clip-tui demo.")
+        raise RunError(f"{demo.paths.validation} holds no pairs; train again with: clip-tui demo.")
     image = gallery.images[0]
-    asked = ["classification", "--model", str(demo.reader.bundle), "--image", near(Path(image)), "--top-k", "3"]
+    asked = ["classification", "--model", str(demo.paths.bundle), "--image", near(Path(image)), "--top-k", "3"]
     command = [sys.executable, "-m", "clip_core.cli.infer", *asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -250,7 +276,7 @@ def _classify(demo: Demo, say: Callable[[str], None]) -> None:
         error.exit_code = done.returncode
         raise error
     truth = "; ".join(gallery.captions_of[image])
-    say(f"image   {near(Path(image))}: {truth}; held out of training, now classified by ONNX Runtime")
+    say(f"image     {near(Path(image))}: {truth} (validation image, classified by ONNX Runtime)")
     say(f"          $ {spelt([*ours('clip-infer'), *asked])}")
     for line in done.stdout.splitlines():
         say(f"          {line}")
@@ -263,7 +289,7 @@ def next_commands(demo: Demo) -> list[list[str]]:
     again = ["--data-file", str(demo.data_file), *kept, "--seed", "1", "--run-dir", str(_free(demo.folder / "runs"))]
     return [
         [*ours("clip-tui"), str(demo.folder / "runs")],
-        [*ours("clip-infer"), "retrieval", "--model", str(demo.reader.bundle), "--text", "a red circle",
+        [*ours("clip-infer"), "retrieval", "--model", str(demo.paths.bundle), "--text", "a red circle",
          "--image-dir", str(images), "--top-k", "5"],
         [*ours("clip-train"), *again],
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Talks to the inference servers: one child process a backend, started at the first question, JSON lines."""
+"""Client of the inference servers: one child process per backend, started at the first query, JSON lines."""
 
 import asyncio
 import itertools
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from clip_core.errors import BackendError
+from clip_core.run.paths import RunPaths
 
 Backend = Literal["torch", "onnx"]
 BACKENDS: tuple[Backend, Backend] = ("torch", "onnx")
@@ -26,7 +27,7 @@ def other(backend: Backend) -> Backend:
 
 @dataclass(frozen=True)
 class Answer:
-    """A result, where it came from, and how long it took (seconds, without starting the process)."""
+    """A result, the model that it came from, and the time it took (seconds, without starting the process)."""
 
     result: dict[str, Any]
     backend: Backend
@@ -47,10 +48,10 @@ class EncoderClient:
         self._ending: asyncio.Task[None] | None = None
 
     async def ask(self, op: str, **values: Any) -> Answer:
-        """One question, one answer; questions are answered in turn.
+        """Send one query and wait for its answer; queries are answered in turn.
 
         Raises:
-            BackendError: one sentence from the server, or about why there is none.
+            BackendError: the server's error, or why it did not answer.
         """
         async with self._lock:
             if self._process is None or self._process.returncode is not None:
@@ -59,18 +60,18 @@ class EncoderClient:
             number = next(self._ids)
             await self._send({"id": number, "op": op, **values})
             while (reply := await self._receive()).get("id") != number:
-                continue  # the answer to a question whose asker has gone
+                continue  # the answer to a query that was dropped
             return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started)
 
     async def close(self) -> None:
-        """End the process. A waiter may be cancelled; the ending itself goes on, and a later close waits for it."""
+        """End the process. If the caller is cancelled the process still ends, and a later close waits for it."""
         ending = self._ending = self._ending or asyncio.create_task(self._end())
         await asyncio.shield(ending)
         if self._ending is ending:
             self._ending = None
 
     async def _end(self) -> None:
-        """At the end of its input the process leaves by itself; otherwise it is killed."""
+        """The process exits at the end of its input; otherwise it is killed."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             if process.stdin is not None:
@@ -94,25 +95,25 @@ class EncoderClient:
             stdout=asyncio.subprocess.PIPE,
             stderr=self._stderr,
             limit=LINE_LIMIT,
-            start_new_session=True,  # a Ctrl-C in the terminal is the app's to answer
+            start_new_session=True,  # so that Ctrl-C in the terminal reaches the app only
         )  # fmt: skip
         try:
             hello = _result(await asyncio.wait_for(self._receive(), START_SECONDS))
         except TimeoutError:
             await self.close()
             raise BackendError(
-                f"the {self.backend} encoder said nothing for {START_SECONDS:.0f} s; see {self.log}."
+                f"the {self.backend} encoder did not start within {START_SECONDS:.0f} s; see {self.log}."
             ) from None
         except (BackendError, asyncio.CancelledError):
             await self.close()
             raise
         self.source = str(hello.get("source", self.model))
 
-    async def _send(self, question: dict[str, Any]) -> None:
+    async def _send(self, query: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.write(json.dumps(query).encode() + b"\n")
             await self._process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
             raise self._gone() from None
@@ -124,26 +125,26 @@ class EncoderClient:
             line = await self._process.stdout.readline()
             reply = json.loads(line) if line else None
         except ValueError:
-            raise BackendError(f"the {self.backend} encoder answered with something else than JSON.") from None
+            raise BackendError(f"the {self.backend} encoder sent invalid JSON.") from None
         if not isinstance(reply, dict):
             raise self._gone()
         return reply
 
     def _gone(self) -> BackendError:
-        said = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        why = f": {said[-1].strip()}" if said else ""
+        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        why = f": {lines[-1].strip()}" if lines else "."
         return BackendError(f"the {self.backend} encoder for {self.model} has ended{why}")
 
 
 def _result(reply: dict[str, Any]) -> dict[str, Any]:
     if not reply.get("ok"):
-        raise BackendError(str(reply.get("error", "the encoder gave no reason.")))
+        raise BackendError(str(reply.get("error", "the encoder failed without a message.")))
     result = reply.get("result")
     return result if isinstance(result, dict) else {}
 
 
 class Encoders:
-    """The encoder of each backend for the open run; a new checkpoint or bundle gets a new process."""
+    """The encoder of each backend for the open run, restarted for a new checkpoint or bundle."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -170,7 +171,8 @@ class Encoders:
 
 
 def _identity(run: Path, backend: Backend) -> str:
-    """Changes when the run has another best checkpoint, or another bundle."""
-    files = [run / "bundle" / "manifest.json"] if backend == "onnx" else [run / "best.json", run / "latest.json"]
+    """Changes with the best checkpoint, or with the bundle."""
+    paths = RunPaths(run)
+    files = [paths.bundle_manifest] if backend == "onnx" else [paths.best, paths.latest]
     path = next((file for file in files if file.exists()), None)
     return f"{run}:{path}:{path.stat().st_mtime_ns if path else 0}"

@@ -1,4 +1,4 @@
-"""The form of a new run, made from the configuration: one field a setting, and what was typed as a configuration."""
+"""The form of a new run: a field for every setting of the configuration, and typed values as a configuration."""
 
 import types
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,8 @@ from clip_core.config import SECTIONS, TrainConfig, architecture, flag, parse_co
 from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
-WORKED_OUT, NOTHING = "worked out", "none"
-_PATHS = ("data_file", "image_root", "val_file", "guard_data", "guard_root", "run_dir")
-TITLES = {"data": "Data", "model": "Model", "tune": "Tuning", "optim": "Optimiser", "run": "Run"}
+AUTOMATIC, NOTHING = "automatic", "none"
+TITLES = {"data": "Data", "model": "Model", "tune": "Fine-tuning", "optim": "Optimiser", "run": "Run"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Field:
     help: str
     default: Any
     choices: tuple[str, ...] = ()
+    is_path: bool = False
 
     @property
     def id(self) -> str:
@@ -38,7 +38,7 @@ class Field:
             return "a list, a folder of images, or tar shards"
         if self.default is not None:
             return str(self.default)
-        return WORKED_OUT if "default:" in self.help else NOTHING
+        return AUTOMATIC if "default:" in self.help else NOTHING
 
     @property
     def flag(self) -> str:
@@ -57,7 +57,9 @@ def _field(section: str, name: str, info: FieldInfo) -> Field:
     kinds = _members(info.annotation)
     choices = tuple(str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
     kind: Kind = "switch" if bool in kinds else "choice" if choices and Path not in kinds else "text"
-    return Field(section, name, kind, info.description or "", info.default, choices if kind == "choice" else ())
+    is_path = Path in kinds and not choices
+    shown = choices if kind == "choice" else ()
+    return Field(section, name, kind, info.description or "", info.default, shown, is_path)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -68,7 +70,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def read_form(values: Mapping[str, Any]) -> TrainConfig:
-    """What was typed, by `Field.id`, as a configuration; an empty text means the default.
+    """Typed values, by `Field.id`, as a configuration; an empty text means the default.
 
     Raises:
         UsageError: naming each flag that cannot be used.
@@ -79,7 +81,7 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
         if isinstance(value, str):
             value = value.strip() or None
         if value is not None:
-            nested[field.section][field.name] = Path(value).expanduser() if _is_path(field, value) else value
+            nested[field.section][field.name] = Path(value).expanduser() if field.is_path else value
     from clip_core.data.formats.recognise import is_there  # not needed for the first frame
 
     config = parse_config(nested)
@@ -87,12 +89,8 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
         raise UsageError("--data-file is missing: name a list, a folder or shards, or switch --create-synthetic on.")
     if config.data.data_file and not config.data.create_synthetic and not is_there(config.data.data_file):
         raise UsageError(
-            f"--data-file: there is no file, folder or shard {config.data.data_file} (looked from {Path.cwd()})."
+            f"--data-file: {config.data.data_file} does not exist (searched from {Path.cwd()}); correct the path."
         )
     if config.tune.init is None:
         architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
     return config
-
-
-def _is_path(field: Field, value: object) -> bool:
-    return field.name in _PATHS and isinstance(value, str)

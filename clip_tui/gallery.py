@@ -1,12 +1,15 @@
-"""The images and captions of a run that its model has never seen: what retrieval searches unless told otherwise."""
+"""The validation pairs of a run: the images and captions that Retrieve and Classify search."""
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from clip_core.errors import RunError
+from clip_core.run.reader import RunReader
 from clip_core.text import normalise_caption
+
+Pair = tuple[str, str]  # path of the image, caption
 
 
 @dataclass(frozen=True)
@@ -18,40 +21,37 @@ class Gallery:
     captions_of: dict[str, list[str]] = field(default_factory=dict)
 
     def is_right(self, image: str, caption: str) -> bool:
-        """Whether the pair list gives this image this caption."""
+        """Whether the validation pairs give this image this caption."""
         wanted = normalise_caption(caption)
         return any(normalise_caption(known) == wanted for known in self.captions_of.get(image, ()))
 
+    def find(self, typed: str) -> str:
+        """The validation image of that path or, if only one has it, that file name; else the path as typed."""
+        path = Path(typed).expanduser()
+        whole = os.path.abspath(path)
+        if whole in self.captions_of:
+            return whole
+        named = [image for image in self.images if Path(image).name == typed]
+        return named[0] if len(named) == 1 else str(path)
+
 
 def read_gallery(run: Path) -> Gallery:
-    """The validation pairs of a run (RUN/val_pairs.json); empty where there are none yet."""
-    return gallery_of(read_pairs_file(run / "val_pairs.json"))
+    """The gallery of a run; empty where there is none yet."""
+    return gallery_of(read_validation(run))
 
 
-def gallery_of(pairs: Sequence[tuple[str, str]]) -> Gallery:
+def read_validation(run: Path) -> list[Pair]:
+    """The validation pairs of a run; none where there is no valid validation.json yet."""
+    try:
+        return [(pair.image, pair.caption) for pair in RunReader(run).validation_pairs().pairs]
+    except RunError:
+        return []
+
+
+def gallery_of(pairs: Iterable[Pair]) -> Gallery:
     captions_of: dict[str, list[str]] = {}
     captions: dict[str, str] = {}
     for image, caption in pairs:
         captions_of.setdefault(image, []).append(caption)
         captions.setdefault(normalise_caption(caption), caption)
     return Gallery(tuple(captions_of), tuple(captions.values()), captions_of)
-
-
-def read_pairs_file(path: Path) -> list[tuple[str, str]]:
-    """(image, caption) of each entry of a JSON pair list; relative images are looked for beside the file."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    pairs: list[tuple[str, str]] = []
-    for entry in entries if isinstance(entries, list) else ():
-        pairs += _pairs_of(entry, path.parent)
-    return pairs
-
-
-def _pairs_of(entry: Any, folder: Path) -> list[tuple[str, str]]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-        return []
-    captions = entry.get("caption")
-    captions = captions if isinstance(captions, list) else [captions]
-    return [(str(folder / entry["image"]), caption) for caption in captions if isinstance(caption, str)]

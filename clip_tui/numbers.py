@@ -22,7 +22,7 @@ def percent(value: Any, digits: int = 1) -> str:
     """A share in [0, 1] as a percentage."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}%"
 
 
 def duration(seconds: float) -> str:

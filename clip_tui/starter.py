@@ -3,11 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clip_core.config import SECTIONS, TrainConfig, flag
 from clip_core.errors import RunError
+from clip_core.run.lock import is_locked
+from clip_core.run.paths import RunPaths
+from clip_core.run.reader import RunReader
 
 Process = subprocess.Popen[bytes]
 
@@ -16,7 +20,7 @@ EXPORT = "export.cli"
 
 
 def to_flags(config: TrainConfig) -> list[str]:
-    """The flags of clip-train that say what `config` says, leaving out what is the default anyway."""
+    """`config` as flags of clip-train, without those that have their default."""
     flags: list[str] = []
     for section in SECTIONS:
         values = getattr(config, section)
@@ -40,14 +44,27 @@ def start_trainer(run_dir: Path, flags: Sequence[str], *, resume: bool = False) 
         RunError: if the directory cannot be made.
     """
     how = ["--resume"] if resume else []
-    return _start(TRAIN, [*flags, "--run-dir", str(run_dir), *how], run_dir / "train.log")
+    return _start(TRAIN, [*flags, "--run-dir", str(run_dir), *how], RunPaths(run_dir).log)
 
 
 def start_export(run_dir: Path) -> Process:
-    """Start clip-export of a run to RUN/bundle; everything it prints goes to RUN/export.log, anew each time."""
-    log = run_dir / "export.log"
-    log.unlink(missing_ok=True)
+    """Start clip-export of a run to RUN/bundle; everything it prints goes to RUN/export.log, which is emptied first.
+
+    Raises:
+        RunError: if an export of this run is running already, or the log cannot be written.
+    """
+    log = RunPaths(run_dir).export_log
+    if is_exporting(run_dir):
+        raise RunError(f"{run_dir} is being exported already; wait for it to end, its log is {log}.")
+    with suppress(OSError):
+        log.unlink(missing_ok=True)
     return _start(EXPORT, [str(run_dir), "--force"], log)
+
+
+def is_exporting(run_dir: Path) -> bool:
+    """Whether an export of this run is running, whoever started it."""
+    status = RunReader(run_dir).export_status()
+    return is_locked(RunPaths(run_dir).export_lock) or (status is not None and status[0].alive)
 
 
 def _start(module: str, arguments: Sequence[str], log: Path) -> Process:

@@ -1,9 +1,9 @@
-"""The app's own colours; every other theme of Textual can be chosen in the palette."""
+"""The default theme; the command palette offers all others of Textual."""
 
 from textual.theme import Theme
 
 BLUE, GREEN, RED, YELLOW = "#7dc4e4", "#a6da95", "#ed8796", "#eed49f"
-DIM_BLUE, TRACK = "#5b7f99", "#2c3145"  # the bars behind the best one, and what they do not fill
+DIM_BLUE, TRACK = "#5b7f99", "#2c3145"  # bars after the first one, and the empty part of a bar
 
 # Series of a plot, in the order in which they are drawn.
 SERIES = (BLUE, "#f5a97f", GREEN, "#c6a0f6", RED)

@@ -1,21 +1,28 @@
 """What is known of a run at one moment, read from its directory; runs in a thread, never on the event loop."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clip_core.errors import RunError
-from clip_core.run.curve import Bucket, Curve
-from clip_core.run.paths import find_runs
+from clip_core.run.curve import Bucket
+from clip_core.run.history import Event, History
+from clip_core.run.metrics import lookup
+from clip_core.run.paths import find_runs, is_run
 from clip_core.run.reader import RunReader
-from clip_core.run.records import State, Status
+from clip_core.run.records import Pointer, Probe, RunRecord, State, Status
+from clip_core.run.requests import Malformed, Request
 
-RECALL = ("image_to_text_recall@1", "text_to_image_recall@1")
-EVENTS_KEPT = 200
-PACE_LINES = 20
-_NOT_CURVES = frozenset({"kind", "step", "time", "epoch", "seconds", "train_seconds", "logit_scale", "chance"})
+READ_SECONDS = 0.4  # of reading metrics in one refresh; a long file takes several
+_LOG_OF_A_FAILED_START = 20  # lines, of which the last one that is not empty is the error
+
+
+class Trainer(NamedTuple):
+    """A trainer that this app started; `exit_code` is None while it runs."""
+
+    pid: int
+    exit_code: int | None
 
 
 @dataclass(frozen=True)
@@ -25,15 +32,21 @@ class Snapshot:
     path: Path
     state: State
     status: Status | None = None
+    error: str | None = None  # why it failed
     curves: Mapping[str, Sequence[Bucket]] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind train
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind eval
     system: Mapping[str, Any] = field(default_factory=dict)
-    best_recall: float | None = None
-    events: Sequence[str] = ()
+    complete: bool = True  # all metrics were read; False while a long file is still being read
+    best: Pointer | None = None  # the best checkpoint, with its step and its scores
+    resumable: bool = False  # it has a checkpoint to resume from
+    events: Sequence[Event] = ()
+    pending: Sequence[Request | Malformed] = ()  # requests that the trainer has not acknowledged yet
     log: Sequence[str] = ()
-    probe: Mapping[str, Any] | None = None
-    config: Mapping[str, Any] | None = None
+    probe: Probe | None = None
+    record: RunRecord | None = None
+    stale_bundle: str | None = None  # `bundle of step 1020, best checkpoint is step 1374`
+    export: tuple[State, Status] | None = None  # what the run's export does or did
     pace: float | None = None  # steps a second, lately
     exit_code: int | None = None  # of a trainer that this app started and that has ended
 
@@ -50,112 +63,114 @@ class Snapshot:
         """How much of the run is done, in [0, 1]."""
         return min(1.0, self.step / self.status.steps) if self.status and self.status.steps else 0.0
 
+    def value(self, key: str) -> float | None:
+        """The last value of a metric, or None if it has not been measured."""
+        for line in (self.train, self.evaluation, self.system):
+            value = line.get(key)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return value
+        return None
+
+
+def best_text(best: Pointer | None) -> str | None:
+    """`mean recall 18.4% @1020`: what the best checkpoint was chosen by, its value there, and its step."""
+    if best is None:
+        return None
+    if best.metric is None or best.metric not in best.scores:
+        return f"@{best.step}"
+    metric = lookup(best.metric)
+    return f"{metric.label} {metric.text(best.scores[best.metric])} @{best.step}"
+
+
+def overview(path: Path, trainer: Trainer | None = None) -> Snapshot:
+    """A run without its metrics: what a list of many runs shows."""
+    reader = RunReader(path)
+    state, status, error = _condition(reader, trainer)
+    return Snapshot(
+        path, state, status, error, best=reader.best(), resumable=reader.latest() is not None,
+        exit_code=trainer.exit_code if trainer else None,
+    )  # fmt: skip
+
+
+def _condition(reader: RunReader, trainer: Trainer | None) -> tuple[State, Status | None, str | None]:
+    """State, status and error. A run that ended before it wrote a status has failed; its log says why."""
+    status = reader.status()
+    if trainer is not None and trainer.exit_code is None and (status is None or status.pid != trainer.pid):
+        return State.STARTING, None, None
+    state = reader.state(status)
+    if status is not None:
+        return state, status, status.error
+    if state.alive or not reader.paths.log.is_file():
+        return state, None, None
+    said = reader.log_tail(_LOG_OF_A_FAILED_START)
+    return State.FAILED, None, next((line for line in reversed(said) if line.strip()), "it ended without a message")
+
 
 class RunWatch:
     """Follows one run directory; every call of `refresh` reads only what is new."""
 
     def __init__(self, path: Path) -> None:
         self.reader = RunReader(path)
-        self._curves: dict[str, Curve] = {}
-        self._shown: dict[str, Sequence[Bucket]] = {}
-        self._last: dict[str, dict[str, Any]] = {}
-        self._events: list[str] = []
-        self._best: float | None = None
-        self._marks: deque[tuple[float, int]] = deque(maxlen=PACE_LINES)  # when each step was reported
-        self._config: dict[str, Any] | None = None
-        self._probe: tuple[Path | None, Mapping[str, Any] | None] = (None, None)
+        self._history = History(self.reader)
+        self._record: RunRecord | None = None
+        self._probe: tuple[Path | None, Probe | None] = (None, None)
 
-    def refresh(self, *, starting: bool = False, exit_code: int | None = None, log_lines: int = 200) -> Snapshot:
+    def refresh(self, trainer: Trainer | None = None, *, log_lines: int = 200) -> Snapshot:
         """The run as it stands.
 
         Args:
-            starting: whether a trainer started by this app lives that has not written a status yet.
-            exit_code: of a trainer started by this app that has ended.
+            trainer: the trainer that this app started for the run, if it did.
         """
-        self._read_metrics()
-        status = self.reader.status()
-        state = self.reader.state(status)
-        if starting and not state.alive:
-            state, status = State.STARTING, None
+        reader, history = self.reader, self._history
+        history.refresh(READ_SECONDS)
+        state, status, error = _condition(reader, trainer)
         return Snapshot(
-            path=self.reader.path,
+            path=reader.path,
             state=state,
             status=status,
-            curves=dict(self._shown),
-            train=self._last.get("train", {}),
-            evaluation=self._last.get("eval", {}),
-            system=self._last.get("system", {}),
-            best_recall=self._best,
-            events=tuple(self._events),
-            log=self.reader.log_tail(log_lines) if log_lines else (),
+            error=error,
+            curves=history.curves(),
+            train=history.last.get("train", {}),
+            evaluation=history.last.get("eval", {}),
+            system=history.last.get("system", {}),
+            complete=history.complete,
+            best=reader.best(),
+            resumable=reader.latest() is not None,
+            events=tuple(history.events),
+            pending=tuple(reader.pending_requests()),
+            log=reader.log_tail(log_lines),
             probe=self._read_probe(),
-            config=self._read_config(),
-            pace=self._pace(),
-            exit_code=exit_code,
+            record=self._read_record(),
+            stale_bundle=reader.stale_bundle(),
+            export=reader.export_status(),
+            pace=history.steps_per_second(),
+            exit_code=trainer.exit_code if trainer else None,
         )
 
-    def _read_metrics(self) -> None:
-        lines = self.reader.new_metrics()
-        touched: set[str] = set()
-        for line in lines:
-            kind = str(line.get("kind"))
-            step = line.get("step")
-            if not isinstance(step, int):
-                continue
-            if kind == "event":
-                self._events.append(f"step {step}: {line.get('message', '')}")
-                continue
-            self._last[kind] = line
-            if kind == "train" and _is_number(line.get("time")):
-                self._marks.append((float(line["time"]), step))
-            for name, value in line.items():
-                if name not in _NOT_CURVES and _is_number(value):
-                    self._curves.setdefault(name, Curve()).add(step, float(value))
-                    touched.add(name)
-            self._note_best(line)
-        del self._events[:-EVENTS_KEPT]
-        self._shown |= {name: tuple(self._curves[name].buckets) for name in touched}
-
-    def _note_best(self, line: dict[str, Any]) -> None:
-        values = [line[name] for name in RECALL if _is_number(line.get(name))]
-        if values:
-            self._best = max(self._best or 0.0, sum(values) / len(values))
-
-    def _pace(self) -> float | None:
-        if len(self._marks) < 2:
-            return None
-        (began, first), (ended, last) = self._marks[0], self._marks[-1]
-        return (last - first) / (ended - began) if ended > began and last > first else None
-
-    def _read_probe(self) -> Mapping[str, Any] | None:
+    def _read_probe(self) -> Probe | None:
         newest = next(reversed(self.reader.probes()), None)
         if newest != self._probe[0]:
             self._probe = (newest, self.reader.probe(newest))
         return self._probe[1]
 
-    def _read_config(self) -> dict[str, Any] | None:
-        if self._config is None:
+    def _read_record(self) -> RunRecord | None:
+        if self._record is None:
             try:
-                self._config = self.reader.config()
+                self._record = self.reader.record()
             except RunError:
                 return None
-        return self._config
+        return self._record
 
 
-class RunsWatch:
-    """Follows every run below a directory."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._watches: dict[Path, RunWatch] = {}
-
-    def refresh(self, also: Sequence[Path] = ()) -> list[Snapshot]:
-        """All runs, latest first; `also` are runs just started that may not be recognisable yet."""
-        found = find_runs(self.root) if self.root.is_dir() else []
-        paths = [path for path in also if path not in found] + found
-        self._watches = {path: self._watches.get(path) or RunWatch(path) for path in paths}
-        return [watch.refresh(starting=path in also, log_lines=0) for path, watch in self._watches.items()]
+def list_runs(root: Path, trainers: Mapping[Path, Trainer]) -> list[Snapshot]:
+    """Every run below a directory, latest first, and before them those of this app that left no run directory."""
+    found = find_runs(root) if root.is_dir() else []
+    found += [path for path in _failed_starts(root) if path not in found]
+    unlisted = [path for path in reversed(list(trainers)) if path not in found]
+    return [overview(path, trainers.get(path)) for path in (*unlisted, *found)]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _failed_starts(root: Path) -> list[Path]:
+    """Directories in which a trainer was started and ended before it wrote a status; they hold only its log."""
+    logs = (RunReader(folder).paths.log for folder in sorted(root.glob("*")) if not is_run(folder))
+    return [log.parent for log in logs if log.is_file()]

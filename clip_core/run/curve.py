@@ -36,11 +36,11 @@ class Curve:
         self.extend((step,), (value,))
 
     def extend(self, steps: Sequence[int], values: Sequence[float]) -> None:
-        """Append finite measurements; much faster than one `add` each.  (N,), (N,)"""
+        """Append finite measurements at ascending steps; much faster than one `add` each.  (N,), (N,)"""
         at, count = 0, len(values)
         while at < count:
             end = min(count, at + self._size - self._count)
-            part = _bucket(steps[at:end], values[at:end])
+            part = Bucket(steps[at], steps[end - 1], min(values[at:end]), max(values[at:end]))
             self._partial = _merged(self._partial, part) if self._partial else part
             self._count += end - at
             at = end
@@ -58,11 +58,5 @@ class Curve:
         self._size *= 2
 
 
-def _bucket(steps: Sequence[int], values: Sequence[float]) -> Bucket:
-    if len(steps) == 1:
-        return Bucket(steps[0], steps[0], values[0], values[0])
-    return Bucket(min(steps), max(steps), min(values), max(values))
-
-
 def _merged(a: Bucket, b: Bucket) -> Bucket:
-    return Bucket(min(a.first, b.first), max(a.last, b.last), min(a.low, b.low), max(a.high, b.high))
+    return Bucket(a.first, b.last, min(a.low, b.low), max(a.high, b.high))

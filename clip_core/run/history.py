@@ -49,7 +49,7 @@ class History:
     complete: bool = False  # everything in the file at the last refresh has been read
     _curves: dict[str, Curve] = field(default_factory=dict)
     _outline: dict[str, list[Bucket]] = field(default_factory=dict)
-    _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_PACE_LINES))
+    _pace: deque[tuple[Any, int]] = field(default_factory=lambda: deque(maxlen=_PACE_LINES))
     _sampled: bool = False
 
     def refresh(self, seconds: float = math.inf) -> None:
@@ -80,31 +80,34 @@ class History:
 
     def steps_per_second(self) -> float | None:
         """The pace over the last train lines, without pauses and stops; None where it is not known yet."""
-        if len(self._pace) < 2:
+        marks = [(at, step) for at, step in self._pace if _is_number(at)]
+        if len(marks) < 2:
             return None
-        (began, first), (ended, last) = self._pace[0], self._pace[-1]
+        (began, first), (ended, last) = marks[0], marks[-1]
         return (last - first) / (ended - began) if ended > began and last > first else None
 
     # ------------------------------------------------------------ lines
 
     def _take(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add lines to the curves, the last values, the events and the pace."""
+        """Add lines to the curves, the last values, the events and the pace; lines out of order are skipped."""
         of_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
+        newest = {kind: line["step"] for kind, line in self.last.items()}
         for row in rows:
             step, kind = row.get("step"), row.get("kind")
             if type(step) is not int or not 0 <= step < _LARGEST_STEP:
                 continue
-            if kind == "event":
-                self._take_event(row, step)
-            elif kind in _KINDS:
+            if kind in _KINDS and step >= newest.get(kind, 0):
+                newest[kind] = step
                 of_kind[kind].append(row)
-                if kind == "train" and _is_number(row.get("time")):
-                    self._pace.append((row["time"], step))
+                if kind == "train":
+                    self._pace.append((row.get("time"), step))
+            elif kind == "event":
+                self._take_event(row, step)
         for kind, lines in of_kind.items():
             if lines:
                 self.last[kind] = lines[-1]
             for keys, same in itertools.groupby(lines, key=tuple):
-                self._take_columns(dict(zip(keys, zip(*(row.values() for row in same), strict=True), strict=True)))
+                self._take_columns(dict(zip(keys, zip(*map(dict.values, same), strict=True), strict=True)))
 
     def _take_columns(self, columns: Mapping[str, tuple[Any, ...]]) -> None:
         """Add lines with the same keys to the curves, a column at a time."""

@@ -190,7 +190,7 @@ def lookup(key: str) -> Metric:
         label, short = f"second validation set, {first.label}", f"{first.short} (second)"
         return replace(first, key=key, label=label, short=short)
     name = key.replace("_", " ")
-    return Metric(key, "train", name, name, chart=name)
+    return Metric(key, "train", name, name)
 
 
 def second(scores: Mapping[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,6 +41,7 @@ class RunWriter:
         self._lock = Lock(self.paths.lock, RunBusyError(busy))
         self._status = Status(pid=os.getpid(), host=socket.gethostname(), started=time.time())
         self._metrics: IO[str] | None = None
+        self._writing = threading.RLock()  # heartbeats may come from a thread of their own
         self._stuck: set[str] = set()  # acknowledged requests whose file could not be removed
 
     def close(self) -> None:
@@ -51,8 +53,9 @@ class RunWriter:
 
     def status(self, **changes: Any) -> None:
         """Replace status.json by the last status with `changes` and a fresh heartbeat."""
-        self._status = self._status.model_copy(update=changes | {"heartbeat": time.time()})
-        self._status.write(self.paths.status)
+        with self._writing:
+            self._status = self._status.model_copy(update=changes | {"heartbeat": time.time()})
+            self._status.write(self.paths.status)
 
     def heartbeat(self, **changes: Any) -> None:
         """Write a status if the last one is older than HEARTBEAT_SECONDS."""

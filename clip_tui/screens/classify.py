@@ -1,4 +1,4 @@
-"""Zero-shot classification of an image, with the classes and the templates typed in."""
+"""The Classify screen: zero-shot classification of an image with typed classes and templates."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +10,19 @@ from textual.widgets import Input, Static
 
 from clip_core.text import printable
 from clip_tui.actions import bindings
+from clip_tui.commands import near
 from clip_tui.encoder import Answer
 from clip_tui.numbers import percent
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
 
-CLASSES_OFFERED = 24  # of the run's own captions, where it has no few classes
+CLASSES_OFFERED = 24  # captions that are offered where the run has no classes
 TEMPLATE = "a photo of a {}"
 
 
 class ClassifyScreen(QueryPage):
-    """n and p walk through the validation images; Enter in a field asks again."""
+    """n and p go through the validation images; Enter in a field classifies again."""
 
     PAGE = "classify"
     BINDINGS = bindings("classify")
@@ -32,26 +33,24 @@ class ClassifyScreen(QueryPage):
 
     def body(self) -> ComposeResult:
         for name, label, placeholder in (
-            ("classes", "classes", "cat, dog, a red circle: separated by commas"),
-            ("templates", "templates", f"{TEMPLATE}: several are separated by | and averaged"),
-            ("image", "image", "a path; n and p walk through the validation images"),
+            ("classes", "classes", "separated by commas: cat, dog, a red circle"),
+            ("templates", "templates", f"separated by |, averaged: {TEMPLATE}"),
+            ("image", "image", "path of an image; n and p go through the validation images"),
         ):
             with Horizontal(classes="query-line"):
                 yield Static(label, markup=False, classes="query-label")
                 yield Input(id=name, placeholder=placeholder, compact=True)
         yield from self.sources()
         with Horizontal(id="classified"):
-            yield ImageView(id="image")
+            yield ImageView(id="shown-image")
             with VerticalScroll():
                 yield Static("", markup=False, id="truth")
                 yield Bars(id="probabilities")
 
     def gallery_came(self) -> None:
-        """Offer the run's own classes; captions that are whole sentences need no template."""
-        config = self.snapshot.config if self.snapshot else None
-        data = (config or {}).get("data")
-        classes = data.get("classes") if isinstance(data, dict) else None
-        known = [str(name) for name in classes] if isinstance(classes, list) else []
+        """Offer the run's own classes; they are whole captions, which need no template."""
+        record = self.snapshot.record if self.snapshot else None
+        known = (record.data.classes if record else None) or []
         offered = known or [caption for caption in self.gallery.captions if "," not in caption][:CLASSES_OFFERED]
         self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
         self.query_one("#templates", Input).value = "{}"
@@ -62,10 +61,10 @@ class ClassifyScreen(QueryPage):
         if not self.gallery.images:
             return
         image = self.gallery.images[self._index % len(self.gallery.images)]
-        self.query_one("#image", Input).value = image
-        self.query_one("#image", ImageView).show(Path(image))
+        self.query_one("#image", Input).value = near(Path(image))
+        self.query_one("#shown-image", ImageView).show(Path(image))
         self.query_one("#truth", Static).update(self._truth(image))
-        self.query_one("#probabilities", Bars).show((), "Enter classifies; n shows the next image")
+        self.query_one("#probabilities", Bars).show((), "Enter classifies; n goes to the next image")
         if ask:
             self.classify()
 
@@ -79,23 +78,25 @@ class ClassifyScreen(QueryPage):
         self.classify()
 
     def classify(self) -> None:
-        """Ask for what is in the fields."""
+        """Classify the image of the field."""
         classes = split(self.query_one("#classes", Input).value, ",")
         templates = split(self.query_one("#templates", Input).value, "|") or [TEMPLATE]
         image = self.query_one("#image", Input).value.strip()
         wrong = next((template for template in templates if "{}" not in template), None)
         if len(classes) < 2 or not image:
-            self.clip.say("Type at least two classes, separated by commas, and choose an image.", severity="warning")
+            self.clip.say(
+                "Type at least two classes, separated by commas, and the path of an image.", severity="warning"
+            )
         elif wrong is not None:
-            self.clip.say(f"The template {wrong!r} has no {{}} for the class to stand in.", severity="warning")
+            self.clip.say(f"The template {wrong!r} needs a {{}} for the class.", severity="warning")
         else:
-            path = str(Path(image).expanduser())
-            self.query_one("#image", ImageView).show(Path(path))
+            path = self.gallery.find(image)
+            self.query_one("#shown-image", ImageView).show(Path(path))
             self.query_one("#truth", Static).update(self._truth(path))
             self.ask({"op": "classification", "image": path, "classes": classes, "templates": templates})
 
     def answer_came(self, answer: Answer) -> None:
-        image = str(self.question["image"]) if self.question else ""
+        image = str(self.query_sent["image"]) if self.query_sent else ""
         ranked = zip(answer.result.get("classes", []), answer.result.get("probabilities", []), strict=False)
         bars = [Bar(n, p, percent(p), right=self.gallery.is_right(image, n)) for n, p in ranked]
         self.query_one("#probabilities", Bars).show(bars)
@@ -115,5 +116,5 @@ class ClassifyScreen(QueryPage):
 
 
 def split(typed: str, by: str) -> Sequence[str]:
-    """The parts of what was typed, without the empty ones and without repetition."""
+    """The distinct parts that are not empty."""
     return list(dict.fromkeys(part.strip() for part in typed.split(by) if part.strip()))

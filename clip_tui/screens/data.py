@@ -1,10 +1,9 @@
-"""The pairs of the run: how many, which captions, and the image of the one under the cursor."""
+"""The Data screen: the training and validation pairs of the run, with the image of the selected one."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from rich.text import Text
 from textual import on, work
@@ -13,10 +12,12 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from clip_core.config import DataConfig
 from clip_core.errors import ClipError
+from clip_core.run.records import DataFacts
 from clip_core.text import normalise_caption, printable
 from clip_tui.actions import bindings
-from clip_tui.gallery import read_pairs_file
+from clip_tui.gallery import Pair, read_validation
 from clip_tui.numbers import number
 from clip_tui.screens.page import Page
 from clip_tui.watcher import Snapshot
@@ -24,11 +25,12 @@ from clip_tui.widgets.facts import Fact, Facts
 from clip_tui.widgets.image_view import ImageView
 
 ROWS_SHOWN = 2000
-Pairs = Sequence[tuple[str, str]]
+Part = Literal["training", "validation"]
+Parts = Mapping[Part, Sequence[Pair]]
 
 
 class DataScreen(Page):
-    """t changes between training and validation pairs; / searches the captions."""
+    """t switches between training and validation pairs; / searches the captions."""
 
     PAGE = "data"
     BINDINGS = bindings("data")
@@ -36,9 +38,9 @@ class DataScreen(Page):
     def __init__(self) -> None:
         super().__init__()
         self._run: Path | None = None
-        self._pairs: dict[str, Pairs] = {"held out": (), "training": ()}
-        self._part = "held out"
-        self._shown: Pairs = ()
+        self._parts: Parts = {"training": (), "validation": ()}
+        self._part: Part = "validation"
+        self._shown: Sequence[Pair] = ()
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="query-line"):
@@ -54,22 +56,24 @@ class DataScreen(Page):
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
-        self.query_one("#counts", Facts).show(counts(snapshot.config or {}, self._pairs["held out"]))
-        if snapshot.path != self._run or not self._pairs["held out"]:
+        record = snapshot.record
+        self.query_one("#counts", Facts).show(counts(record.data if record else None, self._parts["validation"]))
+        if snapshot.path != self._run or not self._parts["validation"]:
             self._run = snapshot.path
             self._load(snapshot)
 
     @work(name="pairs", group="pairs", exclusive=True)
     async def _load(self, snapshot: Snapshot) -> None:
-        pairs = await asyncio.to_thread(read_parts, snapshot.path, snapshot.config or {})
-        if not self.closing and (pairs != self._pairs or not self._shown):
-            self._pairs = pairs
-            self.query_one("#counts", Facts).show(counts(snapshot.config or {}, pairs["held out"]))
+        record = snapshot.record
+        parts = await asyncio.to_thread(read_parts, snapshot.path, record.config.data if record else None)
+        if not self.closing and (parts != self._parts or not self._shown):
+            self._parts = parts
+            self.query_one("#counts", Facts).show(counts(record.data if record else None, parts["validation"]))
             self._show_pairs()
 
     def _show_pairs(self) -> None:
         words = normalise_caption(self.query_one("#search", Input).value).split()
-        pairs = self._pairs[self._part]
+        pairs = self._parts[self._part]
         found = [pair for pair in pairs if all(word in normalise_caption(pair[1]) for word in words)]
         self._shown = found[:ROWS_SHOWN]
         title = f"{self._part} {len(found):,}" + (f" of {len(pairs):,}" if words else "")
@@ -81,9 +85,14 @@ class DataScreen(Page):
             captions.highlighted = 0
             if not isinstance(self.focused, Input):
                 captions.focus()
+        else:
+            self.query_one("#image", ImageView).show(None)
+            self.query_one("#pair-caption", Static).update("")
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, message: OptionList.OptionHighlighted) -> None:
+        if message.option_index >= len(self._shown):
+            return  # the list was replaced while the message was on its way
         image, caption = self._shown[message.option_index]
         self.query_one("#image", ImageView).show(Path(image))
         self.query_one("#pair-caption", Static).update(
@@ -102,31 +111,28 @@ class DataScreen(Page):
         self.query_one("#search", Input).focus()
 
     def action_part(self) -> None:
-        self._part = "training" if self._part == "held out" else "held out"
+        self._part = "training" if self._part == "validation" else "validation"
         self._show_pairs()
 
 
-def read_parts(run: Path, config: Mapping[str, Any]) -> dict[str, Pairs]:
-    """The validation pairs, and those of the pair list whose image is not held out."""
-    validation = read_pairs_file(run / "val_pairs.json")
-    data = config.get("config", {}).get("data", {}) if isinstance(config.get("config"), dict) else {}
-    kept = {image for image, _ in validation}
-    every = _read_data(data) if validation and isinstance(data, dict) else []
+def read_parts(run: Path, data: DataConfig | None) -> Parts:
+    """The validation pairs of a run, and the pairs of its list whose image is not among them."""
+    validation = read_validation(run)
+    every = _read_list(data) if validation and data else []
+    excluded = {image for image, _ in validation}
     folders: dict[Path, Path] = {}  # resolving each folder once is enough, and much faster
-    kept |= {_resolved(image, folders) for image in kept}
-    training = [pair for pair in every if pair[0] not in kept and _resolved(pair[0], folders) not in kept]
-    return {"held out": validation, "training": training}
+    excluded |= {_resolved(image, folders) for image in excluded}
+    training = [pair for pair in every if pair[0] not in excluded and _resolved(pair[0], folders) not in excluded]
+    return {"training": training, "validation": validation}
 
 
-def _read_data(values: Mapping[str, Any]) -> Pairs:
-    """The pairs that a run's stored settings name, as its trainer read them; none where they cannot be read now."""
-    from clip_core.config import parse_config  # not needed for the first frame
-    from clip_core.data.formats.recognise import read_data
+def _read_list(data: DataConfig) -> Sequence[Pair]:
+    """The valid pairs of the run's data; none where it cannot be read now."""
+    from clip_core.data.formats.recognise import read_data  # not needed for the first frame
     from clip_core.data.formats.source import Wishes
 
     try:
-        config = parse_config({"data": dict(values)}).data
-        pairs = read_data(config.data_file, Wishes.of(config)).pairs if config.data_file else []
+        pairs = read_data(data.data_file, Wishes.of(data)).pairs if data.data_file else []
     except ClipError:
         return []
     return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
@@ -139,17 +145,14 @@ def _resolved(image: str, folders: dict[Path, Path]) -> str:
     return str(folders[path.parent] / path.name)
 
 
-def counts(config: Mapping[str, Any], validation: Pairs) -> list[Fact]:
-    """How many pairs and images there are, and the captions that are said most."""
-    data = config.get("data")
-    data = data if isinstance(data, dict) else {}
-    classes = data.get("classes")
-    facts: list[Fact] = [
-        (name, f"{number(data.get(f'{part}_pairs')):>7} of {number(data.get(f'{part}_images'))} images")
-        for part, name in (("train", "training"), ("val", "held out"))
-    ]
-    if isinstance(classes, list):
-        facts.append(("classes", f"{len(classes):>7}"))
-    said = Counter(normalise_caption(caption) for _, caption in validation)
-    facts.append(("captions", f"{len(said):>7} distinct, held out"))
+def counts(data: DataFacts | None, validation: Sequence[Pair]) -> list[Fact]:
+    """How many pairs, images, classes and distinct captions there are."""
+    facts: list[Fact] = []
+    if data is not None:
+        facts.append(("training", f"{number(data.train_pairs)} pairs, {number(data.train_images)} images"))
+        facts.append(("validation", f"{number(data.val_pairs)} pairs, {number(data.val_images)} images"))
+        if data.classes is not None:
+            facts.append(("classes", number(len(data.classes))))
+    distinct = len({normalise_caption(caption) for _, caption in validation})
+    facts.append(("captions", f"{number(distinct)} distinct in the validation set"))
     return facts

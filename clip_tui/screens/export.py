@@ -1,6 +1,8 @@
-"""The ONNX bundle of the run: starting the export, what it prints, and the proof that both say the same."""
+"""The Export screen: starts clip-export, follows its status and log, and shows the bundle with its parity table."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
@@ -11,9 +13,13 @@ from textual.widgets import RichLog, Static
 
 from clip_core.errors import BundleError
 from clip_core.inference.bundle import Manifest
+from clip_core.run.paths import RunPaths
+from clip_core.run.reader import RunReader
+from clip_core.run.records import State, Status
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.bundle_view import bundle_of, bundle_size, parity_lines, parity_verdict
+from clip_tui.numbers import duration
 from clip_tui.screens.page import Page
 from clip_tui.tail import Tail
 from clip_tui.theme import BLUE, GREEN, RED, YELLOW
@@ -22,8 +28,42 @@ from clip_tui.watcher import Snapshot
 POLL_SECONDS = 0.3
 
 
+@dataclass(frozen=True)
+class ExportState:
+    """A run's export and bundle at one moment.
+
+    Attributes:
+        export: state and status of the last export, or None where there was none.
+        error: why the bundle cannot be read.
+        stale: `bundle of step 1020, best checkpoint is step 1374`.
+        exit_code: of an export that this app started and that has ended.
+    """
+
+    path: Path
+    export: tuple[State, Status] | None = None
+    manifest: Manifest | None = None
+    error: str | None = None
+    stale: str | None = None
+    exit_code: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.export is not None and self.export[0].alive
+
+
+def read_export(run: Path, exit_code: int | None = None) -> ExportState:
+    """What the run directory says about its export and its bundle."""
+    reader = RunReader(run)
+    manifest, error = None, None
+    try:
+        manifest = bundle_of(run)
+    except BundleError as damaged:
+        error = str(damaged)
+    return ExportState(run, reader.export_status(), manifest, error, reader.stale_bundle(), exit_code)
+
+
 class ExportScreen(Page):
-    """e starts clip-export as a process of its own; the table comes from the manifest that it wrote."""
+    """e starts clip-export as a process of its own, which outlives the app."""
 
     PAGE = "export"
     BINDINGS = bindings("export")
@@ -31,7 +71,7 @@ class ExportScreen(Page):
     def __init__(self) -> None:
         super().__init__()
         self._run: Path | None = None
-        self._ended = ""
+        self._state: ExportState | None = None
 
     def body(self) -> ComposeResult:
         with VerticalScroll(id="bundle", can_focus=False) as bundle:
@@ -44,66 +84,82 @@ class ExportScreen(Page):
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and snapshot.path != self._run:
-            self._run, self._ended = snapshot.path, ""
-            self.query_one("#export-log", RichLog).clear()
+            self._run = snapshot.path
             self._follow(snapshot.path)
 
     @work(name="export", group="export", exclusive=True)
     async def _follow(self, run: Path) -> None:
-        """Show the log as it grows and the bundle when it changes, for as long as this run is open here."""
-        tail, shown = Tail(run / "export.log"), ""
+        """Show the log as it grows and the state as it changes, for as long as this run is open here."""
+        tail = Tail(RunPaths(run).export_log)
         log = self.query_one("#export-log", RichLog)
+        log.clear()
         while not self.closing:
             process = self.clip.exports.get(run)
             code = process.poll() if process else None
-            for line in await asyncio.to_thread(tail.new_lines, ended=process is None or code is not None):
+            state = await asyncio.to_thread(read_export, run, code)
+            lines = await asyncio.to_thread(tail.new_lines, ended=not state.running and not (process and code is None))
+            if self.closing:
+                return
+            for line in lines:
                 log.write(Text(printable(line)))
-            state = f"{code}:{process.pid if process else 0}:{_stamp(run)}"
-            if state != shown:
-                shown = state
-                await self._show_bundle(run, busy=process is not None and code is None, code=code)
+            self._show(state)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _show_bundle(self, run: Path, *, busy: bool, code: int | None) -> None:
-        about, table = self.query_one("#bundle-about", Static), self.query_one("#parity", Static)
-        try:
-            manifest = await asyncio.to_thread(bundle_of, run)
-        except BundleError as error:
-            if not self.closing:
-                about.update(Text(printable(str(error)), f"bold {RED}"))
-                table.update("")
-            return
-        if self.closing:
-            return
-        if busy:
-            about.update(Text("exporting both encoders …", f"bold {YELLOW}"))
-        elif code:
-            about.update(Text(f"the export failed with code {code}; what it said stands below", f"bold {RED}"))
-        elif manifest is None:
-            about.update(Text.assemble(("no bundle yet: ", ""), ("e", f"bold {BLUE}"), " exports the best checkpoint"))
-        else:
-            about.update(_about(manifest, run))
-        table.update(_table(manifest) if manifest and not busy else "")
+    def _show(self, state: ExportState) -> None:
+        if state != self._state or state.running:  # while it runs, the time that it has taken changes
+            self._state = state
+            self.query_one("#bundle-about", Static).update(export_text(state, time.time()))
+            self.query_one("#parity", Static).update(_table(state.manifest) if state.manifest else "")
 
     def action_export(self) -> None:
-        if self._run is not None and self.clip.start_export(self._run) is not None:
-            self.clip.say("Exporting; it goes on if you look at something else.")
+        """Start an export, unless one runs already, here or anywhere else."""
+        if self._run is None:
+            return
+        process = self.clip.exports.get(self._run)
+        if (self._state is not None and self._state.running) or (process is not None and process.poll() is None):
+            self.clip.say("An export of this run is running already.", severity="warning")
+        elif self.clip.start_export(self._run) is not None:
+            self.clip.say("Export started; it continues while you use other screens.")
+            self._follow(self._run)
 
 
-def _stamp(run: Path) -> int:
-    try:
-        return (run / "bundle" / "manifest.json").stat().st_mtime_ns
-    except OSError:
-        return 0
+def export_text(state: ExportState, now: float) -> Text:
+    """What the export does or why it failed, then the bundle that is there."""
+    text = _progress(state, now)
+    if state.error is not None:
+        return text.append(printable(state.error) + "\n", f"bold {RED}")
+    if state.manifest is None:
+        if not text:
+            text.append("No bundle yet; press ").append("e", f"bold {BLUE}").append(" to export the best checkpoint.\n")
+        return text
+    return text.append_text(_bundle(state.manifest, state))
 
 
-def _about(manifest: Manifest, run: Path) -> Text:
+def _progress(state: ExportState, now: float) -> Text:
+    """Nothing for an export that ended well; the whole error of one that did not."""
+    what, status = state.export or (None, None)
+    if what is not None and status is not None and what.alive:
+        by = f"pid {status.pid} on {printable(status.host, 40)}"
+        return Text(f"Export running for {duration(now - status.started)} ({by}).\n", f"bold {YELLOW}")
+    if what is State.FAILED and status is not None:
+        return Text(f"Export failed: {printable(status.error or 'see the log below')}\n", f"bold {RED}")
+    if what is State.KILLED:
+        return Text("The last export was killed before it ended; press e to export again.\n", f"bold {RED}")
+    if state.exit_code:
+        return Text(f"Export failed with exit code {state.exit_code}; see the log below.\n", f"bold {RED}")
+    return Text()
+
+
+def _bundle(manifest: Manifest, state: ExportState) -> Text:
     source = manifest.source
     size = bundle_size(manifest) / 2**20
-    text = Text.assemble((printable(str(run / "bundle")), "bold"), f"  {size:.1f} MB, opset {manifest.opset}\n")
-    text.append(f"from {printable(source.run)}, {printable(source.checkpoint)}\n", "dim")
-    style = f"bold {GREEN}" if manifest.parity.accepted else f"bold {RED}"
-    return text.append(parity_verdict(manifest) + "\n", style)
+    text = Text()
+    if state.stale is not None:
+        text.append(f"Older than the run: {state.stale}; press e to export it.\n", f"bold {YELLOW}")
+    text.append(printable(str(RunPaths(state.path).bundle)), "bold")
+    text.append(f"  {size:.1f} MB, opset {manifest.opset}\n")
+    text.append(f"of {printable(source.run)}, {printable(source.checkpoint)}, step {source.step:,}\n", "dim")
+    return text.append(parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}")
 
 
 def _table(manifest: Manifest) -> Text:

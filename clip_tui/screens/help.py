@@ -1,4 +1,4 @@
-"""Every key on one page, from the table of actions."""
+"""The Help page: all keys, from the table of actions."""
 
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ from textual.widgets import Static
 from clip_tui.actions import ACTIONS, APP
 from clip_tui.theme import BLUE
 
-TITLES = {APP: "Everywhere", "new": "New run"}
+TITLES = {APP: "All screens", "new": "New run"}
 
 
 class HelpScreen(ModalScreen[None]):
-    """Closed by Escape or by the key that opened it."""
+    """Escape, q or ? closes it."""
 
     PAGE = "help"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q", "dismiss", "Close")]
@@ -31,7 +31,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def help_page() -> Group:
-    """The table of actions, a paragraph a screen."""
+    """The table of actions, screen by screen."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -43,5 +43,5 @@ def help_page() -> Group:
             if action.scope == scope:
                 table.add_row(Text(f"  {action.keys}", "bold"), Text(action.label), Text(action.help, "dim"))
         table.add_row()
-    last = "Esc leaves a field, so that the letters are actions again; F1 to F7 change the screen from there."
+    last = "In a text field letters are typed: Esc leaves it, F1 to F7 change the screen."
     return Group(table, Text(last, "dim"))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 from textual import work
@@ -11,6 +10,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import RichLog
 
+from clip_core.run.metrics import ordered
+from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.numbers import number
@@ -20,6 +21,7 @@ from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
 
 LINES_KEPT = 5000
+EVENTS = 8  # the latest ones
 POLL_SECONDS = 0.5
 
 
@@ -49,7 +51,7 @@ class LogsScreen(Page):
         if snapshot.path != self._run:
             self._run = snapshot.path
             log.clear()
-            self._follow(Tail(snapshot.path / "train.log"))
+            self._follow(Tail(RunPaths(snapshot.path).log))
         if self.focused is None:
             log.focus()
         self.query_one("#system-facts", Facts).show(system_facts(snapshot))
@@ -65,36 +67,37 @@ class LogsScreen(Page):
     def action_follow(self) -> None:
         log = self.query_one("#log", RichLog)
         log.auto_scroll = not log.auto_scroll
-        self.clip.say("Following the log." if log.auto_scroll else "The log stands; f follows it again.")
+        self.clip.say("Following the end of the log." if log.auto_scroll else "No longer following; f follows again.")
         if log.auto_scroll:
             log.scroll_end(animate=False)
 
 
 def system_facts(snapshot: Snapshot) -> list[Fact]:
-    """Process, hardware, versions, and what was worked out for this run."""
-    config, status = snapshot.config or {}, snapshot.status
+    """Process, hardware, resolved settings, versions, and the latest events."""
+    record, status = snapshot.record, snapshot.status
     facts: list[Fact] = [("state", snapshot.state.value)]
     if status:
         facts += [("pid", f"{status.pid} on {status.host}")]
     if snapshot.exit_code is not None:
         facts.append(("exit code", str(snapshot.exit_code)))
-    if config.get("device_name"):
-        facts.append(("device", str(config["device_name"])))
-    facts += _values(snapshot.system, ("kind", "step", "time"))
-    for title in ("resolved", "versions"):
-        values = config.get(title)
-        if isinstance(values, dict):
-            facts += [None, *_values(values, ())]
-    if config.get("git"):
-        facts.append(("git", str(config["git"])))
+    if record:
+        facts.append(("device", record.device_name))
+    for metric in ordered(snapshot.system):
+        value = snapshot.value(metric.key)
+        if value is not None:
+            facts.append((metric.label, metric.text(value)))
+    if record:
+        facts += [None, *_values(record.resolved.model_dump()), None, *_values(record.versions)]
+        if record.git:
+            facts.append(("git", record.git))
     if snapshot.events:
-        facts += [None, *(("event", event) for event in snapshot.events[-8:])]
+        facts += [None, *(("event", f"step {event.step}: {event.message}") for event in snapshot.events[-EVENTS:])]
     return facts
 
 
-def _values(values: Mapping[str, Any], leave_out: tuple[str, ...]) -> list[Fact]:
+def _values(values: Mapping[str, object]) -> list[Fact]:
     return [
-        (str(name).replace("_", " "), number(value) if isinstance(value, int | float) else str(value))
+        (name.replace("_", " "), number(value) if isinstance(value, int | float) else str(value))
         for name, value in values.items()
-        if name not in leave_out and value is not None
+        if value is not None
     ]

@@ -1,4 +1,4 @@
-"""A new run: every setting of the configuration as a form."""
+"""A new run: every setting of the configuration as a form, which keeps what was typed."""
 
 import time
 from collections.abc import Iterator
@@ -15,16 +15,18 @@ from textual.widgets import Input, Select, Static
 
 from clip_core.errors import UsageError
 from clip_core.run.paths import is_run
+from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.form import TITLES, Field, form_fields, read_form
 from clip_tui.screens.page import Page
 from clip_tui.starter import to_flags
+from clip_tui.watcher import overview
 from clip_tui.widgets.toggle import Toggle
 
 
 class NewRunScreen(Page):
-    """Ctrl-S checks the form and starts the trainer; a mistake is said below, by its flag."""
+    """Ctrl-S checks the form and starts the trainer; a mistake is shown below, with its flag."""
 
     PAGE = "new"
     BINDINGS = bindings("new")
@@ -42,6 +44,19 @@ class NewRunScreen(Page):
     def on_mount(self) -> None:
         super().on_mount()
         self.query_one("#data-data_file").focus()
+        self.call_after_refresh(self._restore)
+
+    def _restore(self) -> None:
+        """What was typed the last time, and why the run that it started failed, if it did."""
+        draft, run = self.clip.draft, self.clip.draft_run
+        with self.prevent(Input.Changed, Select.Changed, Toggle.Changed):
+            for field in form_fields():
+                if draft.get(field.id) is not None:
+                    self._set(field, draft[field.id])
+        if run is not None:
+            before = overview(run, self.clip.started().get(run))
+            if before.state is State.FAILED and before.error:
+                self._say(f"{run.name} failed: {before.error}")
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """The whole description of the field that has the focus; beside the field there may be too little room."""
@@ -62,16 +77,22 @@ class NewRunScreen(Page):
         assert isinstance(widget, Input)
         return widget.value
 
+    def _set(self, field: Field, value: Any) -> None:
+        widget = self.query_one(f"#{field.id}")
+        if isinstance(widget, Select | Toggle | Input):
+            widget.value = value
+
     def action_start(self) -> None:
         try:
             config = read_form(self.values())
-            run_dir = config.run.run_dir or _free_name(self.clip.root)
+            run_dir = config.run.run_dir or _free_name(self.clip.new_runs_in)
             if is_run(run_dir):
                 raise UsageError(f"--run-dir: {run_dir} already holds a run; choose another directory.")
         except UsageError as error:
             self._say(str(error))
             return
         flags = to_flags(config.model_copy(update={"run": config.run.model_copy(update={"run_dir": None})}))
+        self.clip.draft_run = run_dir
         self.clip.start_trainer(run_dir, flags)
 
     def action_cancel(self) -> None:
@@ -88,8 +109,11 @@ class NewRunScreen(Page):
     @on(Input.Changed)
     @on(Select.Changed)
     @on(Toggle.Changed)
-    def _changed(self) -> None:
+    def _changed(self, message: Input.Changed | Select.Changed | Toggle.Changed) -> None:
         self.query_one("#mistake", Static).display = False
+        field = next((field for field in form_fields() if field.id == message.control.id), None)
+        if field is not None:
+            self.clip.draft[field.id] = self._value(field)
 
 
 def _rows(fields: Iterator[Field]) -> Iterator[Widget]:

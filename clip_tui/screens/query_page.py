@@ -1,4 +1,4 @@
-"""What the two screens that ask a model share: the run's gallery, one question at a time, both backends' answers."""
+"""What Retrieve and Classify share: the run's gallery, one query at a time, and the answers of both backends."""
 
 import asyncio
 from pathlib import Path
@@ -19,19 +19,20 @@ from clip_tui.watcher import Snapshot
 
 
 class QueryPage(Page):
-    """Holds the question that stands, and what each backend said to it."""
+    """Holds the current query and the answer of each backend to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gallery = Gallery()
-        self.question: dict[str, Any] | None = None
+        self.query_sent: dict[str, Any] | None = None
         self.answers: dict[Backend, Answer] = {}
         self._run: Path | None = None
 
     def sources(self) -> ComposeResult:
-        """The lines that say which backend answered from which files."""
+        """A line for each backend: the model that it answered with, or what went wrong."""
         for backend in BACKENDS:
             yield Static("", markup=False, id=f"source-{backend}", classes="source")
+        yield Static("", markup=False, id="stale-bundle")
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -43,10 +44,16 @@ class QueryPage(Page):
         if path != self._run or (path is not None and not self.gallery.images):
             changed, self._run = path != self._run, path
             if changed:
-                self.question, self.answers, self.gallery = None, {}, Gallery()
+                self.query_sent, self.answers, self.gallery = None, {}, Gallery()
             if path is not None:
                 self._load(path, changed)
         self.show_sources()
+        self._show_stale(snapshot.stale_bundle if snapshot else None)
+
+    def _show_stale(self, stale: str | None) -> None:
+        line = self.query_one("#stale-bundle", Static)
+        line.display = stale is not None
+        line.update(f"onnx answers with an older model: {stale}" if stale else "")
 
     @work(name="gallery", group="gallery", exclusive=True)
     async def _load(self, run: Path, changed: bool) -> None:
@@ -56,30 +63,30 @@ class QueryPage(Page):
             self.gallery_came()
 
     def gallery_came(self) -> None:
-        """The validation pairs of the open run are known now."""
+        """The validation pairs of the open run have been read."""
 
     def answer_came(self, answer: Answer) -> None:
-        """The backend in use answered the question that stands."""
+        """The selected backend answered the current query."""
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ queries
 
-    def ask(self, question: dict[str, Any]) -> None:
-        """Put a question to the backend in use; an unanswered one is forgotten."""
-        if question != self.question:
-            self.question, self.answers = question, {}
+    def ask(self, query: dict[str, Any]) -> None:
+        """Send a query to the selected backend; an earlier one without an answer is dropped."""
+        if query != self.query_sent:
+            self.query_sent, self.answers = query, {}
         self._ask(self.clip.backend)
 
     @work(name="query", group="query", exclusive=True)
     async def _ask(self, backend: Backend) -> None:
-        if self._run is None or self.question is None:
+        if self._run is None or self.query_sent is None:
             return
-        self._say(backend, "asking …")
+        self._show_line(backend, "asking …")
         try:
-            answer = await self.clip.encoders.ask(self._run, backend, **self.question)
+            answer = await self.clip.encoders.ask(self._run, backend, **self.query_sent)
         except BackendError as error:
             if not self.closing:
                 self.show_sources()
-                self._say(backend, printable(str(error)), problem=True)
+                self._show_line(backend, printable(str(error)), problem=True)
             return
         if self.closing:
             return
@@ -89,50 +96,50 @@ class QueryPage(Page):
 
     def _backend_changed(self) -> None:
         self.show_sources()
-        if self.is_current and self.question is not None:
-            self.ask(self.question)
+        if self.is_current and self.query_sent is not None:
+            self.ask(self.query_sent)
 
-    # ------------------------------------------------------------ saying where answers come from
+    # ------------------------------------------------------------ the lines of the backends
 
     def show_sources(self) -> None:
         for backend in BACKENDS:
             line = self.query_one(f"#source-{backend}", Static)
             if backend in self.answers:
                 line.update(self._source_text(self.answers[backend]))
-            elif not line.has_class("problem") or self.question is None:
-                hint = "press b to ask" if backend != self.clip.backend else ""
+            elif not line.has_class("problem") or self.query_sent is None:
+                hint = "press b to use" if backend != self.clip.backend else ""
                 line.update(_source_line(backend, hint, chosen=backend == self.clip.backend))
                 line.remove_class("problem")
 
     def _source_text(self, answer: Answer) -> Text:
         self.query_one(f"#source-{answer.backend}", Static).remove_class("problem")
-        said = f"{answer.source}  {1000 * answer.seconds:.0f} ms"
-        text = _source_line(answer.backend, said, chosen=answer.backend == self.clip.backend)
+        source = f"{answer.source}  {1000 * answer.seconds:.0f} ms"
+        text = _source_line(answer.backend, source, chosen=answer.backend == self.clip.backend)
         if len(self.answers) == len(BACKENDS) and answer.backend == self.clip.backend:
             first, second = (self.answers[backend].result for backend in BACKENDS)
             text.append("  " + agreement(first, second), f"bold {GREEN}")
         return text
 
-    def _say(self, backend: Backend, sentence: str, *, problem: bool = False) -> None:
+    def _show_line(self, backend: Backend, sentence: str, *, problem: bool = False) -> None:
         line = self.query_one(f"#source-{backend}", Static)
         line.set_class(problem, "problem")
         line.update(_source_line(backend, sentence, chosen=True, problem=problem))
 
 
-def _source_line(backend: Backend, said: str, *, chosen: bool, problem: bool = False) -> Text:
+def _source_line(backend: Backend, rest: str, *, chosen: bool, problem: bool = False) -> Text:
     sign, style = ("●", f"bold {BLUE}") if chosen else ("○", "dim")
     text = Text(no_wrap=not problem, overflow="ellipsis").append(f"{sign} {backend:<6}", style)
-    return text.append(printable(said), "" if chosen else "dim")
+    return text.append(printable(rest), "" if chosen else "dim")
 
 
 def agreement(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Whether two backends say the same: the same order, and how far their numbers are apart."""
+    """Whether two backends rank alike, and the largest difference of their scores."""
     names, values = _ranking(first)
     others, other_values = _ranking(second)
-    nearest = dict(zip(others, other_values, strict=False))
-    apart = [abs(value - nearest[name]) for name, value in zip(names, values, strict=False) if name in nearest]
-    order = "same order" if names == others else "same first" if names[:1] == others[:1] else "other order"
-    return f"{order}, max |Δ| {max(apart):.0e}" if apart else order
+    score_of = dict(zip(others, other_values, strict=False))
+    differences = [abs(value - score_of[name]) for name, value in zip(names, values, strict=False) if name in score_of]
+    order = "same order" if names == others else "same first" if names[:1] == others[:1] else "different order"
+    return f"{order}, max |Δ| {max(differences):.0e}" if differences else order
 
 
 def _ranking(result: dict[str, Any]) -> tuple[list[str], list[float]]:

@@ -1,4 +1,4 @@
-"""From a text to images, and from an image to texts, over the validation pairs of the run."""
+"""The Retrieve screen: text to image and image to text retrieval over the validation pairs of the run."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,9 @@ from textual.widgets import Input, Static
 
 from clip_core.text import printable
 from clip_tui.actions import bindings
+from clip_tui.commands import near
 from clip_tui.encoder import Answer
+from clip_tui.numbers import number
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
@@ -20,7 +22,7 @@ TEXTS_SHOWN = 20
 
 
 class RetrieveScreen(QueryPage):
-    """One field: a text, or the path of an image; t turns the direction."""
+    """One field for the query, a text or the path of an image; t switches the direction."""
 
     PAGE = "retrieve"
     BINDINGS = bindings("retrieve")
@@ -36,13 +38,13 @@ class RetrieveScreen(QueryPage):
             yield Input(id="query", compact=True)
         yield from self.sources()
         yield Static(
-            "x asks with a caption or an image that the model has never seen\n/ lets you type your own",
+            "x  a random caption or image of the validation set\n/  your own query",
             markup=False,
             id="nothing-asked",
         )
         yield Results(id="images")
         with Horizontal(id="texts"):
-            yield ImageView(id="asked")
+            yield ImageView(id="query-image")
             with VerticalScroll():
                 yield Bars(id="found-texts")
 
@@ -56,16 +58,16 @@ class RetrieveScreen(QueryPage):
         self._show_direction()
 
     def _show_direction(self) -> None:
-        asked = self.question is not None
-        self.query_one("#nothing-asked").display = not asked
-        self.query_one("#images").display = asked and self.from_text
-        self.query_one("#texts").display = asked and not self.from_text
-        self.query_one("#direction", Static).update("text → images" if self.from_text else "image → texts")
+        answered = self.query_sent is not None
+        self.query_one("#nothing-asked").display = not answered
+        self.query_one("#images").display = answered and self.from_text
+        self.query_one("#texts").display = answered and not self.from_text
+        self.query_one("#direction", Static).update("text → image" if self.from_text else "image → text")
         field = self.query_one("#query", Input)
         if self.from_text:
-            field.placeholder = f"what to look for among {len(self.gallery.images):,} validation images (/ to type)"
+            field.placeholder = f"text to match against {number(len(self.gallery.images))} images (/ to type)"
         else:
-            field.placeholder = f"an image's path, to be told among {len(self.gallery.captions):,} captions"
+            field.placeholder = f"path of an image to match against {number(len(self.gallery.captions))} captions"
 
     @on(Input.Submitted, "#query")
     def _submitted(self) -> None:
@@ -76,25 +78,20 @@ class RetrieveScreen(QueryPage):
         if self.from_text:
             self.ask({"op": "retrieval", "text": asked, "images": list(self.gallery.images), "top_k": SLOTS})
         else:
-            image = self._find(asked)
-            self.query_one("#asked", ImageView).show(Path(image))
+            image = self.gallery.find(asked)
+            self.query_one("#query-image", ImageView).show(Path(image))
             texts = list(self.gallery.captions)
             self.ask({"op": "text_retrieval", "image": image, "texts": texts, "top_k": TEXTS_SHOWN})
-
-    def _find(self, asked: str) -> str:
-        """A validation image by its file name, or the path as typed."""
-        named = [image for image in self.gallery.images if Path(image).name == asked]
-        return named[0] if len(named) == 1 else str(Path(asked).expanduser())
 
     def answer_came(self, answer: Answer) -> None:
         self._show_direction()
         scores = answer.result.get("similarities", [])
         if answer.result.get("images") is not None:
-            asked = str(self.question["text"]) if self.question else ""
+            asked = str(self.query_sent["text"]) if self.query_sent else ""
             images = zip(answer.result["images"], scores, strict=False)
             self.query_one("#images", Results).show([self._found(image, score, asked) for image, score in images])
         else:
-            image = str(self.question["image"]) if self.question else ""
+            image = str(self.query_sent["image"]) if self.query_sent else ""
             texts = zip(answer.result.get("texts", []), scores, strict=False)
             self.query_one("#found-texts", Bars).show(
                 [Bar(t, max(0.0, s), f"{s:.3f}", right=self.gallery.is_right(image, t)) for t, s in texts]
@@ -111,16 +108,16 @@ class RetrieveScreen(QueryPage):
 
     def action_turn(self) -> None:
         self.from_text = not self.from_text
-        self.question, self.answers = None, {}
+        self.query_sent, self.answers = None, {}
         self.query_one("#query", Input).value = ""
         self._show_direction()
         self.show_sources()
 
-    def action_surprise(self) -> None:
+    def action_random(self) -> None:
         known = self.gallery.captions if self.from_text else self.gallery.images
         if not known:
             self.clip.say("The run has no validation pairs yet.", severity="warning")
             return
         choice = self._random.choice(known)
-        self.query_one("#query", Input).value = printable(choice) if self.from_text else choice
+        self.query_one("#query", Input).value = printable(choice) if self.from_text else near(Path(choice))
         self._submitted()

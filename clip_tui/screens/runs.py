@@ -1,4 +1,4 @@
-"""The runs below the directory, with what each is doing now."""
+"""The runs below the directory: what each is doing now, and the numbers of its best checkpoint."""
 
 import asyncio
 import time
@@ -9,16 +9,18 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.widgets import DataTable, Static
 
+from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.actions import bindings
-from clip_tui.numbers import ago, percent
+from clip_tui.numbers import ago
 from clip_tui.screens.page import Page
-from clip_tui.theme import BLUE
-from clip_tui.watcher import RunsWatch, Snapshot
+from clip_tui.theme import BLUE, RED
+from clip_tui.watcher import Snapshot, best_text, list_runs
 from clip_tui.widgets.run_bar import state_text
 
 POLL_SECONDS = 1.0
-COLUMNS = ("state", "run", "step", "recall@1", "zero-shot", "seen")
+COLUMNS = ("state", "run", "step", "best", "seen", "error")
+NAME_WIDTH, ERROR_WIDTH = 32, 40  # columns; the whole error is shown below the table
 
 
 class RunsScreen(Page):
@@ -31,11 +33,12 @@ class RunsScreen(Page):
         table: DataTable[Text] = DataTable(cursor_type="row", id="runs", zebra_stripes=False)
         table.border_title = "Runs"
         yield table
+        yield Static("", markup=False, id="run-error")
         yield Static("", markup=False, id="no-runs")
 
     def on_mount(self) -> None:
         super().on_mount()
-        self._paths: list[Path] = []
+        self._runs: dict[Path, Snapshot] = {}
         table = self.query_one("#runs", DataTable)
         for name in COLUMNS:
             table.add_column(name, key=name)
@@ -44,40 +47,48 @@ class RunsScreen(Page):
 
     @work(name="runs", group="runs", exclusive=True)
     async def _follow(self) -> None:
-        watch = RunsWatch(self.clip.root)
         while True:
-            if self.is_current or not self._paths:
-                just_started = [path for path, trainer in self.clip.trainers.items() if trainer.poll() is None]
-                snapshots = await asyncio.to_thread(watch.refresh, just_started)
+            if self.is_current or not self._runs:
+                snapshots = await asyncio.to_thread(list_runs, self.clip.root, self.clip.started())
                 if self.closing:
                     return
-                self._show(snapshots)
+                self._show({snapshot.path: snapshot for snapshot in snapshots})
             await asyncio.sleep(POLL_SECONDS)
 
-    def _show(self, snapshots: list[Snapshot]) -> None:
+    def _show(self, runs: dict[Path, Snapshot]) -> None:
         table = self.query_one("#runs", DataTable)
-        table.display = bool(snapshots)
-        self.query_one("#no-runs", Static).display = not snapshots
+        table.display = bool(runs)
+        self.query_one("#no-runs", Static).display = not runs
         self.query_one("#no-runs", Static).update(_welcome(str(self.clip.root)))
-        paths = [snapshot.path for snapshot in snapshots]
-        rows = [_row(snapshot, self.clip.root) for snapshot in snapshots]
-        if paths != self._paths:
-            chosen = self._chosen()
+        chosen, known = self._chosen(), list(self._runs)
+        self._runs = runs
+        rows = {path: row_of(snapshot, self.clip.root) for path, snapshot in runs.items()}
+        if list(runs) != known:
             table.clear()
-            for path, row in zip(paths, rows, strict=True):
+            for path, row in rows.items():
                 table.add_row(*row, key=str(path))
-            self._paths = paths
-            if chosen in paths:
-                table.move_cursor(row=paths.index(chosen))
-            return
-        for path, row in zip(paths, rows, strict=True):
-            for column, value in zip(COLUMNS, row, strict=True):
-                if table.get_cell(str(path), column) != value:
-                    table.update_cell(str(path), column, value, update_width=True)
+            if chosen in runs:
+                table.move_cursor(row=list(runs).index(chosen))
+        else:
+            for path, row in rows.items():
+                for column, value in zip(COLUMNS, row, strict=True):
+                    if table.get_cell(str(path), column) != value:
+                        table.update_cell(str(path), column, value, update_width=True)
+        self._show_error()
 
     def _chosen(self) -> Path | None:
         row = self.query_one("#runs", DataTable).cursor_row
-        return self._paths[row] if 0 <= row < len(self._paths) else None
+        paths = list(self._runs)
+        return paths[row] if 0 <= row < len(paths) else None
+
+    @on(DataTable.RowHighlighted)
+    def _show_error(self) -> None:
+        """The whole error of the chosen run, below the table."""
+        chosen = self._chosen()
+        error = _error_of(self._runs[chosen]) if chosen else None
+        line = self.query_one("#run-error", Static)
+        line.update(Text(printable(error or ""), f"bold {RED}"))
+        line.display = error is not None
 
     @on(DataTable.RowSelected)
     def _row_selected(self) -> None:
@@ -94,7 +105,8 @@ class RunsScreen(Page):
         self.app.push_screen(NewRunScreen())
 
 
-def _row(snapshot: Snapshot, root: Path) -> list[Text]:
+def row_of(snapshot: Snapshot, root: Path) -> list[Text]:
+    """A cell a column of COLUMNS."""
     status = snapshot.status
     step = f"{status.step:,} / {status.steps:,}" if status and status.steps else "–"
     seen = ago(time.time() - status.heartbeat) if status and status.heartbeat else "–"
@@ -104,12 +116,16 @@ def _row(snapshot: Snapshot, root: Path) -> list[Text]:
     name = str(path.relative_to(root)) if path.is_relative_to(root) and path != root else path.name
     return [
         state_text(snapshot.state),
-        Text(printable(name, 48), "bold"),
+        Text(printable(name, NAME_WIDTH), "bold"),
         Text(step, justify="right"),
-        Text(percent(snapshot.best_recall), justify="right"),
-        Text(percent(snapshot.evaluation.get("zero_shot_top1")), justify="right"),
+        Text(printable(best_text(snapshot.best) or "–", 48)),
         Text(seen, "dim", justify="right"),
+        Text(printable(_error_of(snapshot) or "", ERROR_WIDTH), RED),
     ]
+
+
+def _error_of(snapshot: Snapshot) -> str | None:
+    return snapshot.error if snapshot.state is State.FAILED else None
 
 
 def _welcome(root: str) -> Text:

@@ -16,7 +16,7 @@ FULL, HALF, EMPTY = "━", "╸", "─"
 
 @dataclass(frozen=True)
 class Bar:
-    """One line: a name, how full the bar is (0 to 1), the value as text, and whether it is known to be right."""
+    """One line: a name, the filled share of the bar in [0, 1], the value as text, and whether it is a true match."""
 
     name: str
     share: float
@@ -25,7 +25,7 @@ class Bar:
 
 
 class Bars(Widget):
-    """As many lines as there are bars, best first."""
+    """One line per bar, best first."""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -37,7 +37,7 @@ class Bars(Widget):
         return self._bars
 
     def show(self, bars: Sequence[Bar], empty: str = "") -> None:
-        """Show other bars; `empty` stands there when there are none."""
+        """Show these bars, or the text `empty` if there are none."""
         self._bars, self._empty = tuple(bars), empty
         self.refresh(layout=True)
 

@@ -1,4 +1,4 @@
-"""An image as rows of half blocks (two pixels a cell), or as a ramp of ASCII signs. No Textual, no event loop."""
+"""An image as rows of half blocks (two pixels per cell), or as ASCII characters by brightness."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -14,17 +14,17 @@ from clip_core.data.preprocess import load_image
 
 UPPER_HALF = "▀"
 RAMP = " .:-=+*#%@"
-KEPT = 256  # images whose strips are kept
+CACHED = 256  # images
 
 _cache: OrderedDict[tuple[str, int, int, int, bool], list[Strip]] = OrderedDict()
 _lock = Lock()
 
 
 def strips_of(path: Path, columns: int, rows: int, *, plain: bool) -> list[Strip]:
-    """The image, as large as fits into `columns` x `rows` cells with its proportions kept.
+    """The image as large as fits into `columns` x `rows` cells, with its aspect ratio.
 
     Args:
-        plain: signs by brightness instead of coloured half blocks (`--ascii`, NO_COLOR).
+        plain: ASCII characters instead of coloured half blocks (`--ascii`, NO_COLOR).
     Raises:
         ImageError: if the image cannot be decoded.
     """
@@ -40,7 +40,7 @@ def strips_of(path: Path, columns: int, rows: int, *, plain: bool) -> list[Strip
     strips = _draw(load_image(path), columns, rows, plain=plain)
     with _lock:
         _cache[key] = strips
-        while len(_cache) > KEPT:
+        while len(_cache) > CACHED:
             _cache.popitem(last=False)
     return strips
 

@@ -1,4 +1,4 @@
-"""An image in the terminal. Decoding and shrinking happen in a thread; drawing a line only hands out a strip."""
+"""An image in the terminal, decoded and scaled in a thread."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from clip_core.text import printable
 
 
 class ImageView(Widget):
-    """Shows the image of a path, as large as it fits, at the top and in the middle."""
+    """The image of a path, as large as fits, centred at the top."""
 
     def __init__(self, path: Path | None = None, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -23,7 +23,7 @@ class ImageView(Widget):
         self._strips: list[Strip] = []
 
     def show(self, path: Path | None) -> None:
-        """Show another image, or none."""
+        """Show the image of another path, or none."""
         if path != self.path:
             self.path = path
             self._strips = []

@@ -19,16 +19,16 @@ _SMALLEST = 1e-12  # what a logarithmic axis shows of zero and below
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve; `unit` is "share" for values in [0, 1] that read as percent."""
+    """A named curve, with its latest value as text."""
 
     name: str
     buckets: Sequence[Bucket]
-    latest: float | None = None
+    latest: str = ""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a plot shows."""
+    """What a plot shows; with `share`, values are fractions in [0, 1] and the axis is in percent."""
 
     title: str
     lines: Sequence[Line] = ()
@@ -85,9 +85,8 @@ class Plot(Widget):
         """The title, then each curve's name and latest value in its colour; what does not fit is left out."""
         text = Text(printable(chart.title), "bold", no_wrap=True)
         for index, line in enumerate(chart.lines):
-            value = percent(line.latest) if chart.share else number(line.latest)
-            name = Text("  " + printable(line.name, 24) + " ", SERIES[index % len(SERIES)])
-            name.append(value, "bold")
+            name = Text(f"  {printable(line.name, 24)} ".replace("   ", "  "), SERIES[index % len(SERIES)])
+            name.append(line.latest, "bold")
             if text.cell_len + name.cell_len > width:
                 break
             text.append_text(name)

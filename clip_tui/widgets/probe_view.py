@@ -1,13 +1,13 @@
 """A validation image with the captions that the model, as it is now, finds closest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from clip_core.run.records import Probe
 from clip_core.text import printable
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
@@ -18,7 +18,7 @@ class ProbeView(Horizontal):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._probe: Mapping[str, Any] | None = None
+        self._probe: Probe | None = None
         self._index = 0
 
     def compose(self) -> ComposeResult:
@@ -27,8 +27,16 @@ class ProbeView(Horizontal):
             yield Static("", markup=False, classes="probe-caption")
             yield Bars()
 
-    def show(self, probe: Mapping[str, Any] | None) -> None:
-        """Show another probe file's content, on the same image."""
+    def on_mount(self) -> None:
+        self._update()
+
+    def reset(self) -> None:
+        """Forget the probe and which of its images is shown, as when another run is opened."""
+        self._probe, self._index = None, 0
+        self._update()
+
+    def show(self, probe: Probe | None) -> None:
+        """Show another probe, on the image of the same place."""
         if probe is not self._probe:
             self._probe = probe
             self._update()
@@ -38,17 +46,19 @@ class ProbeView(Horizontal):
         self._update()
 
     def _update(self) -> None:
-        probe = self._probe or {}
-        images, captions = _texts(probe, "images"), _texts(probe, "captions")
-        ranked, scores = probe.get("image_to_text"), probe.get("similarity")
-        if not images or not captions or not isinstance(ranked, list) or not isinstance(scores, list):
-            self.query_one(".probe-caption", Static).update("at the first evaluation")
+        probe = self._probe
+        rows = min(len(probe.images), len(probe.image_to_text), len(probe.similarity)) if probe else 0
+        if probe is None or not rows:
+            self.query_one(ImageView).show(None)
+            self.query_one(".probe-caption", Static).update("no evaluation yet")
+            self.query_one(Bars).show(())
             return
-        row = self._index % min(len(images), len(ranked), len(scores))
-        self.query_one(ImageView).show(Path(images[row]))
-        about = f"{Path(images[row]).name}, step {probe.get('step')}"
-        self.query_one(".probe-caption", Static).update(printable(about))
-        self.query_one(Bars).show(probe_bars(captions, ranked[row], scores[row], right=row))
+        row = self._index % rows
+        image = Path(probe.images[row])
+        self.query_one(ImageView).show(image)
+        self.query_one(".probe-caption", Static).update(printable(f"{image.name}, step {probe.step}"))
+        bars = probe_bars(probe.captions, probe.image_to_text[row], probe.similarity[row], right=row)
+        self.query_one(Bars).show(bars)
 
 
 def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[float], right: int) -> list[Bar]:
@@ -56,10 +66,5 @@ def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[
     return [
         Bar(captions[column], max(0.0, scores[column]), f"{scores[column]:.2f}", right=column == right)
         for column in ranked
-        if isinstance(column, int) and 0 <= column < min(len(captions), len(scores))
+        if 0 <= column < min(len(captions), len(scores))
     ]
-
-
-def _texts(probe: Mapping[str, Any], name: str) -> list[str]:
-    values = probe.get(name)
-    return [str(value) for value in values] if isinstance(values, list) else []

@@ -1,4 +1,4 @@
-"""Images with their scores, as many beside each other as there is room for."""
+"""Retrieved images with their scores, in a grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SLOTS = 12
 
 @dataclass(frozen=True)
 class Found:
-    """An image that was found, its similarity, and a line about it."""
+    """A retrieved image, its cosine similarity, its captions, and whether it is a true match."""
 
     image: Path
     similarity: float
@@ -27,7 +27,7 @@ class Found:
 
 
 class Card(Vertical):
-    """One image below two lines about it."""
+    """One image below its score and its captions."""
 
     def compose(self) -> ComposeResult:
         yield Static("", markup=False, classes="card-score")

@@ -22,11 +22,12 @@ class RunBar(Static):
 def state_text(state: State) -> Text:
     """The state with its sign, in its colour."""
     sign = "●" if state.alive else "✓" if state is State.FINISHED else "○" if state is State.STOPPED else "✗"
-    return Text(f"{sign} {state.value}", STATE_STYLES[state.value])
+    words = "killed (no heartbeat)" if state is State.KILLED else state.value
+    return Text(f"{sign} {words}", STATE_STYLES[state.value])
 
 
 def bar_text(snapshot: Snapshot | None, root: str, width: int) -> Text:
-    """`clip-tui  NAME  ● running  step 120 / 900  13 %  2 min 05 s left`, without what does not fit."""
+    """`clip-tui  NAME  ● running  step 120 / 900  13%  2 min 05 s left`, without what does not fit."""
     text = Text.assemble((" clip-tui ", "bold reverse"), "  ", no_wrap=True)
     if snapshot is None:
         return text.append(printable(root, width - 14), "bold")
@@ -50,7 +51,7 @@ def _progress(snapshot: Snapshot) -> list[str]:
 
 
 def seconds_left(snapshot: Snapshot) -> float | None:
-    """By the pace of late; None where nothing moves."""
+    """By the latest pace of training; None where it is not known, or the run does not train."""
     status = snapshot.status
     if status is None or snapshot.state is not State.RUNNING or not snapshot.pace:
         return None

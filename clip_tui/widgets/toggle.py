@@ -1,4 +1,4 @@
-"""A switch that says `on` or `off`, so that it reads without colour too."""
+"""A switch with the word `on` or `off`, which is readable without colour."""
 
 from rich.text import Text
 from textual.geometry import Size
@@ -8,7 +8,7 @@ from clip_tui.theme import GREEN
 
 
 class Toggle(Switch):
-    """Space or Enter turns it."""
+    """Space or Enter toggles it."""
 
     def render(self) -> Text:
         return Text("● on", GREEN) if self.value else Text("○ off", "dim")

@@ -25,14 +25,14 @@ def naive_recall(images, texts, image_rows, text_rows, k):  # type: ignore[no-un
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), images=st.integers(1, 40), texts=st.integers(1, 40), k=st.sampled_from([1, 5, 10]))
-def test_chunked_recall_equals_the_naive_full_matrix(seed: int, images: int, texts: int, k: int) -> None:
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), columns=st.integers(1, 40), k=st.sampled_from([1, 5, 10]))
+def test_chunked_recall_equals_the_naive_full_matrix(seed: int, rows: int, columns: int, k: int) -> None:
     rng = np.random.default_rng(seed)
-    images = l2_normalise(rng.normal(size=(images, 8)).astype(np.float32))
-    captions = l2_normalise(rng.normal(size=(texts, 8)).astype(np.float32))
+    images = l2_normalise(rng.normal(size=(rows, 8)).astype(np.float32))
+    captions = l2_normalise(rng.normal(size=(columns, 8)).astype(np.float32))
     extra = rng.integers(0, 20)
-    image_rows = np.concatenate([np.arange(images), rng.integers(0, images, texts), rng.integers(0, images, extra)])
-    text_rows = np.concatenate([rng.integers(0, texts, images), np.arange(texts), rng.integers(0, texts, extra)])
+    image_rows = np.concatenate([np.arange(rows), rng.integers(0, rows, columns), rng.integers(0, rows, extra)])
+    text_rows = np.concatenate([rng.integers(0, columns, rows), np.arange(columns), rng.integers(0, columns, extra)])
     scores = retrieval_scores(images, captions, image_rows, text_rows)
     assert scores[f"image_to_text_recall@{k}"] == naive_recall(images, captions, image_rows, text_rows, k)
     assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, images, text_rows, image_rows, k)

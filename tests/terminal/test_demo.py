@@ -4,7 +4,7 @@ from pathlib import Path
 
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
-from tests.terminal.terminal import Terminal
+from tests.terminal.terminal import Terminal, wait_until
 from tests.tui.test_demo import SMALL
 
 
@@ -21,13 +21,22 @@ def test_the_demo_trains_exports_and_classifies_by_itself_and_ends_with_the_summ
     assert RunReader(tmp_path / "demo" / "runs" / "demo").state() is State.FINISHED
 
 
-def test_leaving_the_demo_at_once_still_finishes_its_work_in_plain_lines(tmp_path: Path) -> None:
-    with Terminal("clip_tui.cli", "demo", "--", *SMALL, cwd=tmp_path, size=(120, 40)) as terminal:
-        terminal.wait_for("● starting")
+def test_leaving_the_demo_returns_at_once_says_how_to_attach_and_training_goes_on(tmp_path: Path) -> None:
+    endless = [*SMALL, "--epochs", "100000"]
+    reader = RunReader(tmp_path / "demo" / "runs" / "demo")
+    with Terminal("clip_tui.cli", "demo", "--", *endless, cwd=tmp_path, size=(120, 40)) as terminal:
+        terminal.wait_for("● running")
         terminal.press("q")
-        assert terminal.wait(120) == 0
-        terminal.wait_for("next:")
-    assert (tmp_path / "demo" / "runs" / "demo" / "bundle" / "manifest.json").exists()
+        assert terminal.wait(20) == 0
+        terminal.wait_for("training goes on in the background: demo/runs/demo")
+        terminal.wait_for("tui demo/runs/demo")
+    try:
+        step = getattr(reader.status(), "step", 0)
+        wait_until(lambda: getattr(reader.status(), "step", 0) > step)
+        assert reader.state() is State.RUNNING
+    finally:
+        reader.ask("stop")
+        wait_until(lambda: not reader.state().alive)
 
 
 def test_ctrl_c_after_leaving_stops_training_at_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
@@ -39,4 +48,4 @@ def test_ctrl_c_after_leaving_stops_training_at_a_checkpoint_and_says_how_to_go_
         terminal.wait_for("to go on:")
     reader = RunReader(tmp_path / "demo" / "runs" / "demo")
     assert reader.state() is State.STOPPED
-    assert reader.pointer("latest") is not None
+    assert reader.latest() is not None

@@ -115,7 +115,7 @@ def test_a_mistake_in_the_form_names_its_flag_and_starts_nothing(tmp_path: Path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_killed_trainer_is_shown_as_dead_and_resumes_by_one_key(tmp_path: Path) -> None:
+def test_a_killed_trainer_is_shown_as_killed_and_resumes_by_one_key(tmp_path: Path) -> None:
     data_file = tmp_path / "shapes" / "pairs.json"
     create_synthetic(data_file, count=90, seed=0, size=32)
     run = tmp_path / "runs" / "short"
@@ -125,7 +125,7 @@ def test_a_killed_trainer_is_shown_as_dead_and_resumes_by_one_key(tmp_path: Path
     writer.status(state=State.RUNNING, pid=2**22 + 1, step=5, steps=10)  # a pid that no process has
     writer.close()
     with Terminal("clip_tui.cli", "runs", cwd=tmp_path) as terminal:
-        terminal.wait_for("✗ dead")
+        terminal.wait_for("✗ killed (no heartbeat)")
         terminal.press("enter")
         terminal.wait_for("r Resume")
         terminal.press("r")

@@ -7,9 +7,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_core.config import TrainConfig
+from clip_core.config import TrainConfig, architecture
 from clip_core.files import write_json
-from clip_core.run.records import State
+from clip_core.run.paths import META, RunPaths, checkpoint_name
+from clip_core.run.records import (
+    DataFacts,
+    Parameters,
+    Probe,
+    Recipe,
+    RunRecord,
+    State,
+    ValidationPair,
+    ValidationPairs,
+)
 from clip_core.run.writer import RunWriter
 
 SIZES = [(80, 24), (160, 50)]
@@ -20,6 +30,7 @@ HOSTILE = (
     "right\u202eto left\u2066 and a [/] closing nothing",
     "emoji 🦊 wide 漢字 combining e\u0301\nsecond line\r\x1b[1A",
 )
+BEST_STEP = 30  # of the best checkpoint; later evaluations have higher values of other metrics
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange")
 
 
@@ -35,10 +46,11 @@ def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hosti
         pairs = [(image, HOSTILE[index % len(HOSTILE)]) for index, (image, _) in enumerate(pairs)]
     captions = [caption for _, caption in pairs]
     writer = RunWriter(path)
-    writer.write_config(_config(pairs, captions))
-    entries = [{"image": image, "caption": caption} for image, caption in pairs]
-    write_json(path / "val_pairs.json", entries)
-    write_json(path.parent / "pairs.json", entries)
+    paths = RunPaths(path)
+    _record(pairs, captions).write(paths.config)
+    validation = ValidationPairs(pairs=[ValidationPair(image=image, caption=caption) for image, caption in pairs])
+    validation.write(paths.validation)
+    write_json(path.parent / "pairs.json", validation.model_dump(mode="json")["pairs"])
     writer.status(state=state, step=steps, steps=100, epoch=2, epochs=5, pid=os.getpid())
     for step in range(1, steps + 1):
         spike = 9.0 if step == 17 else 0.0
@@ -50,22 +62,25 @@ def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hosti
         )  # fmt: skip
         if step % 10 == 0:
             scores = {f"{way}_recall@{k}": min(1.0, step / 60 * k) for way in WAYS for k in (1, 5, 10)}
-            writer.metric("eval", step, epoch=1, val_loss=2.0 - step / 50, zero_shot_top1=step / 50, **scores)
+            scores |= {"mean_recall": step / 100, "val_loss": 2.0 - step / 50}
+            writer.metric("eval", step, epoch=1, **scores)
+            if step == BEST_STEP:
+                writer.point_best(_checkpoint(paths, step), step, scores)
+            writer.point_latest(_checkpoint(paths, step), step)
     writer.event(steps, HOSTILE[1] if hostile else "checkpoint written")
     rows = range(len(pairs))
     writer.probe(
-        steps,
-        {
-            "step": steps,
-            "images": [image for image, _ in pairs],
-            "captions": captions,
-            "similarity": [[0.9 if a == b else 0.1 * b for b in rows] for a in rows],
-            "image_to_text": [[a, *(b for b in rows if b != a)][:5] for a in rows],
-            "text_to_image": [[a, *(b for b in rows if b != a)][:5] for a in rows],
-        },
+        Probe(
+            step=steps,
+            images=[image for image, _ in pairs],
+            captions=captions,
+            similarity=[[0.9 if a == b else 0.1 * b for b in rows] for a in rows],
+            image_to_text=[[a, *(b for b in rows if b != a)][:5] for a in rows],
+            text_to_image=[[a, *(b for b in rows if b != a)][:5] for a in rows],
+        )
     )
     log = [HOSTILE[0], HOSTILE[1], HOSTILE[2]] if hostile else [f"step {n}  loss 1.{n}" for n in range(1, 60)]
-    (path / "train.log").write_text("\n".join(log) + "\n", encoding="utf-8")
+    paths.log.write_text("\n".join(log) + "\n", encoding="utf-8")
     writer.close()
     return path
 
@@ -73,24 +88,31 @@ def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hosti
 WAYS = ("image_to_text", "text_to_image")
 
 
-def _config(pairs: list[tuple[str, str]], captions: list[str]) -> dict[str, object]:
-    config = TrainConfig().model_dump(mode="json")
-    config["data"]["data_file"] = str(Path(pairs[0][0]).parent.parent / "pairs.json")
-    return {
-        "schema": 1,
-        "config": config,
-        "resolved": {"batch_size": 64, "lr": 0.001, "steps": 100, "device": "cpu"},
-        "model": None,
-        "parameters": {"image": 4_800_000, "text": 4_700_000},
-        "data": {
-            "train_pairs": 54, "train_images": 54, "val_pairs": len(pairs), "val_images": len(pairs),
-            "classes": captions, "val_list": "val_pairs.json",
-        },
-        "device_name": "cpu, 2 cores",
-        "git": None,
-        "versions": {"python": "3.11", "torch": "2.10"},
-        "seed": 0,
-    }  # fmt: skip
+def _checkpoint(paths: RunPaths, step: int) -> str:
+    """A checkpoint's folder, without weights; returns its name."""
+    paths.checkpoint(step).mkdir(parents=True, exist_ok=True)
+    (paths.checkpoint(step) / META).write_text("{}")
+    return checkpoint_name(step)
+
+
+def _record(pairs: list[tuple[str, str]], captions: list[str]) -> RunRecord:
+    config = TrainConfig()
+    data_file = Path(pairs[0][0]).parent.parent / "pairs.json"
+    return RunRecord(
+        config=config.model_copy(update={"data": config.data.model_copy(update={"data_file": data_file})}),
+        resolved=Recipe(
+            device="cpu", precision="fp32", batch_size=64, lr=0.001, steps_per_epoch=20, steps=100, warmup_steps=5,
+            eval_every=10, checkpoint_every=10, weight_decay=0.1, layer_decay=1.0,
+        ),
+        model=architecture(config.model, vocab_size=300, end_token=1, context_length=32),
+        parameters=Parameters(image=4_800_000, text=4_700_000, trainable=9_500_000),
+        data=DataFacts(
+            train_pairs=54, train_images=54, val_pairs=len(pairs), val_images=len(pairs), classes=captions
+        ),
+        device_name="cpu, 2 cores",
+        versions={"python": "3.11", "torch": "2.10"},
+        seed=0,
+    )  # fmt: skip
 
 
 def _image(path: Path, colour: str) -> Path:

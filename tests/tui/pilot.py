@@ -44,6 +44,6 @@ async def opened(pilot: Pilot[None], run: Path, page: str) -> ClipApp:
     assert isinstance(app, ClipApp)
     await pilot.pause()
     app.open_run(run, page)
-    await until(pilot, lambda: app.snapshot is not None and app.snapshot.config is not None)
+    await until(pilot, lambda: app.snapshot is not None and app.snapshot.record is not None)
     await pilot.pause(0.1)
     return app

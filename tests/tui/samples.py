@@ -1,0 +1,50 @@
+"""A bundle as far as the interface reads it, and encoders that answer without a model."""
+
+from pathlib import Path
+from typing import Any
+
+from clip_core.inference.bundle import FileFacts, Manifest, Parity, ParityRow, Source
+from clip_core.network import Preprocessing
+from clip_core.run.paths import RunPaths, checkpoint_name
+from clip_tui.encoder import Answer, Backend, Encoders
+from tests.tui.conftest import COLOURS
+
+
+def manifest(run: str, step: int, difference: float = 1.5e-7) -> Manifest:
+    rows = tuple(
+        ParityRow(file=file, batch=batch, tokens=tokens, inputs=40, max_abs_diff=difference, least_cosine=0.9999999)
+        for file, tokens in (("onnx/vision_model.onnx", None), ("onnx/text_model.onnx", 77))
+        for batch in (1, 4)
+    )
+    return Manifest(
+        source=Source(run=run, checkpoint=checkpoint_name(step), step=step, weights_sha256="0" * 64),
+        embed_dim=256, vocab_size=300, end_token=1, context_length=77, logit_scale=14.3,
+        preprocessing=Preprocessing(), opset=20, versions={},
+        parity=Parity(tolerance=1e-5, images=40, captions=18, top1_agreement=1.0, rows=rows),
+        files={"onnx/vision_model.onnx": FileFacts(size=19_000_000, sha256="0" * 64)},
+    )  # fmt: skip
+
+
+def write_bundle(run: Path, step: int) -> None:
+    paths = RunPaths(run)
+    paths.bundle.mkdir(parents=True)
+    paths.bundle_manifest.write_text(manifest(run.name, step).model_dump_json())
+    paths.export_log.write_text(f"converting checkpoints/{checkpoint_name(step)} ...\ncomparing on 40 images ...\n")
+
+
+class FixedEncoders(Encoders):
+    """Answers at once, and always the same."""
+
+    async def ask(self, run: Path, backend: Backend, op: str, **values: Any) -> Answer:
+        scores = [0.9 - 0.1 * rank for rank in range(len(COLOURS))]
+        captions = [f"a {colour} square" for colour in COLOURS]
+        result = {
+            "retrieval": {
+                "images": [str(run.parent / "images" / f"{colour}.png") for colour in COLOURS],
+                "similarities": scores,
+            },
+            "text_retrieval": {"texts": captions, "similarities": scores},
+            "classification": {"classes": captions, "probabilities": scores},
+        }[op]
+        source = f"{run}/bundle" if backend == "onnx" else f"{run}, step 40"
+        return Answer(result, backend, source, 0.012)

@@ -1,0 +1,86 @@
+"""The client of the inference servers."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from clip_core.errors import BackendError
+from clip_core.run.paths import RunPaths
+from clip_tui.encoder import EncoderClient, _identity, other
+
+
+async def test_a_missing_model_is_one_sentence_and_leaves_no_process(tmp_path: Path) -> None:
+    client = EncoderClient(tmp_path / "nothing", "onnx", tmp_path / "log")
+    with pytest.raises(BackendError, match="nothing"):
+        await client.ask("similarity", image="a", texts=["b"])
+    assert client._process is None
+
+
+async def test_a_server_that_ends_at_once_is_an_error_with_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clip_tui.encoder.SERVER", "this_module_is_not_there")
+    client = EncoderClient(tmp_path / "run", "torch", tmp_path / "log")
+    with pytest.raises(BackendError, match="this_module_is_not_there"):
+        await client.ask("similarity", image="a", texts=["b"])
+    await client.close()
+
+
+ECHO = """
+import json, sys
+print(json.dumps({"id": 0, "ok": True, "result": {"source": "echo"}}), flush=True)
+for line in sys.stdin:
+    query = json.loads(line)
+    if query["op"] == "fail":
+        print(json.dumps({"id": query["id"], "ok": False, "error": "it failed"}), flush=True)
+    else:
+        print(json.dumps({"id": query["id"], "ok": True, "result": {"said": query["text"]}}), flush=True)
+"""
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EncoderClient:
+    (tmp_path / "echo_server.py").write_text(ECHO)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr("clip_tui.encoder.SERVER", "echo_server")
+    return EncoderClient(tmp_path / "run", "torch", tmp_path / "log")
+
+
+async def test_each_query_gets_its_own_answer(echo: EncoderClient) -> None:
+    answers = await asyncio.gather(*(echo.ask("echo", text=f"text {n}") for n in range(5)))
+    assert [answer.result["said"] for answer in answers] == [f"text {n}" for n in range(5)]
+    assert {answer.source for answer in answers} == {"echo"}
+    await echo.close()
+
+
+async def test_an_error_leaves_the_server_ready_for_the_next_query(echo: EncoderClient) -> None:
+    with pytest.raises(BackendError, match="it failed"):
+        await echo.ask("fail")
+    assert (await echo.ask("echo", text="again")).result == {"said": "again"}
+    await echo.close()
+
+
+async def test_a_server_that_was_killed_is_started_again(echo: EncoderClient) -> None:
+    await echo.ask("echo", text="one")
+    assert echo._process is not None
+    echo._process.kill()
+    await echo._process.wait()
+    assert (await echo.ask("echo", text="two")).result == {"said": "two"}
+    await echo.close()
+    assert echo._process is None
+
+
+def test_a_new_checkpoint_or_bundle_needs_a_new_server(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    paths.bundle.mkdir()
+    for backend, file in (("torch", paths.best), ("onnx", paths.bundle_manifest)):
+        before = _identity(tmp_path, backend)
+        file.write_text(json.dumps({}))
+        os.utime(file, (1, 1))
+        first = _identity(tmp_path, backend)
+        os.utime(file, (2, 2))
+        assert len({before, first, _identity(tmp_path, backend)}) == 3
+        assert _identity(tmp_path, other(backend)) != first

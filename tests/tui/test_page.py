@@ -1,0 +1,71 @@
+"""What every screen shares: hostile texts, sizes, ASCII, NO_COLOR, tabs."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from clip_tui.actions import TABS
+from clip_tui.app import ClipApp
+from tests.tui.conftest import SIZES
+from tests.tui.pilot import opened, says, screen_text, until
+
+PAGES = [tab.page for tab in TABS]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("page", PAGES)
+async def test_hostile_texts_are_shown_as_they_are_and_never_interpreted(
+    runs: Path, page: str, size: tuple[int, int]
+) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=size) as pilot:
+        await opened(pilot, runs / "hostile", page)
+        if page not in ("runs", "retrieve", "export"):
+            await says(pilot, "[red]n")
+        await pilot.pause(0.3)
+        shown = screen_text(app)
+        assert not [sign for sign in shown if unicodedata.category(sign) in ("Cc", "Cs") and sign != "\n"]
+        assert not set(shown) & set("\u202e\u2066\x1b\x07\x9b")
+
+
+@pytest.mark.parametrize("size", [(59, 24), (80, 14), (20, 5)])
+async def test_below_60_by_15_the_screen_says_that_it_is_too_small(runs: Path, size: tuple[int, int]) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=size) as pilot:
+        await says(pilot, "too small")
+        await pilot.resize_terminal(80, 24)
+        await says(pilot, "hostile")
+        assert "too small" not in screen_text(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_with_ascii_nothing_but_ascii_is_drawn(runs: Path, page: str) -> None:
+    app = ClipApp(runs, ascii_only=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "hostile", page)
+        await pilot.pause(0.5)
+        written = app.screen._compositor.render_update(full=True)
+        console = app.console
+        assert "".join(segment.text for segment in console.render(written)).isascii()
+
+
+async def test_with_no_color_nothing_is_coloured(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "live", "live")
+        await pilot.pause(0.5)
+        styles = [segment.style for segment in app.console.render(app.screen._compositor.render_update(full=True))]
+        colours = [colour for style in styles if style for colour in (style.color, style.bgcolor) if colour]
+        assert all(colour.is_default for colour in colours)
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+async def test_the_tabs_lead_everywhere_by_their_key_also_out_of_a_field(runs: Path, page: str) -> None:
+    app = ClipApp(runs)
+    number = PAGES.index(page) + 1
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "live", "retrieve")
+        await pilot.press("slash", f"f{number}")
+        await until(pilot, lambda: getattr(app.screen, "PAGE", "") == page)

@@ -1,0 +1,60 @@
+"""The list of runs."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import DataTable
+
+from clip_core.run.records import State
+from clip_core.run.writer import RunWriter
+from clip_tui.app import ClipApp
+from tests.tui.conftest import BEST_STEP, SIZES
+from tests.tui.pilot import says, screen_text, until
+
+ERROR = "340 of 5,000 images not found, first photos/0041.jpg (searched in /data/cats); correct --image-root. END"
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_run_has_its_state_its_step_and_the_numbers_of_its_best_checkpoint(
+    runs: Path, size: tuple[int, int]
+) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=size) as pilot:
+        for words in ("live", "older", "hostile", "● running", "✓ finished", "40 / 100"):
+            await says(pilot, words)
+        await says(pilot, f"mean recall 30.0% @{BEST_STEP}")
+        assert "40.0%" not in screen_text(app), "the mean recall of the last evaluation, at step 40"
+
+
+async def test_an_empty_directory_names_the_ways_to_begin(tmp_path: Path) -> None:
+    app = ClipApp(tmp_path / "nowhere")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await says(pilot, "No runs yet")
+        await says(pilot, "clip-tui demo")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_run_that_failed_before_its_first_step_is_listed_with_its_whole_error(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    writer = RunWriter(tmp_path / "runs" / "broken")
+    writer.status(state=State.FAILED, error=ERROR)
+    writer.close()
+    app = ClipApp(tmp_path / "runs")
+    async with app.run_test(size=size) as pilot:
+        await says(pilot, "✗ failed")
+        await says(pilot, "END")
+        assert app.screen.query_one("#runs", DataTable).row_count == 1
+        await pilot.press("enter")
+        await until(pilot, lambda: getattr(app.screen, "PAGE", "") == "live")
+        await says(pilot, "END")
+        assert "Resume" not in screen_text(app)
+
+
+async def test_a_killed_run_says_that_its_heartbeat_is_missing(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "runs" / "gone")
+    writer.status(state=State.RUNNING, pid=2**22 + 1, step=5, steps=10)  # a pid that no process has
+    writer.close()
+    app = ClipApp(tmp_path / "runs")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await says(pilot, "✗ killed (no heartbeat)")

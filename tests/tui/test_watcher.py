@@ -1,0 +1,112 @@
+"""What is read of a run directory, as it is and as it changes."""
+
+import os
+import time
+from pathlib import Path
+
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import Pointer, State
+from clip_core.run.writer import RunWriter
+from clip_tui.watcher import RunWatch, Trainer, best_text, list_runs, overview
+from clip_tui.widgets.run_bar import seconds_left
+from tests.tui.conftest import BEST_STEP, make_run
+
+
+def test_a_run_without_a_status_is_starting_while_its_trainer_lives_and_has_failed_afterwards(tmp_path: Path) -> None:
+    RunPaths(tmp_path).log.write_text("clip-train: images not found: a.png\n\n")
+    watch = RunWatch(tmp_path)
+    assert watch.refresh(Trainer(os.getpid(), None)).state is State.STARTING
+    ended = watch.refresh(Trainer(os.getpid(), 2))
+    assert ended.state is State.FAILED
+    assert ended.error == "clip-train: images not found: a.png"
+    assert not ended.resumable
+
+
+def test_a_start_that_failed_before_it_wrote_a_status_is_listed_with_its_error(tmp_path: Path) -> None:
+    run = tmp_path / "first"
+    run.mkdir()
+    RunPaths(run).log.write_text("clip-train: " + "long " * 50 + "end\n")
+    (listed,) = list_runs(tmp_path, {})
+    assert (listed.path, listed.state) == (run, State.FAILED)
+    assert listed.error is not None
+    assert listed.error.endswith("end")
+
+
+def test_a_run_that_this_app_started_elsewhere_is_listed_too(tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    listed = list_runs(tmp_path / "runs", {beside: Trainer(os.getpid(), None)})
+    assert [(run.path, run.state) for run in listed] == [(beside, State.STARTING)]
+
+
+def test_a_resumed_run_is_starting_until_its_new_trainer_writes_a_status(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", state=State.STOPPED)
+    assert overview(run, Trainer(2**22 + 1, None)).state is State.STARTING
+    assert overview(run, Trainer(os.getpid(), None)).state is State.STOPPED, "the status is of this trainer"
+
+
+def test_the_best_checkpoint_is_that_of_best_json_with_its_metric_and_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    best = overview(run).best
+    assert best is not None
+    assert best.step == BEST_STEP
+    assert best_text(best) == f"mean recall 30.0% @{BEST_STEP}"
+    chosen = Pointer(checkpoint="c", step=1020, metric="mean_recall", scores={"mean_recall": 0.184})
+    assert best_text(chosen) == "mean recall 18.4% @1020"
+    assert best_text(None) is None
+
+
+def test_only_whole_lines_and_numbers_become_curves(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path)
+    writer.metric("train", 1, loss=1.0, odd="text", worse=None, yes=True)
+    writer.close()
+    with RunPaths(tmp_path).metrics.open("a") as handle:
+        handle.write('{"kind": "train", "step": "x", "loss": 2}\nnot json\n{"kind": "train", "step": 2, "lo')
+    snapshot = RunWatch(tmp_path).refresh()
+    assert list(snapshot.curves) == ["loss"]
+    assert len(snapshot.curves["loss"]) == 1
+
+
+def test_after_a_resume_the_curves_hold_the_steps_of_the_new_branch_only(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=40)
+    watch = RunWatch(run)
+    assert watch.refresh().curves["loss"][-1].last == 40
+    writer = RunWriter(run)
+    writer.forget_after(20)
+    writer.event(20, "resumed", pace="restart")
+    writer.metric("train", 21, loss=0.5)
+    writer.close()
+    snapshot = watch.refresh()
+    steps = [bucket.last for bucket in snapshot.curves["loss"]]
+    assert steps == list(range(1, 22)), "no point twice, none of the dropped branch"
+    assert snapshot.value("loss") == 0.5
+    assert snapshot.evaluation["step"] == 20
+
+
+def test_the_time_left_does_not_count_the_time_between_stop_and_resume(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    writer = RunWriter(run)
+    writer.status(state=State.RUNNING, step=12, steps=112)
+    lines = [(1, -7200), (2, -7199)]  # a step a second, then two hours of nothing
+    rows = [f'{{"kind": "train", "step": {step}, "time": {1e9 + at}, "loss": 1}}' for step, at in lines]
+    rows.append(f'{{"kind": "event", "step": 2, "time": {1e9}, "message": "resumed", "pace": "restart"}}')
+    rows += [f'{{"kind": "train", "step": {step}, "time": {1e9 + step}, "loss": 1}}' for step in range(3, 13)]
+    RunPaths(run).metrics.write_text("\n".join(rows) + "\n")
+    left = seconds_left(RunWatch(run).refresh())
+    assert left is not None
+    assert 99 < left < 101
+    writer.close()
+
+
+def test_pending_requests_and_their_outcomes_are_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch = RunWatch(run)
+    for kind in ("pause", "checkpoint"):
+        watch.reader.ask(kind)  # type: ignore[arg-type]
+    first, second = watch.refresh().pending
+    writer = RunWriter(run)
+    writer.acknowledge(first, 40, "done", "paused")
+    writer.close()
+    snapshot = watch.refresh()
+    assert snapshot.pending == (second,)
+    assert [(event.request, event.message) for event in snapshot.events if event.outcome] == [(first.id, "paused")]
+    assert abs(snapshot.events[-1].time - time.time()) < 60
