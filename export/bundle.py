@@ -21,7 +21,7 @@ from clip_core.inference.bundle import (
 from clip_core.inference.encoder import check_tokenizer
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
-from clip_core.model.size import parameters
+from clip_core.model.model_size import parameters
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from export.card import model_card

@@ -16,7 +16,7 @@ from clip_core.data.synthetic import create_synthetic
 from clip_core.data.tokenizer import train_bpe, train_characters
 from clip_core.model.checkpoint import save_checkpoint
 from clip_core.model.clip import CLIP
-from clip_core.model.size import parameters
+from clip_core.model.model_size import parameters
 from clip_core.network import ClipConfig, ImageTower, Preprocessing, TextTower
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import DataFacts, Parameters, Pointer, Recipe, RunRecord, ValidationPairs

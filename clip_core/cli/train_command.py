@@ -79,7 +79,7 @@ def _as_typed(kind: Any, tokens: Sequence[Token]) -> str:
 def _list_models(config: TrainConfig) -> int:
     """The presets with the true size of each tower, at the image and patch size given."""
     from clip_core.data.tokenizer import vocabulary_for
-    from clip_core.model.size import measure
+    from clip_core.model.model_size import measure
 
     model, context_length = config.model, config.data.context_length
     vocab_size = config.data.vocab_size or vocabulary_for(0)

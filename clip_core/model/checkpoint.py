@@ -20,11 +20,10 @@ from torch import Tensor
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
-from clip_core.model.weight_files import read_tensors
-from clip_core.model.clip import CLIP
+from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
-from clip_core.model.unfilled import unfilled_clip
+from clip_core.model.weight_files import read_tensors
 from clip_core.network import ClipConfig
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
@@ -161,9 +160,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / STATE} cannot be read ({error}); resume from another checkpoint."
-        ) from None
+        raise CheckpointError(f"{folder / STATE} cannot be read ({error}); resume from another checkpoint.") from None
 
 
 def delete_damaged(run: Path) -> None:
@@ -274,7 +271,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
-    model = unfilled_clip(config)
+    model = uninitialised_clip(config)
     load_weights(model, folder, assign=True)
     scores, files = dict(meta.get("scores") or {}), (folder / WEIGHTS,)
     return LoadedModel(model.eval(), config, Tokenizer.load(tokenizer), folder, int(meta["step"]), run, scores, files)

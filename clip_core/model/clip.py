@@ -4,11 +4,12 @@ Shapes: B images, C captions, S image side, K kept patches, T tokens, D embeddin
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.text_encoder import TextEncoder
@@ -90,3 +91,31 @@ class CLIP(nn.Module):
     def clamp_temperature(self) -> None:
         """Clamp the stored value too: outside its range the clamp has no gradient, and it could never return."""
         self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
+
+
+def uninitialised_clip(config: ClipConfig) -> CLIP:
+    """A CLIP whose weights are uninitialised memory; assign all of them before use.
+
+    The meta device would do the same, but its first use imports SymPy: 160 MB and a second or two.
+    """
+    with _SkipInit():
+        return CLIP(config)
+
+
+_INITIALISERS = frozenset({"normal_", "uniform_", "kaiming_uniform_", "fill_", "zero_"})  # of tensors and torch.nn.init
+
+
+class _SkipInit(TorchFunctionMode):
+    """Leaves tensors as they are where a call would initialise them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)

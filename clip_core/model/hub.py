@@ -40,8 +40,8 @@ def hub_name(source: str) -> str | None:
 def fetch(name: str) -> Path:
     """The folder of the hub's cache with a configuration, its weights and its tokenizer.
 
-    The cache is used without asking the hub for a newer revision. HF_HUB_OFFLINE, HF_HUB_CACHE, HF_ENDPOINT and HF_TOKEN
-    are those of huggingface_hub.
+    The cache is used without asking the hub for a newer revision. HF_HUB_OFFLINE, HF_HUB_CACHE, HF_ENDPOINT and
+    HF_TOKEN are those of huggingface_hub.
 
     Raises:
         CheckpointError: if the weights are neither in the cache nor on the hub, or the hub cannot be reached.
@@ -55,7 +55,9 @@ def fetch(name: str) -> Path:
             folder = _snapshot(name, (*_SMALL, file, _SHARDS.get(file, file)), offline=False)
             if folder is not None and (folder / file).is_file():
                 return folder
-    raise CheckpointError(f"{name} on the Hugging Face hub has no supported CLIP weights, or they cannot be downloaded.")
+    raise CheckpointError(
+        f"{name} on the Hugging Face hub has no supported CLIP weights, or they cannot be downloaded."
+    )
 
 
 def _has_weights(folder: Path) -> bool:

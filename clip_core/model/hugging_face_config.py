@@ -1,4 +1,4 @@
-"""The identity of a network in Hugging Face's words: config.json and preprocessor_config.json of a CLIPModel."""
+"""Hugging Face's configurations of a CLIPModel: config.json and preprocessor_config.json."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.errors import CheckpointError
-from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
+from clip_core.model.published_config import PublishedConfig, make_config, mlp_ratio, number, unsupported
 from clip_core.network import Activation, Pooling
 
 CONFIG = "config.json"
@@ -20,16 +20,16 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation.GELU_TANH,
 }
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_ONCE_WRONG_END = 2  # older configurations say so and mean the highest number in the caption
+_LEGACY_EOS = 2  # in older configurations, which mean the highest token id of the caption
 
 Settings = Mapping[str, Any]
 
 
-def from_folder(folder: Path) -> Traits:
-    """The identity that the configurations in a folder describe; what they leave out is CLIPModel's default.
+def from_folder(folder: Path) -> PublishedConfig:
+    """The architecture and preprocessing of the configurations in a folder, with CLIPModel's defaults.
 
     Raises:
-        CheckpointError: naming a trait that is not supported, or a value that cannot be.
+        CheckpointError: naming a setting that is unsupported, or a value that is invalid.
     """
     where = folder / CONFIG
     settings = read_json(where)
@@ -42,7 +42,7 @@ def from_folder(folder: Path) -> Traits:
     image_size = number(where, vision, "image_size", 224)
     vocab_size = number(where, text, "vocab_size", 49408)
     end_token = number(where, text, "eos_token_id", vocab_size - 1)
-    highest = end_token == _ONCE_WRONG_END
+    highest = end_token == _LEGACY_EOS
     config = {
         "embed_dim": number(where, settings, "projection_dim", 512),
         "image": {
@@ -62,7 +62,7 @@ def from_folder(folder: Path) -> Traits:
         },
         "preprocessing": _preprocessing(folder, image_size),
     }
-    return Traits(make_config(where, config), None if highest else end_token, highest)
+    return PublishedConfig(make_config(where, config), None if highest else end_token, highest)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}).") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is not a JSON object, which a configuration is.")
+        raise CheckpointError(f"{path} is not a JSON object.")
     return found
 
 
@@ -89,7 +89,7 @@ def _tower(where: Path, settings: Settings, name: str) -> dict[str, Any]:
 
 
 def _shared(where: Path, tower: Settings, defaults: Mapping[str, int]) -> dict[str, Any]:
-    """What both towers have."""
+    """Settings that both towers have."""
     said = tower.get("hidden_act", "quick_gelu")
     if said not in _ACTIVATIONS:
         raise unsupported(where, f"hidden_act {said!r:.40}")
@@ -105,7 +105,7 @@ def _shared(where: Path, tower: Settings, defaults: Mapping[str, int]) -> dict[s
 
 
 def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
-    """What preprocessor_config.json says; without one, CLIP's own."""
+    """The values of preprocessor_config.json, and CLIP's defaults."""
     where = folder / PREPROCESSOR
     if where.is_file():
         said = read_json(where)
@@ -127,7 +127,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
 
 
 def _resize_mode(where: Path, said: Settings, image_size: int) -> str:
-    """`shortest` side and crop, or `squash`; the sizes must be the network's own."""
+    """`shortest` side and crop, or `squash`; sizes must be the image size of the network."""
     size, crop = said.get("size", image_size), said.get("crop_size", image_size)
     crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
     cropped = said.get("do_center_crop", True)

@@ -1,8 +1,9 @@
-"""The image's tower: a Vision Transformer.
+"""The image tower: a Vision Transformer.
 
 Shapes: B images, S image side, P patches, T = P (+ 1 class token), W width, D embedding.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -14,10 +15,11 @@ from clip_core.network import ImageTower, Pooling, Stem
 
 
 class ImageEncoder(nn.Module):
-    """Patches, positions, Transformer, pooling, projection, unit length (Dosovitskiy et al. 2020).
+    """Patches, positions, Transformer, pooling, projection, L2 normalisation (Dosovitskiy et al. 2020).
 
-    forward: pixel_values float (B, 3, S, S), normalised -> image_embeds (B, D) of length one. With `kept`, int64
-    (B, K), only those patches of each image are looked at, beside the class token.
+    forward: normalised pixel_values, float (B, 3, S, S) -> image_embeds, float32 (B, D), L2-normalised. With
+    `kept_patches`, int64 (B, K), the Transformer sees only those patches of each image, and the class token (patch
+    dropout, Li et al. 2022).
     """
 
     def __init__(self, config: ImageTower, embed_dim: int) -> None:
@@ -45,13 +47,13 @@ class ImageEncoder(nn.Module):
         initialise_blocks(self.blocks, width)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
-    def forward(self, pixel_values: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(self, pixel_values: Tensor, kept_patches: Tensor | None = None) -> Tensor:
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)  # (B, P, W)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)  # (B, T, W)
         tokens = self.norm_pre(tokens + self.positions)
-        if kept is not None:
-            tokens = self.keep(tokens, kept)
+        if kept_patches is not None:
+            tokens = self.keep(tokens, kept_patches)
         for block in self.blocks:
             tokens = block(tokens)
         if self.config.norm_after_pooling:
@@ -60,14 +62,14 @@ class ImageEncoder(nn.Module):
             pooled = self.pool(self.norm_post(tokens))
         return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
 
-    def keep(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        """The class token, where there is one, and some of the patches.  (B, T, W), (B, K) -> (B, K (+ 1), W)"""
+    def keep(self, tokens: Tensor, kept_patches: Tensor) -> Tensor:
+        """The class token, where there is one, and the kept patches.  (B, T, W), (B, K) -> (B, K (+ 1), W)"""
         first = int(self.config.has_class_token)
-        patches = tokens[:, first:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+        patches = tokens[:, first:].gather(1, kept_patches[:, :, None].expand(-1, -1, tokens.shape[2]))
         return torch.cat([tokens[:, :first], patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """One vector an image: the class token, or the mean over patches.  (B, T, W) -> (B, W)"""
+        """The class token, or the mean over patches.  (B, T, W) -> (B, W)"""
         if self.config.pooling is Pooling.CLASS_TOKEN:
             return tokens[:, 0]
         return tokens[:, int(self.config.has_class_token) :].mean(dim=1)
@@ -76,7 +78,7 @@ class ImageEncoder(nn.Module):
 def make_stem(config: ImageTower) -> nn.Module:
     """Images to patch vectors.  (B, 3, S, S) -> (B, W, S / patch, S / patch)
 
-    `patch` is the linear map of ViT; `conv` halves the image with 3x3 convolutions until a patch is left, which
+    `patch` is the linear map of ViT; `conv` halves the image with 3x3 convolutions down to one position a patch, which
     learns faster from few images (Xiao et al. 2021, "Early convolutions help transformers see better").
     """
     if config.stem is Stem.PATCH:
@@ -87,3 +89,19 @@ def make_stem(config: ImageTower) -> nn.Module:
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], config.width, 1))
+
+
+def interpolate_positions(positions: Tensor, grid: int, *, class_token: bool) -> Tensor:
+    """Position embeddings for another image size; that of the class token stays.  (T, W) -> (T', W)
+
+    Args:
+        grid: patches along a side of the new size.
+    Source: bicubic with antialiasing, as open_clip resizes positions when it loads weights.
+    """
+    first, patches = positions[: int(class_token)], positions[int(class_token) :]
+    old = math.isqrt(len(patches))
+    if old == grid:
+        return positions
+    square = patches.reshape(old, old, -1).permute(2, 0, 1)[None]  # (1, W, old, old)
+    resized = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, resized[0].permute(1, 2, 0).flatten(0, 1)])

@@ -1,4 +1,4 @@
-"""The identity of a network in open_clip's words: open_clip_config.json, a model's name, or the shapes alone."""
+"""open_clip's configurations: open_clip_config.json, the name of an architecture, or the shapes of its tensors."""
 
 import importlib.util
 import json
@@ -10,15 +10,15 @@ from typing import Any
 
 from clip_core.config import PRESETS
 from clip_core.errors import CheckpointError, UsageError
+from clip_core.model.published_config import PublishedConfig, make_config, mlp_ratio, number, unsupported
 from clip_core.model.torch_files import StoredTensor
-from clip_core.model.traits import Traits, make_config, mlp_ratio, number, unsupported
 from clip_core.network import Activation, Pooling
 
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64
 _QUICK = "-quickgelu"
 
-# Traits that change what a network computes and that the towers here do not have, in words.
+# PublishedConfig that change what a network computes and that the towers here do not have, in words.
 _REFUSED = {
     "multimodal_cfg": "CoCa's text decoder",
     "timm_model_name": "a timm trunk",
@@ -53,10 +53,10 @@ Settings = Mapping[str, Any]
 
 
 def named_settings(name: str) -> dict[str, Any]:
-    """The architecture that open_clip knows by a name: from an installed open_clip, or from the presets.
+    """The `model_cfg` of an architecture of open_clip: from an installed open_clip, or from the presets.
 
     Raises:
-        UsageError: if the name is not known.
+        UsageError: if the name is unknown.
     """
     clean = name.replace("/", "-")
     spec = importlib.util.find_spec("open_clip")  # found, not imported
@@ -84,13 +84,13 @@ def named_settings(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -> Traits:
-    """The identity that open_clip's `model_cfg` and `preprocess_cfg` describe.
+def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -> PublishedConfig:
+    """The architecture and preprocessing of open_clip's `model_cfg` and `preprocess_cfg`.
 
     Args:
         where: what messages call the configuration.
     Raises:
-        CheckpointError: naming a trait that is not supported, or a value that cannot be.
+        CheckpointError: naming a setting that is unsupported, or a value that is invalid.
     """
     vision, text = _section(where, settings, "vision_cfg"), _section(where, settings, "text_cfg")
     for part in (settings, vision, text):
@@ -143,14 +143,20 @@ def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -
         "preprocessing": _preprocessing(preprocess, image_size),
     }
     own_tokenizer = bool(text.get("hf_tokenizer_name"))
-    return Traits(make_config(where, config), end_token, pooled_at == "argmax", own_tokenizer)
+    return PublishedConfig(make_config(where, config), end_token, pooled_at == "argmax", own_tokenizer)
 
 
-def from_shapes(where: Path, tensors: Mapping[str, StoredTensor], text_prefix: str, activation: Activation) -> Traits:
-    """The identity that OpenAI's names and the shapes alone tell; a head is 64 wide, as in all of OpenAI's models.
+def from_shapes(
+    where: Path, tensors: Mapping[str, StoredTensor], text_prefix: str, activation: Activation
+) -> PublishedConfig:
+    """The architecture from the shapes of tensors in OpenAI's names; heads are 64 wide, as in all of OpenAI's models.
 
+    Args:
+        where: the weight file, for messages.
+        text_prefix: of the text tower's names, "" or "text.".
+        activation: of both towers; no shape depends on it.
     Raises:
-        CheckpointError: if a tensor that must tell it is missing, or no head of 64 fits.
+        CheckpointError: if a tensor is missing, or a width is no multiple of 64.
     """
     wanted = {
         "patches": "visual.conv1.weight", "places": "visual.positional_embedding", "proj": "visual.proj",
@@ -160,14 +166,16 @@ def from_shapes(where: Path, tensors: Mapping[str, StoredTensor], text_prefix: s
     }  # fmt: skip
     missing = sorted(name for name in wanted.values() if name not in tensors or len(tensors[name].shape) < 2)
     if missing:
-        raise CheckpointError(f"{where} is no CLIP whose architecture its shapes tell: it lacks {', '.join(missing)}.")
+        raise CheckpointError(
+            f"{where} has no known architecture: it comes without a configuration and lacks {', '.join(missing)}."
+        )
     shape = {key: tensors[name].shape for key, name in wanted.items()}
     width, text_width, patch = shape["patches"][0], shape["words"][1], shape["patches"][-1]
     for each in (width, text_width):
         if each % HEAD_WIDTH:
             raise CheckpointError(
-                f"{where} has no configuration, and its width {each} is not a multiple of {HEAD_WIDTH}, which would "
-                "tell the heads; name its architecture with --init-model."
+                f"{where} has no configuration, and its width {each} is not a multiple of {HEAD_WIDTH}, the "
+                "width of OpenAI's heads; name its architecture with --init-model."
             )
     image_size = math.isqrt(max(0, shape["places"][0] - 1)) * patch
     config = {
@@ -199,7 +207,7 @@ def from_shapes(where: Path, tensors: Mapping[str, StoredTensor], text_prefix: s
         },
         "preprocessing": {"image_size": image_size},
     }
-    return Traits(make_config(where, config), None, highest_token=True)
+    return PublishedConfig(make_config(where, config), None, highest_token=True)
 
 
 def _count(tensors: Mapping[str, StoredTensor], prefix: str) -> int:
@@ -209,7 +217,7 @@ def _count(tensors: Mapping[str, StoredTensor], prefix: str) -> int:
 def _section(where: Path | str, settings: Settings, key: str) -> dict[str, Any]:
     section = settings.get(key)
     if not isinstance(section, dict):
-        raise CheckpointError(f"{where} has no {key}, so it is not a configuration of open_clip.")
+        raise CheckpointError(f"{where} is not a configuration of open_clip: it has no {key}.")
     return section
 
 
@@ -241,7 +249,7 @@ def _shared(where: Path | str, tower: Settings, quick: bool) -> dict[str, Any]:
 
 
 def _preprocessing(said: Settings, image_size: int) -> dict[str, Any]:
-    """What `preprocess_cfg` says; what it does not is CLIP's own."""
+    """The values of `preprocess_cfg`, and CLIP's defaults."""
     ours = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize_mode"}
     values = {name: said[key] for key, name in ours.items() if said.get(key) is not None}
     fill = said.get("fill_color")

@@ -9,7 +9,6 @@ making any object of the file's choice and lets only those through that weights 
 import io
 import math
 import pickletools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -70,7 +69,7 @@ class Checked(NamedTuple):
 
 
 # Names in the files of torch.save; in open_clip's training checkpoints before 2.30 the learning rate is a NumPy number.
-TORCH_SAVE: Mapping[str, Role] = {
+TORCH_SAVE: dict[str, Role] = {
     "collections.OrderedDict": Role.DICT,
     "collections.defaultdict": Role.DICT,
     "builtins.dict": Role.DICT,
@@ -84,7 +83,7 @@ TORCH_SAVE: Mapping[str, Role] = {
     "numpy.core.multiarray.scalar": Role.IGNORED,
     "numpy._core.multiarray.scalar": Role.IGNORED,
 }
-TORCHSCRIPT: Mapping[str, Role] = TORCH_SAVE | {
+TORCHSCRIPT: dict[str, Role] = TORCH_SAVE | {
     f"torch.jit._pickle.{name}": Role.FIRST
     for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 }

@@ -1,7 +1,7 @@
 """Published weights as a network of ours: found, described, checked against their description, read.
 
 Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's CLIP folders, and their names on the
-Hugging Face hub. Nothing in them is executed; see archives.py and pickles.py.
+Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
 import json
@@ -17,19 +17,18 @@ from clip_core.data.clip_bpe import find_clip_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model import hugging_face_config, open_clip_config, weight_maps
-from clip_core.model.clip import CLIP
-from clip_core.model.fitting import check_fit, read_weights
+from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import fetch, hub_name
-from clip_core.model.positions import interpolate_positions
+from clip_core.model.image_encoder import interpolate_positions
+from clip_core.model.published_config import PublishedConfig, unsupported
 from clip_core.model.torch_files import StoredTensor
-from clip_core.model.traits import Traits, unsupported
-from clip_core.model.unfilled import unfilled_clip
 from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
-from clip_core.model.weight_maps import NOT_WEIGHTS, Row
+from clip_core.model.weight_maps import NOT_WEIGHTS, Row, check_names_and_shapes, read_weights
 from clip_core.network import Activation, ClipConfig, Pooling
+from clip_core.text import printable
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-_OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are no published weights
+_OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
                       "open_clip_pytorch_model.bin")  # fmt: skip
 _WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
@@ -56,7 +55,7 @@ _FOREIGN = {
 class Published:
     """Published weights in our names, fp32, on the CPU, with everything that belongs to them.
 
-    `source`: where they were said to be. `folder`: the folder of their files. `files`: those that hold weights.
+    `source`: the path or name that was given. `folder`: the folder of their files. `files`: those that hold weights.
     """
 
     config: ClipConfig
@@ -67,14 +66,14 @@ class Published:
     files: tuple[Path, ...]
 
     def build(self) -> CLIP:
-        """The network, ready for evaluation, on the weights themselves: nothing is copied."""
-        model = unfilled_clip(self.config)
+        """The network in evaluation mode; its parameters are `weights`, not copies."""
+        model = uninitialised_clip(self.config)
         model.load_state_dict(self.weights, strict=True, assign=True)
         return model.eval()
 
 
 def is_published(path: Path) -> bool:
-    """Whether published weights stand at `path`: a weight file, an index, or a folder with their configuration."""
+    """Whether there are published weights at `path`: a weight file, an index, or a folder with their configuration."""
     if path.is_file():
         return path.suffix in SUFFIXES or path.name.endswith(INDEX)
     if any((path / name).exists() for name in _OWN):
@@ -95,10 +94,10 @@ def read_published(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> Published:
-    """Read published weights, fp32, on the CPU. Memory stays near the size of the result.
+    """Read published weights, fp32, on the CPU, in little more memory than they take.
 
     Args:
-        path: a weight file, a folder, or `org/name` on the Hugging Face hub where nothing stands at such a path.
+        path: a weight file, a folder, or `org/name` on the Hugging Face hub, if there is no such path.
         model_name: what open_clip calls the architecture; without it, the configuration beside the weights counts,
             and without one the shapes (then a bare `.pt` or `.pth` is taken for OpenAI's, which has QuickGELU).
         image_size: another image size than the weights' own: position embeddings are interpolated.
@@ -110,22 +109,22 @@ def read_published(
     """
     name = hub_name(str(path))
     place = fetch(name) if name else Path(path)
-    archive, described = _locate(place)
-    tensors = _cleaned(archive)
-    _refuse_foreign(archive.path, tensors)
-    traits, rows, where = _described(archive, tensors, described, model_name)
-    check_fit(archive.path, where, traits.config, rows, tensors)
-    config = _adapted(traits.config, image_size, context_length)
-    tokenizer = _fitting_tokenizer(archive.path, traits, config.text.context_length)
+    file, described = _locate(place)
+    tensors = _cleaned(file)
+    _refuse_foreign(file.path, tensors)
+    known, rows, where = _described(file, tensors, described, model_name)
+    check_names_and_shapes(file.path, where, known.config, rows, tensors)
+    config = _adapted(known.config, image_size, context_length)
+    tokenizer = _fitting_tokenizer(file.path, known, config.text.context_length)
     text = config.text.model_copy(update={"end_token": tokenizer.end_token})
     config = config.model_copy(update={"text": text})
-    weights = read_weights(archive.path, traits.config, rows, tensors)
+    weights = read_weights(file.path, known.config, rows, tensors)
     image = config.image
     weights["image.positions"] = interpolate_positions(
         weights["image.positions"], image.grid, class_token=image.has_class_token
     )
     weights["text.positions"] = weights["text.positions"][: text.context_length].clone()
-    return Published(config, weights, tokenizer, str(path), archive.path.parent, archive.files)
+    return Published(config, weights, tokenizer, str(path), file.path.parent, file.files)
 
 
 # ---------------------------------------------------------------- where they are, and what describes them
@@ -154,11 +153,11 @@ def _configuration(folder: Path) -> Path | None:
     return next((folder / name for name in (OPEN_CLIP_CONFIG, "config.json") if (folder / name).is_file()), None)
 
 
-def _cleaned(archive: WeightFile) -> dict[str, StoredTensor]:
-    """The tensors under their plain names, without what is no weight."""
-    names = list(archive.tensors)
+def _cleaned(file: WeightFile) -> dict[str, StoredTensor]:
+    """The weights without the prefix of DistributedDataParallel, and without buffers."""
+    names = list(file.tensors)
     wrapped = all(name.startswith("module.") for name in names)
-    plain = {name.removeprefix("module.") if wrapped else name: stored for name, stored in archive.tensors.items()}
+    plain = {name.removeprefix("module.") if wrapped else name: stored for name, stored in file.tensors.items()}
     return {name: stored for name, stored in plain.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
 
 
@@ -166,72 +165,72 @@ def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     for part, trait in _FOREIGN.items():
         found = next((name for name in tensors if part in name), None)
         if found is not None:
-            raise unsupported(path, f"{trait} ({found})")
+            raise unsupported(path, f"{trait} ({printable(found, 80)})")
     if "logit_scale" not in tensors or not any("visual." in name or "vision_model." in name for name in tensors):
-        some = ", ".join(list(tensors)[:3])
-        raise CheckpointError(f"{path} holds no CLIP; its {len(tensors):,} tensors are called {some}, ...")
+        some = printable(", ".join(list(tensors)[:3]), 200)
+        raise CheckpointError(f"{path} holds no CLIP; it has {len(tensors):,} tensors, named {some}, ...")
 
 
 def _described(
-    archive: WeightFile, tensors: Mapping[str, StoredTensor], described: Path | None, model_name: str | None
-) -> tuple[Traits, list[Row], Path | str]:
-    """Identity, table of names, and what described it."""
+    file: WeightFile, tensors: Mapping[str, StoredTensor], described: Path | None, model_name: str | None
+) -> tuple[PublishedConfig, list[Row], Path | str]:
+    """The configuration, the weight map, and where the configuration comes from, for messages."""
     prefix = "text." if "text.positional_embedding" in tensors else ""
     hugging_face = any(name.startswith("vision_model.") for name in tensors)
     if hugging_face:
-        config = archive.path.with_name(hugging_face_config.CONFIG)
+        config = file.path.with_name(hugging_face_config.CONFIG)
         if not config.is_file():
-            raise CheckpointError(f"{archive.path} has Hugging Face's names; its config.json should stand beside it.")
-        traits = _parsed(config)
-        return traits, weight_maps.hugging_face_rows(_bounded(config, traits, tensors)), config
+            raise CheckpointError(f"{file.path} has Hugging Face's names; put its config.json beside it.")
+        known = _parsed(config)
+        return known, weight_maps.hugging_face_rows(_bounded(config, known, tensors)), config
     if model_name is not None:
         where: Path | str = f"open_clip's {model_name}"
-        traits = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
+        known = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
     elif described is not None:
-        where, traits = described, _parsed(described)
+        where, known = described, _parsed(described)
     else:
-        openai = archive.torchscript or (not archive.nested and archive.path.suffix in (".pt", ".pth"))
+        openai = file.torchscript or (not file.nested and file.path.suffix in (".pt", ".pth"))
         activation = Activation.QUICK_GELU if openai else Activation.GELU
-        where, traits = "its own shapes", open_clip_config.from_shapes(archive.path, tensors, prefix, activation)
-    if archive.torchscript:
-        traits = replace(traits, config=_as_openai(traits.config))
-    return traits, weight_maps.open_clip_rows(_bounded(where, traits, tensors), text_prefix=prefix), where
+        where, known = "its own shapes", open_clip_config.from_shapes(file.path, tensors, prefix, activation)
+    if file.torchscript:
+        known = replace(known, config=_as_openai(known.config))
+    return known, weight_maps.open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix), where
 
 
-def _parsed(path: Path) -> Traits:
-    """The identity in a configuration file."""
+def _parsed(path: Path) -> PublishedConfig:
+    """The configuration in a file."""
     try:
         if path.name != OPEN_CLIP_CONFIG:
             return hugging_face_config.from_folder(path.parent)
         said = hugging_face_config.read_json(path)
         return open_clip_config.from_settings(path, said["model_cfg"], said.get("preprocess_cfg") or {})
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{path} is no configuration that can be read ({error!r:.80}).") from None
+        raise CheckpointError(f"{path} is an invalid configuration ({printable(repr(error), 80)}).") from None
 
 
 def _as_openai(config: ClipConfig) -> ClipConfig:
-    """OpenAI's archives have QuickGELU, whatever the shapes are called."""
+    """OpenAI's archives have QuickGELU, also where a configuration says GELU."""
     quick = {"activation": Activation.QUICK_GELU}
     return config.model_copy(
         update={"image": config.image.model_copy(update=quick), "text": config.text.model_copy(update=quick)}
     )
 
 
-def _bounded(where: Path | str, traits: Traits, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
-    """The configuration, once it is clear that it does not ask for more blocks than there are tensors."""
-    if traits.config.image.layers + traits.config.text.layers > len(tensors):
+def _bounded(where: Path | str, known: PublishedConfig, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
+    """The architecture, once it has no more blocks than there are tensors: it could ask for billions."""
+    if known.config.image.layers + known.config.text.layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
-    return traits.config
+    return known.config
 
 
 # ---------------------------------------------------------------- other sizes, and the tokenizer
 
 
 def _adapted(config: ClipConfig, image_size: int | None, context_length: int | None) -> ClipConfig:
-    """The identity for images of another size, or for fewer tokens.
+    """The architecture for another image size, or for a shorter context.
 
     Raises:
-        UsageError: if the size does not fit the patches, or there are not as many tokens.
+        UsageError: if the size is not a multiple of the patch size, or the context is longer than that of the weights.
     """
     values = config.model_dump()
     if image_size is not None:
@@ -240,7 +239,7 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
         if context_length > config.text.context_length:
             raise UsageError(
                 f"--context-length is {context_length}; the weights were trained with {config.text.context_length} "
-                "tokens, and later positions were never learnt."
+                "tokens, and have no embeddings of later positions."
             )
         values["text"]["context_length"] = context_length
     try:
@@ -249,14 +248,14 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
         raise explain(error) from None
 
 
-def _fitting_tokenizer(path: Path, traits: Traits, context_length: int) -> Tokenizer:
+def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) -> Tokenizer:
     """The tokenizer that belongs to the weights.
 
     Raises:
-        TokenizerError: if there is none, or it ends captions elsewhere than where the network reads its answer.
+        TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
-    folder, text = path.parent, traits.config.text
-    if traits.own_tokenizer and not (folder / "tokenizer.json").is_file():
+    folder, text = path.parent, known.config.text
+    if known.own_tokenizer and not (folder / "tokenizer.json").is_file():
         raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
     whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT
     tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=whole)
@@ -266,10 +265,10 @@ def _fitting_tokenizer(path: Path, traits: Traits, context_length: int) -> Token
             f"the tokenizer found for {path} has {size:,} tokens, the network {text.vocab_size:,}; "
             "put the tokenizer.json that belongs to it beside it."
         )
-    if (traits.end_token not in (None, end)) or (traits.highest_token and end != size - 1):
-        wanted = "the highest token" if traits.end_token is None else f"token {traits.end_token}"
+    if (known.end_token not in (None, end)) or (known.highest_token and end != size - 1):
+        wanted = "the highest token" if known.end_token is None else f"token {known.end_token}"
         raise TokenizerError(
-            f"the tokenizer found for {path} ends captions with token {end}, and the network reads its answer at "
+            f"the tokenizer found for {path} ends captions with token {end}, and the text tower pools at "
             f"{wanted}; put the tokenizer.json that belongs to it beside it."
         )
     return tokenizer

@@ -1,4 +1,4 @@
-"""The caption's tower: a causal Transformer.
+"""The text tower: a Transformer, causal or not.
 
 Shapes: B captions, T tokens (at most the context length), W width, D embedding.
 """
@@ -12,10 +12,10 @@ from clip_core.network import Pooling, TextTower
 
 
 class TextEncoder(nn.Module):
-    """Tokens, positions, Transformer, the end-of-text token, projection, unit length (Radford et al. 2021).
+    """Tokens, positions, Transformer, pooling at the end token, projection, L2 normalisation (Radford et al. 2021).
 
-    forward: input_ids int64 (B, T) -> text_embeds (B, D) of length one. What follows a caption's first end token is
-    padding: the causal mask keeps it from the answer, so captions may be trimmed or padded to any length.
+    forward: input_ids, int64 (B, T) -> text_embeds, float32 (B, D), L2-normalised. Whatever follows the first end token
+    of a caption is padding: a causal tower does not attend to it, so captions may be trimmed or padded to any length.
     """
 
     def __init__(self, config: TextTower, embed_dim: int) -> None:
@@ -49,14 +49,14 @@ class TextEncoder(nn.Module):
         return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
 
     def pool(self, tokens: Tensor, input_ids: Tensor) -> Tensor:
-        """One vector a caption.  (B, T, W), (B, T) -> (B, W)"""
+        """The output at the pooled token.  (B, T, W), (B, T) -> (B, W)"""
         if self.config.pooling is Pooling.END_OF_TEXT:
             return pool_end_of_text(tokens, input_ids, self.config.end_token)
         return tokens[:, 0 if self.config.pooling is Pooling.FIRST else -1]
 
 
 def pool_end_of_text(tokens: Tensor, input_ids: Tensor, end_token: int) -> Tensor:
-    """The vector at each caption's first end token.  (B, T, W), (B, T) -> (B, W)"""
+    """The output at the first end token of each caption.  (B, T, W), (B, T) -> (B, W)"""
     end = (input_ids == end_token).int().argmax(dim=1)  # (B,)
     index = end[:, None, None].expand(-1, 1, tokens.shape[2])  # (B, 1, W)
     return tokens.gather(1, index.long()).squeeze(1)

@@ -1,4 +1,4 @@
-"""The Transformer that both towers are made of.
+"""The Transformer blocks of both towers.
 
 Shapes: B batch, T tokens, W width, H heads, E = W / H.
 """
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 def initialise_blocks(blocks: nn.ModuleList, width: int) -> None:
-    """CLIP's own initialisation: what is added to the residual stream shrinks with depth (Radford et al. 2021)."""
+    """CLIP's initialisation: layers that write to the residual stream are scaled by depth (Radford et al. 2021)."""
     attention_std = width**-0.5
     residual_std = attention_std * (2 * len(blocks)) ** -0.5
     for block in blocks:

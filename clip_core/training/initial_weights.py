@@ -9,7 +9,7 @@ from clip_core.config import DataConfig, TrainConfig
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import UsageError
 from clip_core.model.checkpoint import load_model, valid_checkpoints
-from clip_core.model.positions import interpolate_positions
+from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, is_run

@@ -13,7 +13,7 @@ from clip_core.config import TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.clip import CLIP
-from clip_core.model.size import parameters
+from clip_core.model.model_size import parameters
 from clip_core.run.records import (
     DataFacts,
     Decision,

@@ -60,9 +60,7 @@ def test_attention_by_products_and_its_gradient_are_those_of_the_fused_kernel(ca
     products = attend_by_products(qkv, causal=causal)
     torch.testing.assert_close(products, fused)
     gradient = torch.randn(fused.shape, generator=random, dtype=torch.float64)
-    torch.testing.assert_close(
-        torch.autograd.grad(products, qkv, gradient), torch.autograd.grad(fused, qkv, gradient)
-    )
+    torch.testing.assert_close(torch.autograd.grad(products, qkv, gradient), torch.autograd.grad(fused, qkv, gradient))
 
 
 def test_products_are_for_bf16_on_a_cpu_and_up_to_1024_tokens() -> None:

@@ -81,7 +81,9 @@ def test_a_path_that_is_mistyped_is_not_taken_for_a_name_of_the_hub(tmp_path: Pa
     assert "no weights at runs/nothing" in last
 
 
-def test_only_what_looks_like_a_name_and_is_no_path_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_looks_like_a_name_and_is_no_path_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     assert hub_name("org/name") == hub_name("hf-hub:org/name") == hub_name("hf-hub:org/name") == "org/name"

@@ -221,6 +221,7 @@ LONG = (2**32 - 16).to_bytes(4, "little")
 VAST = (2**62).to_bytes(8, "little")
 TUPLES = b"\x80\x02)" + b"\x85" * 200_000
 TREE = b"\x80\x02})" + b"q\x00h\x00\x86" * 35  # 2**35 leaves
+ZERO = b"X\x01\0\0\x000"  # the text "0"
 STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu%st"
 REBUILD = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"Q%s\x89}tRs."
 
@@ -243,7 +244,7 @@ HOSTILE = {
     "nested tuples": TUPLES + b".",
     "nested tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
     "a tuple that is hashed without end as a key": TREE + b"Ns.",
-    "nested tuples as a storage's key": b"\x80\x02" + (STORAGE % b"K\x01").replace(b"X\x01\0\0\x000", TUPLES[2:]) + b"Q.",
+    "nested tuples as a storage's key": b"\x80\x02" + (STORAGE % b"K\x01").replace(ZERO, TUPLES[2:]) + b"Q.",
     "nested lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
     "a list in itself": b"\x80\x02]q\x00h\x00a.",
     "a dict in itself": b"\x80\x02}q\x00X\x01\0\0\0ah\x00s.",

@@ -1,4 +1,4 @@
-"""What a description of published weights comes to, whatever its format."""
+"""The configuration of published weights, and checks that the readers of each format share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from clip_core.network import ClipConfig
 
 
 @dataclass(frozen=True)
-class Traits:
-    """The identity that a configuration, or the shapes, give.
+class PublishedConfig:
+    """The architecture of published weights, from a configuration file or from the shapes of the tensors.
 
-    `end_token`: what the answer is read at, where it is said; None where it is the highest number in the caption, or
-    where it does not matter: then the tokenizer says which it is, and `config` holds the vocabulary's last.
-    `highest_token`: the answer is read at the highest number in the caption.
+    `end_token`: the token at which the text tower pools, where the configuration names one; else None, and `config` has
+    the last token of the vocabulary until the tokenizer is known.
+    `highest_token`: the text tower pools at the highest token id of the caption.
     `own_tokenizer`: the tokenizer is not CLIP's BPE, so it must come with the weights.
     """
 
@@ -37,23 +37,21 @@ def make_config(where: Path | str, values: Mapping[str, Any]) -> ClipConfig:
     try:
         return ClipConfig.model_validate(values)
     except ValidationError as error:
-        raise CheckpointError(f"{where} describes no network that can be built: {explain(error)}") from None
+        raise CheckpointError(f"{where} describes an invalid network: {explain(error)}") from None
 
 
 def unsupported(where: Path | str, trait: str) -> CheckpointError:
-    return CheckpointError(
-        f"{where} has {trait}, which is not supported; supported are CLIPs whose two towers are plain Transformers."
-    )
+    return CheckpointError(f"{where} has {trait}, which is not supported; both towers must be plain Transformers.")
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
-    """The ratio r for which int(width * r) is the hidden width, whatever the rounding of floats."""
+    """A ratio with int(width * ratio) == hidden, in spite of rounding."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def number(where: Path | str, settings: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A whole number from a configuration; two equal ones, as for a square image, count as one.
+    """A positive integer of a configuration; two equal ones, as for a square image, count as one.
 
     Raises:
         CheckpointError: if it is missing or something else.
@@ -62,5 +60,5 @@ def number(where: Path | str, settings: Mapping[str, Any], key: str, default: in
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
     if type(value) is not int or value < 1:
-        raise CheckpointError(f"{where}: {key} is {value!r:.60}; it should be a whole number from 1.")
+        raise CheckpointError(f"{where}: {key} is {value!r:.60}; it must be a whole number from 1.")
     return value

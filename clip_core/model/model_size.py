@@ -1,4 +1,4 @@
-"""How large a network is: true parameter counts and FLOPs, measured on the built towers."""
+"""Parameter counts and FLOPs of a network, measured on the built towers."""
 
 from typing import NamedTuple
 
