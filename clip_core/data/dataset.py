@@ -166,10 +166,10 @@ def load_data(
         DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
         UsageError: if there is no list to read.
     """
-    prepared = preprocessing
+    lists = lists or read_lists(config, seed, say)
     sets, stores, reports = [], [], []
-    for (file, pairs), how in zip(lists or read_lists(config, seed, say), (decoder, EXACT), strict=False):
-        stores.append(_decoded(distinct_images(pairs), prepared, config, how, say))
+    for (file, pairs), how in zip(lists, (decoder, EXACT), strict=False):
+        stores.append(_decoded(distinct_images(pairs), preprocessing, config, how, say))
         reports.append(sort_pairs(pairs, {stores[-1].paths[row]: why for row, why in stores[-1].failures.items()}))
         say(printable(f"{file}: {reports[-1].sentence()}"))
         refuse_bad(file, reports[-1], config)
@@ -177,7 +177,7 @@ def load_data(
     if config.val_file is None:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
         same = decoder is EXACT
-        stores.append(stores[0] if same else _decoded(val.images, prepared, config, EXACT, say))
+        stores.append(stores[0] if same else _decoded(val.images, preprocessing, config, EXACT, say))
     else:
         train, val = sets
         _say_shared(train, val, say)

@@ -92,8 +92,6 @@ def write_record(
     model: CLIP,
     data: Data,
     start: Start | None,
-    *,
-    fingerprint: str,
 ) -> None:
     """Write validation.json and config.json: all that another person needs to know what this run is."""
     write_validation_pairs(writer, data)
@@ -115,7 +113,7 @@ def write_record(
             val_pairs=len(data.val),
             val_images=len(data.val.images),
             classes=data.classes,
-            fingerprint=fingerprint,
+            fingerprint=data.fingerprint,
         ),
         device_name=describe(torch.device(recipe.device)),
         git=_git_version(),

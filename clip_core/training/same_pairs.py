@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_core.data.dataset import Data
 from clip_core.data.pairs import Pair
 from clip_core.errors import RunError
 from clip_core.files import replacing
@@ -38,31 +39,33 @@ def pair_hashes(pairs: Sequence[Pair]) -> Hashes:
     return hashes
 
 
-def fingerprint(hashes: Hashes) -> str:
-    """Of all pairs in their order, on which the batches depend."""
-    return hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
-
-
 def store_hashes(run: Path, hashes: Hashes) -> None:
     with replacing(RunPaths(run).pair_hashes) as beside, beside.open("wb") as handle:
         np.save(handle, hashes)
 
 
-def refuse_other_pairs(run: Path, expected: str, file: Path, pairs: Sequence[Pair]) -> None:
-    """Raise RunError, saying what differs, unless these pairs have the fingerprint that the run began with."""
-    now = pair_hashes(pairs)
-    if fingerprint(now) == expected:
-        return
-    raise RunError(
-        f"the pairs of {file} are not those that {run} was trained on: {_difference(run, now, pairs)}; "
-        "give the same pairs with --data and --image-root, or start a new run."
-    )
+def refuse_other_pairs(run: Path, expected: str, file: Path, data: Data) -> None:
+    """Raise RunError, saying what differs, unless these are the pairs that the run began with, in the same order.
 
-
-def _difference(run: Path, now: Hashes, pairs: Sequence[Pair]) -> str:
+    Args:
+        expected: `fingerprint` of the run, which decides where the run has no hashes.
+        file: the list of the pairs now.
+    """
+    pairs, now = data.report.good, pair_hashes(data.report.good)
     try:
         before = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
     except (OSError, ValueError):
+        before = None
+    same = data.fingerprint == expected if before is None else np.array_equal(before, now)
+    if not same:
+        raise RunError(
+            f"the pairs of {file} are not those that {run} was trained on: {_difference(before, now, pairs)}; "
+            "give the same pairs with --data and --image-root, or start a new run."
+        )
+
+
+def _difference(before: Hashes | None, now: Hashes, pairs: Sequence[Pair]) -> str:
+    if before is None:
         return f"there are {len(now):,} usable pairs, and their images or captions differ"
     missing, added = np.flatnonzero(~np.isin(before, now)), np.flatnonzero(~np.isin(now, before))
     parts = []

@@ -30,7 +30,7 @@ from clip_core.training.preflight import with_absolute_paths
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
-from clip_core.training.same_pairs import fingerprint, pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.training.same_pairs import pair_hashes, refuse_other_pairs, store_hashes
 from clip_core.training.second_validation import load_second_validation
 from clip_core.training.trainable import choose_trainable
 from clip_core.training.trainer import Trainer
@@ -66,9 +66,8 @@ def build_trainer(
     model = _model(config, plan, start, writer.path, batches)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if record is None:
-        hashes = pair_hashes(data.report.good)
-        store_hashes(writer.path, hashes)
-        write_record(writer, stored, plan.recipe, plan.decisions, model, data, start, fingerprint=fingerprint(hashes))
+        store_hashes(writer.path, pair_hashes(data.report.good))
+        write_record(writer, stored, plan.recipe, plan.decisions, model, data, start)
     elif record.config != stored:  # its data were moved
         write_validation_pairs(writer, data)
         record.model_copy(update={"config": stored}).write(writer.paths.config)
@@ -91,7 +90,7 @@ def _load(config: TrainConfig, start: Start | None, record: RunRecord | None, wr
     preprocessing = network.preprocessing if network else choose_preprocessing(config, lists[0].pairs)
     data = load_data(config.data, preprocessing, config.run.seed, log.say, FAST, lists)
     if record is not None:
-        refuse_other_pairs(writer.path, record.data.fingerprint, lists[0].file, data.report.good)
+        refuse_other_pairs(writer.path, record.data.fingerprint, lists[0].file, data)
     train = data.train
     what = "image" if len(train.images) == 1 else "caption" if len(train.captions) == 1 else None
     if what is not None and len(train) > 1:

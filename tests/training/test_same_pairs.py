@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.data.pairs import Pair
+from clip_core.data.dataset import Data, PairSet
+from clip_core.data.pairs import Pair, Report, fingerprint
+from clip_core.data.store import ImageStore
 from clip_core.errors import RunError
-from clip_core.training.same_pairs import fingerprint, pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.network import Preprocessing
+from clip_core.training.same_pairs import pair_hashes, refuse_other_pairs, store_hashes
 
 
 def pairs_in(folder: Path, count: int = 5) -> list[Pair]:
@@ -28,30 +31,35 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
-def test_moved_pairs_are_the_same_and_another_order_is_not(tmp_path: Path) -> None:
+def data_of(pairs: list[Pair]) -> Data:
+    """As `load_data` gives it, with what is compared."""
+    everything = PairSet.from_pairs(pairs)
+    store = ImageStore.build([], Preprocessing(image_size=8), cache_gb=0)
+    return Data(everything, everything, store, store, None, Report(pairs, []), fingerprint(pairs))
+
+
+def test_moved_pairs_are_the_same_and_another_order_is_not(tmp_path: Path, run: Path) -> None:
     pairs = pairs_in(tmp_path / "a")
+    store_hashes(run, pair_hashes(pairs))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     moved = [replace(pair, image=tmp_path / "b" / pair.name) for pair in pairs]
-    assert fingerprint(pair_hashes(moved)) == fingerprint(pair_hashes(pairs))
-    assert fingerprint(pair_hashes(pairs[::-1])) != fingerprint(pair_hashes(pairs))
+    refuse_other_pairs(run, "", Path("list.json"), data_of(moved))
+    with pytest.raises(RunError, match="their order or number differs"):
+        refuse_other_pairs(run, "", Path("list.json"), data_of(pairs[::-1]))
 
 
 def test_what_differs_is_counted_and_the_first_is_named(tmp_path: Path, run: Path) -> None:
     pairs = pairs_in(tmp_path / "a")
-    hashes = pair_hashes(pairs)
-    store_hashes(run, hashes)
-    expected = fingerprint(hashes)
-    refuse_other_pairs(run, expected, Path("list.json"), pairs)
+    store_hashes(run, pair_hashes(pairs))
     with pytest.raises(RunError, match=r"list.json are not those that .*: 2 are missing \(first: usable pair 1\);"):
-        refuse_other_pairs(run, expected, Path("list.json"), pairs[2:])
-    with pytest.raises(RunError, match="their order or number differs"):
-        refuse_other_pairs(run, expected, Path("list.json"), pairs[::-1])
+        refuse_other_pairs(run, "", Path("list.json"), data_of(pairs[2:]))
     pairs[4].image.write_bytes(b"another image")
     with pytest.raises(RunError, match=r'1 is new or changed \(first: 4.png "caption 4"\)'):
-        refuse_other_pairs(run, expected, Path("list.json"), pairs)
+        refuse_other_pairs(run, "", Path("list.json"), data_of(pairs))
 
 
-def test_without_the_stored_hashes_the_difference_is_still_an_error(tmp_path: Path, run: Path) -> None:
+def test_without_the_stored_hashes_the_fingerprint_decides(tmp_path: Path, run: Path) -> None:
     pairs = pairs_in(tmp_path / "a")
+    refuse_other_pairs(run, fingerprint(pairs), Path("list.json"), data_of(pairs))
     with pytest.raises(RunError, match="there are 5 usable pairs"):
-        refuse_other_pairs(run, "0" * 64, Path("list.json"), pairs)
+        refuse_other_pairs(run, "0" * 64, Path("list.json"), data_of(pairs))

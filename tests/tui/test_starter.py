@@ -19,7 +19,7 @@ def test_flags_say_only_what_differs_from_the_default() -> None:
 
 
 def test_the_flags_of_a_form_are_understood_by_clip_train() -> None:
-    from clip_core.cli.train import app, from_flags
+    from clip_core.cli.train_command import app, from_flags
 
     typed = {"data-data_file": __file__, "data-bad_pairs": "refuse", "optim-augment": False, "model-layers": "2",
              "optim-epochs": "3", "data-tokenizer": "bpe", "run-precision": "fp32"}  # fmt: skip
