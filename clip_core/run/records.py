@@ -81,6 +81,7 @@ class Status(Record):
     state: State = State.STARTING
     pid: int = 0
     host: str = ""
+    message: str | None = None  # export.json: what it does now
     step: int = 0
     steps: int = 0
     epoch: int = 0
