@@ -153,6 +153,7 @@ def counts(data: DataFacts | None, validation: Sequence[Pair]) -> list[Fact]:
         facts.append(("validation", f"{number(data.val_pairs)} pairs, {number(data.val_images)} images"))
         if data.classes is not None:
             facts.append(("classes", number(len(data.classes))))
-    distinct = len({normalise_caption(caption) for _, caption in validation})
-    facts.append(("captions", f"{number(distinct)} distinct in the validation set"))
+    if validation:
+        distinct = len({normalise_caption(caption) for _, caption in validation})
+        facts.append(("captions", f"{number(distinct)} distinct in the validation set"))
     return facts
