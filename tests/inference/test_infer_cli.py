@@ -139,7 +139,7 @@ def test_bars_are_drawn(tiny_bundle: Path, image: Path, tmp_path: Path, mode: st
     assert (tmp_path / "bars.png").stat().st_size > 1000
 
 
-def test_a_text_that_is_too_long_is_said(tiny_bundle: Path, image: Path) -> None:
+def test_a_truncated_text_is_reported(tiny_bundle: Path, image: Path) -> None:
     done = python(*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "long " * 30, "short")
     assert "1 of 2 texts are longer than 24 tokens" in done.stderr
 
