@@ -78,12 +78,12 @@ def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None
         text_cfg["proj_bias"] = True
     if not _is_open_clips(tokenizer) or (tokenizer.pad_id and not _reads_at_end(text)):
         text_cfg["hf_tokenizer_name"] = "tokenizer.json"  # any name: for a local folder it means that folder
-    said: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     if image.activation is Activation.QUICK_GELU:
-        said["quick_gelu"] = True
+        cfg["quick_gelu"] = True
     if logit_bias is not None:
-        said["init_logit_bias"] = logit_bias
-    return said
+        cfg["init_logit_bias"] = logit_bias
+    return cfg
 
 
 def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
-    said: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
+    cfg: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
     if tower.activation is Activation.GELU_TANH:
-        said["act_kwargs"] = {"approximate": "tanh"}
+        cfg["act_kwargs"] = {"approximate": "tanh"}
     if tower.norm_eps != _EPS:
-        said["norm_kwargs"] = {"eps": tower.norm_eps}
-    return said
+        cfg["norm_kwargs"] = {"eps": tower.norm_eps}
+    return cfg
 
 
 def _reads_at_end(text: TextTower) -> bool:

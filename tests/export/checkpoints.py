@@ -34,20 +34,20 @@ def clip_bpe(fixed: bool = False, pad: str = "zero") -> Tokenizer:
 @cache
 def small_clip_bpe() -> Tokenizer:
     """CLIP's kind of tokenizer with fewer merges, which open_clip does not carry."""
-    said = json.loads(clip_bpe()._inner.to_str())["model"]
-    merges = [tuple(pair) for pair in said["merges"][:50]]
-    words = [*list(said["vocab"])[:512], *map("".join, merges), START, END]
+    content = json.loads(clip_bpe()._inner.to_str())["model"]
+    merges = [tuple(pair) for pair in content["merges"][:50]]
+    words = [*list(content["vocab"])[:512], *map("".join, merges), START, END]
     return clip_tokenizer({word: number for number, word in enumerate(words)}, merges, CONTEXT)
 
 
 def ending_with_2() -> Tokenizer:
     """Characters with start and end numbered the other way round, as runs of earlier versions have them."""
-    said = json.loads(train_characters(CAPTIONS, CONTEXT)._inner.to_str())
-    words, specials = said["model"]["vocab"], said["post_processor"]["special_tokens"]
+    content = json.loads(train_characters(CAPTIONS, CONTEXT)._inner.to_str())
+    words, specials = content["model"]["vocab"], content["post_processor"]["special_tokens"]
     words[START], words[END] = words[END], words[START]
     for word in (START, END):
         specials[word]["ids"] = [words[word]]
-    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(said)))
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
 
 
 def checkpoint(
@@ -61,14 +61,14 @@ def checkpoint(
 ) -> Path:
     """A checkpoint folder with every weight moved at random."""
     tokenizer = tokenizer or clip_bpe()
-    said = {
+    content = {
         "vocab_size": tokenizer.vocab_size, "end_token": tokenizer.end_token, "context_length": CONTEXT,
         "width": 32, "heads": 2, "layers": 2,
     }  # fmt: skip
     config = ClipConfig(
         embed_dim=16,
         image=ImageTower(**(IMAGE | (image or {}))),
-        text=TextTower(**(said | (text or {}))),
+        text=TextTower(**(content | (text or {}))),
         preprocessing=Preprocessing(image_size=SIDE, **(preprocessing or {})),
         logit_bias=logit_bias,
     )

@@ -124,7 +124,7 @@ def test_images_that_are_gone_are_asked_for(run: Path, tiny_run: Path) -> None:
     assert manifest.parity.images == 36
 
 
-def test_a_checkpoint_without_a_run_is_exported_where_it_is_told(run: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_run_needs_the_folder_of_its_export(run: Path, tiny_run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(run / "checkpoints" / "step_0000007", alone)
     shutil.copy(run / "tokenizer.json", alone)

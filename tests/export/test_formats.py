@@ -103,7 +103,7 @@ def test_only_an_export_of_the_same_run_is_replaced(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out", "two"]
 
 
-def test_a_run_is_written_below_itself_and_a_checkpoint_where_it_is_told(tmp_path: Path):
+def test_a_run_is_exported_into_its_folder_and_a_checkpoint_needs_out(tmp_path: Path):
     run = make_run(tmp_path / "run", image={"pooling": "class_token", "patch_bias": False})
     out = export_weights(run, to="open_clip")
     assert out == run / "open_clip"

@@ -136,10 +136,10 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("tamper", "said"), TAMPERINGS)
-def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, said: str) -> None:
+@pytest.mark.parametrize(("tamper", "message"), TAMPERINGS)
+def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, message: str) -> None:
     tamper(own_bundle)
-    with pytest.raises(ClipError, match=said) as caught:
+    with pytest.raises(ClipError, match=message) as caught:
         CLIPInference(own_bundle, backend="onnx")
     assert "\n" not in str(caught.value)
 

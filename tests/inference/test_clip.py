@@ -111,7 +111,7 @@ def test_braces_in_a_class_are_text(onnx: CLIPInference, tiny_run: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("ask", "kind", "said"),
+    ("ask", "kind", "message"),
     [
         (lambda clip, image: clip.zero_shot_classification(image, ["a"], "no place"), UsageError, "no place"),
         (lambda clip, image: clip.zero_shot_classification(image, []), UsageError, "at least one class"),
@@ -123,14 +123,14 @@ def test_braces_in_a_class_are_text(onnx: CLIPInference, tiny_run: Path) -> None
         (lambda clip, image: clip.image_text_similarity("nowhere.png", ["a"]), ImageError, "nowhere.png"),
     ],
 )
-def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, kind, said) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, kind, message) -> None:
+    with pytest.raises(kind, match=message) as caught:
         ask(onnx, images_of(tiny_run)[0])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "kind", "said"),
+    ("path", "options", "kind", "message"),
     [
         ("nowhere", {}, CheckpointError, "no model at"),
         ("bundle", {"backend": "torch"}, BackendError, "is an ONNX bundle"),
@@ -142,8 +142,8 @@ def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: 
         ("checkpoints", {}, CheckpointError, "checkpoints"),
     ],
 )
-def test_a_model_that_cannot_be_used_is_one_sentence(tiny_run: Path, path, options, kind, said) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_a_model_that_cannot_be_used_is_one_sentence(tiny_run: Path, path, options, kind, message) -> None:
+    with pytest.raises(kind, match=message) as caught:
         CLIPInference(tiny_run / path, **options)
     assert "\n" not in str(caught.value)
 

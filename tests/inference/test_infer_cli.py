@@ -139,7 +139,7 @@ def test_bars_are_drawn(tiny_bundle: Path, image: Path, tmp_path: Path, mode: st
     assert (tmp_path / "bars.png").stat().st_size > 1000
 
 
-def test_a_text_that_is_too_long_is_said(tiny_bundle: Path, image: Path) -> None:
+def test_a_truncated_text_is_reported(tiny_bundle: Path, image: Path) -> None:
     done = python(*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "long " * 30, "short")
     assert "1 of 2 texts are longer than 24 tokens" in done.stderr
 
@@ -161,7 +161,7 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--mode", "magic"), "magic"),
         (("similarity", "--model", "nowhere", "--image", "x.png", "--texts", "a"), "nowhere"),
@@ -175,9 +175,9 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
         (("classification", "--model", "BUNDLE", "--image", "x\x1b[31m", "--classes", "a"), "x[31m"),
     ],
 )
-def test_a_mistake_is_one_sentence_without_a_traceback(tiny_bundle: Path, tmp_path: Path, words, said: str) -> None:
+def test_a_mistake_is_one_sentence_without_a_traceback(tiny_bundle: Path, tmp_path: Path, words, message: str) -> None:
     done = python(*INFER, *(tiny_bundle if word == "BUNDLE" else word for word in words), cwd=tmp_path)
     assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("clip-infer: ")
     assert done.stderr.count("\n") == 1

@@ -82,7 +82,7 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
         ("not json", "question"),
         ("[1, 2]", "question"),
@@ -100,11 +100,11 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
     ],
 )
 def test_a_bad_question_is_answered_in_one_sentence_and_the_server_lives(
-    server: Server, question: str, said: str
+    server: Server, question: str, message: str
 ) -> None:
     answer = server.ask(question)
     assert answer["ok"] is False
-    assert said in answer["error"]
+    assert message in answer["error"]
     assert "\n" not in answer["error"]
     assert answer["id"] == (9 if '"id"' in question else None)
     assert server.process.poll() is None
