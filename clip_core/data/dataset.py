@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_core.config import DataConfig
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import Pair, Report, distinct_images, sort_pairs
+from clip_core.data.pairs import Pair, Report, distinct_images, fingerprint, sort_pairs
 from clip_core.data.progress import DecodeProgress
 from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
@@ -87,6 +87,7 @@ class Data:
     val_store: ImageStore
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
+    fingerprint: str  # of the list, and of --val-file after a "-": the same data at another place has the same
 
 
 def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
@@ -183,7 +184,8 @@ def load_data(
         _say_shared(train, val, say)
     train_store, val_store = (_rows_of(part, store) for part, store in zip((train, val), stores, strict=True))
     report = Report([p for r in reports for p in r.good], [b for r in reports for b in r.bad])
-    return Data(train, val, train_store, val_store, few_classes(train, val), report)
+    identity = "-".join(fingerprint(pairs) for _, pairs in lists)
+    return Data(train, val, train_store, val_store, few_classes(train, val), report, identity)
 
 
 def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pair]:

@@ -1,11 +1,13 @@
 """Pairs of an image and a caption, sorted into usable and unusable; `formats` has how they are read."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_core.data.image_files import image_facts
 from clip_core.errors import ImageError
 from clip_core.text import printable
 
@@ -124,6 +126,29 @@ def check_pairs(
 def distinct_images(pairs: Iterable[Pair]) -> list[Path]:
     """The images worth decoding, each once, in the list's order."""
     return list(dict.fromkeys(pair.image for pair in pairs if pair.problem is None))
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """The identity of a pair set: sha256 over its sorted (name, size of the image file, caption), 64 hex digits.
+
+    Equal wherever the folder lies and in whatever order the pairs are listed. Nothing is decoded; pairs already known
+    to be unusable are left out, and a missing image counts with its name.
+    """
+    sizes: dict[Path, str] = {}
+    lines = []
+    for pair in pairs:
+        if pair.problem is not None:
+            continue
+        if pair.image not in sizes:
+            try:
+                sizes[pair.image] = str(image_facts(pair.image)[0])
+            except (OSError, ValueError):
+                sizes[pair.image] = "missing"
+        lines.append("\0".join((pair.name or pair.image.name, sizes[pair.image], pair.caption)))
+    digest = hashlib.sha256()
+    for line in sorted(lines):
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\0\0")
+    return digest.hexdigest()
 
 
 def decoding_threads(workers: int | None) -> int:

@@ -188,11 +188,14 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 
 
-def test_a_data_set_that_was_moved_is_split_the_same(images: Path, tmp_path: Path):
+def test_a_data_set_that_was_moved_is_split_the_same_and_has_the_same_fingerprint(images: Path, tmp_path: Path):
     write_list(images / "all.json", [(f"{n}.png", str(n)) for n in range(40)])
     shutil.copytree(images, tmp_path / "copy")
-    names = [
-        load_data(DataConfig(data_file=folder / "all.json"), SQUARE, 0, lambda _: None).val.names
+    first, second = (
+        load_data(DataConfig(data_file=folder / "all.json"), SQUARE, 0, lambda _: None)
         for folder in (images, tmp_path / "copy")
-    ]
-    assert names[0] == names[1]
+    )
+    assert first.val.names == second.val.names
+    assert first.fingerprint == second.fingerprint
+    with_val = DataConfig(data_file=images / "all.json", val_file=images / "all.json")
+    assert load_data(with_val, SQUARE, 0, lambda _: None).fingerprint == "-".join([first.fingerprint] * 2)

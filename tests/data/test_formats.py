@@ -294,7 +294,9 @@ def test_a_folder_with_metadata_is_read_by_it(folder: Path):
 
 def test_a_folder_that_holds_lists_names_them(folder: Path):
     write(folder / "train.json", "[]")
-    with pytest.raises(DataError, match=r"folder with lists and no data set itself; name a list: .*train\.json\.$"):
+    with pytest.raises(
+        DataError, match=r"is a folder with lists and no data set itself; name a list: .*train\.json\.$"
+    ):
         read(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import Pair, check_pairs
+from clip_core.data.pairs import Pair, check_pairs, fingerprint
 from clip_core.errors import DataError
 from clip_core.files import write_json
 
@@ -204,3 +205,24 @@ def test_any_json_is_pairs_or_a_data_error(value: Any, tmp_path_factory: pytest.
     path = write_list(tmp_path_factory.mktemp("any"), value)
     with suppress(DataError):  # anything else that is raised fails the test
         assert check_pairs(read_pairs(path), workers=1).good == []
+
+
+def test_the_fingerprint_knows_names_sizes_and_captions_and_neither_the_place_nor_the_order(folder: Path):
+    names = ["photos/good.png", "photos/other.png"]
+    Image.new("RGB", (9, 6), "green").save(folder / names[1])
+    entries = [entry(image=name, caption=f"caption {number}") for number, name in enumerate(names * 2)]
+    first = fingerprint(read_pairs(write_list(folder, entries)))
+    assert first == fingerprint(read_pairs(write_list(folder, entries[::-1])))
+    moved = folder.parent / "elsewhere"
+    shutil.copytree(folder, moved)
+    assert first == fingerprint(read_pairs(write_list(moved, entries)))
+    others = [
+        fingerprint(read_pairs(write_list(moved, changed)))
+        for changed in (entries[1:], [*entries, entries[0]], [entries[0] | {"caption": "other"}, *entries[1:]])
+    ]
+    with (moved / names[0]).open("ab") as handle:
+        handle.write(b"more")
+    others.append(fingerprint(read_pairs(write_list(moved, entries))))
+    (moved / names[0]).unlink()
+    others.append(fingerprint(read_pairs(write_list(moved, entries))))
+    assert len({first, *others}) == 6
