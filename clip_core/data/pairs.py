@@ -27,6 +27,7 @@ class Pair:
     name: str = ""
     problem: str | None = None
     where: str = ""
+    split: str | None = None  # "train", "val" or "test", where the data set says so
 
     @property
     def place(self) -> str:

@@ -58,6 +58,8 @@ class Reading:
     root: Path
     columns: dict[str, str]
     pairs: list[Pair]
+    notes: list[str]
+    not_read: dict[str, int]
 
 
 def is_there(path: Path) -> bool:
@@ -96,7 +98,9 @@ def read_data(path: Path, options: ReadOptions = _DEFAULTS) -> Reading:
     """
     source, name, why = detect(path, options)
     contents = FORMATS[name].read(source)
-    return Reading(source.path, name, why, contents.root, contents.columns, contents.pairs)
+    return Reading(
+        source.path, name, why, contents.root, contents.columns, contents.pairs, contents.notes, contents.not_read
+    )
 
 
 def _detect(source: Source) -> tuple[str, str]:

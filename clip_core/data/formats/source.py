@@ -46,11 +46,13 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a format's reader found: pairs, the folder that their names start from, and the columns it took."""
+    """What a format's reader found: pairs, the folder that their names start from, the columns it took, what it left out."""
 
     pairs: list[Pair]
     root: Path
     columns: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what was assumed or repaired, a sentence each
+    not_read: dict[str, int] = field(default_factory=dict)  # what was left out, in words, and how many
 
 
 @dataclass(frozen=True)
