@@ -141,7 +141,7 @@ def test_bad_pairs_are_skipped_said_and_reported(images: Path, tmp_path: Path):
     data = load_data(DataConfig(data_file=data_file, image_root=images), SQUARE, 0, said.append)
     assert len(data.train) + len(data.val) == 40
     assert [bad.pair.entry for bad in data.report.bad] == [1]
-    assert "1 of 41 pairs is unusable" in said[0]
+    assert "1 of 41 pairs is unusable" in said[2]
 
 
 def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_path: Path):
@@ -166,7 +166,7 @@ def test_a_val_file_is_the_evaluation_set_and_shared_images_are_said(images: Pat
     said: list[str] = []
     data = load_data(DataConfig(data_file=train, val_file=val), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 12)
-    assert any(sentence.startswith("2 images are in both lists") for sentence in said)
+    assert any(sentence.startswith("2 images are in both sets") for sentence in said)
 
 
 def test_without_a_list_the_way_out_is_named():
@@ -183,7 +183,7 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
     assert said[0].startswith("drew 90 images")
-    assert "exists, so no shapes are drawn" in said[2]
+    assert "exists, so no shapes are drawn" in said[4]
     assert first.train.images == second.train.images
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 
