@@ -69,9 +69,10 @@ def _example_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Image and caption of each example, the captions one below the other where no name is too long for that."""
     root = Path(facts["image_root"])
     names = [_below(Path(example["image"]), root) for example in facts["examples"]]
-    width = max(map(len, names), default=0)
-    pairs = zip(names, facts["examples"], strict=True)
-    texts = [f"{name:<{width if width <= _NAME else 0}}  {printable(pair['caption'], _CAPTION)}" for name, pair in pairs]
+    widest = max(map(len, names), default=0)
+    width = widest if widest <= _NAME else 0
+    captions = [printable(example["caption"], _CAPTION) for example in facts["examples"]]
+    texts = [f"{name:<{width}}  {caption}" for name, caption in zip(names, captions, strict=True)]
     return [("" if number else "examples", text) for number, text in enumerate(texts)]
 
 

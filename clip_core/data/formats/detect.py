@@ -16,6 +16,7 @@ from clip_core.data.formats import (
     webdataset,
 )
 from clip_core.data.formats.source import Contents, ReadOptions, Source
+from clip_core.data.formats.unsupported import not_found, what_it_is
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 
@@ -43,7 +44,6 @@ FORMATS: dict[str, Format] = {
     "class-folders": Format(class_folders.SHAPE, class_folders.detect, class_folders.read),
 }
 
-_LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _DEFAULTS = ReadOptions()
 _METADATA = ("metadata.jsonl", "metadata.csv")  # the list of a folder, as Hugging Face's ImageFolder names it
 
@@ -74,10 +74,10 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     """What to read, the name of its format, and why.
 
     Raises:
-        DataError: naming the formats, if none fits.
+        DataError: saying what the path is, if it is in no format.
     """
     if not path.exists() and not webdataset.find_shards(path):
-        raise DataError(f"no pair list at {path}; correct the path.")
+        raise DataError(not_found(path))
     inner = next((path / name for name in _METADATA if (path / name).is_file()), path)
     source = Source(inner, options)
     name, why = (options.format, "given by --format") if options.format else _detect(source)
@@ -94,7 +94,7 @@ def read_data(path: Path, options: ReadOptions = _DEFAULTS) -> Reading:
         path: a list, a folder, or a pattern of shards.
         options: the user's options.
     Raises:
-        DataError: naming the formats, if none fits; else as the format's reader says.
+        DataError: saying what the path is, if it is in no format; else as the format's reader says.
     """
     source, name, why = detect(path, options)
     contents = FORMATS[name].read(source)
@@ -108,13 +108,7 @@ def _detect(source: Source) -> tuple[str, str]:
         why = known.detect(source)
         if why is not None:
             return name, why
-    if source.path.is_dir():
-        lists = sorted(item for item in source.path.iterdir() if item.suffix.lower() in _LISTS)[:5]
-        if lists:
-            named = " or ".join(str(item) for item in lists)
-            raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {named}.")
-    shapes = "; ".join(known.shape for known in FORMATS.values())
-    raise DataError(f"{source.path} has no supported format; supported are {shapes}; see --format.")
+    raise DataError(what_it_is(source.path, source.head))
 
 
 def _check_kind(source: Source, name: str) -> None:
