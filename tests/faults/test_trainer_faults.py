@@ -250,9 +250,9 @@ def test_resume_takes_no_flag_that_would_change_the_run(trained_run: Path) -> No
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        ([], 2, "--data-file"),
+        ([], 2, "give --data PATH"),
         (["--data-file", "nowhere.json"], 1, "nowhere.json"),
-        (["--data", "."], 1, "no supported format"),
+        (["--data", "."], 1, "empty folder"),
         (["--data", "{1..2}.tar"], 1, "no such file, folder or shard"),
         (["--data", ".", "--class-template", "x"], 2, "--class-template"),
         (["--data-file", "nowhere.json", "--device", "tpu"], 2, "--device"),
