@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_core.data.dataset import PairSet, few_classes
-from clip_core.data.formats.recognise import read_data
+from clip_core.data.formats.detect import read_data
 from clip_core.data.preprocess import load_image
 from clip_core.model.cpu_speed import use_all_cores
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, zero_shot_scores

@@ -1,4 +1,4 @@
-"""How near published weights answer here to the library that made them.
+"""Largest difference between published weights loaded here and in the library that wrote them.
 
     python -m benchmarks.published_parity
 

@@ -37,10 +37,10 @@ def parity_rows(manifest: Manifest) -> list[Row]:
 
 
 def parity_verdict(manifest: Manifest) -> str:
-    """The parity in one sentence."""
+    """The parity in one sentence, without the word: `passed against PyTorch on ...`."""
     parity = manifest.parity
     return (
-        f"parity {'passed' if parity.accepted else 'FAILED'} against PyTorch on {parity.images:,} images and "
+        f"{'passed' if parity.accepted else 'FAILED'} against PyTorch on {parity.images:,} images and "
         f"{parity.captions:,} captions: max |diff| {parity.max_abs_diff:.1e} (tolerance {parity.tolerance:.0e}), "
         f"top-1 agreement {percent(parity.top1_agreement)}"
     )

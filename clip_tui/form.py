@@ -82,7 +82,7 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
             value = value.strip() or None
         if value is not None:
             nested[field.section][field.name] = Path(value).expanduser() if field.is_path else value
-    from clip_core.data.formats.recognise import is_there  # not needed for the first frame
+    from clip_core.data.formats.detect import is_there  # not needed for the first frame
 
     config = parse_config(nested)
     if config.data.data_file is None and not config.data.create_synthetic:

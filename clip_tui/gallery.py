@@ -1,6 +1,5 @@
 """The validation pairs of a run: the images and captions that Retrieve and Classify search."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ class Gallery:
     def find(self, typed: str) -> str:
         """The validation image of that path or, if only one has it, that file name; else the path as typed."""
         path = Path(typed).expanduser()
-        whole = os.path.abspath(path)
+        whole = str(Path.cwd() / path)
         if whole in self.captions_of:
             return whole
         named = [image for image in self.images if Path(image).name == typed]

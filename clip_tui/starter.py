@@ -1,7 +1,9 @@
 """Starts the trainer and the export as processes of their own session, so that they outlive the terminal."""
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ from clip_core.errors import RunError
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
+from clip_core.run.records import State, Status
 
 Process = subprocess.Popen[bytes]
 
@@ -58,7 +61,12 @@ def start_export(run_dir: Path) -> Process:
         raise RunError(f"{run_dir} is being exported already; wait for it to end, its log is {log}.")
     with suppress(OSError):
         log.unlink(missing_ok=True)
-    return _start(EXPORT, [str(run_dir), "--force"], log)
+    process = _start(EXPORT, [str(run_dir), "--force"], log)
+    with suppress(OSError):  # until it has read its libraries and writes its own, so that no second one is started
+        now = time.time()
+        status = Status(state=State.STARTING, pid=process.pid, host=socket.gethostname(), started=now, heartbeat=now)
+        status.write(RunPaths(run_dir).export_status)
+    return process
 
 
 def is_exporting(run_dir: Path) -> bool:

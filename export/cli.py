@@ -1,4 +1,4 @@
-"""clip-export: a model as an ONNX bundle, or for transformers or open_clip, proven to say the same."""
+"""clip-export: a model as an ONNX bundle, or as published weights for transformers or open_clip."""
 
 import signal
 import sys
@@ -11,13 +11,15 @@ from cyclopts import App, Parameter
 
 from clip_core import __version__
 from clip_core.cli.app import run_app
+from clip_core.cli.infer import print_any_text
 from clip_core.errors import UsageError
 from clip_core.text import printable
+from export.job import BUNDLE_FOLDER, ExportJob
 
 app = App(
     name="clip-export",
     version=__version__,
-    help="Convert a run's best checkpoint to ONNX, with a proof that it says the same.",
+    help="Convert a run's best checkpoint to ONNX and check its parity with PyTorch.",
 )
 
 
@@ -32,9 +34,10 @@ def export(
     force: Annotated[bool, Parameter(negative="")] = False,
     init_model: str | None = None,
 ) -> int:
-    """Convert a run's best checkpoint to ONNX, with a proof that it says the same.
+    """Convert a run's best checkpoint to ONNX and check its parity with PyTorch.
 
-    Exits 5, leaving what was there as it was, when the export does not say the same as the model.
+    Exits with 5 if the parity is rejected (the previous export is kept), and with 3 while another process exports the
+    same run.
 
     Parameters
     ----------
@@ -45,43 +48,47 @@ def export(
     out
         Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
     images
-        Folder of images for the proof (default: the run's validation images).
+        Folder of images to measure parity on (default: the run's validation images).
     force
         Replace an export that was made from another run.
     init_model
         open_clip's name of the architecture, where published weights do not say it.
     """
-    if format != "onnx":
-        if images is not None:
-            raise UsageError(f"--images is for the proof of an ONNX export; leave it out with --format {format}.")
-        return _export_weights(run, out, format, force=force, init_model=init_model)
-    from export.bundle import export_bundle
+    if format != "onnx" and images is not None:
+        raise UsageError(f"--images is for the parity of an ONNX export; leave it out with --format {format}.")
+    with ExportJob(run, out, BUNDLE_FOLDER if format == "onnx" else format, _say) as job:
+        if format == "onnx":
+            _write_bundle(job, images, force=force, init_model=init_model)
+        else:
+            _write_weights(job, format, force=force, init_model=init_model)
+    return 0
 
-    place, manifest = export_bundle(run, out, images=images, force=force, model_name=init_model, say=_say)
+
+def _write_bundle(job: ExportJob, images: Path | None, *, force: bool, init_model: str | None) -> None:
+    from export.bundle import write_bundle
+
+    manifest = write_bundle(job, images=images, force=force, model_name=init_model)
     size = sum(facts.size for facts in manifest.files.values()) / 2**20
-    _say(f"{place}: {size:.1f} MB. Try:")
-    _say(f'  python {place / "example.py"} IMAGE "one text" "another text"')
-    return 0
+    job.say(f"{job.out}: {size:.1f} MB. Try:")
+    job.say(f'  python {job.out / "example.py"} IMAGE "a caption" "another caption"')
 
 
-def _export_weights(
-    run: Path, out: Path | None, to: Literal["hf", "open_clip"], *, force: bool, init_model: str | None
-) -> int:
-    from export.formats import export_weights
+def _write_weights(job: ExportJob, to: Literal["hf", "open_clip"], *, force: bool, init_model: str | None) -> None:
+    from export.formats import write_weights
 
-    place = export_weights(run, out, to=to, force=force, model_name=init_model, say=_say)
-    size = sum(file.stat().st_size for file in place.iterdir()) / 2**20
-    _say(f"{place}: {size:.1f} MB, the same as the model to the last bit. Read it with:")
+    write_weights(job, to=to, force=force, model_name=init_model)
+    size = sum(file.stat().st_size for file in job.out.iterdir()) / 2**20
+    job.say(f"{job.out}: {size:.1f} MB, equal to the model bit for bit. Load it with:")
     if to == "hf":
-        _say(f'  CLIPModel.from_pretrained("{place}"), CLIPProcessor.from_pretrained("{place}")')
+        job.say(f'  CLIPModel.from_pretrained("{job.out}"), CLIPProcessor.from_pretrained("{job.out}")')
     else:
-        _say(f'  open_clip.create_model_from_pretrained("local-dir:{place}")')
-    return 0
+        job.say(f'  open_clip.create_model_from_pretrained("local-dir:{job.out}")')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    print_any_text()
     return run_app(app, argv)
 
 
@@ -89,15 +96,15 @@ _received: list[int] = []
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Leave through the blocks that clean up, instead of at once."""
+    """End through the blocks that clean up."""
     _received.append(number)
     sys.exit(128 + number)
 
 
-def _say(line: str) -> None:
+def _say(text: str) -> None:
     if _received:  # an exception raised while native code called back is lost
         sys.exit(128 + _received[0])
-    print("\n".join(printable(part) for part in line.split("\n")), flush=True)
+    print("\n".join(printable(line) for line in text.split("\n")), flush=True)
 
 
 if __name__ == "__main__":

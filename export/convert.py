@@ -1,5 +1,6 @@
-"""Both towers as ONNX files: standard operators, weights inside, batch and token axes free."""
+"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes."""
 
+import copy
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ from clip_core.errors import BackendError
 from clip_core.inference.bundle import TEXT, VISION
 from clip_core.model.clip import CLIP
 
-OPSET = 18  # LayerNormalization is in; every ONNX Runtime that the base installation allows runs it
+OPSET = 18  # has LayerNormalization; supported by every ONNX Runtime that the base installation allows
 LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
 
 
@@ -23,8 +24,8 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     """Write onnx/vision_model.onnx and onnx/text_model.onnx below `folder`.
 
     Args:
-        model: on the CPU, in fp32.
-        kept_log: where what the converter printed is kept if it fails; nothing of it reaches the terminal.
+        model: in fp32.
+        kept_log: keeps the output of the converter if it fails; none of it reaches the terminal.
     Raises:
         BackendError: if a tower cannot be converted, or would be larger than one ONNX file may be.
     """
@@ -41,7 +42,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = str(error).strip().splitlines()[0]
-        raise BackendError(f"the model cannot be converted: {cause} (all of it is in {kept_log}).") from None
+        raise BackendError(f"the model cannot be converted: {cause} (the whole output is in {kept_log}).") from None
     log.unlink()
 
 
@@ -54,15 +55,21 @@ def convert_tower(
     path: Path,
     log: Path,
 ) -> None:
-    """Write one tower, as a file with one input and one output, `axes` of the input free."""
+    """Write one tower as a file with one input and one output.
+
+    Args:
+        axes: the dynamic axes of the input, by position.
+    Raises:
+        BackendError: if the file would be too large, or an axis came out fixed.
+    """
     size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
     if size > LARGEST:
         raise BackendError(
             f"the tower of {path.name} has {size / 2**30:.1f} GB of weights; one ONNX file holds at most 2 GB."
         )
-    with _said_to(log):
+    with _redirected_to(log):
         program = torch.onnx.export(
-            tower.eval(),
+            on_cpu(tower).eval(),
             (example,),
             dynamo=True,
             input_names=[input_name],
@@ -76,14 +83,20 @@ def convert_tower(
     assert program is not None  # torch returns a program whenever dynamo=True
     proto = program.model_proto
     sizes = proto.graph.input[0].type.tensor_type.shape.dim
-    if not all(sizes[axis].dim_param for axis in axes):  # Python's len() in a tower does this, without an error
-        raise BackendError(f"{path.name} came out for one batch size only: its tower is not written for export.")
-    forget_origins(proto)
+    if not all(sizes[axis].dim_param for axis in axes):  # as len() in a tower does, without an error
+        raise BackendError(f"{path.name} has a fixed batch size or length: the tower does not support dynamic axes.")
+    drop_metadata(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def forget_origins(proto: onnx.ModelProto) -> None:
-    """Drop what the converter noted for its own debugging: stack traces with paths of this machine, and names."""
+def on_cpu(tower: nn.Module) -> nn.Module:
+    """The tower if it is on the CPU, else a copy there: example inputs and ONNX weights are on the CPU."""
+    tensors = (*tower.parameters(), *tower.buffers())
+    return tower if all(tensor.device.type == "cpu" for tensor in tensors) else copy.deepcopy(tower).cpu()
+
+
+def drop_metadata(proto: onnx.ModelProto) -> None:
+    """Drop the converter's debugging metadata: stack traces with local paths, and names."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
@@ -91,8 +104,8 @@ def forget_origins(proto: onnx.ModelProto) -> None:
 
 
 @contextmanager
-def _said_to(log: Path) -> Iterator[None]:
-    """Send what this process writes to stdout and stderr, from native code too, to a file."""
+def _redirected_to(log: Path) -> Iterator[None]:
+    """Redirect stdout and stderr of this process, also from native code, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

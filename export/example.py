@@ -1,4 +1,4 @@
-"""The whole of scripted inference: numpy, Pillow, tokenizers and onnxruntime, nothing else.
+"""Zero-shot classification of an image with numpy, Pillow, tokenizers and onnxruntime only.
 
     python example.py image.jpg "a red circle" "a blue square"
 
@@ -24,7 +24,7 @@ def read_json(name: str) -> Any:
 
 
 def load_image(path: str) -> Image.Image:
-    """Upright RGB; what is transparent is laid on white."""
+    """Upright RGB, transparency on white."""
     image = ImageOps.exif_transpose(Image.open(path))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -32,8 +32,8 @@ def load_image(path: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def squared(image: Image.Image, settings: dict[str, Any]) -> Image.Image:
-    """The short side resized and the centre cropped; or both sides; or the long side, and the rest filled."""
+def resize_and_crop(image: Image.Image, settings: dict[str, Any]) -> Image.Image:
+    """Shortest side resized and centre crop; or both sides resized; or longest side resized and padding."""
     side, (width, height) = settings["crop_size"]["width"], image.size
     if "shortest_edge" in settings["size"]:
         long = int(side * max(width, height) / min(width, height))
@@ -54,7 +54,7 @@ def squared(image: Image.Image, settings: dict[str, Any]) -> Image.Image:
 
 def pixel_values(image: Image.Image, settings: dict[str, Any]) -> NDArray[np.float32]:
     """float32 (1, 3, S, S): resized to a square, scaled to [0, 1], normalised."""
-    pixels = np.asarray(squared(image, settings), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(resize_and_crop(image, settings), dtype=np.float32) / np.float32(255)
     mean, std = np.float32(settings["image_mean"]), np.float32(settings["image_std"])
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
@@ -67,11 +67,11 @@ def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 def main(path: str, *texts: str) -> None:
     manifest, settings = read_json("manifest.json"), read_json("preprocessor_config.json")
     tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # a text that spells a special token stays text
+    tokenizer.encode_special_tokens = True  # a caption with the name of a special token has no special token
     input_ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
 
     image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
-    text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both of length one
+    text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both L2-normalised
 
     similarities = (image_embeds @ text_embeds.T)[0]
     logits = manifest["logit_scale"] * similarities

@@ -1,4 +1,4 @@
-"""From any model to a folder that transformers or open_clip reads, and back, as proof."""
+"""From any model to a folder that transformers or open_clip reads; read back and compared bit for bit."""
 
 import json
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from clip_core.model.clip import CLIP
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig, ImageTower, Pooling, TextTower
 from export import hugging_face, open_clip
-from export.place import beside, check_place, put_in_place
+from export.job import ExportJob, Say, silent
+from export.output_folder import check_output, put_in_place, temporary_folder
 
 Format = Literal["hf", "open_clip"]
-MARKER = "clip_export.json"  # written last; says that the folder is an export, and of what
+MARKER = "clip_export.json"  # written last; names the format, the source and the files
 _CAPTIONS = ("", "a red circle", "Two dogs, running;   it's FUN!", "x " * 5000)
 
 
@@ -43,7 +44,7 @@ def export_weights(
     to: Format,
     force: bool = False,
     model_name: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Path:
     """Write a model in a published format.
 
@@ -52,32 +53,37 @@ def export_weights(
         out: the folder to write; by default `hf` or `open_clip` in the run.
         to: `hf` for transformers' CLIPModel and CLIPProcessor, `open_clip` for open_clip's `local-dir:`.
         force: replace an export that was made from another run.
-        model_name: what open_clip calls the architecture, where published weights do not say it.
-        say: told what is being done, a line at a time.
+        model_name: open_clip's name of the architecture, where published weights do not say it.
+        say: called with each line for the user.
     Returns:
         The folder.
     Raises:
-        UsageError: if the format cannot express the model, naming the trait, or if the place is taken.
+        UsageError: if the format cannot express the model, naming the trait, or if `out` holds something else.
         ParityError: if the folder, read back, is not the model bit for bit; then nothing is left at `out`.
+        RunBusyError: if another process exports into the same folder.
     """
-    loaded, writer = load_model(path, model_name=model_name), _WRITERS[to]
+    with ExportJob(path, out, to, say) as job:
+        write_weights(job, to=to, force=force, model_name=model_name)
+        return job.out
+
+
+def write_weights(job: ExportJob, *, to: Format, force: bool = False, model_name: str | None = None) -> None:
+    """`export_weights` with a lock that the caller holds."""
+    loaded, writer = load_model(job.source, model_name=model_name), _WRITERS[to]
     tokenizer, text = loaded.tokenizer, loaded.config.text
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
     traits = writer.obstacles(loaded.config, tokenizer)
     if traits:
-        raise UsageError(f"{path} cannot be written for {writer.reader}: it has {' and '.join(traits)}.")
-    if out is None and loaded.run is None:
-        raise UsageError(f"{path} belongs to no run; say where the export goes with --out.")
-    out = out or Path(loaded.run or "") / to
-    name = (loaded.run or loaded.folder).resolve().name
-    check_place(
+        raise UsageError(f"{job.source} cannot be written for {writer.reader}: it has {' and '.join(traits)}.")
+    out, name = job.out, (loaded.run or loaded.folder).resolve().name
+    check_output(
         out, what=f"an export for {writer.reader}", run=name, made_from=lambda at: _made_from(at, to), force=force
     )
-    with beside(out) as folder:
-        say(f"writing {path} for {writer.reader} ...")
+    with temporary_folder(out) as folder:
+        job.now(f"writing {loaded.folder} for {writer.reader}", step=loaded.step)
         writer.write(folder, loaded.model, tokenizer)
-        say("reading it back ...")
-        prove(folder, loaded.model, tokenizer)
+        job.now("reading it back")
+        check_same(folder, loaded.model, tokenizer)
         files = sorted(each.name for each in folder.iterdir())
         for each in files:
             flush_file(folder / each)
@@ -86,10 +92,9 @@ def export_weights(
         write_json(folder / MARKER, marker)
         flush_directory(folder)
         put_in_place(folder, out)
-    return out
 
 
-def prove(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
+def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     """Read a folder as any published weights are read, and compare it with the model.
 
     Raises:
@@ -113,7 +118,7 @@ def prove(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 
 def _identity(config: ClipConfig) -> dict[str, Any]:
-    """What a network computes and is given, as flat values in which equal networks are equal."""
+    """The network and its preprocessing as flat values that are equal for equal networks."""
     towers: dict[str, ImageTower | TextTower] = {"image": config.image, "text": config.text}
     values = {
         f"{name}.{key}": value for name, tower in towers.items() for key, value in tower.model_dump(mode="json").items()

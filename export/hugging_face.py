@@ -4,17 +4,18 @@ from pathlib import Path
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.files import write_json
+from clip_core.inference.bundle import CONFIG, PREPROCESSOR, TOKENIZER
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_hugging_face
 from clip_core.network import ClipConfig, Pooling, Stem
-from export.describe import OWN_TRAITS, model_config, preprocessor_config
-from export.parts import save_weights, write_tokenizer
+from export.config_files import OWN_TRAITS, model_config, preprocessor_config
+from export.published_files import save_weights, write_tokenizer
 
 _ONCE_WRONG_END = 2  # CLIPModel takes this number for an old mistake, and reads at the highest token instead
 
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
-    """The traits that CLIPModel has no words for; empty where there are none."""
+    """The traits of a network that CLIPModel cannot express."""
     image, text = config.image, config.text
     found = {
         "a convolutional stem": image.stem is not Stem.PATCH,
@@ -38,9 +39,9 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     config = model.config
     save_weights(folder / "model.safetensors", to_hugging_face(model.state_dict(), config))
     write_tokenizer(folder, tokenizer, config.text, pad_with_end=True)
-    described = model_config(config, model.logit_scale().item(), folder / "tokenizer.json")
+    described = model_config(config, model.logit_scale().item(), folder / TOKENIZER)
     for tower in ("vision_config", "text_config"):
         described[tower] = {key: value for key, value in described[tower].items() if key not in OWN_TRAITS}
-    write_json(folder / "config.json", {"architectures": ["CLIPModel"]} | described)
+    write_json(folder / CONFIG, {"architectures": ["CLIPModel"]} | described)
     processor = preprocessor_config(config.preprocessing) | {"processor_class": "CLIPProcessor"}
-    write_json(folder / "preprocessor_config.json", processor)
+    write_json(folder / PREPROCESSOR, processor)

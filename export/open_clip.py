@@ -8,15 +8,15 @@ from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
-from export.parts import save_weights, write_tokenizer
+from export.published_files import save_weights, write_tokenizer
 
-# What CLIP's own vocabulary makes of a few words: open_clip carries that one, and no other.
+# The tokens of a caption in CLIP's vocabulary, the only one that open_clip includes.
 _PROBE = ("a photo of a cat", [49406, 320, 1125, 539, 320, 2368, 49407])
 _EPS = 1e-5
 
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
-    """The traits that open_clip's plain CLIP has no words for; empty where there are none."""
+    """The traits of a network that open_clip's CLIP cannot express."""
     image, text = config.image, config.text
     quick = [tower.activation is Activation.QUICK_GELU for tower in (image, text)]
     found = {
@@ -46,7 +46,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 
 def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None) -> dict[str, Any]:
-    """The architecture; what is open_clip's default is left out where that says nothing."""
+    """The architecture, with open_clip's defaults left out."""
     image, text = config.image, config.text
     vision_cfg = {
         "image_size": image.image_size,
@@ -78,12 +78,12 @@ def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None
         text_cfg["proj_bias"] = True
     if not _is_open_clips(tokenizer) or (tokenizer.pad_id and not _reads_at_end(text)):
         text_cfg["hf_tokenizer_name"] = "tokenizer.json"  # any name: for a local folder it means that folder
-    said: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     if image.activation is Activation.QUICK_GELU:
-        said["quick_gelu"] = True
+        cfg["quick_gelu"] = True
     if logit_bias is not None:
-        said["init_logit_bias"] = logit_bias
-    return said
+        cfg["init_logit_bias"] = logit_bias
+    return cfg
 
 
 def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -97,16 +97,16 @@ def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
-    said: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
+    cfg: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
     if tower.activation is Activation.GELU_TANH:
-        said["act_kwargs"] = {"approximate": "tanh"}
+        cfg["act_kwargs"] = {"approximate": "tanh"}
     if tower.norm_eps != _EPS:
-        said["norm_kwargs"] = {"eps": tower.norm_eps}
-    return said
+        cfg["norm_kwargs"] = {"eps": tower.norm_eps}
+    return cfg
 
 
 def _reads_at_end(text: TextTower) -> bool:
-    """Whether what follows the end token makes no difference."""
+    """Whether tokens after the end token have no effect."""
     return text.causal and text.pooling is Pooling.END_OF_TEXT
 
 

@@ -1,4 +1,4 @@
-"""The proof: every ONNX file against the torch model, on the same images and captions.
+"""Parity: every ONNX file against the PyTorch model, on the same images and captions.
 
 Shapes: N inputs, S image side, T tokens, D embedding size.
 """
@@ -19,14 +19,14 @@ from clip_core.scoring import FloatArray, IntArray, similarity
 TOLERANCE = 1e-4
 BATCHES = (8, 3, 1)
 _FEW = 16  # inputs at the smaller batches
-_TIE = 1e-6  # two neighbours this near to each other are the same answer in float32
+_TIE = 1e-6  # cosines that differ by less are equal in float32
 
 Encode = Callable[[FloatArray | IntArray], FloatArray]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What is compared: `pixel_values` (N, 3, S, S) of real images, and real captions."""
+    """Inputs of the comparison: `pixel_values` (N, 3, S, S) of real images, and real captions."""
 
     pixel_values: FloatArray
     captions: list[str]
@@ -45,7 +45,7 @@ def measure(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -
     whole = tokenizer.encode(samples.captions)  # (N, T)
     texts = _both(text_torch, text, whole, BATCHES[0])
     rows.append(_row(TEXT, BATCHES[0], whole.shape[1], *texts))
-    full = np.zeros((len(whole), model.config.text.context_length), np.int64)  # what follows the end is padding
+    full = np.zeros((len(whole), model.config.text.context_length), np.int64)  # padded to the whole context
     full[:, : whole.shape[1]] = whole
     for batch, input_ids in ((BATCHES[0], full), *((batch, whole[:_FEW]) for batch in BATCHES[1:])):
         rows.append(_row(TEXT, batch, input_ids.shape[1], *_both(text_torch, text, input_ids, batch)))
@@ -61,9 +61,9 @@ def measure(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -
 
 
 def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
-    """Share of rows and columns whose largest entry is at the same place; ties of the reference count.
+    """Fraction of rows and columns with the largest entry at the same position; a tie of the reference counts.
 
-    (N, M), (N, M) -> a share in [0, 1]
+    (N, M), (N, M) -> a fraction in [0, 1]
     """
     agree = []
     for ours, theirs in ((reference, other), (reference.T, other.T)):
@@ -73,23 +73,23 @@ def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
 
 
 def table(parity: Parity) -> str:
-    """The parity as a person reads it, one line a comparison."""
+    """The parity as text, one line per comparison."""
     lines = [f"{'file':<26}{'batch':>6}{'tokens':>8}{'inputs':>8}{'max |diff|':>13}{'least cosine':>14}"]
     lines += [
         f"{row.file:<26}{row.batch:>6}{row.tokens or '':>8}{row.inputs:>8}"
         f"{row.max_abs_diff:>13.1e}{row.least_cosine:>14.7f}"
         for row in parity.rows
     ]
-    verdict = "accepted" if parity.accepted else "REFUSED"
+    verdict = "accepted" if parity.accepted else "rejected"
     lines.append(
         f"top-1 agreement {parity.top1_agreement:.1%} over {parity.images} images and {parity.captions} "
-        f"captions, max |diff| {parity.max_abs_diff:.1e} (below {parity.tolerance:.0e} wanted): {verdict}"
+        f"captions, max |diff| {parity.max_abs_diff:.1e} (tolerance {parity.tolerance:.0e}): {verdict}"
     )
     return "\n".join(lines)
 
 
 def _row(file: str, batch: int, tokens: int | None, ours: FloatArray, theirs: FloatArray) -> ParityRow:
-    """One line of the table. A value that is no number counts as the largest difference there is."""
+    """One line of the table. NaN counts as an infinite difference."""
     difference = np.nan_to_num(np.abs(ours - theirs), nan=np.inf)
     cosine = np.nan_to_num((ours * theirs).sum(axis=1, dtype=np.float64), nan=-1.0)
     return ParityRow(

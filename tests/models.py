@@ -74,9 +74,9 @@ def make_run(run: Path, *, seed: int = 0, tokenizer: str = "char", image: dict |
     return run
 
 
-def save(run: Path, model: CLIP, step: int) -> None:
+def save(run: Path, model: CLIP, step: int, scores: dict[str, float] | None = None) -> None:
     """Make `model` the best checkpoint of the run."""
-    folder, scores = RunPaths(run).checkpoint(step), {"image_to_text_recall@1": 0.25}
+    folder, scores = RunPaths(run).checkpoint(step), scores or {"image_to_text_recall@1": 0.25}
     save_checkpoint(folder, model=model, tensors={}, state={}, step=step, epoch=1, scores=scores)
     Pointer(checkpoint=folder.name, step=step, scores=scores).write(RunPaths(run).best)
 

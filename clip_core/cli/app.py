@@ -13,8 +13,8 @@ from clip_core.text import printable
 
 _EXTRAS = {
     "torch": "train",
-    "torchvision": "train",
     "safetensors": "train",
+    "simplejpeg": "train",
     "tqdm": "train",
     "psutil": "train",
     "matplotlib": "plot",
@@ -27,6 +27,7 @@ _EXTRAS = {
 def run_app(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; a user's mistake becomes one sentence on stderr."""
     name = app.name[0]
+    app.suppress_keyboard_interrupt = False  # reported below
     try:
         result = app(argv, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
@@ -46,8 +47,8 @@ def run_app(app: App, argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         return _say(name, f"{error.filename or 'writing'}: {error.strerror or error}.", 1)
-    except KeyboardInterrupt:
-        return _say(name, "interrupted.", 130)
+    except KeyboardInterrupt as error:
+        return _say(name, f"interrupted: {error}." if str(error) else "interrupted.", 130)
 
 
 def missing(module: str, extra: str) -> MissingExtraError:

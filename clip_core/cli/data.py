@@ -16,7 +16,7 @@ from clip_core.config import DataConfig, DataFormat
 from clip_core.text import normalise_caption, printable
 
 if TYPE_CHECKING:
-    from clip_core.data.formats.recognise import Reading
+    from clip_core.data.formats.detect import Reading
     from clip_core.data.pairs import Report
     from clip_core.data.tokenizer import Tokenizer
 
@@ -33,31 +33,31 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one J
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Told:
-    """What the user says of a data set; the rest is found."""
+class ReadFlags:
+    """What the user states about a data set; the rest is detected."""
 
     image_root: Annotated[
         Path | None, Parameter(help="Folder the image paths start from (default: beside the list).")
     ] = None
-    form: Annotated[
-        DataFormat | None, Parameter(name="--format", help="What the pairs are in (default: recognised).")
-    ] = None
-    image_column: Annotated[str | None, Parameter(help="Column or key of the images (default: found).")] = None
-    caption_column: Annotated[str | None, Parameter(help="Column or key of the captions (default: found).")] = None
+    form: Annotated[DataFormat | None, Parameter(name="--format", help="Format of the pairs (default: detected).")] = (
+        None
+    )
+    image_column: Annotated[str | None, Parameter(help="Column or key of the images (default: detected).")] = None
+    caption_column: Annotated[str | None, Parameter(help="Column or key of the captions (default: detected).")] = None
     class_template: Annotated[str, Parameter(help="Caption of a folder's images; {} is its name.")] = (
         DataConfig.model_fields["class_template"].default
     )
 
     def read(self, file: Path) -> "Reading":
-        from clip_core.data.formats.recognise import read_data
-        from clip_core.data.formats.source import Wishes
+        from clip_core.data.formats.detect import read_data
+        from clip_core.data.formats.source import ReadOptions
 
         return read_data(
-            file, Wishes(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
+            file, ReadOptions(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
         )
 
 
-_NOTHING = Told()
+_NO_FLAGS = ReadFlags()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TokenizerFit:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `clip-data check` says about a pair list."""
+    """What `clip-data check` reports about a pair list."""
 
     usable_pairs: int
     images: int
@@ -89,25 +89,27 @@ class Findings:
 def check(
     file: Data,
     *,
-    told: Told = _NOTHING,
+    flags: ReadFlags = _NO_FLAGS,
     workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Decode every image of a data set and say what training would make of it.
+    """Decode every image of a data set and report what training would use.
 
-    Exits 1 where training would refuse it because too many of its pairs are unusable.
+    Exits 1 if training would refuse it because too many of its pairs are unusable.
     """
     from clip_core.data.pairs import check_pairs
+    from clip_core.data.progress import DecodeProgress
 
-    reading = told.read(file)
+    reading = flags.read(file)
     sizes: dict[Path, tuple[int, int]] = {}
-    report = check_pairs(reading.pairs, workers=workers, sizes=sizes)
+    with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked") as progress:
+        report = check_pairs(reading.pairs, workers=workers, sizes=sizes, progress=progress)
     findings = _findings(report, sizes)
     if as_json:
         print(json.dumps(asdict(findings), indent=2))
     else:
         if reading.format != "json":
-            print(f"{printable(str(reading.path))} is read as {reading.format}: {printable(reading.why)}.")
+            print(f"{printable(str(reading.path))} read as {reading.format}: {printable(reading.why)}.")
         print(f"{printable(str(file))}: {report.sentence()}")
         print(_text(findings))
     return int(findings.bad_share > DataConfig().max_bad_share)
@@ -117,11 +119,11 @@ def check(
 def info(
     file: Data,
     *,
-    told: Told = _NOTHING,
+    flags: ReadFlags = _NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a data set is taken for and why, count it, and show three of its pairs; no image is decoded."""
-    reading = told.read(file)
+    """Report the detected format and why, the counts, and three example pairs; no image is decoded."""
+    reading = flags.read(file)
     usable = [pair for pair in reading.pairs if pair.problem is None]
     bad = [pair for pair in reading.pairs if pair.problem is not None]
     facts = {
@@ -132,8 +134,8 @@ def info(
         "captions": len({normalise_caption(pair.caption) for pair in usable}),
         "columns": reading.columns,
         "image_root": str(reading.root),
-        "not_usable": len(bad),
-        "first_not_usable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
+        "unusable": len(bad),
+        "first_unusable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
         "examples": [{"image": str(pair.image), "caption": pair.caption} for pair in _spread(usable, _EXAMPLES)],
     }
     print(json.dumps(facts, indent=2) if as_json else f"{printable(str(reading.path))}\n{_info_text(facts)}")
@@ -145,12 +147,12 @@ def convert(
     out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
     *,
     copy_images: Annotated[bool, Parameter(negative="", help="Copy the images into a folder beside it.")] = False,
-    told: Told = _NOTHING,
+    flags: ReadFlags = _NO_FLAGS,
 ) -> None:
     """Write any data set as a plain pair list: JSON [{image, caption}]."""
     from clip_core.data.convert import convert as write
 
-    reading = told.read(file)
+    reading = flags.read(file)
     print(printable(write(reading, out, copy_images=copy_images).sentence()))
 
 
@@ -201,10 +203,10 @@ def _info_text(facts: dict[str, Any]) -> str:
         f"pairs       {facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions",
         *(f"{name + 's in':<11} {printable(column)}" for name, column in facts["columns"].items()),
         f"paths from  {printable(facts['image_root'])}",
-        f"not usable  {facts['not_usable']:,} pairs, before any image is decoded",
+        f"unusable    {facts['unusable']:,} pairs, before any image is decoded",
     ]
-    if facts["first_not_usable"]:
-        lines.append(f"  {printable(facts['first_not_usable'])}")
+    if facts["first_unusable"]:
+        lines.append(f"  {printable(facts['first_unusable'])}")
     for example in facts["examples"]:
         lines += [f"  {printable(example['image'])}", f"    {printable(example['caption'], 200)}"]
     return "\n".join(lines)
@@ -234,8 +236,8 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
     defaults = DataConfig()
 
     def fit(tokenizer: "Tokenizer") -> TokenizerFit:
-        cut = tokenizer.count_truncated(captions)
-        return TokenizerFit(tokenizer.kind, tokenizer.vocab_size, tokenizer.context_length, cut)
+        truncated = tokenizer.count_truncated(captions)
+        return TokenizerFit(tokenizer.kind, tokenizer.vocab_size, tokenizer.context_length, truncated)
 
     return [
         fit(train_characters(captions, defaults.context_length)),
@@ -247,16 +249,16 @@ def _text(findings: Findings) -> str:
     """The findings as lines for a person."""
     sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
     lines = [
-        f"images    {findings.images:,}; {', '.join(sizes)} pixels" if sizes else "images    none",
+        f"images      {findings.images:,}; {', '.join(sizes)} pixels" if sizes else "images      none",
         f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated",
         f"longest     {findings.longest_caption:,} characters",
     ]
     lines += [
         f"{fit.kind:<11} {fit.vocab_size:,} tokens; {fit.truncated:,} captions "
-        f"({fit.truncated / findings.usable_pairs:.1%}) are cut at {fit.context_length}"
+        f"({fit.truncated / findings.usable_pairs:.1%}) are truncated at {fit.context_length}"
         for fit in findings.tokenizers
     ]
-    lines.append(f"not usable  {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
+    lines.append(f"unusable    {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
     lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
     if len(findings.bad_pairs) > _SHOWN:
         lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")

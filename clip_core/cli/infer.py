@@ -1,5 +1,6 @@
-"""clip-infer: similarity, classification and retrieval with a trained model, from the shell."""
+"""clip-infer: similarity, zero-shot classification and retrieval with a CLIP model."""
 
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 app = App(
     version=__version__,
     name="clip-infer",
-    help="Ask a trained CLIP: which text fits an image, which class it is, which images fit a text.\n\n"
-    "Without a command: a small demonstration on the latest run below ./runs.",
+    help="Similarity, zero-shot classification and retrieval with a CLIP model.\n\n"
+    "Without a command: a demonstration on the latest run below ./runs.",
 )
 
 Mode = Literal["similarity", "classification", "retrieval", "text-retrieval"]
 
-Image = Annotated[Path, Parameter(help="the image")]
+Image = Annotated[Path, Parameter(help="path of an image")]
 Texts = Annotated[list[str], Parameter(consume_multiple=True, negative="", help='one or more: --texts "a cat" "a dog"')]
 TopK = Annotated[int | None, Parameter(validator=Number(gte=1), help="how many results (default: all)")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Asked:
-    """Which model is asked."""
+class Model:
+    """The model and the backend."""
 
     model: Annotated[
         Path | None,
@@ -49,23 +50,27 @@ class Asked:
         str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
     ] = None
     backend: Annotated[
-        Literal["auto", "torch", "onnx"], Parameter(help="onnx on a run directory uses the bundle in it")
+        Literal["auto", "torch", "onnx"],
+        Parameter(help="auto: PyTorch for a run, else its bundle; onnx: a run's bundle"),
     ] = "auto"
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: the best there is)")] = None
+    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: first available)")] = None
 
     def load(self) -> "CLIPInference":
         from clip_core.inference.clip import CLIPInference
 
-        return CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model)
+        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model)
+        if clip.note:
+            print(f"note: {printable(clip.note)}", file=sys.stderr)
+        return clip
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Answered(Asked):
-    """Which model is asked, and how its answer is shown."""
+class ModelAndOutput(Model):
+    """The model and the backend, and how the result is written."""
 
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object")] = False
-    plot: Annotated[Path | None, Parameter(help="also draw the answer into this file, e.g. answer.png")] = None
+    plot: Annotated[Path | None, Parameter(help="also draw the result into this file, e.g. result.png")] = None
 
     def load(self) -> "CLIPInference":
         if self.plot:
@@ -83,13 +88,20 @@ class Answered(Asked):
         *,
         percent: bool = False,
     ) -> None:
-        """One JSON object, or the line that says which model was asked and a line a score."""
+        """One JSON object; or one line about the model, then one line per score."""
         about = clip.encoder.about
         if self.as_json:
-            facts = {"model": about.source, "backend": about.backend, "device": about.device, "step": about.step}
-            print(json.dumps({**answer, **facts}))  # escaped to ASCII: no terminal takes a caption for a command
+            facts = {
+                "model": about.source,
+                "checkpoint": about.checkpoint,
+                "step": about.step,
+                "note": about.note,
+                "backend": about.backend,
+                "device": about.device,
+            }
+            print(json.dumps({**answer, **facts}))  # ASCII: no caption can control a terminal
             return
-        print(f"{printable(about.source)}, step {about.step:,}, {about.backend} on {about.device}")
+        print(about.summary)
         for label, value in zip(labels, values, strict=True):
             print(f"{value:>8.1%}  {printable(label)}" if percent else f"{value:>+8.4f}  {printable(label)}")
 
@@ -100,7 +112,7 @@ class Answered(Asked):
             plot_bars(image, labels, values, title, self.plot)
 
 
-_LATEST, _PLAIN = Asked(), Answered()
+_LATEST, _DEFAULT = Model(), ModelAndOutput()
 
 
 @app.command
@@ -108,15 +120,15 @@ def similarity(
     *,
     image: Image,
     texts: Texts,
-    asked: Answered = _PLAIN,
+    options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Cosine similarity of an image with each text, in the order of the texts."""
-    clip = asked.load()
-    _note_truncated(clip, texts)
+    clip = options.load()
+    _warn_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
     answer = {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values}
-    asked.show(clip, texts, values, answer)
-    asked.draw_bars(image, texts, values, "cosine similarity")
+    options.show(clip, texts, values, answer)
+    options.draw_bars(image, texts, values, "cosine similarity")
     return 0
 
 
@@ -129,27 +141,27 @@ def classification(
         Parameter(
             consume_multiple=True,
             negative="",
-            help="class names: --classes red blue (default: the captions of the run, where they are few)",
+            help="class names: --classes red blue (default: the run's captions, where they are classes)",
         ),
     ] = None,
     template: Annotated[
         list[str] | None,
         Parameter(
             negative="",
-            help="text with {} for the class; repeat it to ensemble several (default: 'a photo of a {}', "
-            "or '{}' where every class is a caption that the model was trained on)",
+            help="prompt template with {} for the class; repeat it to ensemble several (default: 'a photo of a {}', "
+            "or '{}' where every class is a caption of the training pairs)",
         ),
     ] = None,
     top_k: TopK = None,
-    asked: Answered = _PLAIN,
+    options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
-    clip = asked.load()
+    clip = options.load()
     names = classes or list(clip.encoder.about.classes or ())
     if not names:
-        raise UsageError("this model's run has no list of classes; name them with --classes.")
+        raise UsageError("the captions of this model's run are not classes; name classes with --classes.")
     templates = template or default_templates(names, clip.encoder.about.classes)
-    _note_truncated(clip, [each.replace("{}", name) for each in templates for name in names])
+    _warn_truncated(clip, [each.replace("{}", name) for each in templates for name in names])
     ranked = clip.zero_shot_classification(image, names, templates)[:top_k]
     labels, values = [name for name, _ in ranked], [value for _, value in ranked]
     answer = {
@@ -159,22 +171,22 @@ def classification(
         "classes": labels,
         "probabilities": values,
     }
-    asked.show(clip, labels, values, answer, percent=True)
-    asked.draw_bars(image, labels, values, "probability")
+    options.show(clip, labels, values, answer, percent=True)
+    options.draw_bars(image, labels, values, "probability")
     return 0
 
 
 @app.command
 def retrieval(
     *,
-    text: Annotated[str, Parameter(help="what to look for")],
-    image_dir: Annotated[Path, Parameter(help="folder of images, searched with all below it")],
+    text: Annotated[str, Parameter(help="a caption to search for")],
+    image_dir: Annotated[Path, Parameter(help="folder of images, searched with its subfolders")],
     top_k: TopK = 5,
-    asked: Answered = _PLAIN,
+    options: ModelAndOutput = _DEFAULT,
 ) -> int:
-    """The images of a folder that fit a text best. They are embedded once; later searches only read."""
-    clip = asked.load()
-    _note_truncated(clip, [text])
+    """Text-to-image retrieval from a folder. Embeddings are stored; only new and changed images are embedded again."""
+    clip = options.load()
+    _warn_truncated(clip, [text])
     gallery = _gallery(clip, image_dir)
     images, scores = clip.text_image_retrieval(text, gallery, top_k)
     paths, values = [str(path) for path in images], scores.tolist()
@@ -186,11 +198,11 @@ def retrieval(
         "gallery": len(gallery),
         "skipped": {str(path): reason for path, reason in gallery.failures.items()},
     }
-    asked.show(clip, paths, values, answer)
-    if asked.plot:
+    options.show(clip, paths, values, answer)
+    if options.plot:
         from clip_core.inference.plot import plot_grid
 
-        plot_grid(paths, values, text, asked.plot)
+        plot_grid(paths, values, text, options.plot)
     return 0
 
 
@@ -200,34 +212,42 @@ def text_retrieval(
     image: Image,
     texts: Texts,
     top_k: TopK = None,
-    asked: Answered = _PLAIN,
+    options: ModelAndOutput = _DEFAULT,
 ) -> int:
-    """The texts that fit an image best, best first."""
-    clip = asked.load()
-    _note_truncated(clip, texts)
+    """Image-to-text retrieval: the texts by similarity, best first."""
+    clip = options.load()
+    _warn_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
     values = scores.tolist()
     answer = {"mode": "text-retrieval", "image": str(image), "texts": ranked, "similarities": values}
-    asked.show(clip, ranked, values, answer)
-    asked.draw_bars(image, ranked, values, "cosine similarity")
+    options.show(clip, ranked, values, answer)
+    options.draw_bars(image, ranked, values, "cosine similarity")
     return 0
 
 
 @app.default
 def demonstration(
     *,
-    mode: Annotated[Mode | None, Parameter(help="the command, spelt as a flag")] = None,
-    asked: Asked = _LATEST,
+    mode: Annotated[Mode | None, Parameter(help="a command as a flag: --mode retrieval")] = None,
+    options: Model = _LATEST,
 ) -> int:
-    """A small demonstration on the latest run: one validation image described, one caption looked for."""
+    """A demonstration on the latest run: retrieval with one validation image and with its caption."""
     from clip_core.cli.infer_demo import demonstrate
 
-    folder = asked.model or _latest_run()
-    return demonstrate(replace(asked, model=folder).load(), folder)
+    folder = options.model or _latest_run()
+    return demonstrate(replace(options, model=folder).load(), folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    print_any_text()
     return run_app(app, _mode_first(list(sys.argv[1:] if argv is None else argv)))
+
+
+def print_any_text() -> None:
+    """Print "?" for a character that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _mode_first(argv: list[str]) -> list[str]:
@@ -243,7 +263,7 @@ def _mode_first(argv: list[str]) -> list[str]:
 
 
 def default_templates(names: Sequence[str], captions: Sequence[str] | None) -> list[str]:
-    """`{}` where the classes are whole captions that the model knows, CLIP's own template otherwise."""
+    """`{}` where every class is a caption of the training pairs, else CLIP's template."""
     from clip_core.inference.clip import TEMPLATE
     from clip_core.text import normalise_caption
 
@@ -284,13 +304,13 @@ def _gallery(clip: "CLIPInference", folder: Path) -> "Gallery":
     return gallery
 
 
-def _note_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:
+def _warn_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:
     tokenizer = clip.encoder.tokenizer
     cut = tokenizer.count_truncated(texts)
     if cut:
         print(
-            f"clip-infer: {cut} of {len(texts)} texts are longer than {tokenizer.context_length} tokens; "
-            "what is beyond was cut off.",
+            f"clip-infer: {cut} of {len(texts)} texts are longer than {tokenizer.context_length} tokens "
+            "and were truncated.",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""What `clip-infer` shows when it is asked for nothing: a trained model at work on its own validation images."""
+"""`clip-infer` without a command: retrieval on the validation images of a run."""
 
 import shlex
 import sys
@@ -16,26 +16,26 @@ _SHOWN = 5
 
 
 def demonstrate(clip: CLIPInference, run: Path) -> int:
-    """Describe one validation image of a run, look for its caption, and say which commands did it.
+    """Rank captions for one validation image of a run and images for its caption, and print commands to go on with.
 
     Raises:
-        RunError: if the run's validation pairs are not there.
+        RunError: if no validation image of the run can be read.
     """
     pairs = [(path, caption) for path, caption in _validation(run) if is_image_there(path)]
     if not pairs:
-        raise RunError(f"the validation images of {run} are not there any more; ask with a command: --help")
+        raise RunError(f"no validation image of {run} is found; name an image with a command, see clip-infer --help")
     about = clip.encoder.about
     image, caption = pairs[len(pairs) // 2]
     captions = list(about.classes or dict.fromkeys(text for _, text in pairs))[:_MOST_IMAGES]
-    print(f"{printable(str(run))}, step {about.step:,}, {about.backend} on {about.device}, validation images only\n")
-    print(f"Which text fits {printable(str(image))} (its caption: {printable(caption)})?")
+    print(f"{about.summary}; validation images\n")
+    print(f"Captions for {printable(str(image))} (its own: {printable(caption)}), by similarity:")
     texts, values = clip.image_text_retrieval(image, captions, _SHOWN)
     _print(texts, values.tolist())
     paths = list(dict.fromkeys(path for path, _ in pairs))[:_MOST_IMAGES]
-    print(f"\nWhich of {len(paths)} images fit {printable(caption)!r}?")
+    print(f"\nImages for {printable(caption)!r} among {len(paths):,}, by similarity:")
     found, values = clip.text_image_retrieval(caption, clip.gallery(paths), _SHOWN)
     _print([str(path) for path in found], values.tolist())
-    print("\nThe same for your own:")
+    print("\nWith your own captions and images:")
     shown = " ".join(shlex.quote(printable(text)) for text in texts[:2])
     model, quoted = shlex.quote(printable(str(run))), shlex.quote(printable(str(image)))
     print(f"  clip-infer text-retrieval --model {model} --image {quoted} --texts {shown}")

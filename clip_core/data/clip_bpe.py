@@ -41,7 +41,7 @@ def clip_tokenizer(
         vocab: token -> number, with start and end under Hugging Face's or open_clip's names.
         merges: pairs of tokens, the first learnt first.
         context_length: longest caption in tokens, start and end included.
-        pad: what stands behind the end token: the number 0, as OpenAI and open_clip have it, or the end token
+        pad: the token after the end token: id 0, as in OpenAI's and open_clip's CLIP, or the end token
             again, as Hugging Face has it. A causal text tower gives the same answer for both.
         fixed_length: pad every caption to `context_length`.
     Raises:
@@ -81,7 +81,7 @@ def find_clip_tokenizer(
     Args:
         folder: may hold tokenizer.json (of any kind), vocab.json with merges.txt, or OpenAI's vocabulary.
         context_length: longest caption in tokens.
-        pad: as for `clip_tokenizer`; None: what the folder's tokenizer_config.json says, else the number 0.
+        pad: as for `clip_tokenizer`; None: as in the folder's tokenizer_config.json, else id 0.
         fixed_length: pad every caption to `context_length`.
     Raises:
         TokenizerError: if none is found, saying which files to put where, or if one is damaged.
@@ -142,7 +142,7 @@ def _numbers(path: Path) -> dict[str, int]:
 
 
 def _pairs(path: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The merges, one a line, below a line that says the version."""
+    """The merges, one a line, below a version line."""
     if lines and "#version" in lines[0]:
         lines = lines[1:]
     pairs = [tuple(line.split()) for line in lines if line.strip()]

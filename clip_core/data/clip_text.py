@@ -1,8 +1,8 @@
-"""How CLIP's own BPE reads a caption: mended, in small letters, parted into words, each word as bytes.
+"""CLIP's own text cleaning: mojibake fixed, lower case, split into words, each word as bytes.
 
-Published weights were trained on captions read this way, so it is part of a model's identity. The text is mended
-by ftfy and parted by regex, as OpenAI's and open_clip's tokenizers do: the letters that Python's own `re` knows
-are those of an older Unicode, and a letter that is not known as one gives other token numbers.
+Published weights were trained on captions read this way, so it is part of a model's identity. The text is fixed
+by ftfy and split by regex, as OpenAI's and open_clip's tokenizers do: the letters of Python's own `re`
+are those of an older Unicode, and an unknown letter gives other token ids.
 """
 
 import html
@@ -11,7 +11,7 @@ from typing import Any
 
 import tokenizers
 
-_SUFFIX = "</w>"  # stands at the end of a word's last token
+_SUFFIX = "</w>"  # end of a word's last token
 _WORDS = (
     r"<start_of_text>|<end_of_text>"
     r"|'s|'t|'re|'ve|'m|'ll|'d"
@@ -23,7 +23,7 @@ class ClipWords:
     """Captions as token numbers of CLIP's BPE, without start, end and padding.
 
     Args:
-        model: the BPE, as `is_clip_bpe` knows it.
+        model: the BPE, as accepted by `is_clip_bpe`.
         start, end: the numbers for captions that spell `<start_of_text>` and `<end_of_text>` as words of their own,
             which open_clip takes for the tokens themselves.
     """
@@ -52,7 +52,7 @@ def is_clip_bpe(inner: tokenizers.Tokenizer) -> bool:
 
 
 def clean(text: str) -> str:
-    """Mend mojibake, resolve HTML entities twice, collapse white space, small letters.
+    """Fix mojibake, resolve HTML entities twice, collapse white space, lower case.
 
     Source: `basic_clean` and `whitespace_clean` of Radford et al. 2021's tokenizer.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_core.data.formats.recognise import Reading
+from clip_core.data.formats.detect import Reading
 from clip_core.data.image_files import SUFFIXES, member_of
 from clip_core.errors import DataError, ImageError, UsageError
 from clip_core.files import write_json
@@ -31,14 +31,14 @@ class Converted:
 
 
 def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Converted:
-    """Write the usable pairs of a data set as a pair list; the list comes last, so one that is there is whole.
+    """Write the usable pairs of a data set as a pair list; the list comes last, so an existing one is complete.
 
     Args:
         reading: what to write; nothing of it is decoded.
         out: the list to write.
         copy_images: copy the images, byte for byte, into a folder beside the list.
     Raises:
-        UsageError: if the list is there already, or the images are in shards and are not to be copied.
+        UsageError: if the list exists, or the images are in shards and are not copied.
         DataError: if no pair is usable, or an image cannot be copied.
     """
     if out.exists():
@@ -47,7 +47,7 @@ def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Conver
     if not pairs:
         raise DataError(f"{reading.path} holds no usable pair, first {reading.pairs[0].problem}; nothing is written.")
     if not copy_images and any(member_of(pair.image) for pair in pairs):
-        raise UsageError(f"the images of {reading.path} lie in shards; add --copy-images.")
+        raise UsageError(f"the images of {reading.path} are in shards; add --copy-images.")
     captions: dict[Path, list[str]] = {}
     for pair in pairs:
         captions.setdefault(pair.image, []).append(pair.caption)

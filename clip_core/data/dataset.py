@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_core.config import DataConfig
-from clip_core.data.formats.recognise import read_data
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import read_data
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, Report, distinct_images, fingerprint, sort_pairs
+from clip_core.data.progress import DecodeProgress
 from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
@@ -63,7 +64,7 @@ class PairSet:
         return len(self.pair_images)
 
     def subset(self, image_mask: NDArray[np.bool_]) -> Self:
-        """The pairs of some images, (I,) of bool, with rows counted anew."""
+        """The pairs of some images, (I,) of bool, with rows renumbered."""
         kept = image_mask[self.pair_images]
         images = np.flatnonzero(image_mask)
         captions = np.unique(self.pair_captions[kept])
@@ -92,7 +93,7 @@ class Data:
 def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
     """Hold out a share of the images, each with all its captions.
 
-    An image's place is drawn from the seed and its name alone: the order of the list and the folder it lies
+    An image's place is drawn from the seed and its name alone: the order of the list and its folder
     in change nothing, and a few images more or less move only a few others.
 
     Returns:
@@ -102,7 +103,7 @@ def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[Pa
     """
     count = len(pairset.images)
     if count < 2:
-        raise DataError("one image cannot be split into training and evaluation; give more, or --val-file.")
+        raise DataError("one image cannot be split into training and validation; give more images, or --val-file.")
     names = pairset.names or [str(path) for path in pairset.images]
     draws = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     validation = min(max(round(val_fraction * count), 1), count - 1)
@@ -160,7 +161,7 @@ def load_data(
         preprocessing: how the stored images are resized and cropped.
         seed: of the drawing and of the split.
         say: takes one sentence at a time for the person who watches.
-        decoder: of the images to train on; those held out are always decoded exactly as inference does.
+        decoder: of the images to train on; validation images are always decoded exactly as in inference.
         lists: as `read_lists` returns them; None reads them.
     Raises:
         DataError: if a list cannot be read, too many of its pairs are bad, or nothing is left to train on.
@@ -188,17 +189,20 @@ def load_data(
 
 
 def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pair]:
-    """The pairs of a file; what it was taken for is said, unless it is the plain list."""
-    reading = read_data(file, Wishes.of(config))
+    """The pairs of a file; the detected format is reported, unless it is the plain list."""
+    reading = read_data(file, ReadOptions.of(config))
     if reading.format != "json":
-        say(printable(f"{file} is read as {reading.format}: {reading.why}."))
+        say(printable(f"{file} read as {reading.format}: {reading.why}."))
     return reading.pairs
 
 
 def _decoded(
     paths: list[Path], preprocessing: Preprocessing, config: DataConfig, decoder: Decoder, say: Callable[[str], None]
 ) -> ImageStore:
-    store = ImageStore.build(paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder)
+    with DecodeProgress(say) as progress:
+        store = ImageStore.build(
+            paths, preprocessing, cache_gb=config.cache_gb, workers=config.workers, decoder=decoder, progress=progress
+        )
     if not store.cached:
         say(f"{len(paths):,} decoded images need more than --cache-gb {config.cache_gb:g}: each use decodes them.")
     return store
@@ -211,14 +215,14 @@ def _rows_of(part: PairSet, store: ImageStore) -> ImageStore:
 
 
 def _data_file(config: DataConfig, seed: int, say: Callable[[str], None]) -> Path:
-    """The list to train on, drawn if it was asked for and is not there yet."""
+    """The list to train on, created if requested and missing."""
     if not config.create_synthetic:
         if config.data_file is None:
             raise UsageError("no pairs to train on; give --data PATH, or --create-synthetic.")
         return config.data_file
     data_file = config.data_file or DEFAULT_SYNTHETIC
     if data_file.exists():
-        say(printable(f"{data_file} is already there, so nothing is drawn."))
+        say(printable(f"{data_file} exists, so no shapes are drawn."))
         return data_file
     drawn = create_synthetic(
         data_file,
@@ -232,7 +236,7 @@ def _data_file(config: DataConfig, seed: int, say: Callable[[str], None]) -> Pat
 
 
 def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
-    """Raise DataError where bad pairs are not to be skipped, or are too many."""
+    """Raise DataError if bad pairs may not be skipped, or are too many."""
     if not report.bad:
         return
     first, count = report.bad[0], len(report.bad)
@@ -252,7 +256,7 @@ def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
 def _say_shared(train: PairSet, val: PairSet, say: Callable[[str], None]) -> None:
     shared = len(set(train.images) & set(val.images))
     if shared:
-        say(f"{shared:,} images are in both lists, so the scores are not all on validation images.")
+        say(f"{shared:,} images are in both lists: the validation scores include training images.")
 
 
 def _several_captions(pairset: PairSet) -> bool:

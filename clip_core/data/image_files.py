@@ -19,7 +19,7 @@ SUFFIXES = frozenset(
 )
 
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
-_HEADER = 512  # bytes of a tar header, which stands right before the member
+_HEADER = 512  # bytes of a tar header, right before the member
 _MOST_BYTES = 512_000_000  # of a member; a larger one is no image
 _MOST_NAME = 80
 
@@ -32,7 +32,7 @@ class Member(NamedTuple):
     size: int
 
     def path(self, name: str) -> Path:
-        """The path that stands for it; of the member's own name only harmless letters are kept."""
+        """Its path; of the member's own name only harmless letters are kept."""
         last = re.sub(r"[^\w.+-]", "_", re.split(r"[/\\]", name)[-1])[-_MOST_NAME:]
         return Path(f"{self.shard}!", f"{self.offset}+{self.size}", last if last.strip("._") else "image")
 
@@ -40,7 +40,7 @@ class Member(NamedTuple):
         """The member's bytes.
 
         Raises:
-            OSError: if the shard is not there.
+            OSError: if the shard is missing.
             ImageError: if there is no such member in it any more.
         """
         if not self.shard.is_file():
@@ -51,12 +51,12 @@ class Member(NamedTuple):
             handle.seek(max(self.offset - _HEADER, 0))
             header, content = handle.read(_HEADER), handle.read(self.size)
         if not _announces(header, self.size) or len(content) != self.size:
-            raise ImageError(f"{self.shard} has no member at byte {self.offset}, it has changed; read the list anew.")
+            raise ImageError(f"{self.shard} has no member at byte {self.offset}, it has changed; read the list again.")
         return content
 
 
 def member_of(path: Path) -> Member | None:
-    """What a path of the form above stands for; None for the path of a file."""
+    """The member that a path of the form above names; None for the path of a file."""
     found = _MEMBER.fullmatch(str(path)) if ".tar!" in str(path).lower() else None
     return found and Member(Path(found["shard"]), int(found["offset"]), int(found["size"]))
 
@@ -68,7 +68,7 @@ def image_facts(path: Path) -> tuple[int, int]:
     another image of the same size would look like the one before it, but not that of its last change on this disk.
 
     Raises:
-        OSError: if the file is not there.
+        OSError: if the file is missing.
     """
     member = member_of(path)
     facts = (member.shard if member else path).stat()
@@ -76,7 +76,7 @@ def image_facts(path: Path) -> tuple[int, int]:
 
 
 def is_image_there(path: Path) -> bool:
-    """Whether the file, or the shard of a member, is there."""
+    """Whether the file, or the shard of a member, exists."""
     member = member_of(path)
     return (member.shard if member else path).is_file()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ class Pair:
     """One image with one caption.
 
     `image` is absolute, and may be a member of a shard (see `images`); `entry` counts from 1 in the list;
-    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what was
-    wrong already on reading, before any decoding; `where` is the entry in the words of its format.
+    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
+    wrong before any decoding; `where` is the entry in the terms of its format.
     """
 
     image: Path
@@ -63,13 +63,13 @@ class Report:
         first = self.bad[0]
         are = "is" if len(self.bad) == 1 else "are"
         return (
-            f"{text}; {len(self.bad):,} of {self.total:,} pairs {are} not usable, "
+            f"{text}; {len(self.bad):,} of {self.total:,} pairs {are} unusable, "
             f"first {printable(first.pair.place)}: {printable(first.reason)}."
         )
 
 
 def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
-    """Part usable pairs from the others, given the images that could not be decoded and why."""
+    """Separate usable pairs from the others, given the images that could not be decoded and why."""
     report = Report([], [])
     for pair in pairs:
         reason = pair.problem or failures.get(pair.image)
@@ -81,7 +81,11 @@ def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
 
 
 def check_pairs(
-    pairs: Sequence[Pair], *, workers: int | None = None, sizes: dict[Path, tuple[int, int]] | None = None
+    pairs: Sequence[Pair],
+    *,
+    workers: int | None = None,
+    sizes: dict[Path, tuple[int, int]] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Decode every image once, in threads, and say which pairs are usable.
 
@@ -89,12 +93,16 @@ def check_pairs(
         pairs: as a format's reader returns them.
         workers: decoding threads; None is one a core.
         sizes: filled with the upright width and height of every readable image, if given.
+        progress: called with the images decoded so far, and all.
+    Raises:
+        KeyboardInterrupt: saying how many images were checked.
     """
     from clip_core.data.preprocess import load_image
+    from clip_core.data.progress import run_interruptibly
 
     failures: dict[Path, str] = {}
 
-    def look(path: Path) -> None:
+    def look(path: Path) -> int:
         try:
             size = load_image(path).size
         except ImageError as error:
@@ -102,10 +110,16 @@ def check_pairs(
         else:
             if sizes is not None:
                 sizes[path] = size
+        return 1
 
-    with ThreadPoolExecutor(decoding_threads(workers)) as pool:
-        for _ in pool.map(look, distinct_images(pairs)):
-            pass
+    images, threads, done = distinct_images(pairs), decoding_threads(workers), 0
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for count in run_interruptibly(pool, threads, look, images):
+                done += count
+                progress(done, len(images))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{done:,} of {len(images):,} images checked") from None
     return sort_pairs(pairs, failures)
 
 

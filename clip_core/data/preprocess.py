@@ -212,7 +212,7 @@ def _upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the camera was held, in EXIF's numbers; 1 is upright, and where it is not known."""
+    """EXIF orientation; 1 is upright, and the default."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGED:  # broken metadata does not make the image unusable

@@ -1,4 +1,4 @@
-"""Decoded images by row number: all at hand where they fit, else decoded when asked for, by threads."""
+"""Decoded images by row number: all in memory or mapped where they fit, else decoded on demand, by threads."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clip_core.data.decode_cache import DecodeCache, PendingPixels, identity
 from clip_core.data.pairs import decoding_threads, reason
 from clip_core.data.preprocess import Pixels, load_image, resize_and_crop
+from clip_core.data.progress import Progress, no_progress, run_interruptibly
 from clip_core.errors import ImageError
 from clip_core.files import cache_folder
 from clip_core.network import Preprocessing
@@ -55,6 +56,10 @@ class ImageStore:
     _rows: NDArray[np.int64]  # rows of this store in `_pixels`
     _pool: ThreadPoolExecutor = field(repr=False)
 
+    @property
+    def _threads(self) -> int:
+        return self._pool._max_workers
+
     @classmethod
     def build(
         cls,
@@ -64,22 +69,27 @@ class ImageStore:
         cache_gb: float = 4.0,
         workers: int | None = None,
         decoder: Decoder = EXACT,
+        progress: Progress = no_progress,
     ) -> "ImageStore":
         """Decode every image once, in threads; keep them if all fit into `cache_gb` (10^9 bytes).
 
         They are kept in a file in the user's cache, for other runs too, or in memory where that cannot be written.
+        An interrupted build keeps what it decoded, for the next one to continue.
+
+        Raises:
+            KeyboardInterrupt: saying how many images were decoded, and whether they were kept.
         """
         pool = ThreadPoolExecutor(decoding_threads(workers), thread_name_prefix="decode")
         store = cls(list(paths), preprocessing, {}, decoder, None, np.arange(len(paths)), pool)
         shape = store._shape(len(paths))
         need = float(np.prod(shape, dtype=np.float64))
         if need > cache_gb * 1e9:
-            store._decode_all(lambda row, pixels: None)
+            store._decode_all(lambda row, pixels: None, progress)
             return store
         cache = DecodeCache(cache_folder() / "images", cache_gb * 1e9)
         key = identity(paths, preprocessing, decoder.name)
         if not store._found(cache, key, shape):
-            store._keep(cache.create(key, shape), shape)
+            store._keep(cache.create(key, shape), shape, progress)
         if store._pixels is not None and need < _memory() / 2:
             store._pixels.reshape(-1)[::_PAGE].max(initial=0)  # read in one go what the first epoch would by bits
         return store
@@ -127,15 +137,14 @@ class ImageStore:
         self._pixels = np.asarray(known[0])
         return True
 
-    def _keep(self, pending: PendingPixels | None, shape: tuple[int, ...]) -> None:
+    def _keep(self, pending: PendingPixels | None, shape: tuple[int, ...], progress: Progress) -> None:
         """Decode everything into a cache file; else into memory; else, where that has no room either, not at all."""
         if pending is not None:
             try:
                 with pending:
-                    self._decode_all(pending.put)
-                    self._pixels = np.asarray(pending.finish(list(self.failures)))
+                    self._fill(pending, progress)
                 return
-            except OSError:  # a full disk costs the keeping, not the run
+            except OSError:  # without room on the disk the images are kept in memory
                 self.failures.clear()
         fits = np.prod(shape, dtype=np.float64) < _memory() / 2
         pixels = np.zeros(shape, dtype=np.uint8) if fits else None
@@ -144,21 +153,43 @@ class ImageStore:
             if pixels is not None:
                 pixels[row : row + len(chunk)] = chunk
 
-        self._decode_all(put)
+        self._decode_all(put, progress)
         self._pixels = pixels
 
-    def _decode_all(self, put: Callable[[int, Pixels], None]) -> None:
-        """Decode every image and hand on some at a time; what cannot be decoded is black, and noted."""
+    def _fill(self, pending: PendingPixels, progress: Progress) -> None:
+        """Decode what an interrupted run had not yet, into a cache file."""
+        for row in pending.failed:
+            self._try(row)  # for the reason, or because it can be decoded now: then its chunk is decoded again
+            if row not in self.failures:
+                pending.done[row - row % _CHUNK : row - row % _CHUNK + _CHUNK] = False
+        try:
+            self._decode_all(pending.put, progress, pending.done)
+        except KeyboardInterrupt:
+            done, total = int(pending.done.sum()), len(self.paths)
+            pending.suspend(list(self.failures))
+            raise KeyboardInterrupt(f"{done:,} of {total:,} images decoded and kept") from None
+        self._pixels = np.asarray(pending.finish(list(self.failures)))
 
-        def decode_chunk(start: int) -> None:
+    def _decode_all(
+        self, put: Callable[[int, Pixels], None], progress: Progress, known: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Decode every image that is not known yet and hand on some at a time; what cannot be decoded is black."""
+
+        def decode_chunk(start: int) -> int:
             chunk = np.zeros(self._shape(min(_CHUNK, len(self.paths) - start)), dtype=np.uint8)
             for place in range(len(chunk)):
                 pixels = self._try(start + place)
                 if pixels is not None:
                     chunk[place] = pixels
             put(start, chunk)
+            return len(chunk)
 
-        list(self._pool.map(decode_chunk, range(0, len(self.paths), _CHUNK)))
+        total = len(self.paths)
+        starts = [s for s in range(0, total, _CHUNK) if known is None or not known[s : s + _CHUNK].all()]
+        done = total - sum(min(_CHUNK, total - start) for start in starts)
+        for count in run_interruptibly(self._pool, self._threads, decode_chunk, starts):
+            done += count
+            progress(done, total)
 
     def _try(self, row: int) -> Pixels | None:
         try:

@@ -54,7 +54,7 @@ class SyntheticReport:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One list and its images, which lie in a folder named after it."""
+    """One list and its images, in a folder named after it."""
 
     data_file: Path
     combinations: list[tuple[str, str]]
@@ -73,7 +73,7 @@ class _Drawing:
             yield self.folder / f"{number:05d}_{colour}_{shape}.png", colour, shape
 
     def write(self) -> None:
-        """Images first, the list last: a list that is there has all its images."""
+        """Images first, the list last: an existing list has all its images."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = []
         for path, colour, shape in self.items():
@@ -106,11 +106,11 @@ def create_synthetic(
             and written to `unseen_file(data_file)` instead; every colour and every shape stays in, and up to six
             take one shape each from as many colours.
     Raises:
-        UsageError: if the list is there already, or too many combinations are to be held out.
+        UsageError: if the list exists, or too many combinations are to be left out.
         DataError: if the folder cannot be written to.
     """
     if data_file.exists():
-        raise UsageError(f"{data_file} is already there; give another name, or delete it.")
+        raise UsageError(f"{data_file} exists; give another name, or delete it.")
     unseen = _choose_holdout(holdout_combinations, seed)
     seen = [combination for combination in COMBINATIONS if combination not in unseen]
     evaluation = _Drawing(unseen_file(data_file), unseen, UNSEEN_EACH * len(unseen), seed, size)
@@ -125,7 +125,7 @@ def create_synthetic(
 
 
 def draw_shape(colour: str, shape: str, size: int, dice: random.Random) -> Image.Image:
-    """One shape of random size and place on a random muted background that its colour stands out from.
+    """One shape of random size and place on a random muted background of another colour.
 
     RGB, `size` x `size` pixels.
     """

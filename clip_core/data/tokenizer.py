@@ -1,7 +1,7 @@
 """Captions as token numbers. Every tokenizer is one tokenizer.json of the `tokenizers` library.
 
 The file holds everything (normaliser, truncation, padding, start and end), so that a plain
-`tokenizers.Tokenizer.from_file` gives the same numbers. The special tokens stand in the vocabulary but not
+`tokenizers.Tokenizer.from_file` gives the same ids. The special tokens are in the vocabulary but not
 among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
 CLIP's own BPE is the exception: captions are read as its published weights were trained to (see clip_text.py),
 which no such file can say, so that the plain library gives the same numbers for ordinary captions only.
@@ -28,7 +28,7 @@ PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
 
-Pad = Literal["zero", "end"]  # what stands behind the end token: the number 0, or the end token again
+Pad = Literal["zero", "end"]  # the padding after the end token: id 0, or the end token again
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
 
@@ -61,7 +61,7 @@ class Tokenizer:
             path: the file.
             context_length: longest caption in tokens; None: the file's own, or CLIP's 77.
             pad: what to pad with; None: the file's own padding, or the number 0.
-            fixed_length: pad every caption to `context_length`; None: as the file says.
+            fixed_length: pad every caption to `context_length`; None: as in the file.
         Raises:
             TokenizerError: if it is missing, damaged, or does not end a text with a token of its own.
         """
@@ -98,7 +98,7 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """The number that stands behind the end token."""
+        """The id of the padding."""
         return self._pad
 
     @property
@@ -128,7 +128,7 @@ class Tokenizer:
             )
         numbers: dict[str, int] = model["vocab"]
         pieces = np.full((self.vocab_size, 2), -1, dtype=np.int64)
-        for merge in reversed(model["merges"]):  # so that the first way to a token stands at the end
+        for merge in reversed(model["merges"]):  # so that the first merge of a token is kept
             left, right = merge if isinstance(merge, list) else merge.split(" ")
             if left + right in numbers:  # not so where pieces inside a word are spelt with a prefix
                 pieces[numbers[left + right]] = numbers[left], numbers[right]
@@ -207,7 +207,7 @@ def vocabulary_for(captions: int) -> int:
 
 
 def train_bpe(captions: Collection[str], vocab_size: int | None, context_length: int) -> Tokenizer:
-    """Byte-level BPE: words part at white space and punctuation; bytes are tokens, so no text is unknown.
+    """Byte-level BPE: words are split at white space and punctuation; bytes are tokens, so no text is unknown.
 
     `vocab_size`: the most tokens there may be; None is what suits so many captions.
 

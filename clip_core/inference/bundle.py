@@ -1,9 +1,9 @@
-"""The ONNX bundle as data: its manifest, and reading it without trusting it.
+"""The ONNX bundle: its file names and manifest, and reading one that is not trusted.
 
 bundle/manifest.json   written last; names every file that is loaded or run, with size and sha256
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
 bundle/onnx/vision_model.onnx, bundle/onnx/text_model.onnx
-bundle/README.md       the model card; for people to edit, so the manifest does not hold it to a checksum
+bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
 
 import hashlib
@@ -18,13 +18,18 @@ from pydantic import Field, ValidationError
 from clip_core.errors import BundleError
 from clip_core.inference.onnx_file import check_onnx
 from clip_core.network import Frozen, Preprocessing
+from clip_core.run.paths import MANIFEST
 from clip_core.text import printable
 
-MANIFEST = "manifest.json"
 VISION = "onnx/vision_model.onnx"
 TEXT = "onnx/text_model.onnx"
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
-REQUIRED = (VISION, TEXT, TOKENIZER, "config.json", "preprocessor_config.json", "tokenizer_config.json")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MODEL_CARD = "README.md"
+EXAMPLE = "example.py"
+REQUIRED = (VISION, TEXT, TOKENIZER, CONFIG, PREPROCESSOR, TOKENIZER_CONFIG)
 
 FORMAT_VERSION = 1
 _LARGEST_MANIFEST = 16 * 2**20  # bytes
@@ -57,12 +62,12 @@ class ParityRow(Frozen):
 
 
 class Parity(Frozen):
-    """The proof that both encoders still say the same."""
+    """ONNX Runtime against PyTorch, for both encoders."""
 
     tolerance: float
     images: int
     captions: int
-    top1_agreement: float  # share of images and of captions whose nearest neighbour is the same one
+    top1_agreement: float  # fraction of images and of captions with the same nearest neighbour
     rows: tuple[ParityRow, ...]
 
     @property
@@ -93,7 +98,7 @@ class Manifest(Frozen):
 
 @dataclass
 class Bundle:
-    """A bundle whose files are what the manifest says; ONNX files are held as the bytes that were checked."""
+    """A checked bundle; ONNX files are held as the bytes that were checked."""
 
     folder: Path
     manifest: Manifest
@@ -106,7 +111,7 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether the folder claims to be a bundle; open_bundle says whether it is a sound one."""
+    """Whether the folder looks like a bundle; `open_bundle` checks it."""
     return (path / MANIFEST).exists() or (path / VISION).exists()
 
 
@@ -114,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
     """manifest.json of a bundle.
 
     Raises:
-        BundleError: if it is absent, no manifest, or of a later format.
+        BundleError: if it is absent, invalid, or of a later format.
     """
     content = _read(folder, MANIFEST, _LARGEST_MANIFEST)
     try:
@@ -149,7 +154,7 @@ def open_bundle(path: Path) -> Bundle:
     for name, facts in manifest.files.items():
         content = _read(folder, name, facts.size)
         if len(content) != facts.size or hashlib.sha256(content).hexdigest() != facts.sha256:
-            raise BundleError(f"{path / name} is not the file that its manifest describes; export again.")
+            raise BundleError(f"{path / name} is not the file that its manifest describes; export the bundle again.")
         if name.endswith(".onnx"):
             check_onnx(content, str(path / name))
         if name in (VISION, TEXT):
@@ -162,14 +167,14 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
     parts = PurePosixPath(name).parts
     shown = printable(name, 80)
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
-        raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; it is refused.")
+        raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; export the bundle again.")
     path = folder
     for part in parts:
         path = path / part
         try:
             mode = path.lstat().st_mode
         except OSError:
-            raise BundleError(f"{folder} has no {shown}: it is not a whole bundle; export again.") from None
+            raise BundleError(f"{folder} has no {shown}: it is not a complete bundle; export it again.") from None
         if stat.S_ISLNK(mode):
             raise BundleError(f"{folder / shown} is reached through a link, which a bundle may not have.")
     if not stat.S_ISREG(mode):

@@ -1,9 +1,9 @@
-"""CLIPInference: the four questions one asks a CLIP model, the same with either backend."""
+"""CLIPInference: similarity, zero-shot classification and retrieval, the same with either backend."""
 
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.model.hub import hub_name
 from clip_core.run.paths import RunPaths, is_run
+from clip_core.run.reader import RunReader
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
 from clip_core.text import printable
 
@@ -29,8 +30,8 @@ class CLIPInference:
             OpenAI's, open_clip's or Hugging Face's CLIP, or `org/name` on the Hugging Face hub.
         backend: `torch`, `onnx`, or `auto`: ONNX for a bundle; for a run, PyTorch where it is installed
             and the run's own bundle where it is not.
-        device: cpu, cuda, cuda:N or mps (default: the best that PyTorch sees; the CPU for ONNX Runtime).
-        model_name: what open_clip calls the architecture, where published weights do not say it.
+        device: cpu, cuda, cuda:N or mps (default: the first that PyTorch has; the CPU for ONNX Runtime).
+        model_name: open_clip's name of the architecture, where published weights do not say it.
     Raises:
         CheckpointError, BundleError, BackendError: if there is no such model, or it cannot be used.
     """
@@ -45,8 +46,14 @@ class CLIPInference:
         """The encoder in use."""
         return self._encoder
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know about the model, or None: `bundle of step 1020, best checkpoint is step 1374`."""
+        return self._encoder.about.note
+
     def image_text_similarity(self, image: ImageSource, texts: Sequence[str]) -> FloatArray:
         """Cosine of one image with each text, in the order of the texts.  -> (T,)"""
+        _refuse_string(texts, "texts")
         scores = similarity(self._encoder.encode_images([image]), self._encoder.encode_texts(texts))
         return np.asarray(scores[0])
 
@@ -61,6 +68,7 @@ class CLIPInference:
         Raises:
             UsageError: if there is no class, or a template without `{}`.
         """
+        _refuse_string(classes, "classes")
         templates = [template] if isinstance(template, str) else list(template)
         if not classes or not templates:
             raise UsageError("classification needs at least one class and one template.")
@@ -91,6 +99,7 @@ class CLIPInference:
         self, image: ImageSource, texts: Sequence[str], top_k: int | None = None
     ) -> tuple[list[str], FloatArray]:
         """Texts ranked by their similarity to an image, best first, and the similarities."""
+        _refuse_string(texts, "texts")
         query, gallery = self._encoder.encode_images([image]), self._encoder.encode_texts(texts)
         order, values = _ranked(query, gallery, _wanted(top_k, len(texts)))
         return [texts[row] for row in order], values
@@ -101,7 +110,7 @@ class CLIPInference:
 
 
 def fill(template: str, name: str) -> str:
-    """The class's name in place of `{}`; nothing else in the template or the name has a meaning."""
+    """The template with the name in place of `{}`; no other format syntax is interpreted."""
     if "{}" not in template:
         raise UsageError(f"the template {printable(template, 80)!r} has no {{}} where the class goes.")
     return template.replace("{}", name)
@@ -115,11 +124,13 @@ def open_encoder(
         raise CheckpointError(
             f"no model at {path}: give a run directory, a checkpoint, an ONNX bundle or published weights."
         )
+    if backend not in get_args(Choice):
+        raise BackendError(f"the backend is {printable(str(backend), 40)!r}; it may be {', '.join(get_args(Choice))}.")
     chosen, folder = _choose(path, backend)
     if chosen == "onnx":
         from clip_core.inference.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder(folder, device)
+        return OnnxEncoder(folder, device, stale_note(folder))
     if not _torch_installed():
         raise BackendError(
             f'{path} needs PyTorch, which is not installed: pip install "clip-tui[train]", '
@@ -131,7 +142,7 @@ def open_encoder(
 
 
 def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:
-    """Which backend serves `path`, and the folder it loads."""
+    """The backend for `path`, and the folder that it loads."""
     if is_bundle(path):
         if backend == "torch":
             raise BackendError(f"{path} is an ONNX bundle: use --backend onnx, or give its run directory.")
@@ -146,6 +157,14 @@ def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:
     return "torch", path
 
 
+def stale_note(bundle: Path) -> str | None:
+    """`bundle of step 1020, best checkpoint is step 1374`, where `bundle` is a run's and its run is further."""
+    run = bundle.resolve().parent
+    if not is_run(run) or RunPaths(run).bundle != bundle.resolve():
+        return None
+    return RunReader(run).stale_bundle()
+
+
 def _torch_installed() -> bool:
     try:
         return importlib.util.find_spec("torch") is not None
@@ -153,9 +172,15 @@ def _torch_installed() -> bool:
         return False
 
 
+def _refuse_string(texts: Sequence[str], what: str) -> None:
+    """One string is a sequence of letters, which nobody means."""
+    if isinstance(texts, str):
+        raise UsageError(f"{what} is the string {printable(texts, 40)!r}; give a list of strings.")
+
+
 def _wanted(top: int | None, there: int) -> int:
     if top is not None and top < 1:
-        raise UsageError(f"--top-k is {top}; it should be at least 1.")
+        raise UsageError(f"--top-k is {top}; it must be at least 1.")
     return there if top is None else top
 
 

@@ -187,7 +187,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def default_index(images: Path | Sequence[Path], identity: str) -> Path:
-    """Where the index of a gallery and a model lies unless told otherwise."""
+    """Where the index of a gallery and a model lies by default."""
     listed = [images] if isinstance(images, Path) else images
     key = b"\0".join([identity.encode(), *(os.fsencode(_absolute(path)) for path in listed)])
     kind = b"folder" if isinstance(images, Path) else b"list"

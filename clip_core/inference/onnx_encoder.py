@@ -35,13 +35,14 @@ class OnnxEncoder(BatchedEncoder):
 
     Args:
         path: the bundle's folder.
-        device: cpu (the default), cuda, cuda:N or mps; it is the one that runs, or the encoder is refused.
+        device: cpu (the default), cuda, cuda:N or mps; another one is never used in its place.
+        note: for `About.note`.
     Raises:
-        BundleError: if the bundle is damaged or asks for something a bundle may not.
+        BundleError: if the bundle is damaged or uses something that is refused.
         BackendError: if ONNX Runtime cannot run on the device that was asked for.
     """
 
-    def __init__(self, path: Path, device: str | None = None) -> None:
+    def __init__(self, path: Path, device: str | None = None, note: str | None = None) -> None:
         device = device or "cpu"
         provider = _provider(device)
         bundle = open_bundle(path)
@@ -62,7 +63,10 @@ class OnnxEncoder(BatchedEncoder):
             logit_scale=manifest.logit_scale,
             preprocessing=manifest.preprocessing,
             step=manifest.source.step,
+            checkpoint=manifest.source.checkpoint if manifest.source.step else "",
+            scores=manifest.source.scores,
             classes=manifest.classes,
+            note=note,
         )
         super().__init__(about, tokenizer)
         self._vision, self._text = _sessions(bundle, device, provider)
@@ -91,13 +95,13 @@ def _sessions(bundle: Bundle, device: str, provider: str) -> tuple[ort.Inference
         found = (inputs[0].name, inputs[0].type, fixed, outputs[0].name)
         if len(inputs) != 1 or found != expected or outputs[0].shape[-1] != bundle.manifest.embed_dim:
             raise BundleError(
-                f"{bundle.folder / name} has other inputs or outputs than its manifest says; export again."
+                f"{bundle.folder / name} has other inputs or outputs than its manifest says; export the bundle again."
             )
     return vision, text
 
 
 def make_session(model: bytes, name: str, device: str, provider: str) -> ort.InferenceSession:
-    """An ONNX Runtime session on one execution provider, checked to be the one that runs.
+    """An ONNX Runtime session on one execution provider, which is verified after the start.
 
     Raises:
         BundleError: if ONNX Runtime does not accept the file.

@@ -1,6 +1,8 @@
 """A model in a process of its own: `python -m clip_core.inference.server MODEL --backend onnx`.
 
-    stdout, once     {"id": 0, "ok": true, "result": {"backend", "source", "embed_dim", "image_size", ...}}
+    stdout, once     {"id": 0, "ok": true, "result": {"backend", "device", "source", "embed_dim", "image_size",
+                      "step", "checkpoint", "metric": "mean recall 68.7%" | null, "classes": [...] | null,
+                      "note": "bundle of step 1020, best checkpoint is step 1374" | null}}
     stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
                      {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...]}
@@ -108,6 +110,9 @@ def describe(model: CLIPInference) -> dict[str, Any]:
         "image_size": about.image_size,
         "device": about.device,
         "step": about.step,
+        "checkpoint": about.checkpoint,
+        "metric": about.best_metric,
+        "note": about.note,
         "classes": list(about.classes) if about.classes else None,
     }
 

@@ -18,10 +18,10 @@ class TorchEncoder(BatchedEncoder):
 
     Args:
         path: a run directory, a checkpoint folder, or published weights (see read_published).
-        model_name: what open_clip calls the architecture, where published weights do not say it.
-        device: cuda, cuda:N, mps or cpu (default: the first there is).
+        model_name: open_clip's name of the architecture, where published weights do not say it.
+        device: cuda, cuda:N, mps or cpu (default: the first that is available).
     Raises:
-        CheckpointError: if there is no whole checkpoint.
+        CheckpointError: if there is no complete checkpoint.
         BackendError: if PyTorch cannot use the device that was asked for.
     """
 
@@ -45,6 +45,8 @@ class TorchEncoder(BatchedEncoder):
             logit_scale=loaded.model.logit_scale().item(),
             preprocessing=loaded.config.preprocessing,
             step=loaded.step,
+            checkpoint=loaded.folder.name if loaded.step else "",
+            scores=loaded.scores,
             classes=trained_classes(loaded),
         )
         super().__init__(about, loaded.tokenizer)
@@ -59,13 +61,13 @@ class TorchEncoder(BatchedEncoder):
 
 
 def _identity(loaded: LoadedModel) -> str:
-    """A hash of the weights and of what they were taken for, which published files do not always say themselves."""
-    said = f"{loaded.weights_sha256()} {loaded.config.model_dump_json()}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    """A hash of the weights and of the configuration, which published files do not always include."""
+    described = f"{loaded.weights_sha256()} {loaded.config.model_dump_json()}"
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def trained_classes(loaded: LoadedModel) -> tuple[str, ...] | None:
-    """The captions that the run was trained on, where they are few; None otherwise."""
+    """The captions of the run's training pairs, where they are classes; None otherwise."""
     if loaded.run is None:
         return None
     classes = RunReader(loaded.run).record().data.classes

@@ -18,7 +18,7 @@ CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64
 _QUICK = "-quickgelu"
 
-# PublishedConfig that change what a network computes and that the towers here do not have, in words.
+# Settings that change what a network computes and that our towers do not have, for messages.
 _REFUSED = {
     "multimodal_cfg": "CoCa's text decoder",
     "timm_model_name": "a timm trunk",

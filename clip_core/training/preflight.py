@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.config import TrainConfig, architecture, flag
-from clip_core.data.formats.recognise import is_there, recognise
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import detect, is_there
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
@@ -113,7 +113,7 @@ def _check_places(config: TrainConfig) -> None:
         if path is not None and not created and not is_there(path):
             raise DataError(f"{name} {path}: no such file, folder or shard.")
         if path is not None and is_there(path):
-            recognise(path, Wishes.of(data))
+            detect(path, ReadOptions.of(data))
     read_second_validation(config.tune)
 
 

@@ -30,7 +30,7 @@ from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.trainable import trainable_parameters
 
-_LIBRARIES = ("clip-tui", "torch", "torchvision", "tokenizers", "numpy", "pillow", "safetensors")
+_LIBRARIES = ("clip-tui", "torch", "tokenizers", "numpy", "pillow", "safetensors", "simplejpeg")
 
 _PHRASES: dict[str, str | Callable[[Any], str]] = {
     "model_size": "preset {}",

@@ -6,8 +6,8 @@ import numpy as np
 
 from clip_core.config import DataConfig, TuneConfig
 from clip_core.data.dataset import PairSet, refuse_bad
-from clip_core.data.formats.recognise import read_data
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import read_data
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, distinct_images, sort_pairs
 from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ def read_second_validation(tune: TuneConfig) -> list[Pair]:
     Raises:
         DataError: if it is missing or no list of pairs.
     """
-    return read_data(tune.guard_data, Wishes(tune.guard_root)).pairs if tune.guard_data else []
+    return read_data(tune.guard_data, ReadOptions(tune.guard_root)).pairs if tune.guard_data else []
 
 
 def load_second_validation(

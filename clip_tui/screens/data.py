@@ -128,11 +128,11 @@ def read_parts(run: Path, data: DataConfig | None) -> Parts:
 
 def _read_list(data: DataConfig) -> Sequence[Pair]:
     """The valid pairs of the run's data; none where it cannot be read now."""
-    from clip_core.data.formats.recognise import read_data  # not needed for the first frame
-    from clip_core.data.formats.source import Wishes
+    from clip_core.data.formats.detect import read_data  # not needed for the first frame
+    from clip_core.data.formats.source import ReadOptions
 
     try:
-        pairs = read_data(data.data_file, Wishes.of(data)).pairs if data.data_file else []
+        pairs = read_data(data.data_file, ReadOptions.of(data)).pairs if data.data_file else []
     except ClipError:
         return []
     return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
@@ -153,6 +153,7 @@ def counts(data: DataFacts | None, validation: Sequence[Pair]) -> list[Fact]:
         facts.append(("validation", f"{number(data.val_pairs)} pairs, {number(data.val_images)} images"))
         if data.classes is not None:
             facts.append(("classes", number(len(data.classes))))
-    distinct = len({normalise_caption(caption) for _, caption in validation})
-    facts.append(("captions", f"{number(distinct)} distinct in the validation set"))
+    if validation:
+        distinct = len({normalise_caption(caption) for _, caption in validation})
+        facts.append(("captions", f"{number(distinct)} distinct in the validation set"))
     return facts

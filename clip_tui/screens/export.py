@@ -140,13 +140,14 @@ def _progress(state: ExportState, now: float) -> Text:
     what, status = state.export or (None, None)
     if what is not None and status is not None and what.alive:
         by = f"pid {status.pid} on {printable(status.host, 40)}"
-        return Text(f"Export running for {duration(now - status.started)} ({by}).\n", f"bold {YELLOW}")
+        doing = f": {printable(status.message)}" if status.message else "."
+        return Text(f"Export running for {duration(now - status.started)} ({by}){doing}\n", f"bold {YELLOW}")
     if what is State.FAILED and status is not None:
         return Text(f"Export failed: {printable(status.error or 'see the log below')}\n", f"bold {RED}")
-    if what is State.KILLED:
-        return Text("The last export was killed before it ended; press e to export again.\n", f"bold {RED}")
     if state.exit_code:
         return Text(f"Export failed with exit code {state.exit_code}; see the log below.\n", f"bold {RED}")
+    if what in (State.KILLED, State.STOPPED):
+        return Text(f"The last export was {what} before it ended; press e to export again.\n", f"bold {RED}")
     return Text()
 
 
@@ -159,7 +160,9 @@ def _bundle(manifest: Manifest, state: ExportState) -> Text:
     text.append(printable(str(RunPaths(state.path).bundle)), "bold")
     text.append(f"  {size:.1f} MB, opset {manifest.opset}\n")
     text.append(f"of {printable(source.run)}, {printable(source.checkpoint)}, step {source.step:,}\n", "dim")
-    return text.append(parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}")
+    return text.append(
+        "parity " + parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}"
+    )
 
 
 def _table(manifest: Manifest) -> Text:

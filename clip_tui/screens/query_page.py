@@ -53,7 +53,7 @@ class QueryPage(Page):
     def _show_stale(self, stale: str | None) -> None:
         line = self.query_one("#stale-bundle", Static)
         line.display = stale is not None
-        line.update(f"onnx answers with an older model: {stale}" if stale else "")
+        line.update(f"onnx is older: {stale}" if stale else "")
 
     @work(name="gallery", group="gallery", exclusive=True)
     async def _load(self, run: Path, changed: bool) -> None:

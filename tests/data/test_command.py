@@ -48,7 +48,7 @@ def test_the_text_names_each_bad_pair_and_no_escape_reaches_the_terminal(
 def test_a_list_with_nothing_usable_is_still_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "pairs.json").write_text('[{"image": "gone.png", "caption": "a ghost"}]')
     assert main(["check", str(tmp_path / "pairs.json")]) == 1
-    assert "images    none" in capsys.readouterr().out
+    assert "images      none" in capsys.readouterr().out
 
 
 def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -66,7 +66,7 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixtu
     for name in ("dataset.json", "dataset_unseen.json"):
         assert main(["check", str(tmp_path / "shapes" / name)]) == 0
     assert main(drawn) == 2
-    assert "already there" in capsys.readouterr().err
+    assert "exists; give another name" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_info_says_what_was_recognised_and_shows_three_pairs(mixed: Path, capsys
         "format      json: it is a JSON list",
         "pairs       32 of 3 images, 12 distinct captions",
     ]
-    assert "not usable  1 pairs, before any image is decoded" in lines
+    assert "unusable    1 pairs, before any image is decoded" in lines
     assert "  entry 32: the caption is empty" in lines
     assert sum(line.startswith("    ") for line in lines) == 3
 
@@ -112,7 +112,7 @@ def test_info_of_a_table_names_its_columns(mixed: Path, capsys: pytest.CaptureFi
 def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(shard)]) == 0
     out = capsys.readouterr().out
-    assert "is read as webdataset: 1 .tar shard." in out
+    assert "read as webdataset: 1 .tar shard." in out
     assert "2 usable pairs with 1 images" in out
     assert main(["check", str(shard), "--format", "csv"]) == 1
 
@@ -127,7 +127,7 @@ def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest
     assert f"use it with --image-root {mixed.parent}" in capsys.readouterr().out
     assert main(["info", str(elsewhere), "--image-root", str(mixed.parent), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pairs"], found["not_usable"]) == (31, 0)
+    assert (found["pairs"], found["unusable"]) == (31, 0)
     assert main(["convert", str(mixed), str(elsewhere)]) == 2
     assert "already there" in capsys.readouterr().err
 
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_sentence(flags: list[str], code: int, sentence: str, c
 
 
 def test_the_data_package_needs_no_torch():
-    modules = ("preprocess", "tokenizer", "pairs", "store", "dataset", "synthetic", "convert", "formats.recognise")
+    modules = ("preprocess", "tokenizer", "pairs", "store", "dataset", "synthetic", "convert", "formats.detect")
     imports = "; ".join(f"import clip_core.data.{name}" for name in modules)
     code = f"import sys; sys.modules['torch'] = None; {imports}; import clip_core.cli.data"
     subprocess.run([sys.executable, "-c", code], check=True)

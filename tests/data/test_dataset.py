@@ -141,7 +141,7 @@ def test_bad_pairs_are_skipped_said_and_reported(images: Path, tmp_path: Path):
     data = load_data(DataConfig(data_file=data_file, image_root=images), SQUARE, 0, said.append)
     assert len(data.train) + len(data.val) == 40
     assert [bad.pair.entry for bad in data.report.bad] == [1]
-    assert "1 of 41 pairs is not usable" in said[0]
+    assert "1 of 41 pairs is unusable" in said[0]
 
 
 def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_path: Path):
@@ -183,7 +183,7 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
     assert said[0].startswith("drew 90 images")
-    assert "already there" in said[2]
+    assert "exists, so no shapes are drawn" in said[2]
     assert first.train.images == second.train.images
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 

@@ -65,9 +65,11 @@ def content(store: ImageStore) -> Pixels:
     return store.get(np.arange(len(store)))
 
 
-def only_file(cache: Path) -> Path:
-    (path,) = cache.iterdir()
-    return path
+def only_entry(cache: Path) -> tuple[Path, Path]:
+    """The pixels and the record of the one entry."""
+    record, pixels = sorted(cache.iterdir())
+    assert (record.suffix, pixels.suffix) == (".json", ".npy")
+    return pixels, record
 
 
 def test_a_second_run_decodes_nothing_but_the_bad_images_and_reports_them_the_same(images: list[Path]):
@@ -92,7 +94,7 @@ def test_a_change_of_any_image_or_of_how_it_is_prepared_is_another_file(images: 
     store, decoded = build(images)
     assert decoded == 40
     assert set(store.failures) == {39}
-    assert len(list(cache.iterdir())) == 5
+    assert len(list(cache.glob("*.npy"))) == len(list(cache.glob("*.json"))) == 5
 
 
 def test_another_image_of_the_same_size_and_time_is_not_taken_for_the_one_before(images: list[Path]):
@@ -124,32 +126,40 @@ def test_an_image_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(i
     assert failures() == {3}
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "footer", "garbage", "shape"])
-def test_a_damaged_file_is_made_again(images: list[Path], cache: Path, damage: str):
+@pytest.mark.parametrize(
+    "damage", ["cut", "longer", "empty", "garbage", "shape", "failed rows", "no record", "record cut"]
+)
+def test_a_damaged_entry_is_made_again(images: list[Path], cache: Path, damage: str):
     wanted = content(build(images)[0])
-    path = only_file(cache)
-    whole = path.read_bytes()
+    pixels, record = only_entry(cache)
+    whole, said = pixels.read_bytes(), record.read_text()
     broken = {
-        "cut": whole[:-1000],
-        "longer": b"\0" + whole,
-        "empty": b"",
-        "footer": whole.replace(b'"failed": [3, 39]', b'"failed": [3, 38]'),
-        "garbage": os.urandom(len(whole)),
-        "shape": whole[40 * 16 * 16 * 3 :],
+        "cut": (whole[:-1000], said),
+        "longer": (whole + b"\0", said),
+        "empty": (b"", said),
+        "garbage": (os.urandom(len(whole)), said),
+        "shape": (whole.replace(b"(40, 16, 16, 3)", b"(20, 32, 16, 3)"), said),
+        "failed rows": (whole, said.replace("39", "38")),
+        "no record": (whole, None),
+        "record cut": (whole, said[:-20]),
     }[damage]
-    assert broken != whole
-    path.unlink()
-    path.write_bytes(broken)
+    assert broken != (whole, said)
+    pixels.write_bytes(broken[0])
+    if broken[1] is None:
+        record.unlink()
+    else:
+        record.write_text(broken[1])
     store, decoded = build(images)
     assert decoded == 40
     np.testing.assert_array_equal(content(store), wanted)
-    assert only_file(cache).read_bytes() == whole
+    pixels, record = only_entry(cache)
+    assert (pixels.read_bytes(), record.read_text()) == (whole, said)
 
 
 def test_the_longest_unused_go_first_and_those_of_this_minute_stay(tmp_path: Path, cache: Path):
     cache.mkdir(parents=True)
     for name, age in (("a", 3 * OLD), ("b", 2 * OLD), ("c", OLD), ("d", 0)):
-        path = cache / f"{name}.pixels"
+        path = cache / f"{name}.npy"
         path.write_bytes(b"x" * 1000)
         os.utime(path, (time.time() - age,) * 2)
     (cache / "dead.tmp").write_bytes(b"x")
@@ -159,17 +169,17 @@ def test_the_longest_unused_go_first_and_those_of_this_minute_stay(tmp_path: Pat
     assert pending is not None
     with pending:
         pass
-    assert sorted(path.name for path in cache.iterdir()) == ["b.pixels", "busy.tmp", "c.pixels", "d.pixels"]
+    assert sorted(path.name for path in cache.iterdir()) == ["b.npy", "busy.tmp", "c.npy", "d.npy"]
     assert DecodeCache(cache, 100).create("new", (1, 10, 10, 3)) is not None
-    assert {path.name for path in cache.glob("*.pixels")} == {"d.pixels"}
+    assert {path.name for path in cache.glob("*.npy")} == {"d.npy"}
 
 
 def test_a_use_makes_a_file_young_again(images: list[Path], cache: Path):
     build(images)
-    path = only_file(cache)
-    os.utime(path, (1, 1))
+    _, record = only_entry(cache)
+    os.utime(record, (1, 1))
     build(images)
-    assert time.time() - path.stat().st_mtime < OLD
+    assert time.time() - record.stat().st_mtime < OLD
 
 
 def test_what_does_not_fit_or_is_not_wanted_leaves_nothing_behind(images: list[Path], cache: Path):
@@ -208,7 +218,7 @@ assert store.cached and store.get(np.arange(40))[0].any()
 def test_a_file_that_is_removed_while_it_is_used_stays_readable(images: list[Path], cache: Path):
     store = build(images)[0]
     wanted = content(store)
-    only_file(cache).unlink()
+    only_entry(cache)[0].unlink()
     np.testing.assert_array_equal(content(store), wanted)
 
 
@@ -227,7 +237,7 @@ def test_processes_that_build_the_same_at_once_agree_and_leave_one_whole_file(im
         process.join()
     assert found == {content(build(images)[0]).tobytes()}
     assert build(images)[1] == 2
-    only_file(cache)
+    only_entry(cache)
 
 
 def test_no_images_and_only_bad_ones_are_kept_too(images: list[Path]):
@@ -241,3 +251,64 @@ def test_the_key_knows_missing_images_and_odd_names(tmp_path: Path):
     missing = identity([odd], SQUARE, "x")
     odd.write_bytes(b"1")
     assert len({missing, identity([odd], SQUARE, "x"), identity([odd], SQUARE, "y"), identity([], SQUARE, "x")}) == 4
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def interrupted_build(images: list[Path], after: int) -> str:
+    """Build a store and interrupt it after so many images; returns what the interrupt says."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as error:
+        ImageStore.build(images, SQUARE, workers=1, progress=progress)
+    return str(error.value)
+
+
+def test_an_interrupted_build_is_continued_and_ends_as_if_it_had_not_been(images: list[Path], cache: Path):
+    wanted = content(ImageStore.build(images, SQUARE, cache_gb=0))
+    said = interrupted_build(images, after=16)
+    kept = int(said.split()[0])
+    assert 16 <= kept < 40
+    assert said == f"{kept} of 40 images decoded and kept"
+    assert sorted(path.name.partition(".")[2] for path in cache.iterdir()) == ["part.json", "part.npy"]
+    store, decoded = build(images)
+    assert decoded <= 40 - kept + 1  # and the bad one among the kept ones
+    assert set(store.failures) == {3, 39}
+    np.testing.assert_array_equal(content(store), wanted)
+    only_entry(cache)
+
+
+def test_an_interrupted_build_can_be_interrupted_again(images: list[Path], cache: Path):
+    first = int(interrupted_build(images, after=1).split()[0])
+    second = int(interrupted_build(images, after=first + 1).split()[0])
+    assert 16 <= first < second
+    assert set(build(images)[0].failures) == {3, 39}
+
+
+@pytest.mark.parametrize("damage", ["pixels", "record", "done"])
+def test_a_damaged_part_is_not_continued(images: list[Path], cache: Path, damage: str):
+    interrupted_build(images, after=16)
+    (pixels,), (record,) = cache.glob("*.part.npy"), cache.glob("*.part.json")
+    if damage == "pixels":
+        pixels.write_bytes(b"")
+    else:
+        record.write_text(record.read_text().replace('"done": "', '"done": "f') if damage == "done" else "{")
+    store, decoded = build(images)
+    assert decoded == 40
+    np.testing.assert_array_equal(content(store)[0], EXACT.decode(images[0], SQUARE))
+
+
+def test_only_one_process_continues_what_was_kept(images: list[Path], cache: Path):
+    interrupted_build(images, after=16)
+    shape = (40, 16, 16, 3)
+    key = identity(images, SQUARE, EXACT.name)
+    pending = [DecodeCache(cache, 1e9).create(key, shape) for _ in range(2)]
+    assert [bool(one and one.done.any()) for one in pending] == [True, False]
+    for one in pending:
+        assert one is not None
+        with one:
+            pass

@@ -1,4 +1,4 @@
-"""Every format as it is found in the wild, made here: what is recognised, what is read, what is refused."""
+"""Every format as it is found in the wild, made here: what is detected, what is read, what is refused."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_core.config import DataConfig
-from clip_core.data.formats.recognise import FORMATS, Reading, read_data
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import FORMATS, Reading, read_data
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import check_pairs
 from clip_core.errors import ClipError, DataError, UsageError
 
@@ -43,13 +43,13 @@ def pairs_of(reading: Reading) -> list[tuple[str, str]]:
     return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs, workers=1).good]
 
 
-def read(path: Path, **wishes: Any) -> Reading:
-    return read_data(path, Wishes(**wishes))
+def read(path: Path, **options: Any) -> Reading:
+    return read_data(path, ReadOptions(**options))
 
 
-def problem(path: Path, **wishes: Any) -> str:
+def problem(path: Path, **options: Any) -> str:
     """What is wrong with the only bad pair."""
-    (bad,) = [pair for pair in read(path, **wishes).pairs if pair.problem]
+    (bad,) = [pair for pair in read(path, **options).pairs if pair.problem]
     return f"{bad.place}: {bad.problem}"
 
 
@@ -137,7 +137,7 @@ def test_the_user_decides_which_columns(folder: Path):
 
 
 def test_a_table_without_images_or_captions_says_so(folder: Path):
-    with pytest.raises(DataError, match=r"no column holds images among 'id', 'words'; say which with --image-col"):
+    with pytest.raises(DataError, match=r"no column holds images among 'id', 'words'; name it with --image-col"):
         read(write(folder / "a.csv", "id,words\n1,a cat\n2,a dog\n"))
     with pytest.raises(DataError, match=r"no column holds captions among 'image', 'x'"):
         read(write(folder / "b.csv", "image,x\nimages/0.png,1\n"))
@@ -244,7 +244,7 @@ def test_images_with_a_txt_beside_each(folder: Path):
     for number in range(4):
         write(folder / "images" / f"{number}.txt", f"\ufeffcaption {number}\r\n\r\n second \n")
     reading = read(folder)
-    assert reading.format == "text-beside"
+    assert reading.format == "sidecar"
     assert pairs_of(reading)[:2] == [("images/0.png", "caption 0"), ("images/0.png", "second")]
     assert problem(folder) == "images/4.png: there is no 4.txt beside it"
 
@@ -294,13 +294,15 @@ def test_a_folder_with_metadata_is_read_by_it(folder: Path):
 
 def test_a_folder_that_holds_lists_names_them(folder: Path):
     write(folder / "train.json", "[]")
-    with pytest.raises(DataError, match=r"no data set by itself; name a list in it, as .*train\.json\.$"):
+    with pytest.raises(
+        DataError, match=r"is a folder with lists and no data set itself; name a list: .*train\.json\.$"
+    ):
         read(folder)
 
 
 def test_what_is_not_recognised_lists_what_was_looked_for(folder: Path):
     for path in (folder / "images", write(folder / "notes.txt", "some words\n")):
-        with pytest.raises(DataError, match=r"in no format that is known") as caught:
+        with pytest.raises(DataError, match=r"has no supported format") as caught:
             read(path)
         assert all(known.shape in str(caught.value) for known in FORMATS.values())
 
@@ -309,15 +311,15 @@ def test_a_format_can_be_forced_and_must_fit(folder: Path):
     for number in range(5):
         write(folder / "images" / f"{number}.txt", "a caption")
     image(folder / "more" / "1.png")
-    assert read(folder).format == "text-beside"
+    assert read(folder).format == "sidecar"
     assert read(folder, format="class-folders").format == "class-folders"
     with pytest.raises(DataError, match="is not a file, which --format csv needs"):
         read(folder, format="csv")
-    with pytest.raises(DataError, match="is not a folder, which --format text-beside needs"):
-        read(write(folder / "a.csv", ""), format="text-beside")
+    with pytest.raises(DataError, match="is not a folder, which --format sidecar needs"):
+        read(write(folder / "a.csv", ""), format="sidecar")
 
 
-@pytest.mark.parametrize("form", [None, "json", "csv", "text-beside", "webdataset"])
+@pytest.mark.parametrize("form", [None, "json", "csv", "sidecar", "webdataset"])
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, form: str | None):
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(DataError, match=r"pipe\.json"):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from clip_core.data.formats.recognise import FORMATS, read_data
+from clip_core.data.formats.detect import FORMATS, read_data
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 

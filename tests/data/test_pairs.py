@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core.data.formats.recognise import read_data
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import read_data
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, check_pairs, fingerprint
 from clip_core.errors import DataError
 from clip_core.files import write_json
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read_pairs(path: Path, image_root: Path | None = None) -> list[Pair]:
-    return read_data(path, Wishes(image_root, format="json")).pairs
+    return read_data(path, ReadOptions(image_root, format="json")).pairs
 
 
 def write_list(folder: Path, value: Any) -> Path:
@@ -145,7 +145,7 @@ def test_the_report_counts_and_names_the_first_bad_entry(folder: Path):
     report = check_pairs(read_pairs(write_list(folder, [entry(), entry(image="x.png"), entry(caption="")])))
     assert report.bad_share == pytest.approx(2 / 3)
     expected = (
-        f"1 usable pairs with 1 images; 2 of 3 pairs are not usable, "
+        f"1 usable pairs with 1 images; 2 of 3 pairs are unusable, "
         f"first entry 2: no image at {folder / 'x.png'}; correct the path."
     )
     assert report.sentence() == expected

@@ -145,7 +145,7 @@ def test_a_missing_image_a_folder_and_a_text_are_refused_by_name(tmp_path: Path)
     (tmp_path / "empty.png").touch()
     for name, message in {
         "gone.png": "no image at .*gone.png", ".": "is not a file",
-        "notes.png": "notes.png is not an image in a known format", "empty.png": "empty.png is not a pic",
+        "notes.png": "notes.png is not an image in a known format", "empty.png": "empty.png is not an image",
     }.items():  # fmt: skip
         with pytest.raises(ImageError, match=message):
             load_image(tmp_path / name)

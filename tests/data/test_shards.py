@@ -13,8 +13,8 @@ from PIL import Image
 
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
-from clip_core.data.formats.recognise import Reading, read_data
-from clip_core.data.formats.source import Wishes
+from clip_core.data.formats.detect import Reading, read_data
+from clip_core.data.formats.source import ReadOptions
 from clip_core.data.image_files import Member, image_facts, is_image_there, member_of
 from clip_core.data.pairs import check_pairs
 from clip_core.data.preprocess import load_image
@@ -228,7 +228,7 @@ def test_shards_train_as_files_do(tmp_path: Path):
     square = Preprocessing(image_size=8)
     said: list[str] = []
     data = load_data(DataConfig(data_file=tmp_path / "{a,b}.tar"), square, 0, said.append)
-    assert "is read as webdataset: 2 .tar shards" in said[0]
+    assert "read as webdataset: 2 .tar shards" in said[0]
     for part, store in ((data.train, data.train_store), (data.val, data.val_store)):
         for row, image in enumerate(part.images):
             plain = load_image(tmp_path / "files" / image.name).resize((8, 8))
@@ -239,4 +239,4 @@ def test_shards_train_as_files_do(tmp_path: Path):
 def test_the_wish_for_shards_can_be_said(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(png())
     with pytest.raises(DataError, match=r"no \.tar at"):
-        read_data(tmp_path, Wishes(format="webdataset"))
+        read_data(tmp_path, ReadOptions(format="webdataset"))

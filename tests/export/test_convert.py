@@ -1,24 +1,70 @@
 """The conversion of one tower."""
 
+import os
 from pathlib import Path
 
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clip_core.errors import BackendError
-from export.convert import convert_tower
+from export.convert import convert_tower, drop_metadata, on_cpu
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        os.write(1, b"printed while it is traced")  # as native code prints
+        return x * self.weight
 
 
 class FixedBatch(nn.Module):
-    """A tower that asks for the batch with len(), which the exporter takes for a constant."""
+    """The exporter takes len() for a constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(len(x), 1) + x
 
 
-def test_a_tower_that_would_hold_for_one_batch_size_is_refused(tmp_path: Path) -> None:
-    axes = {0: torch.export.Dim("batch")}
-    with pytest.raises((BackendError, torch.onnx.OnnxExporterError), match=r"batch"):
-        convert_tower(FixedBatch(), torch.zeros(2, 3), "x", "y", axes, tmp_path / "x.onnx", tmp_path / "log")
+def convert_one(tower: nn.Module, folder: Path) -> Path:
+    path = folder / "x.onnx"
+    convert_tower(tower, torch.zeros(2, 3), "x", "y", {0: torch.export.Dim("batch")}, path, folder / "log")
+    return path
+
+
+def test_a_tower_is_written_for_every_batch_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    session = ort.InferenceSession(convert_one(Doubled(), tmp_path).read_bytes())
+    for batch in (1, 2, 7):
+        found = session.run(["y"], {"x": torch.ones(batch, 3).numpy()})[0]
+        assert found.tolist() == [[2.0] * 3] * batch
+    assert capfd.readouterr() == ("", "")
+    assert "printed while it is traced" in (tmp_path / "log").read_text()
+
+
+def test_a_tower_with_a_fixed_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"^x\.onnx has a fixed batch size or length"):
+        convert_one(FixedBatch(), tmp_path)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_tower_on_a_gpu_is_converted_from_a_copy_on_the_cpu() -> None:
+    with FakeTensorMode():
+        tower = nn.Sequential(nn.Linear(3, 4, device="cuda"), nn.BatchNorm1d(4, device="cuda"))
+        moved = on_cpu(tower)
+        assert {tensor.device.type for tensor in moved.state_dict().values()} == {"cpu"}
+        assert {tensor.device.type for tensor in tower.state_dict().values()} == {"cuda"}
+    there = Doubled()
+    assert on_cpu(there) is there
+
+
+def test_debugging_metadata_is_dropped(tmp_path: Path) -> None:
+    proto = onnx.load(convert_one(Doubled(), tmp_path))
+    proto.graph.node[0].doc_string = str(tmp_path)
+    proto.graph.metadata_props.add(key="trace", value=str(tmp_path))
+    drop_metadata(proto)
+    assert str(tmp_path).encode() not in proto.SerializeToString()

@@ -252,7 +252,7 @@ def test_resume_takes_no_flag_that_would_change_the_run(trained_run: Path) -> No
     [
         ([], 2, "--data-file"),
         (["--data-file", "nowhere.json"], 1, "nowhere.json"),
-        (["--data", "."], 1, "no format that is known"),
+        (["--data", "."], 1, "no supported format"),
         (["--data", "{1..2}.tar"], 1, "no such file, folder or shard"),
         (["--data", ".", "--class-template", "x"], 2, "--class-template"),
         (["--data-file", "nowhere.json", "--device", "tpu"], 2, "--device"),

@@ -11,8 +11,9 @@ import pytest
 
 from clip_core.data.tokenizer import train_characters
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import MANIFEST, TEXT, VISION, open_bundle
+from clip_core.inference.bundle import TEXT, VISION, open_bundle
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.paths import MANIFEST
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
@@ -135,10 +136,10 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("tamper", "said"), TAMPERINGS)
-def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, said: str) -> None:
+@pytest.mark.parametrize(("tamper", "message"), TAMPERINGS)
+def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, message: str) -> None:
     tamper(own_bundle)
-    with pytest.raises(ClipError, match=said) as caught:
+    with pytest.raises(ClipError, match=message) as caught:
         CLIPInference(own_bundle, backend="onnx")
     assert "\n" not in str(caught.value)
 

@@ -1,5 +1,6 @@
-"""CLIPInference: the four questions, the same from PyTorch and from ONNX Runtime."""
+"""CLIPInference: the same results from PyTorch and from ONNX Runtime."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 
 from clip_core.errors import BackendError, CheckpointError, ClipError, ImageError, UsageError
 from clip_core.inference.clip import CLIPInference
-from tests.models import images_of, make_run
+from clip_core.model.checkpoint import load_model
+from tests.models import images_of, make_run, save
 
 TEXTS = ["a red circle", "a blue square", "", "a red circle", "é 漢字 <|endoftext|>", "long " * 40]
 
@@ -109,26 +111,30 @@ def test_braces_in_a_class_are_text(onnx: CLIPInference, tiny_run: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("ask", "kind", "said"),
+    ("ask", "kind", "message"),
     [
         (lambda clip, image: clip.zero_shot_classification(image, ["a"], "no place"), UsageError, "no place"),
         (lambda clip, image: clip.zero_shot_classification(image, []), UsageError, "at least one class"),
+        (lambda clip, image: clip.zero_shot_classification(image, "dog"), UsageError, "list of strings"),
+        (lambda clip, image: clip.image_text_similarity(image, "a dog"), UsageError, "list of strings"),
+        (lambda clip, image: clip.image_text_retrieval(image, "a dog"), UsageError, "list of strings"),
         (lambda clip, image: clip.zero_shot_classification(image, ["a"], []), UsageError, "one template"),
         (lambda clip, image: clip.image_text_retrieval(image, ["a"], top_k=0), UsageError, "at least 1"),
         (lambda clip, image: clip.image_text_similarity("nowhere.png", ["a"]), ImageError, "nowhere.png"),
     ],
 )
-def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, kind, said) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, kind, message) -> None:
+    with pytest.raises(kind, match=message) as caught:
         ask(onnx, images_of(tiny_run)[0])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "kind", "said"),
+    ("path", "options", "kind", "message"),
     [
         ("nowhere", {}, CheckpointError, "no model at"),
         ("bundle", {"backend": "torch"}, BackendError, "is an ONNX bundle"),
+        (".", {"backend": "onxx"}, BackendError, "onxx"),
         ("bundle", {"device": "cuda"}, BackendError, "CUDAExecutionProvider"),
         ("bundle", {"device": "abacus"}, BackendError, "abacus"),
         (".", {"device": "abacus"}, BackendError, "abacus"),
@@ -136,10 +142,21 @@ def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: 
         ("checkpoints", {}, CheckpointError, "checkpoints"),
     ],
 )
-def test_a_model_that_cannot_be_used_is_one_sentence(tiny_run: Path, path, options, kind, said) -> None:
-    with pytest.raises(kind, match=said) as caught:
+def test_a_model_that_cannot_be_used_is_one_sentence(tiny_run: Path, path, options, kind, message) -> None:
+    with pytest.raises(kind, match=message) as caught:
         CLIPInference(tiny_run / path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_older_than_the_best_checkpoint_is_noted(tiny_run: Path, tmp_path: Path) -> None:
+    assert CLIPInference(tiny_run, "onnx").note is None
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    save(run, load_model(run).model, step=9)
+    for path in (run, run / "bundle"):
+        assert CLIPInference(path, "onnx").note == "bundle of step 7, best checkpoint is step 9"
+    assert CLIPInference(run, "torch").note is None
+    shutil.copytree(run / "bundle", tmp_path / "elsewhere")
+    assert CLIPInference(tmp_path / "elsewhere").note is None
 
 
 def test_a_run_without_a_bundle_says_how_to_make_one(tmp_path: Path) -> None:

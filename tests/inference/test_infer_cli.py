@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clip_core.inference.clip import CLIPInference
-from tests.models import images_of, make_run, python
+from clip_core.model.checkpoint import load_model
+from tests.models import environment, images_of, make_run, python, save
 
 INFER = ("-m", "clip_core.cli.infer")
 
@@ -39,6 +42,30 @@ def test_a_run_answers_from_its_bundle_where_torch_cannot_be_imported(
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "PyTorch" in failed.stderr
+
+
+def test_a_stale_bundle_is_noted_on_stderr_and_in_the_json(tiny_run: Path, image: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    save(run, load_model(run).model, step=9)
+    note = "bundle of step 7, best checkpoint is step 9"
+    asked = ("similarity", "--image", image, "--texts", "a", "--model")
+    done = python(*INFER, *asked, run, torch_free=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"note: {note}\n")
+    assert done.stdout.splitlines()[0].endswith("step 7, onnx on cpu")
+    done = python(*INFER, *asked, run / "bundle", "--json")
+    assert done.stderr == f"note: {note}\n"
+    answer = json.loads(done.stdout)
+    assert (answer["note"], answer["checkpoint"], answer["step"]) == (note, "step_0000007", 7)
+
+
+def test_a_character_that_the_terminal_lacks_is_replaced(tiny_bundle: Path, image: Path) -> None:
+    asked = (*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "漢字")
+    done = subprocess.run(
+        [sys.executable, *map(str, asked)], env=environment() | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[1].endswith(b"??")
 
 
 def test_a_bundle_imports_neither_torch_nor_onnx_though_they_are_there(tiny_bundle: Path, image: Path) -> None:
@@ -112,7 +139,7 @@ def test_bars_are_drawn(tiny_bundle: Path, image: Path, tmp_path: Path, mode: st
     assert (tmp_path / "bars.png").stat().st_size > 1000
 
 
-def test_a_text_that_is_too_long_is_said(tiny_bundle: Path, image: Path) -> None:
+def test_a_truncated_text_is_reported(tiny_bundle: Path, image: Path) -> None:
     done = python(*INFER, "similarity", "--model", tiny_bundle, "--image", image, "--texts", "long " * 30, "short")
     assert "1 of 2 texts are longer than 24 tokens" in done.stderr
 
@@ -129,12 +156,12 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
     done = python(*INFER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "runs/latest" in done.stdout
-    assert "Which text fits" in done.stdout
+    assert "by similarity" in done.stdout
     assert "clip-infer retrieval" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--mode", "magic"), "magic"),
         (("similarity", "--model", "nowhere", "--image", "x.png", "--texts", "a"), "nowhere"),
@@ -148,9 +175,9 @@ def test_without_arguments_the_latest_run_is_shown(tiny_run: Path, tmp_path: Pat
         (("classification", "--model", "BUNDLE", "--image", "x\x1b[31m", "--classes", "a"), "x[31m"),
     ],
 )
-def test_a_mistake_is_one_sentence_without_a_traceback(tiny_bundle: Path, tmp_path: Path, words, said: str) -> None:
+def test_a_mistake_is_one_sentence_without_a_traceback(tiny_bundle: Path, tmp_path: Path, words, message: str) -> None:
     done = python(*INFER, *(tiny_bundle if word == "BUNDLE" else word for word in words), cwd=tmp_path)
     assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("clip-infer: ")
     assert done.stderr.count("\n") == 1

@@ -73,7 +73,7 @@ def constant(tensor: onnx.TensorProto) -> onnx.NodeProto:
 
 
 @pytest.mark.parametrize(
-    ("hostile", "said"),
+    ("hostile", "message"),
     [
         (lambda: model(identity("com.evil")), "com.evil"),
         (lambda: model(branch(identity("com.evil")), weights=(COND,)), "com.evil"),
@@ -89,8 +89,8 @@ def constant(tensor: onnx.TensorProto) -> onnx.NodeProto:
         (with_sparse, "weights in another file"),
     ],
 )
-def test_what_a_bundle_may_not_ask_for_is_refused(hostile, said) -> None:
-    with pytest.raises(BundleError, match=said) as caught:
+def test_what_a_bundle_may_not_ask_for_is_refused(hostile, message) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
         check_onnx(hostile().SerializeToString(), "model.onnx")
     assert "model.onnx" in str(caught.value)
 

@@ -40,6 +40,6 @@ def test_the_suffix_is_the_format(tiny_run: Path, tmp_path: Path, suffix: str) -
 
 
 def test_a_plot_that_cannot_be_written_is_one_sentence(tiny_run: Path, tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "plot.xyz", "png"), (tmp_path / "nowhere" / "plot.png", "no folder")):
-        with pytest.raises(UsageError, match=said):
+    for path, message in ((tmp_path / "plot.xyz", "png"), (tmp_path / "nowhere" / "plot.png", "no folder")):
+        with pytest.raises(UsageError, match=message):
             plot_bars(images_of(tiny_run)[0], ["a"], [0.5], "t", path)

@@ -1,6 +1,7 @@
-"""The encoder process: JSON lines in, JSON lines out, nothing else on stdout."""
+"""The server process: JSON lines in, JSON lines out, nothing else on stdout."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from clip_core.inference.clip import CLIPInference
-from tests.models import environment, images_of, make_run
+from clip_core.model.checkpoint import load_model
+from tests.models import environment, images_of, make_run, save
 
 
 class Server:
@@ -52,6 +54,7 @@ def test_the_first_line_says_what_was_loaded(server: Server) -> None:
     assert server.hello["ok"] is True
     result = server.hello["result"]
     assert (result["embed_dim"], result["image_size"], result["device"]) == (16, 32, "cpu")
+    assert (result["step"], result["checkpoint"], result["metric"], result["note"]) == (7, "step_0000007", None, None)
     assert result["source"].endswith("bundle" if result["backend"] == "onnx" else "tiny")
 
 
@@ -79,7 +82,7 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
         ("not json", "question"),
         ("[1, 2]", "question"),
@@ -97,14 +100,22 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
     ],
 )
 def test_a_bad_question_is_answered_in_one_sentence_and_the_server_lives(
-    server: Server, question: str, said: str
+    server: Server, question: str, message: str
 ) -> None:
     answer = server.ask(question)
     assert answer["ok"] is False
-    assert said in answer["error"]
+    assert message in answer["error"]
     assert "\n" not in answer["error"]
     assert answer["id"] == (9 if '"id"' in question else None)
     assert server.process.poll() is None
+
+
+def test_the_first_line_notes_a_stale_bundle(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    save(run, load_model(run).model, step=9, scores={"mean_recall": 0.5})
+    stale = Server(str(run), "--backend", "onnx", cwd=tmp_path)
+    assert stale.hello["result"]["note"] == "bundle of step 7, best checkpoint is step 9"
+    assert stale.close() == (0, "")
 
 
 def test_a_model_that_cannot_be_loaded_is_the_first_and_last_line(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from clip_core.run.metrics import (
     CHARTS,
     METRICS,
+    NOT_METRICS,
     RECALL_AT,
     SECOND,
     Chart,
@@ -19,6 +22,7 @@ from clip_core.run.metrics import (
     register,
     second,
 )
+from clip_core.run.reader import RunReader
 from clip_core.scoring import RECALL_AT as SCORED_AT
 from clip_core.scoring import retrieval_scores, zero_shot_scores
 
@@ -135,3 +139,10 @@ def test_the_best_checkpoint_is_chosen_by_zero_shot_for_classes_else_by_mean_rec
 def test_unknown_keys_are_last() -> None:
     keys = ["zzz", SECOND + "mean_recall", "loss", "aaa", "mean_recall"]
     assert [metric.key for metric in ordered(keys)] == ["loss", "mean_recall", SECOND + "mean_recall", "aaa", "zzz"]
+
+
+def test_every_value_that_a_run_measures_is_in_the_table_with_its_kind(trained_run: Path) -> None:
+    lines = [line for line in RunReader(trained_run).all_lines() if line["kind"] != "event"]
+    measured = {(line["kind"], key) for line in lines for key in line if key not in NOT_METRICS}
+    assert {kind for kind, _ in measured} == {"train", "eval", "system"}
+    assert {(METRICS[key].kind, key) for _, key in measured} == measured

@@ -65,13 +65,13 @@ def test_a_heartbeat_of_a_thread_and_a_status_at_the_same_time_are_both_written(
 
     thread = threading.Thread(target=beat)
     thread.start()
-    for step in range(300):
+    for step in range(100):
         writer.status(step=step)
     done.set()
     thread.join()
     status = RunReader(writer.path).status()
     assert status is not None
-    assert (status.step, status.epoch, failures) == (299, 1, [])
+    assert (status.step, status.epoch, failures) == (99, 1, [])
     writer.close()
 
 

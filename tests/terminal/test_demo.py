@@ -11,7 +11,7 @@ from tests.tui.test_demo import SMALL
 def test_the_demo_trains_exports_and_classifies_by_itself_and_ends_with_the_summary(tmp_path: Path) -> None:
     with Terminal("clip_tui.cli", "demo", "--", *SMALL, cwd=tmp_path, size=(120, 40)) as terminal:
         terminal.wait_for("clip-tui")
-        terminal.wait_for("the same as the torch model", 120)
+        terminal.wait_for("passed against PyTorch", 120)
         terminal.wait_for(" ms", 60)
         assert "5 Classify" in terminal.text
         terminal.press("q")

@@ -63,12 +63,12 @@ def test_the_main_job_from_the_form_to_an_answer_of_both_backends(tmp_path: Path
             assert reader.state() is State.STOPPED
 
             terminal.press("7")
-            terminal.wait_for("no bundle yet")
+            terminal.wait_for("No bundle yet")
             terminal.press("e")
-            terminal.wait_for("the same as the torch model", 120)
+            terminal.wait_for("passed against PyTorch", 120)
 
             terminal.press("4")
-            terminal.wait_for("among 9 validation images")
+            terminal.wait_for("text to match against 9 images")
             terminal.press("x")
             terminal.wait_for(" ms")
             terminal.wait_for("▀")

@@ -126,7 +126,7 @@ def test_what_is_missing_a_folder_or_a_bomb_is_refused_in_the_same_words(tmp_pat
         assert said == verdict(EXACT.decode, tmp_path / name)
 
 
-def test_torchvision_is_what_decodes(tmp_path: Path):
+def test_a_jpeg_is_decoded_by_the_fast_path(tmp_path: Path):
     photo().save(tmp_path / "a.jpg")
     assert FAST is not EXACT
     assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()).shape == (3, 70, 90)

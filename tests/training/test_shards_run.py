@@ -38,7 +38,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tar"
     done = clip_train("--data", str(shards / "{0..1}.tar"), "--run-dir", str(run), *SHORT_RUN, cwd=run.parent)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "is read as webdataset: 2 .tar shards." in done.stdout + done.stderr
+    assert "read as webdataset: 2 .tar shards." in done.stdout + done.stderr
     return run
 
 

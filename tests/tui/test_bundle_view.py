@@ -36,7 +36,7 @@ def test_the_table_has_a_row_for_each_file_and_batch_and_aligned_columns() -> No
     assert "77" in rows[-1]
 
 
-@pytest.mark.parametrize(("difference", "verdict"), [(1.5e-7, "parity passed"), (3.2e-2, "parity FAILED")])
+@pytest.mark.parametrize(("difference", "verdict"), [(1.5e-7, "passed"), (3.2e-2, "FAILED")])
 def test_the_verdict_is_the_one_of_the_manifest(difference: float, verdict: str) -> None:
     sentence = parity_verdict(manifest("run", step=20, difference=difference))
     assert sentence.startswith(verdict)

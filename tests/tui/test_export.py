@@ -106,14 +106,16 @@ def test_a_bundle_of_the_best_checkpoint_is_not_called_old(runs: Path) -> None:
     ("state", "words"),
     [
         (State.RUNNING, "Export running for 5 s (pid 7 on host)."),
-        (State.STALLED, "Export running for 5 s"),
+        (State.STALLED, "Export running for 5 s (pid 7 on host): converting"),
         (State.FAILED, f"Export failed: {ERROR}"),
-        (State.KILLED, "killed"),
+        (State.KILLED, "The last export was killed"),
+        (State.STOPPED, "The last export was stopped"),
         (State.FINISHED, ""),
     ],
 )
 def test_each_state_of_an_export_is_said_before_the_bundle_that_is_there(state: State, words: str) -> None:
-    status = Status(state=state, pid=7, host="host", started=NOW - 5, error=ERROR)
+    message = "converting" if state is State.STALLED else None
+    status = Status(state=state, pid=7, host="host", started=NOW - 5, error=ERROR, message=message)
     text = export_text(ExportState(Path("run"), (state, status), manifest("run", 20)), NOW).plain
     assert words in text
     assert "parity passed" in text

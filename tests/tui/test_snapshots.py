@@ -24,7 +24,7 @@ from clip_tui.app import ClipApp
 from clip_tui.screens.classify import ClassifyScreen
 from clip_tui.screens.retrieve import RetrieveScreen
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
-from tests.tui.pilot import opened, says, screen_text, until
+from tests.tui.pilot import says, screen_text, until
 from tests.tui.samples import FixedEncoders, write_bundle
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -156,7 +156,8 @@ async def test_the_screen_is_the_one_in_its_snapshots(
     differences = []
     async with app.run_test(size=SIZES[0]) as pilot:
         if case.run is not None:
-            await opened(pilot, Path(case.root) / case.run, case.page)
+            app.open_run(Path(case.root) / case.run, case.page)
+            await until(pilot, lambda: getattr(app.screen, "PAGE", "") == case.page)
         await says(pilot, "7 Export")
         if case.act is not None:
             await case.act(pilot)

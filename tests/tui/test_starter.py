@@ -51,6 +51,15 @@ def test_a_second_export_is_refused_and_leaves_the_log_of_the_first(tmp_path: Pa
         assert not is_exporting(tmp_path)
 
 
+def test_of_two_starts_one_after_the_other_the_second_is_refused(tmp_path: Path) -> None:
+    process = start_export(tmp_path)
+    with pytest.raises(RunError, match="is being exported already"):
+        start_export(tmp_path)
+    assert process.wait(300) != 0, "there is no run to export"
+    assert not is_exporting(tmp_path)
+    assert RunPaths(tmp_path).export_log.read_text().startswith("clip-export: ")
+
+
 def test_an_export_that_was_killed_does_not_block_the_next_one(tmp_path: Path) -> None:
     dead = 2**22 + 1  # a pid that no process has
     status = Status(state=State.RUNNING, pid=dead, host=os.uname().nodename, heartbeat=2e9)

@@ -10,7 +10,7 @@ SHAPE = "one folder of images per class"
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     names = [folder.name for folder in _folders(source.path)]
     if len(names) >= 2 and _PARTS.issuperset(name.casefold() for name in names):
         path = source.path
@@ -35,7 +35,7 @@ def read(source: Source) -> Contents:
     names = (image.relative_to(root) for image in source.images())
     for entry, name in enumerate((name for name in names if len(name.parts) > 1), start=1):
         title = " ".join(name.parts[0].replace("_", " ").split())
-        collector.add(entry, str(name), source.wishes.class_template.replace("{}", title), str(name))
+        collector.add(entry, str(name), source.options.class_template.replace("{}", title), str(name))
     if not collector.pairs:
         raise DataError(f"{root} holds no folders with images, one per class; name another folder.")
     return Contents(collector.pairs, root)

@@ -14,7 +14,7 @@ SHAPE = 'COCO captions {"images": [...], "annotations": [...]}'
 _SAMPLE = 20
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     if source.path.suffix.lower() != ".json" or not re.match(rb"(\xef\xbb\xbf)?\s*\{", source.head):
         return None
     value = source.json
@@ -36,7 +36,7 @@ def read(source: Source) -> Contents:
     if source.path.parent.name:  # annotations/captions_val2017.json has its images in ../val2017
         folders += folders_beside(source.path.parent)
     first = [name for name in (files[key] for key in list(files)[:_SAMPLE]) if isinstance(name, str)]
-    root = source.wishes.image_root or find_root(folders, first)
+    root = source.options.image_root or find_root(folders, first)
     collector = Collector(root)
     for entry, annotation in enumerate(annotations, start=1):
         key = _key(annotation.get("image_id"))

@@ -14,7 +14,7 @@ _MOST_FOLDERS = 64  # beside a list that its images are looked for in
 
 
 class Collector:
-    """Makes `pairs` out of entries; what is wrong with one stands in its `problem`."""
+    """Makes `pairs` out of entries; an invalid entry has a `problem`."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -29,8 +29,8 @@ class Collector:
             entry: its number, from 1.
             image: the path as the list spells it; anything else is a bad pair.
             captions: a text, or a list of texts; anything else is a bad pair.
-            where: the entry in the words of its format; "entry N" if empty.
-            problem: what the format's reader found wrong already.
+            where: the entry in the terms of its format; "entry N" if empty.
+            problem: what the format's reader found.
         """
         path, name, lost = self._place.find(image)
         for caption in (captions or [""]) if isinstance(captions, list) else [captions]:
@@ -68,7 +68,7 @@ def shown(value: object) -> str:
 
 def _caption(caption: object) -> tuple[str, str | None]:
     if not isinstance(caption, str):
-        return "", f"the caption {shown(caption)} is not a text"
+        return "", f"the caption {shown(caption)} is not text"
     # Half surrogates can be spelt in JSON but not written as UTF-8.
     text = caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
     return text, None if text else "the caption is empty"
@@ -80,13 +80,13 @@ class _Root:
     def __init__(self, root: Path) -> None:
         self.path = root.absolute()
         self._real = self.path.resolve()
-        # Most images lie in a few folders: resolving each folder once leaves one question an image.
+        # Most images are in a few folders: each folder is resolved once, which leaves one system call an image.
         self._folder = lru_cache(maxsize=4096)(self._resolve_folder)
         self._last: tuple[object, tuple[Path, str, str | None]] = object(), (self.path, "", None)
 
     def find(self, spelt: object) -> tuple[Path, str, str | None]:
         """(absolute path, name below the root, what is wrong or None) of an image as the list spells it."""
-        if spelt != self._last[0]:  # the captions of an image mostly stand together
+        if spelt != self._last[0]:  # the captions of an image are mostly consecutive
             self._last = spelt, self._find(spelt)
         return self._last[1]
 
@@ -118,7 +118,7 @@ class _Root:
         return target.relative_to(self._real).as_posix() if target.is_relative_to(self._real) else None
 
     def _resolve_folder(self, folder: Path) -> tuple[str, str | None]:
-        """Where a folder truly is, and what stands before its files' names below the root; None if it is outside."""
+        """A folder's real path, and the prefix of its files' names below the root; None if it is outside."""
         real = folder.resolve()
         if not real.is_relative_to(self._real):
             return str(real), None

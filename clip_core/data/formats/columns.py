@@ -33,23 +33,23 @@ class Columns:
 
 
 def choose_columns(source: Source, names: Sequence[str], rows: Sequence[Sequence[object]]) -> Columns:
-    """Images are where the values are files, or at least end like one; captions where the name or the length says so.
+    """Images are where the values are files, or at least end like one; captions by the name or the length.
 
     Args:
         source: the table's path, and the columns and the folder that the user named.
         names: of the columns, as the table has them.
         rows: the table; the first few are looked at. A row may be shorter than `names`.
     Raises:
-        DataError: naming the columns there are, if one cannot be told.
+        DataError: naming the columns, if none can be chosen.
     """
     sample = [row for row in islice(rows, _SAMPLE) if any(str(value).strip() for value in row)]
     texts = [[str(row[place]) for row in sample if place < len(row)] for place in range(len(names))]
-    wishes = source.wishes
-    folders = [wishes.image_root] if wishes.image_root is not None else folders_beside(source.path)
-    image = _named(source, names, wishes.image_column, "--image-column")
+    options = source.options
+    folders = [options.image_root] if options.image_root is not None else folders_beside(source.path)
+    image = _named(source, names, options.image_column, "--image-column")
     if image is None:
         image = _image_column(source, names, texts, folders)
-    caption = _named(source, names, wishes.caption_column, "--caption-column")
+    caption = _named(source, names, options.caption_column, "--caption-column")
     if caption is None:
         caption = _caption_column(source, names, texts, image)
     return Columns(image, caption, find_root(folders, texts[image]))
@@ -81,7 +81,7 @@ def _image_column(source: Source, names: Sequence[str], texts: Sequence[Sequence
             return best
     if order and _rank(names[order[0]], IMAGE_NAMES) < len(IMAGE_NAMES):
         return order[0]
-    raise DataError(f"{source.path}: no column holds images among {_listed(names)}; say which with --image-column.")
+    raise DataError(f"{source.path}: no column holds images among {_listed(names)}; name it with --image-column.")
 
 
 def _caption_column(source: Source, names: Sequence[str], texts: Sequence[Sequence[str]], image: int) -> int:
@@ -92,12 +92,12 @@ def _caption_column(source: Source, names: Sequence[str], texts: Sequence[Sequen
     worded = [place for place in others if any(letter.isalpha() for text in texts[place] for letter in text)]
     if not worded:
         listed = _listed(names)
-        raise DataError(f"{source.path}: no column holds captions among {listed}; say which with --caption-column.")
+        raise DataError(f"{source.path}: no column holds captions among {listed}; name it with --caption-column.")
     return max(worded, key=lambda place: sum(map(len, texts[place])))
 
 
 def _rank(name: str, known: Sequence[str]) -> int:
-    """How telling a column's name is: the lower, the more."""
+    """Rank of a column's name among the known ones; the lower, the better."""
     plain = "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
     return known.index(plain) if plain in known else len(known)
 

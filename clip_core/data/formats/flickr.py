@@ -18,7 +18,7 @@ _HEADER = re.compile(r"image_name\s*\|\s*comment_number\s*\|\s*comment\s*", re.I
 _SAMPLE = 20
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     first = [line for line in source.head_lines if line.strip()][:2]
     if not first:
         return None
@@ -44,7 +44,7 @@ def read(source: Source) -> Contents:
     first = [match["image"].strip() for _, match in matches if match]
     if not first:
         raise DataError(f"{source.path} holds no pairs; it should be {SHAPE}.")
-    root = source.wishes.image_root or find_root(folders_beside(source.path), first[:_SAMPLE])
+    root = source.options.image_root or find_root(folders_beside(source.path), first[:_SAMPLE])
     collector = Collector(root)
     for entry, (number, match) in enumerate(matches, start=1):
         problem = None if match else "it is not an image, a number and a caption"

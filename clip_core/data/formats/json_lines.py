@@ -12,7 +12,7 @@ SHAPE = 'JSON lines {"image": "photos/1.jpg", "caption": "a cat"}, one a line'
 _SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     if source.path.suffix.lower() in _SUFFIXES and source.path.is_file():
         return f"its name ends in {source.path.suffix}"
     lines = [line for line in source.head_lines if line.strip()][:2]
@@ -23,7 +23,7 @@ def read(source: Source) -> Contents:
     """Every line that is not blank.
 
     Raises:
-        DataError: naming the line that is no object, or the keys where none can be told.
+        DataError: naming the line that is no object, or the keys if none can be chosen.
     """
     # Not splitlines: JSON may hold the other characters that it takes for ends of lines.
     numbered = [(number, line) for number, line in enumerate(source.text.split("\n"), start=1) if line.strip()]

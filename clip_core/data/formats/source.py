@@ -1,4 +1,4 @@
-"""What a format is given: the path, what the user said about it, and its first bytes, each read once."""
+"""What a format reads from: the path, the user's options, and its first bytes, each read once."""
 
 import codecs
 import json
@@ -14,14 +14,14 @@ from clip_core.data.image_files import walk_images
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
 
-_HEAD = 65536  # bytes that a format may look at to recognise itself
+_HEAD = 65536  # bytes that a format is detected by
 _LOOKED_AT = 1000  # images of a folder, likewise
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the user said about the data; the fields are those of `DataConfig`.
+class ReadOptions:
+    """The user's options; the fields are those of `DataConfig`.
 
     Raises:
         UsageError: if the template has no {} for the class.
@@ -58,11 +58,11 @@ class Source:
     """A path that may be a data set."""
 
     path: Path
-    wishes: Wishes = Wishes()
+    options: ReadOptions = ReadOptions()
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes of a file; nothing of a folder or of what is not there.
+        """The first bytes of a file; empty for a folder or a missing file.
 
         Raises:
             DataError: if the file may not be read.
@@ -84,10 +84,10 @@ class Source:
 
     @cached_property
     def text(self) -> str:
-        """The whole file: UTF-8, or UTF-16 where a byte order mark says so.
+        """The whole file: UTF-8, or UTF-16 with a byte order mark.
 
         Raises:
-            DataError: naming the line that is neither.
+            DataError: naming the line that is not.
         """
         try:
             content = self.path.read_bytes()
@@ -106,7 +106,7 @@ class Source:
         """The whole file as JSON.
 
         Raises:
-            DataError: naming the line where it stops being that.
+            DataError: naming the line where it is invalid.
         """
         try:
             return json.loads(self.text)
@@ -139,4 +139,4 @@ class Source:
         return _MARKS.get(self.head[:2], "utf-8-sig")
 
     def _unreadable(self, error: OSError) -> DataError:
-        return DataError(f"{self.path} cannot be read ({error.strerror}); give a file that can.")
+        return DataError(f"{self.path} cannot be read ({error.strerror}); give a readable file.")

@@ -1,4 +1,4 @@
-"""CSV and TSV: the delimiter is the one that parts the lines evenly, the columns are found by what is in them."""
+"""CSV and TSV: the delimiter is the one that splits the lines evenly, the columns are detected by their values."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from clip_core.errors import DataError
 SHAPE = "a CSV or TSV file with a column of images and one of captions"
 _SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".psv"})
 _DELIMITERS = (",", "\t", ";", "|")
-_SAMPLE = 100  # records that the delimiter is judged by
+_SAMPLE = 100  # records that the delimiter is detected by
 _MOST_LINES = 20  # of one field
-_EVEN = 0.8  # share of them that must have the same number of fields to be recognised as a table
+_EVEN = 0.8  # share of them that must have the same number of fields for a table
 _NAMED_EVEN = 0.3  # likewise, of a file that is named as one
 
 
@@ -27,7 +27,7 @@ class Dialect(NamedTuple):
     spaced: bool  # a space after the delimiter belongs to neither field
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     if source.path.suffix.lower() in _SUFFIXES and source.path.is_file():
         return f"its name ends in {source.path.suffix}"
     head = "\n".join(source.head_lines)
@@ -44,11 +44,11 @@ def read(source: Source) -> Contents:
     """Every record that is not blank.
 
     Raises:
-        DataError: naming the line, or the columns where none can be told.
+        DataError: naming the line, or the columns if none can be chosen.
     """
     dialect = find_dialect("\n".join(source.head_lines), _NAMED_EVEN)
     if dialect is None:
-        raise DataError(f"{source.path} has no columns; it should be {SHAPE}, parted by comma, tab, ; or |.")
+        raise DataError(f"{source.path} has no columns; it should be {SHAPE}, separated by comma, tab, ; or |.")
     try:
         records = list(_records(source.text, dialect))
     except csv.Error as error:
@@ -76,7 +76,7 @@ def read(source: Source) -> Contents:
 def find_dialect(head: str, least: float = _EVEN) -> Dialect | None:
     """The delimiter that gives most records the same number of fields, two at least; None if none does.
 
-    A quote that is never closed swallows the rest: where that parts the lines less evenly, quotes are plain letters.
+    A quote that is never closed swallows the rest: where that splits the lines less evenly, quotes are plain letters.
     """
     best: tuple[float, Dialect] | None = None
     for delimiter in _DELIMITERS:

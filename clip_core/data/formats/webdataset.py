@@ -40,7 +40,7 @@ class _Sample:
     problem: str | None = None
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     if source.path.name.lower().endswith(_COMPRESSED) and source.path.is_file():
         raise DataError(f"{source.path} is compressed, so nothing in it can be read in place; unpack it first.")
     shards = find_shards(source.path)
@@ -152,7 +152,7 @@ def _take(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo, samples: d
 
 
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> tuple[object, str | None]:
-    """What a .txt says, or a .json under a name that means caption; and what is wrong with it."""
+    """The caption of a .txt, or of a .json under a known key; and what is wrong with it."""
     content = tar.extractfile(member)
     if member.size > _MOST_BYTES or content is None:
         return "", f"its caption has {member.size:,} bytes"

@@ -1,4 +1,4 @@
-"""The bundle's JSON files, with Hugging Face names and meanings, so that other tools can read them."""
+"""config.json, preprocessor_config.json and tokenizer_config.json, as Hugging Face defines them."""
 
 import math
 from pathlib import Path
@@ -14,12 +14,12 @@ _ACTIVATIONS = {
     Activation.QUICK_GELU: "quick_gelu",
     Activation.GELU_TANH: "gelu_pytorch_tanh",
 }
-# Our own words: towers that differ from OpenAI's say so with them.
+# Keys of our own, for towers that differ from OpenAI's.
 OWN_TRAITS = ("pooling", "stem", "pre_norm", "class_token", "norm_after_pooling")
 
 
 def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
-    """config.json, with OWN_TRAITS beside Hugging Face's words."""
+    """config.json, with OWN_TRAITS beside the keys of Hugging Face."""
     image, text = config.image, config.text
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     return {

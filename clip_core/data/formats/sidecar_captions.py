@@ -10,7 +10,7 @@ _ENOUGH = 0.5  # share of the images that must have one
 _MOST_BYTES = 1_000_000  # of a .txt
 
 
-def recognise(source: Source) -> str | None:
+def detect(source: Source) -> str | None:
     images = source.first_images
     with_text = sum(image.with_suffix(".txt").is_file() for image in images)
     if not images or with_text < _ENOUGH * len(images):

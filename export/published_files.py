@@ -1,4 +1,4 @@
-"""What folders of published weights have in common: a file of weights, and the files of the tokenizer."""
+"""Files that transformers and open_clip both read: the weights and the tokenizer."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,13 @@ from torch import Tensor
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import RunError
 from clip_core.files import write_json, write_text
+from clip_core.inference.bundle import TOKENIZER, TOKENIZER_CONFIG
 from clip_core.network import TextTower
-from export.describe import tokenizer_config
+from export.config_files import tokenizer_config
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """A safetensors file, marked as transformers wants it."""
+    """A safetensors file with the metadata that transformers requires."""
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except (SafetensorError, OSError) as error:
@@ -27,19 +28,19 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, text: TextTower, *, pad_
 
     Args:
         pad_with_end: CLIP's own BPE may pad with the number 0, which is "!": transformers would take every "!" of a
-            caption for padding. A causal tower that is read at its end token gives the same answer for the end token.
+            caption for padding. A causal tower pooled at its end token gives the same embedding with either padding.
     """
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     tokenizer.save(path)
     if not tokenizer.is_clip:
-        write_json(folder / "tokenizer_config.json", tokenizer_config(path, text))
+        write_json(folder / TOKENIZER_CONFIG, tokenizer_config(path, text))
         return
     if pad_with_end:
         Tokenizer.load(path, pad="end", fixed_length=False).save(path)
-    said = tokenizer_config(path, text)
-    said |= {"tokenizer_class": "CLIPTokenizer", "unk_token": said["eos_token"]}
-    write_json(folder / "tokenizer_config.json", said)
+    described = tokenizer_config(path, text)
+    described |= {"tokenizer_class": "CLIPTokenizer", "unk_token": described["eos_token"]}
+    write_json(folder / TOKENIZER_CONFIG, described)
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
-    write_json(folder / "vocab.json", model["vocab"])  # with merges.txt, for those who read no tokenizer.json
+    write_json(folder / "vocab.json", model["vocab"])  # with merges.txt, for readers without tokenizer.json
     merges = (" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"])
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))

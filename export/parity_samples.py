@@ -1,4 +1,4 @@
-"""The images and captions that the parity is proven on: the run's own validation pairs, or a folder of images."""
+"""The images and captions that parity is measured on: the run's validation pairs, or a folder of images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,31 +20,31 @@ from export.parity import Samples
 Item = TypeVar("Item")
 
 MOST = 40  # images, and captions
-_PLAIN = ("a photo of a dog", "a red circle", "two people on a beach at sunset", "an emoji")
+_CAPTIONS = ("a photo of a dog", "a red circle", "two people on a beach at sunset", "an emoji")
 
 
 def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
     """Up to 40 images and 40 distinct captions.
 
     Args:
-        images: a folder of images; None: the run's validation images, or those of its probes.
+        images: a folder of images; None: the run's validation images.
     Raises:
         DataError: if no image can be read.
     """
-    pairs = _validation(loaded.run) if loaded.run else []
+    pairs = _validation_pairs(loaded.run) if loaded.run else []
     if images is not None:
         paths = list_images(images)
     else:
         paths = [Path(name) for name in dict.fromkeys(pair.image for pair in pairs)]
-    captions = [pair.caption for pair in pairs] or list(trained_classes(loaded) or _PLAIN)
+    captions = [pair.caption for pair in pairs] or list(trained_classes(loaded) or _CAPTIONS)
     pixels = list(_readable(paths, loaded.config.preprocessing))
     if not pixels:
         where = f"in {images}" if images else f"in the validation set of {loaded.run or loaded.folder}"
-        raise DataError(f"no readable image {where} to prove the export on; name a folder with --images.")
+        raise DataError(f"no readable image {where} to measure parity on; name a folder with --images.")
     return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), _spread(list(dict.fromkeys(captions))))
 
 
-def _validation(run: Path) -> list[ValidationPair]:
+def _validation_pairs(run: Path) -> list[ValidationPair]:
     found = ValidationPairs.find(RunPaths(run).validation)
     return found.pairs if found else []
 

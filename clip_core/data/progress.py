@@ -1,0 +1,78 @@
+"""Progress of work on many images: a bar on a terminal, else a line now and then; and work that can be interrupted."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tqdm import tqdm
+
+Progress = Callable[[int, int], None]  # images done, of how many
+Item = TypeVar("Item")
+
+_LINE_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_AHEAD = 4  # pieces of work queued for each thread
+
+
+def no_progress(done: int, total: int) -> None:
+    """For work that nobody watches."""
+
+
+class DecodeProgress:
+    """Images decoded so far, on standard error if that is a terminal, else by `say` every ten seconds.
+
+    Nothing is shown of work that takes less than a second.
+    """
+
+    def __init__(self, say: Callable[[str], None], what: str = "decoded") -> None:
+        self._say, self._what = say, what
+        self._bar: tqdm[Any] | None = None
+        self._spoken = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, desc=self._what, unit="image", leave=False, delay=1.0, dynamic_ncols=True)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
+            self._spoken = time.monotonic()
+            self._say(f"{self._what} {done:,} of {total:,} images")
+
+
+def run_interruptibly(
+    pool: ThreadPoolExecutor, threads: int, work: Callable[[Item], int], items: Iterable[Item]
+) -> Iterator[int]:
+    """Do the work in threads with a bounded queue; yields how many images each piece was, as pieces end.
+
+    Where the caller is interrupted, what is queued is cancelled and what runs is waited for, a fraction of a second.
+    The caller regains control at least every 0.2 s, by a yield of 0, so that signals are served.
+    """
+    waiting: set[Future[int]] = set()
+    left = iter(items)
+    try:
+        more = True
+        while more or waiting:
+            while more and len(waiting) < _AHEAD * threads:
+                item = next(left, None)
+                if item is None:
+                    more = False
+                else:
+                    waiting.add(pool.submit(work, item))
+            ended, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            yield sum(future.result() for future in ended)
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
