@@ -75,13 +75,14 @@ def _caption(caption: object) -> tuple[str, str | None]:
 
 
 class _Root:
-    """Finds images below a folder, and only there."""
+    """Finds images below a folder, and only there; a link below it may lead to a regular file elsewhere."""
 
     def __init__(self, root: Path) -> None:
         self.path = root.absolute()
         self._real = self.path.resolve()
         # Most images are in a few folders: each folder is resolved once, which leaves one system call an image.
         self._folder = lru_cache(maxsize=4096)(self._resolve_folder)
+        self._linked: dict[Path, str] = {}  # where links lead, elsewhere -> the first of them
         self._last: tuple[object, tuple[Path, str, str | None]] = object(), (self.path, "", None)
 
     def find(self, spelt: object) -> tuple[Path, str, str | None]:
@@ -107,10 +108,24 @@ class _Root:
         """The path below the root of where a file, or the shard of a member, truly is; None if that is outside."""
         member = member_of(image)
         if member is not None:
-            shard = self._below(member.shard)
+            shard = self._inside(member.shard)
             return (
                 None if shard is None else Member(Path(shard), member.offset, member.size).path(image.name).as_posix()
             )
+        below = self._inside(image)
+        return below if below is not None else self._through_link(image)
+
+    def _through_link(self, image: Path) -> str | None:
+        """The path below the root of a link, or of a file in a linked folder; the first of several to one file."""
+        if ".." in image.parts or not image.is_relative_to(self.path):
+            return None
+        target = image.resolve()
+        if not target.is_file():
+            return None
+        return self._linked.setdefault(target, image.relative_to(self.path).as_posix())
+
+    def _inside(self, image: Path) -> str | None:
+        """The path below the root of where a file truly is; None if that is outside."""
         real, below = self._folder(image.parent)
         if image.name not in ("", "..") and not os.path.islink(f"{real}/{image.name}"):  # noqa: PTH114  (much faster)
             return None if below is None else f"{below}{image.name}"

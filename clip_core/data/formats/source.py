@@ -2,20 +2,17 @@
 
 import codecs
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from clip_core.config import DataConfig
-from clip_core.data.image_files import walk_images
+from clip_core.data.formats.folder import Folder, scan
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
 
 _HEAD = 65536  # bytes that a format is detected by
-_LOOKED_AT = 1000  # images of a folder, likewise
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -118,23 +115,13 @@ class Source:
             raise DataError(f"{self.path} is not JSON that can be read; correct the list.") from None
 
     @cached_property
-    def first_images(self) -> list[Path]:
-        """Some images below a folder."""
-        return list(islice(self._walk(), _LOOKED_AT))
-
-    def images(self) -> list[Path]:
-        """Every image below a folder, sorted.
+    def folder(self) -> Folder:
+        """What lies below a folder; nothing, for a file.
 
         Raises:
-            DataError: if there are none.
+            DataError: if the folder cannot be read.
         """
-        found = sorted(self._walk())
-        if not found:
-            raise DataError(f"there is no image below {self.path}; name another folder.")
-        return found
-
-    def _walk(self) -> Iterator[Path]:
-        return walk_images(self.path)
+        return scan(self.path) if self.path.is_dir() else Folder(self.path)
 
     @property
     def _encoding(self) -> str:
