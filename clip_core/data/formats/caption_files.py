@@ -1,4 +1,4 @@
-"""Captions in files of their own: `1.txt`, `1.caption`, `1.TXT` or `1.jpg.txt`, beside the image or in a folder beside it."""
+"""Captions in files of their own: `1.txt`, `1.caption`, `1.TXT` or `1.jpg.txt`, beside the image or apart."""
 
 import codecs
 import re

@@ -38,10 +38,11 @@ def detect(source: Source) -> str | None:
     if not folder.images:
         _check_unread(folder)
         return None
-    if any(_names_images(file) for file in folder.lists):
-        listed = " or ".join(str(file) for file in folder.lists[:_NAMED] if _names_images(file))
-        raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {listed}.")
     classes = list(_classes(folder))
+    lists = [file for file in folder.lists if len(classes) < 2 or _names_images(file)]
+    if lists:
+        listed = " or ".join(map(str, lists[:_NAMED]))
+        raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {listed}.")
     if len(classes) >= 2 and not _NO_CLASSES.intersection(name.casefold() for name in classes):
         _check_splits(source.path, classes)
         return f"it holds {len(classes):,} folders with images"
@@ -138,26 +139,23 @@ def _check_unread(folder: Folder) -> None:
 
 
 def _without_captions(folder: Folder, classes: list[str]) -> str:
-    path, count = folder.path, f"{len(folder.images):,} images"
-    way_out = "put a .txt with the caption beside each image, or name a list of pairs"
-    if len(classes) == 1:
-        inner = path / folder.images[0].relative_to(path).parts[0]
-        deeper = {
-            image.relative_to(inner).parts[0] for image in folder.images if len(image.relative_to(inner).parts) > 1
-        }
-        if len(deeper) >= 2 and folder.split_level is None:
-            return (
-                f"{path} holds one folder, {inner.name}, with {len(deeper):,} folders in it; name it: --data {inner}."
-            )
-        name = classes[0]
-        return (
-            f"{path} holds {count} in one folder, {printable(name, 60)}, and no captions; {way_out} "
-            f'(--format class-folders makes all of them "a photo of a {printable(_title(name), 60)}").'
-        )
-    if classes:
-        named = ", ".join(printable(name, 60) for name in classes[:_NAMED])
-        return f"{path} holds {count} in {named}, which are no classes, and no captions; {way_out}."
-    return f"{path} holds {count} and no captions; {way_out}."
+    path = folder.path
+    texts = len(folder.captions)
+    none = f"no captions ({texts:,} .txt match no image by name)" if texts else "no captions"
+    held, way_out = f"{len(folder.images):,} images", "put a .txt with the caption beside each, or name a list of pairs"
+    named = ", ".join(printable(name, 60) for name in classes[:_NAMED])
+    if not classes:
+        return f"{path} holds {held} and {none}; {way_out}."
+    if _NO_CLASSES.intersection(name.casefold() for name in classes):
+        return f"{path} holds {held} in {named} and {none}; {way_out}."
+    below = [image.relative_to(path).parts for image in folder.images]
+    inner = {parts[1] for parts in below if len(parts) > 2}
+    if len(inner) >= 2 and folder.split_level is None:
+        deeper = path / below[0][0]
+        return f"{path} holds one folder, {named}, with {len(inner):,} folders in it; name it: --data {deeper}."
+    title = printable(_title(classes[0]), 60)
+    forced = f'--format class-folders makes all of them "a photo of a {title}"'
+    return f"{path} holds {held} in one folder, {named}, and {none}; {way_out} ({forced})."
 
 
 def _names_images(file: Path) -> bool:

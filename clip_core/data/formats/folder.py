@@ -114,7 +114,8 @@ def scan(path: Path) -> Folder:
             pass
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); give a readable folder.") from None
-    folders, linked = [path], []
+    folders: list[Path] = [path]
+    linked: list[Path] = []
     while folders or linked:
         # Folders before links to folders: what is below the folder itself is read where it lies.
         place = folders.pop() if folders else linked.pop()
