@@ -64,14 +64,15 @@ def read(source: Source) -> Contents:
     names = (name for name, of_class in classes.items() for _ in of_class)
     for entry, (image, name) in enumerate(zip(images, names, strict=True), start=1):
         spelt = str(image.relative_to(root))
-        collector.add(entry, spelt, source.options.class_template.replace("{}", titles[name]), spelt)
+        caption = source.options.class_template.replace("{}", titles[name])
+        collector.add(entry, spelt, caption, spelt, split=folder.split_of(image))
     if not collector.pairs:
         raise DataError(f"{root} holds no folders with images, one per class; name another folder.")
     not_read = folder.not_read(images=len(folder.images) - len(images))
     if folder.captions:
         not_read |= {".txt": len(folder.captions)}
     return Contents(
-        folder.with_splits(collector.pairs, images),
+        collector.pairs,
         root,
         notes=[*folder.notes(), *_notes(titles), *_nested(folder, classes)],
         not_read=not_read,

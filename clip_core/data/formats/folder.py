@@ -7,12 +7,11 @@ snapshots of huggingface_hub are read; loops and devices are not. Runs, bundles 
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
 from clip_core.data.image_files import HAS_HEIF, HEIF_SUFFIXES, SUFFIXES
-from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 from clip_core.run.paths import MANIFEST, is_run
 from clip_core.text import printable
@@ -63,12 +62,6 @@ class Folder:
         if self.split_level is None:
             return None
         return SPLITS.get(file.relative_to(self.path).parts[self.split_level].casefold())
-
-    def with_splits(self, pairs: list[Pair], images: list[Path]) -> list[Pair]:
-        """Pairs with their splits; `images` has the image of entry 1, of entry 2, and so on."""
-        if self.split_level is None:
-            return pairs
-        return [replace(pair, split=self.split_of(images[pair.entry - 1])) for pair in pairs]
 
     def not_read(self, taken: frozenset[Path] = frozenset(), captions: int = 0, images: int = 0) -> dict[str, int]:
         """What was left out, in words.

@@ -44,10 +44,10 @@ def read(source: Source) -> Contents:
     for entry, image in enumerate(folder.images, start=1):
         name = str(image.relative_to(root))
         captions, problem = _captions(image, found.of.get(image), inside)
-        collector.add(entry, name, captions, name, problem)
+        collector.add(entry, name, captions, name, problem, folder.split_of(image))
     second = {f"{suffix} of images that have a .txt": count for suffix, count in found.second.items()}
     return Contents(
-        folder.with_splits(collector.pairs, folder.images),
+        collector.pairs,
         root,
         notes=[*folder.notes(), *_notes(root, folder.images, found)],
         not_read=folder.not_read(captions=found.alone) | second,
