@@ -5,6 +5,7 @@ A member has a path too, so that stores, galleries, probes and lists need not kn
     /photos/00007.tar!/1536+20480/cat.jpg    the 20,480 bytes from byte 1,536 of the shard; the name is for people
 """
 
+import importlib.util
 import os
 import re
 import tarfile
@@ -14,9 +15,11 @@ from typing import NamedTuple
 
 from clip_core.errors import ImageError
 
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # the extra heic
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+).union(HEIF_SUFFIXES if HAS_HEIF else ())
 
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
 _HEADER = 512  # bytes of a tar header, right before the member

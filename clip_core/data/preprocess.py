@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clip_core.data.image_files import member_of
+from clip_core.data.image_files import HAS_HEIF, HEIF_SUFFIXES, member_of
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
 
@@ -30,7 +30,7 @@ _SAMPLE = 25  # images whose size is asked for
 MAX_PIXELS = 64_000_000  # larger images are refused before a pixel is decoded
 
 # Formats that are decoded inside this process: EPS, for one, would start Ghostscript.
-_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 # What Pillow's decoders raise on damaged files, beside OSError.
 _DAMAGED = (
@@ -167,6 +167,10 @@ def _decoded(name: str, decode: Callable[[], T]) -> T:
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels; shrink it.") from None
     except UnidentifiedImageError:
+        if not HAS_HEIF and Path(name).suffix.lower() in HEIF_SUFFIXES:
+            raise ImageError(
+                f"{name} is HEIC, which needs pillow-heif; pip install 'clip-tui[heic]', or save it as JPEG."
+            ) from None
         raise ImageError(f"{name} is not an image in a known format; save it as PNG or JPEG.") from None
     except _DAMAGED as error:
         cause = " ".join(str(error).split()) or type(error).__name__
@@ -244,6 +248,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 @lru_cache(maxsize=1)
 def _known_formats() -> tuple[str, ...]:
     Image.init()
+    if HAS_HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

@@ -177,6 +177,112 @@ def test_a_shard_that_is_empty_compressed_or_damaged_is_named(tmp_path: Path):
         read_data(tmp_path / "none.tar")
 
 
+def test_a_key_that_comes_again_is_another_sample(tmp_path: Path):
+    members = [(f"{n:05d}.{kind}", content) for k in (0, 3) for n in range(3)
+               for kind, content in (("png", png(k + n)), ("txt", f"caption {k + n}".encode()))]  # fmt: skip
+    reading = read_data(shard(tmp_path / "a.tar", members))
+    for pair in reading.pairs:
+        assert load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption.split()[1]) * 6
+    assert [pair.name for pair in reading.pairs][2:4] == ["a.tar/00002.png", "a.tar/00000.png #2"]
+    assert "3 keys come again, first 00000; image and caption in a row are a sample each time (a.tar)" in reading.notes
+    assert reading.not_read == {}
+
+
+@pytest.mark.parametrize(
+    ("order", "captions", "left"),
+    [
+        ("i0 t0 i1 t1", ["0", "1"], 0),  # of one key, in a row
+        ("t0 i0 t1 i1", ["0", "1"], 0),
+        ("i0 t0 x i1 t1", ["0", "1"], 0),
+        ("i0 i1 t0 t1", [], 4),  # which is whose cannot be told
+        ("i0 x i1 t0 t1", [], 4),
+        ("i0 x t0 x i1 x t1", [], 4),
+        ("i0 t0 i1", [], 3),
+        ("i0 t0 x i1", ["0"], 1),
+        ("i0 t0 x t1", ["0"], 1),
+        ("i0 x t0", ["0"], 0),  # a key that does not come again may be apart
+        ("j0 t0 i1 s1", ["0", "1"], 0),  # cat.jpg, cat.txt, cat.png, cat.json
+        ("j0 s0 x i1 t1", ["0", "1"], 0),
+    ],
+)
+def test_an_image_never_gets_the_caption_of_another_of_its_key(
+    tmp_path: Path, order: str, captions: list[str], left: int
+):
+    names = {"i": "k.png", "j": "k.jpg", "t": "k.txt", "s": "k.json"}
+    members: Members = []
+    for place, word in enumerate(order.split()):
+        name, number = names.get(word[0], f"x{place}.txt"), word[1:]
+        text = json.dumps({"caption": number}) if word[0] == "s" else number or "another"
+        members.append((name, png(int(number)) if word[0] in "ij" else text.encode()))
+    reading = read_data(shard(tmp_path / "a.tar", [("z.txt", b"another"), *members]))
+    pairs = [pair for pair in reading.pairs if pair.problem is None]
+    assert [pair.caption for pair in pairs] == captions
+    for pair in pairs:
+        assert load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption) * 6
+    assert sum(reading.not_read.values()) == left
+
+
+def test_names_with_dots_of_their_own_are_not_one_sample(tmp_path: Path):
+    kinds = (("jpg", "txt"), ("JPG", "jpg.txt"), ("jpeg", "json"))
+    for image, text in kinds:
+        members = []
+        for n in range(4):
+            caption = json.dumps({"caption": f"{n}"}) if text == "json" else f"{n}"
+            members += [
+                (f"2023.01.0{n}.{image}", png(n)),
+                (f"2023.01.0{n}.{text}".replace("jpg.txt", f"{image}.txt"), caption.encode()),
+            ]
+        members += [("plain.jpg", png(9)), ("plain.txt", b"9")]
+        reading = read_data(shard(tmp_path / f"{image}.tar", members))
+        pairs = check_pairs(reading.pairs, workers=1).good
+        assert [pair.caption for pair in pairs] == ["0", "1", "2", "3", "9"]
+        assert all(load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption) * 6 for pair in pairs)
+        assert any("keys go to the last dot" in note for note in reading.notes)
+
+
+def test_names_with_dots_and_no_caption_of_their_own_get_none(tmp_path: Path):
+    reading = read_data(shard(tmp_path / "a.tar", [("2023.01.jpg", png(1)), ("2023.02.txt", b"of the other")]))
+    assert {pair.problem for pair in reading.pairs} == {
+        "it has a caption and no image", "it has no .txt or .json with a caption"
+    }  # fmt: skip
+    views = [(f"{n}.{view}.png", png(n)) for n in range(3) for view in ("left", "right")]
+    texts = [(f"{n}.txt", f"{n}".encode()) for n in range(3)]
+    reading = read_data(shard(tmp_path / "b.tar", [*sorted([*views, *texts]), ("d.1.png", png()), ("d.2.txt", b"x")]))
+    assert [(pair.name, pair.caption) for pair in reading.pairs] == [(f"b.tar/{n}.left.png", f"{n}") for n in range(3)]
+    assert reading.not_read == {
+        "images and captions beyond the first of their key": 3,
+        "images and captions whose names differ after the first dot": 2,
+    }
+
+
+def test_archives_that_were_joined_are_read_to_the_end(tmp_path: Path):
+    parts = [shard(tmp_path / f"{k}.tar", [m for n in range(2) for m in sample(n + 2 * k)]) for k in range(3)]
+    same = shard(tmp_path / "same.tar", [("0000.png", png(40)), ("0000.txt", b"caption 40")])
+    joined = tmp_path / "set" / "joined.tar"
+    joined.parent.mkdir()
+    joined.write_bytes(b"".join(part.read_bytes() for part in [*parts, same]))
+    reading = read_data(joined)
+    assert [pair.caption for pair in reading.pairs] == [f"caption {n}" for n in (*range(6), 40)]
+    for pair in check_pairs(reading.pairs, workers=1).good:
+        assert load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption.split()[1]) * 6 % 256
+    assert "archives that were joined are read to the end (joined.tar)" in reading.notes
+    joined.write_bytes(parts[0].read_bytes() + b"no archive" * 100)
+    assert read_data(joined).not_read == {"bytes after the end of joined.tar": 1000}
+    second = bytearray(parts[0].read_bytes() * 2)
+    second[parts[0].stat().st_size + 2048 : parts[0].stat().st_size + 2560] = b"\xff" * 512
+    joined.write_bytes(second)
+    with pytest.raises(DataError, match="damaged at byte"):
+        read_data(joined)
+
+
+def test_members_and_files_that_are_not_read_are_counted(tmp_path: Path):
+    members = [*sample(1), ("0001.cls", b"1"), ("0001.CR2", b"raw"), ("0001.json", b"{}"), ("._0001.png", b"fork")]
+    shard(tmp_path / "a.tar", members)
+    (tmp_path / "1.jpg").write_bytes(png())
+    (tmp_path / "notes.txt").write_text("x")
+    assert read_data(tmp_path).not_read == {".cls": 1, ".cr2": 1, ".jpg": 1, ".txt": 1}
+
+
 def test_a_member_is_a_path_that_every_reader_of_images_takes(tmp_path: Path):
     (pair,) = read_data(shard(tmp_path / "a.tar", [("dir/cat.png", png(5)), ("dir/cat.txt", b"a cat")])).pairs
     assert str(pair.image) == f"{tmp_path}/a.tar!/512+{len(png(5))}/cat.png"

@@ -42,7 +42,7 @@ def read(source: Source) -> Contents:
         key = _key(annotation.get("image_id"))
         problem = None if key in files else f"there is no image with the id {shown(annotation.get('image_id'))}"
         collector.add(entry, files.get(key), annotation.get("caption"), f"annotation {entry}", problem)
-    return Contents(collector.pairs, root, {"image": "images.file_name", "caption": "annotations.caption"})
+    return collector.contents(source.path, {"image": "images.file_name", "caption": "annotations.caption"})
 
 
 def _objects(source: Source, key: str) -> list[dict[str, Any]]:

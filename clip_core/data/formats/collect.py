@@ -1,14 +1,20 @@
-"""Entries of any list made into pairs: images are looked for below one folder, and only there."""
+"""Entries of any list made into pairs; misspelt paths are repaired where one rule repairs them all."""
 
 import os
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from clip_core.data.image_files import Member, member_of
+from clip_core.data.formats.captions import clean_caption, list_in_cell
+from clip_core.data.formats.image_root import ADVICE, ImageRoot, is_url, shown
+from clip_core.data.formats.source import Contents
+from clip_core.data.formats.spelling import Spelling
+from clip_core.data.image_files import SUFFIXES
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 from clip_core.text import printable
+
+__all__ = ["Collector", "find_root", "folders_beside", "is_file_below", "shown"]
 
 _MOST_FOLDERS = 64  # beside a list that its images are looked for in
 
@@ -19,29 +25,108 @@ class Collector:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise DataError(f"no folder at {root}; correct --image-root.")
+        self.root = root
         self.pairs: list[Pair] = []
-        self._place = _Root(root)
+        self.notes: list[str] = []
+        self._place = ImageRoot(root)
+        self._missing: dict[int, str] = {}  # of a pair: its image as the list spells it
+        self._urls: list[str] = []  # the first, of how many
+        self._url_count = 0
+        self._cells = 0
 
-    def add(self, entry: int, image: object, captions: object, where: str = "", problem: str | None = None) -> None:
+    def add(
+        self,
+        entry: int,
+        image: object,
+        captions: object,
+        where: str = "",
+        problem: str | None = None,
+        split: str | None = None,
+    ) -> None:
         """One image with its caption, or with a list of them.
 
         Args:
             entry: its number, from 1.
             image: the path as the list spells it; anything else is a bad pair.
-            captions: a text, or a list of texts; anything else is a bad pair.
+            captions: a text, or a list of texts; anything else is a bad pair. A text may be a list in itself.
             where: the entry in the terms of its format; "entry N" if empty.
             problem: what the format's reader found.
+            split: as in `Pair`.
         """
-        path, name, lost = self._place.find(image)
-        for caption in (captions or [""]) if isinstance(captions, list) else [captions]:
-            text, mistake = _caption(caption)
-            self.pairs.append(Pair(path, text, entry, name, problem or lost or mistake, where))
+        path, name, lost, missing = self._place.find(image)
+        if isinstance(captions, str) and captions[-1:] in ("]", ")"):
+            listed = list_in_cell(captions)
+            if listed is not None:
+                captions, self._cells = listed, self._cells + 1
+        if lost is not None and isinstance(image, str) and is_url(image):
+            self._url_count += 1
+            self._urls = self._urls or [image]
+        for caption in (captions or [""]) if isinstance(captions, list) else (captions,):
+            text, mistake = clean_caption(caption)
+            if missing and problem is None:
+                self._missing[len(self.pairs)] = str(image)
+            self.pairs.append(Pair(path, text, entry, name, problem or lost or mistake, where, split))
+
+    def contents(self, source: Path, columns: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> Contents:
+        """All that was added, after misspelt paths are repaired.
+
+        Raises:
+            DataError: if every image is a URL.
+        """
+        if self._url_count and self._url_count == len({pair.entry for pair in self.pairs}):
+            first = shown(self._urls[0])
+            raise DataError(f"{source}: its {self._url_count:,} images are URLs, first {first}; {ADVICE}.")
+        said = list(notes)
+        own, root = source.parent.resolve(), self.root.resolve()
+        if own != root and own.is_relative_to(root):
+            said.append(f"image paths are looked for below {self.root}, above the list's own folder.")
+        if self._url_count:
+            said.append(f"{self._url_count:,} images are URLs and are not used; {ADVICE}.")
+        if self._cells:
+            said.append(f"{self._cells:,} captions are lists; each of their captions makes a pair.")
+        if self._missing:
+            said += self._repair()
+        return Contents(self.pairs, self.root, dict(columns or {}), said + self.notes)
+
+    def _repair(self) -> list[str]:
+        """Images that are found under another spelling; else the nearest spelling is named."""
+        spelling = Spelling(self._place, list(dict.fromkeys(self._missing.values())))
+        rule = spelling.rule({pair.name for pair in self.pairs if pair.problem is None})
+        if rule is not None:
+            for place, spelt in self._missing.items():
+                name = rule.names.get(spelt)
+                if name is not None:
+                    path, name, lost, _ = self._place.find(name)
+                    pair = self.pairs[place]
+                    mistake = None if pair.caption else clean_caption(pair.caption)[1]
+                    self.pairs[place] = replace(pair, image=path, name=name, problem=lost or mistake)
+        for place, spelt in self._missing.items():
+            nearest = None if rule and spelt in rule.names else spelling.nearest(spelt)
+            if nearest is not None:
+                image = printable(str(self.pairs[place].image))
+                said = f"no image at {image}; the nearest is {nearest}, correct the path"
+                self.pairs[place] = replace(self.pairs[place], problem=said)
+        return [rule.note] if rule else []
 
 
 def find_root(folders: Iterable[Path], images: Sequence[str]) -> Path:
-    """The folder among some that holds most of these images; the first where none holds any."""
+    """The folder among some that holds most of these images; the first where none holds any.
+
+    Where all are absolute and below the folder that the first lies in, as beside a folder of lists, it is that one.
+    """
     choice = list(folders)
-    return max(choice, key=lambda folder: sum(is_file_below(folder, image) for image in images))
+    best = max(choice, key=lambda folder: sum(is_file_below(folder, image) for image in images))
+    absolute = [Path(image) for image in images if image.strip()]
+    if absolute and all(image.is_absolute() and image.suffix.lower() in SUFFIXES for image in absolute):
+        own, above = choice[0].resolve(), choice[0].resolve().parent
+        try:
+            found = [image.resolve() for image in absolute if image.is_file()]
+        except (OSError, ValueError, RuntimeError):
+            return best
+        inside = all(image.is_relative_to(above) for image in found)
+        if found and inside and above != Path(above.anchor) and not all(image.is_relative_to(own) for image in found):
+            return Path(os.path.commonpath([own, *found]))
+    return best
 
 
 def folders_beside(file: Path) -> list[Path]:
@@ -59,68 +144,3 @@ def is_file_below(folder: Path, spelt: str) -> bool:
         return bool(spelt.strip()) and (folder / spelt).is_file()
     except (OSError, ValueError):  # a NUL, half a surrogate, a name too long
         return False
-
-
-def shown(value: object) -> str:
-    """A value from a file, short and safe to print."""
-    return printable(repr(value), limit=80)
-
-
-def _caption(caption: object) -> tuple[str, str | None]:
-    if not isinstance(caption, str):
-        return "", f"the caption {shown(caption)} is not text"
-    # Half surrogates can be spelt in JSON but not written as UTF-8.
-    text = caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
-    return text, None if text else "the caption is empty"
-
-
-class _Root:
-    """Finds images below a folder, and only there."""
-
-    def __init__(self, root: Path) -> None:
-        self.path = root.absolute()
-        self._real = self.path.resolve()
-        # Most images are in a few folders: each folder is resolved once, which leaves one system call an image.
-        self._folder = lru_cache(maxsize=4096)(self._resolve_folder)
-        self._last: tuple[object, tuple[Path, str, str | None]] = object(), (self.path, "", None)
-
-    def find(self, spelt: object) -> tuple[Path, str, str | None]:
-        """(absolute path, name below the root, what is wrong or None) of an image as the list spells it."""
-        if spelt != self._last[0]:  # the captions of an image are mostly consecutive
-            self._last = spelt, self._find(spelt)
-        return self._last[1]
-
-    def _find(self, spelt: object) -> tuple[Path, str, str | None]:
-        if not isinstance(spelt, str | Path) or not str(spelt).strip():
-            return self.path, "", f"the image {shown(spelt)} is not a path"
-        if str(spelt).startswith(("http://", "https://")):
-            return self.path, "", f"the image {shown(spelt)} is a web address, fetch it first"
-        try:
-            below = self._below(self.path / spelt)
-        except (OSError, ValueError, RuntimeError):  # a NUL, half a surrogate, a loop of links
-            return self.path, "", f"the image {shown(spelt)} is not a path"
-        if below is None:
-            return self.path, str(spelt), f"{shown(spelt)} leads out of {self.path}, give a higher --image-root"
-        return self.path / below, below, None
-
-    def _below(self, image: Path) -> str | None:
-        """The path below the root of where a file, or the shard of a member, truly is; None if that is outside."""
-        member = member_of(image)
-        if member is not None:
-            shard = self._below(member.shard)
-            return (
-                None if shard is None else Member(Path(shard), member.offset, member.size).path(image.name).as_posix()
-            )
-        real, below = self._folder(image.parent)
-        if image.name not in ("", "..") and not os.path.islink(f"{real}/{image.name}"):  # noqa: PTH114  (much faster)
-            return None if below is None else f"{below}{image.name}"
-        target = image.resolve()
-        return target.relative_to(self._real).as_posix() if target.is_relative_to(self._real) else None
-
-    def _resolve_folder(self, folder: Path) -> tuple[str, str | None]:
-        """A folder's real path, and the prefix of its files' names below the root; None if it is outside."""
-        real = folder.resolve()
-        if not real.is_relative_to(self._real):
-            return str(real), None
-        below = real.relative_to(self._real).as_posix()
-        return str(real), "" if below == "." else f"{below}/"

@@ -9,12 +9,14 @@ from clip_core.data.formats import (
     class_folders,
     coco,
     flickr,
+    image_folder,
     json_lines,
     json_list,
     sidecar_captions,
     table,
     webdataset,
 )
+from clip_core.data.formats.folder import METADATA, hub_snapshot
 from clip_core.data.formats.source import Contents, ReadOptions, Source
 from clip_core.data.formats.unsupported import not_found, what_it_is
 from clip_core.data.pairs import Pair
@@ -34,6 +36,7 @@ class Format(NamedTuple):
 
 # By the name that --format takes; the first that detects a path reads it.
 FORMATS: dict[str, Format] = {
+    "imagefolder": Format(image_folder.SHAPE, image_folder.detect, image_folder.read),
     "webdataset": Format(webdataset.SHAPE, webdataset.detect, webdataset.read),
     "flickr": Format(flickr.SHAPE, flickr.detect, flickr.read),
     "coco": Format(coco.SHAPE, coco.detect, coco.read),
@@ -45,7 +48,6 @@ FORMATS: dict[str, Format] = {
 }
 
 _DEFAULTS = ReadOptions()
-_METADATA = ("metadata.jsonl", "metadata.csv")  # the list of a folder, as Hugging Face's ImageFolder names it
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     """
     if not path.exists() and not webdataset.find_shards(path):
         raise DataError(not_found(path))
-    inner = next((path / name for name in _METADATA if (path / name).is_file()), path)
+    inner = hub_snapshot(path)
+    if options.format in ("csv", "jsonl"):  # of a folder: its metadata
+        inner = next((inner / name for name in METADATA if (inner / name).is_file()), inner)
     source = Source(inner, options)
     name, why = (options.format, "given by --format") if options.format else _detect(source)
     if name not in FORMATS:
@@ -113,7 +117,7 @@ def _detect(source: Source) -> tuple[str, str]:
 
 def _check_kind(source: Source, name: str) -> None:
     """Refuse a folder where --format wants a file, and a file where it wants a folder."""
-    wants_folder = name in ("sidecar", "class-folders")
+    wants_folder = name in ("imagefolder", "sidecar", "class-folders")
     fits = source.path.is_dir() if wants_folder else source.path.is_file()  # a named pipe would be waited for
     if name != "webdataset" and not fits:
         what = "a folder" if wants_folder else "a file"

@@ -50,4 +50,4 @@ def read(source: Source) -> Contents:
         problem = None if match else "it is not an image, a number and a caption"
         image, caption = (match["image"].strip(), match["caption"]) if match else ("", "")
         collector.add(entry, image, caption, f"line {number}", problem)
-    return Contents(collector.pairs, root)
+    return collector.contents(source.path)

@@ -1,15 +1,20 @@
 """JSON lines: one object a line, `{"file_name": "1.jpg", "text": "a cat"}`; the keys are found as a table's columns."""
 
 import json
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from clip_core.data.formats.collect import Collector, shown
 from clip_core.data.formats.columns import choose_columns
+from clip_core.data.formats.json_list import add_entry, as_text
+from clip_core.data.formats.json_shapes import CONVERSATIONS, count_answers, answers_note
 from clip_core.data.formats.source import Contents, Source
 from clip_core.errors import DataError
 
 SHAPE = 'JSON lines {"image": "photos/1.jpg", "caption": "a cat"}, one a line'
 _SUFFIXES = frozenset({".jsonl", ".ndjson"})
+_CHOSEN_BY = 1000  # lines that the keys are
 
 
 def detect(source: Source) -> str | None:
@@ -20,24 +25,35 @@ def detect(source: Source) -> str | None:
 
 
 def read(source: Source) -> Contents:
-    """Every line that is not blank.
+    """Every line that is not blank; the file is read once, and only its pairs are kept.
 
     Raises:
         DataError: naming the line that is no object, or the keys if none can be chosen.
     """
-    # Not splitlines: JSON may hold the other characters that it takes for ends of lines.
-    numbered = [(number, line) for number, line in enumerate(source.text.split("\n"), start=1) if line.strip()]
-    entries = [(number, _object(source, number, line)) for number, line in numbered]
-    if not entries:
+    entries = _entries(source)
+    first = list(islice(entries, _CHOSEN_BY))
+    if not first:
         raise DataError(f"{source.path} holds no pairs; it should be {SHAPE}.")
-    names = list(dict.fromkeys(key for _, entry in entries for key in entry))
-    columns = choose_columns(source, names, [[entry.get(name, "") for name in names] for _, entry in entries[:1000]])
-    image, caption = names[columns.image], names[columns.caption]
+    names = list(dict.fromkeys(key for _, entry in first for key in entry))
+    columns = choose_columns(source, names, [[as_text(entry.get(name)) for name in names] for _, entry in first])
+    named = columns.named(names)
+    keys = named["image"], named["caption"], named.get("split")
     collector = Collector(columns.root)
-    for number, entry in entries:
-        problem = None if {image, caption} <= entry.keys() else f"it has no {image} and {caption}"
-        collector.add(number, entry.get(image), entry.get(caption), f"line {number}", problem)
-    return Contents(collector.pairs, columns.root, {"image": image, "caption": caption})
+    conversation = keys[1] if keys[1] in CONVERSATIONS else None
+    others = 0
+    for number, entry in chain(first, entries):
+        add_entry(collector, entry, number, f"line {number}", keys)
+        others += max(count_answers(entry.get(conversation)) - 1, 0) if conversation else 0
+    notes = [*columns.notes, *([answers_note(others)] if conversation else [])]
+    return collector.contents(source.path, named, notes)
+
+
+def _entries(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of each line, with the line's number."""
+    # Not splitlines: JSON may hold the other characters that it takes for ends of lines.
+    for number, line in enumerate(source.lines("\n"), start=1):
+        if line.strip():
+            yield number, _object(source, number, line)
 
 
 def _object(source: Source, number: int, line: str) -> dict[str, Any]:

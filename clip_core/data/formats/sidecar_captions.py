@@ -1,52 +1,81 @@
-"""A folder of images with a .txt beside each: every line that is not blank is a caption."""
+"""A folder of images with a .txt or .caption beside each: every line that is not blank is a caption."""
 
 from pathlib import Path
 
+from clip_core.data.formats.caption_files import CaptionFiles, hold_boxes, match, read_captions
+from clip_core.data.formats.class_folders import NUMBERED
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.source import Contents, Source
+from clip_core.errors import DataError
+from clip_core.text import printable
 
-SHAPE = "a folder of images with a .txt of captions beside each"
-_ENOUGH = 0.5  # share of the images that must have one
-_MOST_BYTES = 1_000_000  # of a .txt
+SHAPE = "a folder of images with a .txt or .caption of captions beside each"
 
 
 def detect(source: Source) -> str | None:
-    images = source.first_images
-    with_text = sum(image.with_suffix(".txt").is_file() for image in images)
-    if not images or with_text < _ENOUGH * len(images):
+    """One image with captions is enough: what folders are called is no caption where captions are."""
+    if not source.path.is_dir() or not source.folder.captions:
         return None
-    return f"{with_text:,} of the first {len(images):,} images have a .txt beside them"
+    found = match(source.folder)
+    if not found.of:
+        return None
+    where = f"in another folder ({found.apart})" if found.apart else "beside them"
+    return f"{len(found.of):,} of {len(source.folder.images):,} images have a file of captions {where}"
 
 
 def read(source: Source) -> Contents:
     """Every image below the folder; one without captions is a bad pair.
 
     Raises:
-        DataError: if there is no image.
+        DataError: if there is no image, or the files hold boxes and no captions.
     """
-    root = source.path
+    folder = source.folder
+    root = folder.path
+    if not folder.images:
+        raise DataError(f"there is no image below {root}; name another folder.")
+    found = match(folder)
+    if hold_boxes(list(found.of.values())):
+        raise DataError(
+            f"the .txt of the images in {root} hold numbers, as of object detection, and no captions; "
+            "give captions, or --format class-folders if the folders' names are classes."
+        )
     collector = Collector(root)
     inside = root.resolve()
-    for entry, image in enumerate(source.images(), start=1):
-        name = image.relative_to(root)
-        captions, problem = _captions(image.with_suffix(".txt"), inside)
-        collector.add(entry, str(name), captions, str(name), problem)
-    return Contents(collector.pairs, root)
+    for entry, image in enumerate(folder.images, start=1):
+        name = str(image.relative_to(root))
+        captions, problem = _captions(image, found.of.get(image), inside)
+        collector.add(entry, name, captions, name, problem, folder.split_of(image))
+    second = {f"{suffix} of images that have a .txt": count for suffix, count in found.second.items()}
+    return Contents(
+        collector.pairs,
+        root,
+        notes=[*folder.notes(), *_notes(root, folder.images, found)],
+        not_read=folder.not_read(captions=found.alone) | second,
+    )
 
 
-def _captions(file: Path, inside: Path) -> tuple[list[str], str | None]:
-    """The lines of a .txt, or why there are none."""
-    try:
-        if not file.is_file():
-            return [], f"there is no {file.name} beside it"
-        if file.is_symlink() and not file.resolve().is_relative_to(inside):
-            return [], f"{file.name} leads out of {inside}"
-        if file.stat().st_size > _MOST_BYTES:
-            return [], f"{file.name} is larger than {_MOST_BYTES:,} bytes"
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return [], f"{file.name} is not text in UTF-8"
-    except OSError as error:
-        return [], f"{file.name} cannot be read ({error.strerror})"
-    captions = [line.strip() for line in text.split("\n") if line.strip()]
-    return captions, None if captions else f"{file.name} is empty"
+def _notes(root: Path, images: list[Path], found: CaptionFiles) -> list[str]:
+    notes = []
+    without = len(images) - len(found.of)
+    if without:
+        notes.append(f"{without:,} of {len(images):,} images have no captions")
+    if found.shared:
+        files = "file of captions is" if found.shared == 1 else "files of captions are"
+        notes.append(f"{found.shared:,} {files} for two images each, which differ in their suffix only")
+    if found.apart:
+        notes.append(f"captions matched to images by their names in {found.apart}")
+    numbered = next((image.parent.name for image in images if NUMBERED.match(image.parent.name)), None)
+    if numbered and all(NUMBERED.match(name) for name in {image.relative_to(root).parts[0] for image in images}):
+        notes.append(f"the number in front of a folder's name, as in {printable(numbered)}, is ignored")
+    return notes
+
+
+def _captions(image: Path, file: Path | None, inside: Path) -> tuple[list[str], str | None]:
+    if file is None:
+        return [], f"there is no {image.stem}.txt beside it"
+    if file.is_symlink():
+        target = file.resolve()
+        # A folder of links has those of an image and of its captions lead to the same place.
+        if not target.is_relative_to(inside) and target.parent != image.resolve().parent:
+            return [], f"{file.name} leads out of {inside}, and not to where the image is"
+    return read_captions(file)

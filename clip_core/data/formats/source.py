@@ -5,17 +5,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from clip_core.config import DataConfig
-from clip_core.data.image_files import walk_images
+from clip_core.data.formats.folder import Folder, scan
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
 
+_LOOKED_AT = 1000  # images of a folder that a format is detected by
 _HEAD = 65536  # bytes that a format is detected by
-_LOOKED_AT = 1000  # images of a folder, likewise
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -103,6 +102,25 @@ class Source:
             line = content.count(b"\n", 0, error.start) + 1
             raise DataError(f"{self.path}, line {line}: not text in UTF-8; save it as UTF-8.") from None
 
+    def lines(self, newline: str) -> Iterator[str]:
+        """The lines of the file with their ends, read one at a time.
+
+        Args:
+            newline: as `open` takes it.
+        Raises:
+            DataError: as `text` does.
+        """
+        try:
+            with self.path.open(encoding=self._encoding, newline=newline) as handle:
+                yield from handle
+        except FileNotFoundError:
+            raise DataError(f"no pair list at {self.path}; correct the path.") from None
+        except OSError as error:
+            raise self._unreadable(error) from None
+        except UnicodeError:
+            _ = self.text  # names the line
+            raise DataError(f"{self.path}: not text in UTF-8; save it as UTF-8.") from None
+
     @cached_property
     def json(self) -> Any:
         """The whole file as JSON.
@@ -118,26 +136,26 @@ class Source:
             raise DataError(f"{self.path} is not JSON that can be read; correct the list.") from None
 
     @cached_property
-    def first_images(self) -> list[Path]:
-        """Some images below a folder."""
-        return list(islice(self._walk(), _LOOKED_AT))
-
-    def images(self) -> list[Path]:
-        """Every image below a folder, sorted.
+    def folder(self) -> Folder:
+        """What lies below a folder; nothing, for a file.
 
         Raises:
-            DataError: if there are none.
+            DataError: if the folder cannot be read.
         """
-        found = sorted(self._walk())
-        if not found:
-            raise DataError(f"there is no image below {self.path}; name another folder.")
-        return found
+        return scan(self.path) if self.path.is_dir() else Folder(self.path)
 
-    def _walk(self) -> Iterator[Path]:
-        return walk_images(self.path)
+    @property
+    def first_images(self) -> list[Path]:
+        """Some images below a folder."""
+        return self.folder.images[:_LOOKED_AT]
 
     @property
     def _encoding(self) -> str:
+        head = self.head[:1000]
+        if head[:2] not in _MARKS and len(head) > 3 and b"\0" in head:  # UTF-16 of mostly Latin letters, no mark
+            for name, rare in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+                if rare.count(0) > 0.8 * len(rare) and head.count(0) < 0.6 * len(head):
+                    return name
         return _MARKS.get(self.head[:2], "utf-8-sig")
 
     def _unreadable(self, error: OSError) -> DataError:

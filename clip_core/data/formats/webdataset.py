@@ -6,38 +6,24 @@ Source: the format of github.com/webdataset/webdataset.
 """
 
 import itertools
-import json
 import re
-import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 from clip_core.data.formats.collect import shown
+from clip_core.data.formats.shard import Sample, Shard, read_shard
 from clip_core.data.formats.source import Contents, Source
-from clip_core.data.image_files import SUFFIXES, Member
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
+from clip_core.text import printable
 
 SHAPE = "WebDataset shards: a .tar, a folder of .tar, or a pattern like shards/{000..012}.tar"
-_MOST_BYTES = 1_000_000  # of a caption
 _MOST_SHARDS = 100_000
-_CAPTION_KEYS = ("caption", "text", "TEXT", "captions")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_BLOCK = 512
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
-
-
-@dataclass
-class _Sample:
-    """The members that share a name up to its first dot."""
-
-    image: Member | None = None
-    name: str = ""
-    caption: object = None
-    problem: str | None = None
 
 
 def detect(source: Source) -> str | None:
@@ -54,16 +40,23 @@ def read(source: Source) -> Contents:
         DataError: naming the shard that is missing, compressed or damaged.
     """
     pairs: list[Pair] = []
-    shards = find_shards(source.path)
-    if not shards:
+    found = find_shards(source.path)
+    if not found:
         raise DataError(f"no .tar at {source.path}; it should be {SHAPE}.")
-    for shard in shards:
-        samples = _samples(shard)
-        if not samples:
-            raise DataError(f"{shard} holds no images with captions; it should hold cat.jpg and cat.txt, and so on.")
-        for key, sample in samples.items():
-            pairs += _pairs(shard, key, sample, len(pairs) + 1)
-    return Contents(pairs, shards[0].parent)
+    told: list[Shard] = []  # without their samples
+    not_read = _beside(source.path, found)
+    for path in found:
+        shard = read_shard(path)
+        if not shard.samples:
+            again = " (its keys come again, and no image and caption in a row)" if shard.repeated else ""
+            raise DataError(
+                f"{path} holds no images with captions{again}; it should hold cat.jpg and cat.txt, and so on."
+            )
+        for sample in shard.samples:
+            pairs += _pairs(path, sample, len(pairs) + 1)
+        not_read.update(shard.not_read)
+        told.append(replace(shard, samples=[]))
+    return Contents(pairs, found[0].parent, notes=_notes(told), not_read=dict(not_read))
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -111,81 +104,53 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(pattern[: found.start()] + part + pattern[found.end() :])
 
 
-# ---------------------------------------------------------------- one shard
+# ---------------------------------------------------------------- pairs
 
 
-def _samples(shard: Path) -> dict[str, _Sample]:
-    """Samples by key, in the shard's order.
-
-    Raises:
-        DataError: if the shard is no tar file, compressed or damaged.
-    """
-    samples: dict[str, _Sample] = {}
-    try:
-        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                if member.isfile() and not member.issparse():
-                    _take(tar, shard, member, samples)
-                cast(Any, tar).members = []  # a shard has many, and each is looked at once
-            end = tar.offset
-        _check_end(shard, end)
-    except tarfile.TarError as error:
-        raise DataError(f"{shard} is not a whole, uncompressed tar file ({error}); unpack or fetch it again.") from None
-    except OSError as error:
-        raise DataError(f"{shard} cannot be read ({error.strerror or error}); fetch it again.") from None
-    return {key: sample for key, sample in samples.items() if sample.image or sample.caption is not None}
-
-
-def _take(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo, samples: dict[str, _Sample]) -> None:
-    """Note a member that is an image or a caption; leave any other alone."""
-    folder, _, last = member.name.rpartition("/")
-    stem, _, extension = last.partition(".")
-    suffix = "." + extension.rpartition(".")[2].lower()
-    if not stem or (suffix not in SUFFIXES and suffix not in (".txt", ".json")):
-        return
-    sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Sample())
-    if suffix in SUFFIXES:
-        if sample.image is None:
-            sample.image, sample.name = Member(shard, member.offset_data, member.size), member.name
-    elif suffix == ".txt" or sample.caption is None:
-        sample.caption, sample.problem = _caption(tar, member, suffix)
-
-
-def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> tuple[object, str | None]:
-    """The caption of a .txt, or of a .json under a known key; and what is wrong with it."""
-    content = tar.extractfile(member)
-    if member.size > _MOST_BYTES or content is None:
-        return "", f"its caption has {member.size:,} bytes"
-    try:
-        text = content.read().decode("utf-8-sig")
-        if suffix == ".txt":
-            return " ".join(text.split()), None
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return "", f"its {suffix} is not {'text in UTF-8' if suffix == '.txt' else 'JSON'}"
-    known = next((value[key] for key in _CAPTION_KEYS if key in value), None) if isinstance(value, dict) else value
-    return known, None
-
-
-def _check_end(shard: Path, end: int) -> None:
-    """tarfile takes a damaged header for the end of the archive; the true end is empty or zeros."""
-    with shard.open("rb") as handle:
-        handle.seek(end)
-        if handle.read(_BLOCK).strip(b"\0"):
-            raise tarfile.ReadError(f"damaged at byte {end:,}")
-
-
-def _pairs(shard: Path, key: str, sample: _Sample, entry: int) -> list[Pair]:
-    where = f"{shard.name}, {key}"
-    if sample.image is None:
-        return [Pair(shard, "", entry, f"{shard.name}/{key}", "it has a caption and no image", where)]
-    image, name = sample.image.path(sample.name), f"{shard.name}/{sample.name}"
-    if sample.caption is None:
+def _pairs(shard: Path, sample: Sample, entry: int) -> list[Pair]:
+    again = f" #{sample.repeat}" if sample.repeat > 1 else ""
+    where = f"{shard.name}, {sample.key}{again}"
+    part, caption = sample.image, sample.caption
+    if part is None or part.image is None:
+        return [Pair(shard, "", entry, f"{shard.name}/{sample.key}{again}", "it has a caption and no image", where)]
+    image, name = part.image.path(part.name), f"{shard.name}/{part.name}{again}"
+    if caption is None:
         return [Pair(image, "", entry, name, "it has no .txt or .json with a caption", where)]
-    captions = sample.caption if isinstance(sample.caption, list) else [sample.caption]
+    texts = caption.caption if isinstance(caption.caption, list) else [caption.caption]
     pairs = []
-    for caption in captions or [""]:
-        text = caption.strip() if isinstance(caption, str) else ""
-        wrong = "the caption is empty" if isinstance(caption, str) else f"the caption {shown(caption)} is not a text"
-        pairs.append(Pair(image, text, entry, name, sample.problem or (None if text else wrong), where))
+    for value in texts or [""]:
+        text = value.strip() if isinstance(value, str) else ""
+        wrong = "the caption is empty" if isinstance(value, str) else f"the caption {shown(value)} is not a text"
+        pairs.append(Pair(image, text, entry, name, caption.problem or (None if text else wrong), where))
     return pairs
+
+
+def _beside(path: Path, shards: list[Path]) -> Counter[str]:
+    """The other files of a folder with shards, by suffix."""
+    if not path.is_dir():
+        return Counter()
+    names = {shard.name for shard in shards}
+    others = (item for item in path.iterdir() if item.name not in names and not item.name.startswith("."))
+    return Counter(item.suffix.lower() or "files without a suffix" for item in others if item.is_file())
+
+
+def _notes(shards: list[Shard]) -> list[str]:
+    """What was assumed, each with the first shard that it is about."""
+    notes = []
+    dotted = [shard for shard in shards if shard.at_last_dot]
+    if dotted:
+        notes.append(f"names have dots: keys go to the last dot, not the first ({_named(dotted)})")
+    joined = [shard for shard in shards if shard.archives > 1]
+    if joined:
+        notes.append(f"archives that were joined are read to the end ({_named(joined)})")
+    repeated = [shard for shard in shards if shard.repeated]
+    if repeated:
+        count = sum(len(shard.repeated) for shard in repeated)
+        said = f"{count:,} keys come again, first {printable(repeated[0].repeated[0], 60)}"
+        notes.append(f"{said}; image and caption in a row are a sample each time ({_named(repeated)})")
+    return notes
+
+
+def _named(shards: list[Shard]) -> str:
+    first = printable(shards[0].path.name, 60)
+    return first if len(shards) == 1 else f"{first} and {len(shards) - 1:,} more"

@@ -1,0 +1,114 @@
+"""Hugging Face's ImageFolder: images with a metadata.csv, .jsonl or .parquet beside or above them, maybe in splits.
+
+train/metadata.csv names the images below train/, and its pairs are of that split. One at the top may name
+train/1.jpg.
+Source: huggingface.co/docs/datasets/image_dataset.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from clip_core.data.formats import json_lines, table
+from clip_core.data.formats.folder import METADATA, SPLITS, Folder
+from clip_core.data.formats.source import Contents, Source
+from clip_core.data.pairs import Pair
+from clip_core.errors import DataError
+
+SHAPE = "a folder of images with a metadata.csv, metadata.jsonl or metadata.parquet, or one in each of train, val, test"
+
+
+def detect(source: Source) -> str | None:
+    if not source.path.is_dir():
+        return None
+    top = next((name for name in METADATA if (source.path / name).is_file()), None)
+    if top is not None:
+        return f"it holds {top}"
+    if any(item.suffix.lower() == ".tar" for item in source.path.iterdir()):
+        return None
+    found = source.folder.metadata
+    names = " and ".join(str(file.relative_to(source.path)) for file in found[:2])
+    return f"it holds {names}{' and more' if len(found) > 2 else ''}" if found else None
+
+
+def read(source: Source) -> Contents:
+    """The pairs of every metadata file; names start from the folder.
+
+    Raises:
+        DataError: if there is no such file, or as the reader of it says.
+    """
+    folder = source.folder
+    files = _first_of_each_folder(folder.metadata)
+    if not files:
+        raise DataError(f"{source.path} holds no metadata.csv, .jsonl or .parquet; it should be {SHAPE}.")
+    pairs: list[Pair] = []
+    notes: list[str] = []
+    not_read: Counter[str] = Counter()
+    columns: dict[str, str] = {}
+    for file in files:
+        contents = _reader(file)(replace(source, path=file))
+        prefix = file.parent.relative_to(source.path)
+        before = pairs[-1].entry if pairs else 0
+        pairs += [_placed(pair, prefix, file, before) for pair in contents.pairs]
+        columns = columns or contents.columns
+        said = "" if len(files) == 1 else f"{prefix / file.name}: "
+        notes += [said + note for note in contents.notes]
+        not_read.update(contents.not_read)
+    pairs, said_of_splits = _with_splits(pairs)
+    beside = _unnamed(folder, pairs)
+    left = folder.not_read(frozenset(files), len(folder.captions))
+    if beside:
+        left[f"images that {files[0].name} does not name"] = beside
+    links = [note for note in folder.notes() if not note.startswith("splits")]
+    return Contents(pairs, source.path, columns, [*links, *said_of_splits, *notes], dict(not_read) | left)
+
+
+def _first_of_each_folder(files: list[Path]) -> list[Path]:
+    """One metadata file a folder, jsonl before csv before parquet; the others are counted as not read."""
+    best: dict[Path, Path] = {}
+    for file in sorted(files, key=lambda file: METADATA.index(file.name.lower())):
+        best.setdefault(file.parent, file)
+    return sorted(best.values())
+
+
+def _reader(file: Path) -> Callable[[Source], Contents]:
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        if importlib.util.find_spec("clip_core.data.formats.parquet") is None:
+            raise DataError(f"{file} is Parquet, which is not read here; save it as CSV.")
+        read: Callable[[Source], Contents] = importlib.import_module("clip_core.data.formats.parquet").read
+        return read
+    return table.read if suffix == ".csv" else json_lines.read
+
+
+def _placed(pair: Pair, prefix: Path, file: Path, before: int) -> Pair:
+    """A pair of one metadata file as a pair of the whole folder."""
+    name = (prefix / pair.name).as_posix() if pair.name else ""
+    return replace(pair, entry=before + pair.entry, name=name, where=f"{(prefix / file.name).as_posix()}, {pair.place}")
+
+
+def _with_splits(pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs with the split that their images' folders are called by, if all are, and a note on it."""
+    splits = [_split(pair.name) for pair in pairs]
+    if any(pair.split for pair in pairs) or not all(splits):
+        return pairs, []
+    counts = ", ".join(f"{name} ({count:,} pairs)" for name, count in Counter(splits).items())
+    placed = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
+    return placed, [f"splits by the folders' names: {counts}"]
+
+
+def _split(name: str) -> str | None:
+    return next((SPLITS[part.casefold()] for part in name.split("/")[:-1] if part.casefold() in SPLITS), None)
+
+
+def _unnamed(folder: Folder, pairs: list[Pair]) -> int:
+    """How many images of the folder are in no pair."""
+    used = {str(pair.image) for pair in pairs}
+    images = [str(image.absolute()) for image in folder.images]
+    if folder.links:  # an image's path may be that of another link to the same file
+        used, images = set(map(os.path.realpath, used)), list(map(os.path.realpath, images))
+    return sum(image not in used for image in images)
