@@ -36,9 +36,10 @@ def reading_facts(reading: Reading) -> dict[str, Any]:
 def reading_text(facts: Mapping[str, Any]) -> list[str]:
     """The facts as aligned lines."""
     rows = [("format", f"{facts['format']}: {facts['why']}")]
-    rows += [(f"{name}s in" if name != "split" else "splits in", column) for name, column in facts["columns"].items()]
+    rows += [(f"{name}s in", column) for name, column in facts["columns"].items() if name != "split"]
     if facts["splits"]:
-        rows.append(("splits", counted(facts["splits"])))
+        column = facts["columns"].get("split")
+        rows.append(("splits", counted(facts["splits"]) + (f", by {column}" if column else "")))
     rows.append(("paths from", facts["image_root"]))
     rows += [("note", note) for note in facts["notes"]]
     if facts["not_read"]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from clip_core.data.formats.detect import read_data
-from clip_core.data.formats.unsupported import not_found, what_it_is
+from clip_core.data.formats.unsupported import not_found
 from clip_core.errors import DataError
 
 
@@ -33,18 +33,22 @@ def test_a_file_that_is_not_read_is_named_for_what_it_is(name: str, content: byt
     assert len(str(caught.value)) < len(str(path)) + 130
 
 
-def test_a_folder_without_captions_says_what_is_in_it(tmp_path: Path):
-    assert what_it_is(tmp_path, b"") == f"{tmp_path} is an empty folder; name another."
-    for name in ("1.jpg", "2.jpg", "3.heic", "4.heic"):
-        (tmp_path / "cat").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "cat" / name, "JPEG")
-    said = what_it_is(tmp_path, b"")
-    assert "has 2 images and no captions (not read: 2 .heic)" in said or "has 4 images and no captions" in said
-    assert "another class beside cat" in said
+def test_a_folder_that_is_no_data_set_says_what_is_in_it(tmp_path: Path):
+    def said() -> str:
+        with pytest.raises(DataError) as caught:
+            read_data(tmp_path)
+        return str(caught.value)
+
+    assert said() == f"{tmp_path} is an empty folder; name another."
+    (tmp_path / "notes.md").write_text("words")
+    assert said() == f"{tmp_path} has no images and no list of pairs, only 1 .md; name another folder."
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "1.jpg")
+    assert "no captions" in said()
     (tmp_path / "pairs.xlsx").write_bytes(b"PK")
-    assert what_it_is(tmp_path, b"") == f"{tmp_path / 'pairs.xlsx'} is an Excel file: save it as CSV."
+    assert said() == f"{tmp_path / 'pairs.xlsx'} is an Excel file: save it as CSV."
     (tmp_path / "pairs.csv").write_text("image,caption\n")
-    assert what_it_is(tmp_path, b"").endswith(f"name a list: {tmp_path / 'pairs.csv'}.")
+    assert said().endswith(f"name a list: {tmp_path / 'pairs.csv'}.")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _detect(source: Source) -> tuple[str, str]:
         why = known.detect(source)
         if why is not None:
             return name, why
-    raise DataError(what_it_is(source.path, source.head))
+    raise DataError(what_it_is(source))
 
 
 def _check_kind(source: Source, name: str) -> None:

@@ -3,18 +3,18 @@
 import difflib
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
+from clip_core.data.formats.folder import LIST_SUFFIXES, Folder
+from clip_core.data.formats.source import Source
 from clip_core.data.image_files import SUFFIXES
-from clip_core.text import printable
 
-_LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _LOOKED_AT = 20_000  # entries of a folder
-_NAMED = 3
+_LISTED = 5
+_NAMED = 3  # kinds of files
 
 _EXCEL = "an Excel file: save it as CSV"
 _ARCHIVE = "an archive: unpack it and name the folder"
@@ -52,10 +52,11 @@ _MAGIC = (
 _ADDRESSES = ("http:/", "https:/", "ftp:/", "s3:/", "gs:/", "gcs:/", "hf:/", "az:/")
 
 
-def what_it_is(path: Path, head: bytes) -> str:
+def what_it_is(source: Source) -> str:
     """One sentence about a file or folder that no format reads."""
+    path, head = source.path, source.head
     if path.is_dir():
-        return _folder(path)
+        return _folder(source.folder)
     kind = _KINDS.get(path.suffix.lower())
     if path.suffix.lower() in SUFFIXES:
         kind = _IMAGE
@@ -122,7 +123,7 @@ def _siblings(path: Path) -> Iterator[Path]:
 
 
 def _may_be_data(path: Path) -> bool:
-    return path.suffix.lower() in (*_LISTS, ".tar", ".txt") or path.is_dir()
+    return path.suffix.lower() in (*LIST_SUFFIXES, ".tar", ".txt") or path.is_dir()
 
 
 def _exists(path: Path) -> bool:
@@ -132,45 +133,24 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _folder(path: Path) -> str:
-    """A folder that is no data set: the lists in it, else what else lies there."""
-    top = sorted(islice(path.iterdir(), _LOOKED_AT))
-    lists = [item for item in top if item.suffix.lower() in _LISTS and item.is_file()][: _NAMED + 2]
+def unread_list(folder: Path) -> str | None:
+    """One sentence about a file right in a folder that may be its list and is not read; None without one."""
+    found = sorted(item for item in islice(folder.iterdir(), _LOOKED_AT) if item.suffix.lower() in _KINDS)
+    return next((f"{item} is {_KINDS[item.suffix.lower()]}." for item in found if item.is_file()), None)
+
+
+def _folder(folder: Folder) -> str:
+    """A folder without images, which is no data set: the lists in it, else what else lies there."""
+    path = folder.path
+    lists = [file for file in folder.lists if file.parent == path][:_LISTED]
     if lists:
-        return f"{path} is a folder with lists and no data set itself; name a list: {_or(lists)}."
-    suffixes = _suffixes(path)
-    unread = next((item for item in top if item.suffix.lower() in _KINDS and item.is_file()), None)
+        named = " or ".join(map(str, lists))
+        return f"{path} is a folder with lists and no data set itself; name a list: {named}."
+    unread = unread_list(path)
     if unread is not None:
-        return f"{unread} is {_KINDS[unread.suffix.lower()]}."
-    images = sum(count for suffix, count in suffixes.items() if suffix in SUFFIXES)
-    if images:
-        what = "image" if images == 1 else "images"
-        others = {suffix or "files without a suffix": n for suffix, n in suffixes.items() if suffix not in SUFFIXES}
-        named = ", ".join(f"{count:,} {printable(suffix, 20)}" for suffix, count in islice(others.items(), _NAMED))
-        beside = f" (not read: {named})" if others else ""
-        inside = [item for item in top if item.is_dir() and not item.name.startswith(".")]
-        more = f"another class beside {inside[0].name}" if len(inside) == 1 else "one folder per class"
-        return (
-            f"{path} has {images:,} {what} and no captions{beside}: add a NAME.txt beside each, a list, "
-            f"or {more} (docs/formats.md)."
-        )
-    if not suffixes:
+        return unread
+    counts = folder.not_read(captions=len(folder.captions))
+    if not counts:
         return f"{path} is an empty folder; name another."
-    most = suffixes.most_common(_NAMED)
-    named = ", ".join(f"{count:,} {printable(suffix or 'others', 20)}" for suffix, count in most)
-    return f"{path} has no images and no list of pairs, only {named}: name another folder."
-
-
-def _suffixes(path: Path) -> Counter[str]:
-    """How many files of each suffix are below a folder, hidden ones left out."""
-    counts: Counter[str] = Counter()
-    for _, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        counts.update(Path(name).suffix.lower() for name in names if not name.startswith("."))
-        if counts.total() > _LOOKED_AT:
-            break
-    return counts
-
-
-def _or(paths: list[Path]) -> str:
-    return " or ".join(str(path) for path in paths)
+    named = ", ".join(f"{count:,} {what}" for what, count in islice(counts.items(), _NAMED))
+    return f"{path} has no images and no list of pairs, only {named}; name another folder."
