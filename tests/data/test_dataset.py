@@ -161,8 +161,8 @@ def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_pat
 
 
 def test_a_val_file_is_the_evaluation_set_and_shared_images_are_said(images: Path):
-    train = write_list(images / "train.json", [(f"{n}.png", str(n)) for n in range(30)])
-    val = write_list(images / "val.json", [(f"{n}.png", str(n)) for n in range(28, 40)])
+    train = write_list(images / "train.json", [(f"{n}.png", f"number {n}") for n in range(30)])
+    val = write_list(images / "val.json", [(f"{n}.png", f"number {n}") for n in range(28, 40)])
     said: list[str] = []
     data = load_data(DataConfig(data_file=train, val_file=val), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 12)
@@ -188,7 +188,7 @@ def test_the_splits_of_a_table_are_honoured_and_said_in_one_line(images: Path):
 
 def test_with_a_validation_file_the_other_splits_of_the_training_list_are_not_used(images: Path):
     file = write_table(images / "splits.csv", ["train"] * 30 + ["test"] * 10)
-    other = write_list(images / "val.json", [(f"{n}.png", str(n)) for n in range(36, 40)])
+    other = write_list(images / "val.json", [(f"{n}.png", f"number {n}") for n in range(36, 40)])
     said: list[str] = []
     data = load_data(DataConfig(data_file=file, val_file=other), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 4)
