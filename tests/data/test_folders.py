@@ -189,10 +189,13 @@ def test_folders_without_captions_say_what_lies_there_and_the_way_out(tmp_path: 
     image(tmp_path / "lists" / "images" / "1.jpg")
     write(tmp_path / "lists" / "lists" / "train.csv", "image,caption\n../images/1.jpg,a cat\n")
     for name, said in [
-        ("one", r"holds 1 images in one folder, cat, and no captions; .*\(--format class-folders makes all"),
-        ("flat", r"holds 1 images and no captions \(1 \.txt match no image by name\); put a \.txt"),
-        ("masks", r"holds 2 images in images, masks and no captions"),
-        ("deep", r"holds one folder, pets, with 2 folders in it; name it: --data .*pets\."),
+        (
+            "one",
+            r'has 1 image in one folder, cat, and no captions: .*; --format class-folders makes each "a photo of a cat"',
+        ),
+        ("flat", r"has 1 image and no captions \(1 \.txt match no image by name\): add a NAME\.txt beside each"),
+        ("masks", r"has 2 images in images, masks and no captions"),
+        ("deep", r"holds one folder, pets, with 2 folders in it: name .*pets\."),
         ("lists", r"is a folder with lists and no data set itself; name a list: .*train\.csv\."),
     ]:
         with pytest.raises(DataError, match=said) as caught:

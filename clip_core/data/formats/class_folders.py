@@ -141,26 +141,26 @@ def _check_unread(folder: Folder) -> None:
 
 
 def _without_captions(folder: Folder, classes: list[str]) -> str:
-    path = folder.path
+    path, count, texts = folder.path, len(folder.images), len(folder.captions)
+    held = f"{path} has {count:,} image{'' if count == 1 else 's'}"
     unread = unread_list(path)
     if unread is not None:
         return unread
-    texts = len(folder.captions)
     none = f"no captions ({texts:,} .txt match no image by name)" if texts else "no captions"
-    held, way_out = f"{len(folder.images):,} images", "put a .txt with the caption beside each, or name a list of pairs"
+    way_out = "add a NAME.txt beside each, or name a list of pairs"
     named = ", ".join(printable(name, 60) for name in classes[:_NAMED])
     if not classes:
-        return f"{path} holds {held} and {none}; {way_out}."
+        return f"{held} and {none}: {way_out}."
     if _NO_CLASSES.intersection(name.casefold() for name in classes):
-        return f"{path} holds {held} in {named} and {none}; {way_out}."
+        return f"{held} in {named} and {none}: {way_out}."
     below = [image.relative_to(path).parts for image in folder.images]
     inner = {parts[1] for parts in below if len(parts) > 2}
     if len(inner) >= 2 and folder.split_level is None:
-        deeper = path / below[0][0]
-        return f"{path} holds one folder, {named}, with {len(inner):,} folders in it; name it: --data {deeper}."
+        deeper = path / named
+        return f"{path} holds one folder, {named}, with {len(inner):,} folders in it: name {deeper}."
     title = printable(_title(classes[0]), 60)
-    forced = f'--format class-folders makes all of them "a photo of a {title}"'
-    return f"{path} holds {held} in one folder, {named}, and {none}; {way_out} ({forced})."
+    forced = f'--format class-folders makes each "a photo of a {title}"'
+    return f"{held} in one folder, {named}, and {none}: {way_out}; {forced}."
 
 
 def _names_images(file: Path) -> bool:

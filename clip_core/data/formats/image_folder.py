@@ -25,12 +25,12 @@ SHAPE = "a folder of images with a metadata.csv, metadata.jsonl or metadata.parq
 def detect(source: Source) -> str | None:
     if not source.path.is_dir():
         return None
-    top = next((name for name in METADATA if (source.path / name).is_file()), None)
-    if top is not None:
-        return f"it holds {top}"
-    if any(item.suffix.lower() == ".tar" for item in source.path.iterdir()):
-        return None
     found = source.folder.metadata
+    top = next((file for file in found if file.parent == source.path), None)
+    if top is not None:
+        return f"it holds {top.name}"
+    if source.folder.others[".tar"]:
+        return None
     names = " and ".join(str(file.relative_to(source.path)) for file in found[:2])
     return f"it holds {names}{' and more' if len(found) > 2 else ''}" if found else None
 
