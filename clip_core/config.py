@@ -84,7 +84,7 @@ class Section(Frozen):
         return value
 
 
-DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "sidecar", "class-folders", "webdataset"]
+DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "sidecar", "class-folders", "webdataset", "parquet"]
 
 Captions = Literal["all", "sample"]
 

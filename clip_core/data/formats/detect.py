@@ -11,6 +11,7 @@ from clip_core.data.formats import (
     flickr,
     json_lines,
     json_list,
+    parquet,
     sidecar_captions,
     table,
     webdataset,
@@ -34,6 +35,7 @@ class Format(NamedTuple):
 # By the name that --format takes; the first that detects a path reads it.
 FORMATS: dict[str, Format] = {
     "webdataset": Format(webdataset.SHAPE, webdataset.detect, webdataset.read),
+    "parquet": Format(parquet.SHAPE, parquet.detect, parquet.read),
     "flickr": Format(flickr.SHAPE, flickr.detect, flickr.read),
     "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "jsonl": Format(json_lines.SHAPE, json_lines.detect, json_lines.read),
@@ -45,7 +47,8 @@ FORMATS: dict[str, Format] = {
 
 _LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _DEFAULTS = ReadOptions()
-_METADATA = ("metadata.jsonl", "metadata.csv")  # the list of a folder, as Hugging Face's ImageFolder names it
+# The list of a folder, as Hugging Face's ImageFolder names it.
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,6 @@ def _check_kind(source: Source, name: str) -> None:
     """Refuse a folder where --format wants a file, and a file where it wants a folder."""
     wants_folder = name in ("sidecar", "class-folders")
     fits = source.path.is_dir() if wants_folder else source.path.is_file()  # a named pipe would be waited for
-    if name != "webdataset" and not fits:
+    if name not in ("webdataset", "parquet") and not fits:
         what = "a folder" if wants_folder else "a file"
         raise DataError(f"{source.path} is not {what}, which --format {name} needs; it is for {FORMATS[name].shape}.")
