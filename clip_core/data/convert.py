@@ -49,8 +49,10 @@ def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Conver
     if not copy_images and any(member_of(pair.image) for pair in pairs):
         raise UsageError(f"the images of {reading.path} are in shards; add --copy-images.")
     captions: dict[Path, list[str]] = {}
+    splits: dict[Path, str | None] = {}
     for pair in pairs:
         captions.setdefault(pair.image, []).append(pair.caption)
+        splits.setdefault(pair.image, pair.split)
     folder, root = out.parent, None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,14 +60,16 @@ def convert(reading: Reading, out: Path, *, copy_images: bool = False) -> Conver
             names = _copy(list(captions), folder, f"{out.stem}_images")
         else:
             names, root = _relative(list(captions), folder.resolve(), reading)
-        write_json(out, [_entry(name, texts) for name, texts in zip(names, captions.values(), strict=True)])
+        entries = zip(names, captions.values(), splits.values(), strict=True)
+        write_json(out, [_entry(name, texts, split) for name, texts, split in entries])
     except OSError as error:
         raise DataError(f"{error.filename or out} cannot be written ({error.strerror}); give another path.") from None
     return Converted(out, len(pairs), len(names), len(reading.pairs) - len(pairs), root)
 
 
-def _entry(name: str, texts: list[str]) -> dict[str, Any]:
-    return {"image": name, "caption": texts[0] if len(texts) == 1 else texts}
+def _entry(name: str, texts: list[str], split: str | None) -> dict[str, Any]:
+    entry = {"image": name, "caption": texts[0] if len(texts) == 1 else texts}
+    return entry | ({"split": split} if split else {})
 
 
 def _relative(images: list[Path], folder: Path, reading: Reading) -> tuple[list[str], Path | None]:

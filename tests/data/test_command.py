@@ -87,9 +87,9 @@ def test_info_says_what_was_recognised_and_shows_three_pairs(mixed: Path, capsys
     assert main(["info", str(mixed)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:4] == ["format      json: it is a JSON list", "images in   image", "captions in caption"]
-    assert "pairs       32 of 3 images, 12 distinct captions" in lines
-    assert "unusable    1 pairs, before any image is decoded" in lines
-    assert "  entry 32: the caption is empty" in lines
+    assert "pairs       32 of 2 images, 11 distinct captions" in lines
+    assert "unusable    2 pairs, before any image is decoded" in lines
+    assert any(line.startswith("  entry 5: no image at") for line in lines)
     assert lines[5] == "examples    wide.png   caption 0"
     assert lines[7].startswith(f"{'':11} small.png  long long")
 
@@ -119,16 +119,23 @@ def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest.CaptureFixture[str]):
     beside = mixed.with_name("out.json")
     assert main(["convert", str(mixed), str(beside)]) == 0
-    assert "without 1 that are not usable." in capsys.readouterr().out
+    assert "without 2 that are not usable." in capsys.readouterr().out
     assert json.loads(beside.read_text())[0]["image"] == "wide.png"
     elsewhere = mixed.parent / "other" / "out.json"
     assert main(["convert", str(mixed), str(elsewhere)]) == 0
     assert f"use it with --image-root {mixed.parent}" in capsys.readouterr().out
     assert main(["info", str(elsewhere), "--image-root", str(mixed.parent), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pairs"], found["unusable"]) == (31, 0)
+    assert (found["pairs"], found["unusable"]) == (30, 0)
     assert main(["convert", str(mixed), str(elsewhere)]) == 2
     assert "already there" in capsys.readouterr().err
+
+
+def test_splits_are_kept_when_a_list_is_converted(mixed: Path):
+    table, out = mixed.with_name("splits.csv"), mixed.with_name("splits.json")
+    table.write_text("image,caption,split\nwide.png,a cat,train\nsmall.png,a dog,validation\n")
+    assert main(["convert", str(table), str(out)]) == 0
+    assert [entry["split"] for entry in json.loads(out.read_text())] == ["train", "val"]
 
 
 def test_a_shard_is_converted_with_its_images(shard: Path, capsys: pytest.CaptureFixture[str]):

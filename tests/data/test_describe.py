@@ -49,7 +49,7 @@ def test_training_says_the_same_in_two_lines(reading: Reading):
     assert first == "/data/pairs.csv read as csv: its name ends in .csv; images in file, captions in text."
     assert second == (
         'first pair 0.png "a [2Jcat 0"; backslashes in paths are read as /; '
-        "not read: 4 .heic, 1,200 files of captions without an image.",
+        "not read: 4 .heic, 1,200 files of captions without an image."
     )
 
 
