@@ -223,7 +223,7 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
 
 
 def test_a_data_set_that_was_moved_is_split_the_same_and_has_the_same_fingerprint(images: Path, tmp_path: Path):
-    write_list(images / "all.json", [(f"{n}.png", str(n)) for n in range(40)])
+    write_list(images / "all.json", [(f"{n}.png", f"number {n}") for n in range(40)])
     shutil.copytree(images, tmp_path / "copy")
     first, second = (
         load_data(DataConfig(data_file=folder / "all.json"), SQUARE, 0, lambda _: None)
