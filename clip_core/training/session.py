@@ -73,10 +73,11 @@ def _run(
                 trainer.resume()
         state = trainer.train(signals)
         _finish(config, log, trainer, state)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         state = State.STOPPED
         writer.status(state=state)
-        log.say("interrupted" if signals.received else "stopped by request")
+        how = "interrupted" if signals.received else "stopped by request"
+        log.say(f"{how}: {error}" if str(error) else how)
     return signals.exit_code if state is State.STOPPED else 0
 
 
