@@ -67,7 +67,8 @@ def recipe_line(recipe: Recipe) -> str:
     """Steps, batch size, learning rate and device in one line."""
     timed = recipe.seconds is not None
     steps = f"{recipe.seconds / 60:g} minutes" if recipe.seconds is not None else f"{recipe.steps} steps"
-    warmup = f"{recipe.warmup_steps / max(recipe.steps, 1):.0%}" if timed else f"{recipe.warmup_steps} steps"
+    share, few = recipe.warmup_steps / max(recipe.steps, 1), "step" if recipe.warmup_steps == 1 else "steps"
+    warmup = f"{share:.0%}" if timed else f"{recipe.warmup_steps} {few}"
     return (
         f"{steps} of {recipe.batch_size} pairs ({recipe.steps_per_epoch} per epoch), peak learning rate "
         f"{recipe.lr:g}, {warmup} of warm-up, {recipe.precision} on {recipe.device}"

@@ -39,7 +39,6 @@ def test_the_initial_weights_depend_on_the_seed_alone(build: Build, shapes: Path
     assert not torch.equal(first, weights("c", 4))
 
 
-
 @pytest.mark.parametrize(
     ("optim", "temperature"), [({}, 0.07), ({"loss": "sigmoid"}, 0.1), ({"temperature": 0.2}, 0.2)]
 )
