@@ -1,4 +1,4 @@
-"""What a run is: config.json, validation.json, and the first lines of the log."""
+"""The description of a run: config.json, validation.json, and the first lines of the log."""
 
 import platform
 import subprocess
@@ -94,7 +94,7 @@ def write_record(
     data: Data,
     start: Start | None,
 ) -> None:
-    """Write validation.json and config.json: all that another person needs to know what this run is."""
+    """Write validation.json and config.json: configuration, recipe, data and versions, enough to repeat the run."""
     write_validation_pairs(writer, data)
     init = None
     if start:
