@@ -56,7 +56,7 @@ def test_a_pause_is_not_time_of_training(shapes: Path, tmp_path: Path) -> None:
     assert paused is not None
     time.sleep(8)  # more than the whole of its time
     reader.ask("resume")
-    assert child.wait(timeout=120) == 0
+    assert child.wait(timeout=300) == 0
     status = reader.status()
     assert status is not None
     assert status.train_seconds > 5  # to the nearest step
