@@ -1,6 +1,6 @@
 """The one configuration: flags, the TUI's form, config.json and the documentation are made from these models.
 
-`TrainConfig` is what a user asks for; `ClipConfig` (network.py) is what a network is. A None in `TrainConfig` means
+`TrainConfig` is the configuration of a run; `ClipConfig` (network.py) that of a network. A None in `TrainConfig` means
 "chosen automatically from the data and the hardware"; config.json has the value under `resolved`, and the reason under
 `decisions`.
 """
@@ -78,7 +78,7 @@ class Section(Frozen):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        """An empty text would be read as the current folder where a path is wanted."""
+        """An empty string would be read as the current folder where a path is expected."""
         if value == "":
             raise PydanticCustomError("empty", "should not be empty")
         return value
@@ -198,6 +198,9 @@ class TuneConfig(Section):
 
 
 LossName = Literal["softmax", "sigmoid"]
+OptimizerName = Literal["muon", "adamw"]
+Precision = Literal["fp32", "bf16"]
+RECALL_AT = (1, 5, 10)  # k of the recalls of an evaluation
 
 
 class OptimConfig(Section):
@@ -223,7 +226,7 @@ class OptimConfig(Section):
     lr: float | None = Field(
         None, gt=0, le=1, description="peak learning rate (default: by the preset; init: about a fiftieth)"
     )
-    optimizer: Literal["muon", "adamw"] | None = Field(
+    optimizer: OptimizerName | None = Field(
         None, description="optimiser (default: muon from scratch in bf16, else adamw)"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="linear warm-up, fraction of the steps")
@@ -267,9 +270,7 @@ class RunConfig(Section):
     run_dir: Path | None = Field(None, description="run directory (default: runs/DATE-TIME)")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, augmentation and split")
     device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first available)")
-    precision: Literal["fp32", "bf16"] | None = Field(
-        None, description="fp32 or bf16 (default: bf16 where the hardware supports it)"
-    )
+    precision: Precision | None = Field(None, description="fp32 or bf16 (default: bf16 where the hardware supports it)")
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations (default: one epoch or more, about 30 evaluations a run)"
     )
@@ -382,7 +383,7 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
 
 
 def preset_for(model: ModelConfig, pairs: int) -> PresetName:
-    """The preset that was asked for, or the default for a number of training pairs.
+    """The requested preset, or the default for a number of training pairs.
 
     Small sets train best with a convolutional stem, few layers and one text layer (docs/log.md).
     """
@@ -397,10 +398,10 @@ def preprocessing(model: ModelConfig) -> Preprocessing:
 def architecture(
     model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
 ) -> ClipConfig:
-    """The network that a preset names, for a tokenizer's vocabulary.
+    """The network of a preset, for a tokenizer's vocabulary.
 
     Args:
-        pairs: number of training pairs, by which the preset is chosen where none is named.
+        pairs: number of training pairs, which decides the default preset.
     Raises:
         UsageError: if the image size is not a multiple of the patch size.
     """
