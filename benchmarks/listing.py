@@ -1,4 +1,4 @@
-"""Listing a long table: processor time and memory of `read_data`, beside those of reading the same file and no more.
+"""Listing a long table: processor time and memory of `read_data`, beside reading the same file and no more.
 
     python -m benchmarks.listing [ROWS] [IMAGES]
 

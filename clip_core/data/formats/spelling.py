@@ -66,7 +66,8 @@ class Spelling:
                 unchanged = [one for one in fitting if not one[1] and not one[2]]
                 chosen = (unchanged or fitting)[:1] if len(unchanged or fitting) == 1 else []
                 for names, old, new in chosen:
-                    front = f"{new or '.'} looked in" + (f" in place of {old}" if old else "") if old or new else ""
+                    front = f"{new} in place of {old}" if old and new else f"{old} removed" if old else ""
+                    front = front or (f"{new} added" if new else "")
                     return self._note(names, ", ".join(filter(None, (form_words, key_words, front))))
         return None
 
