@@ -297,9 +297,7 @@ def test_a_folder_that_holds_lists_names_them(folder: Path):
 
 
 def test_what_is_not_recognised_is_named_with_a_way_out(folder: Path):
-    with pytest.raises(
-        DataError, match=r"images has 5 images and no captions: add a NAME\.txt beside each"
-    ):
+    with pytest.raises(DataError, match=r"images has 5 images and no captions: add a NAME\.txt beside each"):
         read(folder / "images")
     with pytest.raises(DataError, match=r"notes\.txt is no list of images and captions .*\(docs/formats\.md\)\.$"):
         read(write(folder / "notes.txt", "some words\n"))
