@@ -84,7 +84,9 @@ class Section(Frozen):
         return value
 
 
-DataFormat = Literal["json", "jsonl", "csv", "flickr", "coco", "sidecar", "class-folders", "webdataset", "imagefolder"]
+DataFormat = Literal[
+    "json", "jsonl", "csv", "flickr", "coco", "sidecar", "class-folders", "webdataset", "parquet", "imagefolder"
+]  # fmt: skip
 
 Captions = Literal["all", "sample"]
 

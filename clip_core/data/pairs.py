@@ -12,7 +12,7 @@ from clip_core.errors import ImageError
 from clip_core.text import printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """One image with one caption.
 

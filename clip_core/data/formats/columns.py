@@ -78,7 +78,7 @@ def choose_columns(source: Source, names: Sequence[str], rows: Sequence[Sequence
 
 
 def split_of(value: object) -> str | None:
-    """"train", "val" or "test" as data sets spell them; None for anything else."""
+    """Which split a value names: "train", "val" or "test" as data sets spell them; None for anything else."""
     return _SPLITS.get(value.strip().casefold()) if isinstance(value, str) else None
 
 

@@ -12,6 +12,7 @@ from clip_core.data.formats import (
     image_folder,
     json_lines,
     json_list,
+    parquet,
     sidecar_captions,
     table,
     webdataset,
@@ -37,6 +38,7 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "imagefolder": Format(image_folder.SHAPE, image_folder.detect, image_folder.read),
     "webdataset": Format(webdataset.SHAPE, webdataset.detect, webdataset.read),
+    "parquet": Format(parquet.SHAPE, parquet.detect, parquet.read),
     "flickr": Format(flickr.SHAPE, flickr.detect, flickr.read),
     "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "jsonl": Format(json_lines.SHAPE, json_lines.detect, json_lines.read),
@@ -125,6 +127,6 @@ def _check_kind(source: Source, name: str) -> None:
     """Refuse a folder where --format wants a file, and a file where it wants a folder."""
     wants_folder = name in ("imagefolder", "sidecar", "class-folders")
     fits = source.path.is_dir() if wants_folder else source.path.is_file()  # a named pipe would be waited for
-    if name != "webdataset" and not fits:
+    if name not in ("webdataset", "parquet") and not fits:
         what = "a folder" if wants_folder else "a file"
         raise DataError(f"{source.path} is not {what}, which --format {name} needs; it is for {FORMATS[name].shape}.")

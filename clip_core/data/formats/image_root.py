@@ -29,9 +29,9 @@ class Found(NamedTuple):
 
 
 class _Folder(NamedTuple):
-    files: frozenset[str]  # regular files; all else is looked at one by one
-    prefix: str  # of its files' paths
-    below: str  # of their names
+    files: dict[str, Found | None]  # regular files, and what was found; all else is looked at one by one
+    path: Path
+    below: str  # before the names of its files
 
 
 class ImageRoot:
@@ -44,6 +44,7 @@ class ImageRoot:
         self._folders: dict[str, _Folder] = {}
         self._listed = 0
         self._linked: dict[Path, str] = {}  # where links lead, outside -> the first of them
+        self._absent = Found(self.path, "", missing=True)
         self._last: tuple[object, Found] = object(), Found(self.path, "")
 
     def find(self, spelt: object) -> Found:
@@ -53,8 +54,11 @@ class ImageRoot:
             known = self._folders.get(folder + slash)
             if known is None:
                 known = self._list(folder + slash)
-            if name in known.files:
-                return Found(Path(known.prefix + name), known.below + name)
+            found = known.files.get(name, self._absent)
+            if found is None:  # there, and not asked for yet: the captions of an image share its path
+                found = known.files[name] = Found(known.path / name, known.below + name)
+            if found is not self._absent:
+                return found
         if spelt != self._last[0]:  # the captions of an image are mostly consecutive
             self._last = spelt, self._look(spelt)
         return self._last[1]
@@ -64,15 +68,14 @@ class ImageRoot:
         if len(self._folders) >= _MOST_FOLDERS:
             self._folders.clear()
             self._listed = 0
-        listed = _Folder(frozenset(), "", "")
+        listed = _Folder({}, self.path, "")
         try:
             real, below = self._resolved(self.path / folder)
             if below is not None and "\0" not in folder and self._listed < _MOST_LISTED:
                 with os.scandir(real) as items:
-                    files = frozenset(item.name for item in items if item.is_file(follow_symlinks=False))
+                    files = dict.fromkeys(item.name for item in items if item.is_file(follow_symlinks=False))
                 self._listed += len(files)
-                base = str(self.path).rstrip("/")
-                listed = _Folder(files, f"{base}/{below}", below)
+                listed = _Folder(files, self.path / below, below)
         except (OSError, ValueError, RuntimeError):  # missing, or no path: said for each image
             pass
         self._folders[folder] = listed

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from clip_core.data.formats.collect import Collector, shown
+from clip_core.data.formats.collect import Collector, many_objects, shown
 from clip_core.data.formats.columns import choose_columns
 from clip_core.data.formats.json_list import add_entry, as_text
-from clip_core.data.formats.json_shapes import CONVERSATIONS, count_answers, answers_note
+from clip_core.data.formats.json_shapes import CONVERSATIONS, answers_note, count_answers
 from clip_core.data.formats.source import Contents, Source
 from clip_core.errors import DataError
 
@@ -41,9 +41,10 @@ def read(source: Source) -> Contents:
     collector = Collector(columns.root)
     conversation = keys[1] if keys[1] in CONVERSATIONS else None
     others = 0
-    for number, entry in chain(first, entries):
-        add_entry(collector, entry, number, f"line {number}", keys)
-        others += max(count_answers(entry.get(conversation)) - 1, 0) if conversation else 0
+    with many_objects():
+        for number, entry in chain(first, entries):
+            add_entry(collector, entry, number, f"line {number}", keys)
+            others += max(count_answers(entry.get(conversation)) - 1, 0) if conversation else 0
     notes = [*columns.notes, *([answers_note(others)] if conversation else [])]
     return collector.contents(source.path, named, notes)
 

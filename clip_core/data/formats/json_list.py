@@ -6,7 +6,7 @@
 from itertools import islice
 from typing import Any
 
-from clip_core.data.formats.collect import Collector, shown
+from clip_core.data.formats.collect import Collector, many_objects, shown
 from clip_core.data.formats.columns import choose_columns, split_of
 from clip_core.data.formats.json_shapes import CONVERSATIONS, Entries, entries_of, first_answer
 from clip_core.data.formats.source import Contents, Source
@@ -54,16 +54,15 @@ def collect(source: Source, found: Entries) -> Contents:
     split = None if columns.split is None else names[columns.split]
     collector = Collector(columns.root)
     notes = [*found.notes, *columns.notes]
-    for number, entry in enumerate(found.entries, start=1):
-        where = found.places[number - 1] if found.places else ""
-        add_entry(collector, entry, number, where, (image, caption, split))
+    with many_objects():
+        for number, entry in enumerate(found.entries, start=1):
+            where = found.places[number - 1] if found.places else ""
+            add_entry(collector, entry, number, where, (image, caption, split))
     named = {key: found.spelt.get(name, name) for key, name in columns.named(names).items()}
     return collector.contents(source.path, named, notes)
 
 
-def add_entry(
-    collector: Collector, entry: Any, number: int, where: str, keys: tuple[str, str, str | None]
-) -> None:
+def add_entry(collector: Collector, entry: Any, number: int, where: str, keys: tuple[str, str, str | None]) -> None:
     """One entry, whatever it is."""
     image, caption, split = keys
     if not isinstance(entry, dict):

@@ -1,11 +1,11 @@
 """The shapes that pairs have in JSON files, each made a flat list of objects.
 
-    [{...}, ...]                       as it is; an entry may also be [image, caption]
-    {"data": [...]}                    the only list in it; several lists that are called train, val and test
-    {"1.jpg": "a cat", ...}            image to caption, captions, or an object with one
-    {"image": [...], "caption": [...]} columns, as pandas writes them (the lists may be objects by row number)
-    {"images": [{"sentences": ...}]}   Karpathy's splits (Karpathy & Fei-Fei 2015)
-    [{"image", "conversations"}]       LLaVA (Liu et al. 2023): the first answer is the caption
+[{...}, ...]                       as it is; an entry may also be [image, caption]
+{"data": [...]}                    the only list in it; several lists that are called train, val and test
+{"1.jpg": "a cat", ...}            image to caption, captions, or an object with one
+{"image": [...], "caption": [...]} columns, as pandas writes them (the lists may be objects by row number)
+{"images": [{"sentences": ...}]}   Karpathy's splits (Karpathy & Fei-Fei 2015)
+[{"image", "conversations"}]       LLaVA (Liu et al. 2023): the first answer is the caption
 """
 
 from collections.abc import Mapping
@@ -138,7 +138,8 @@ def _by_column(value: dict[str, Any]) -> list[Any] | None:
 
 def _by_name(value: dict[str, Any]) -> Entries:
     entries: list[Any] = [{"image": name, "caption": caption} for name, caption in value.items()]
-    return Entries(entries, places=[shown(name) for name in value], spelt={"image": "the names", "caption": "their values"})
+    spelt = {"image": "the names", "caption": "their values"}
+    return Entries(entries, places=[shown(name) for name in value], spelt=spelt)
 
 
 def _is_entry(item: Any) -> bool:

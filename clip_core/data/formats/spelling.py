@@ -142,10 +142,9 @@ class Spelling:
     @cached_property
     def _files(self) -> list[str]:
         """Every image below the root; none where there are too many to be sure."""
-        root, files, folders = str(self._place.path), [], 0
-        for place, inner, names in os.walk(root):
+        root, files = str(self._place.path), []
+        for folders, (place, inner, names) in enumerate(os.walk(root)):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
-            folders += 1
             below = "" if place == root else os.path.relpath(place, root).replace(os.sep, "/") + "/"
             files += [below + name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
             if len(files) > _MOST_FILES or folders > _MOST_FOLDERS:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Literal, NamedTuple
 
-from clip_core.data.formats.collect import Collector
+from clip_core.data.formats.collect import Collector, many_objects
 from clip_core.data.formats.columns import KNOWN_NAMES, Columns, choose_columns, split_of
 from clip_core.data.formats.image_root import is_url
 from clip_core.data.formats.source import Contents, Source
@@ -64,7 +64,8 @@ def read(source: Source) -> Contents:
         if not rows:
             raise DataError(f"{source.path} holds no pairs; it should be {SHAPE}.")
         columns = choose_columns(source, names, [row for _, row in rows])
-        collector = _collect(chain(rows, records), names, columns, dialect.delimiter)
+        with many_objects():
+            collector = _collect(chain(rows, records), names, columns, dialect.delimiter)
     except _UnclosedError as error:
         raise DataError(f"{source.path}, line {error}: a quote is never closed; close it, or double it.") from None
     except csv.Error as error:
