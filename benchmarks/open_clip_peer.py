@@ -147,7 +147,7 @@ def embed(encode: Any, inputs: Any) -> FloatArray:
 
 
 def train(folder: Path, lr: float | None, minutes: float, seed: int) -> dict[str, Any]:
-    """Train on train.json for so long, judged on val.json; what is returned is what is printed."""
+    """Train on train.json for so long, evaluated on val.json; returns what is printed."""
     use_all_cores()
     torch.manual_seed(seed)
     tokenizer = SimpleTokenizer()
@@ -188,7 +188,7 @@ def train(folder: Path, lr: float | None, minutes: float, seed: int) -> dict[str
 
 
 def trial_seconds(model: Any, loss: ClipLoss, images: Tensor, tokens: Tensor) -> float:
-    """What a step takes, from the second of two that move nothing; what only the first pays is off the clock, too."""
+    """Seconds of a step, from the second of two without an update, so that start-up costs are not measured."""
     for _ in range(2):
         began = time.perf_counter()
         backward(model, loss, images, tokens)

@@ -124,7 +124,7 @@ COMPILED = {name: name.removesuffix(", compiled") for name in WAYS if name.endsw
 
 
 class Worker:
-    """A way to step, in a process of its own that computes when it is told to."""
+    """A way to step, in its own process that computes on request."""
 
     def __init__(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")

@@ -85,8 +85,8 @@ class Section(Frozen):
 
 
 DataFormat = Literal[
-    "json", "jsonl", "csv", "flickr", "coco", "sidecar", "class-folders", "webdataset", "parquet", "imagefolder"
-]  # fmt: skip
+    "json", "jsonl", "csv", "parquet", "flickr", "coco", "imagefolder", "sidecar", "class-folders", "webdataset"
+]
 
 Captions = Literal["all", "sample"]
 
@@ -200,6 +200,9 @@ class TuneConfig(Section):
 
 
 LossName = Literal["softmax", "sigmoid"]
+OptimizerName = Literal["muon", "adamw"]
+Precision = Literal["fp32", "bf16"]
+RECALL_AT = (1, 5, 10)  # k of the recalls of an evaluation
 
 
 class OptimConfig(Section):
@@ -225,7 +228,7 @@ class OptimConfig(Section):
     lr: float | None = Field(
         None, gt=0, le=1, description="peak learning rate (default: by the preset; init: about a fiftieth)"
     )
-    optimizer: Literal["muon", "adamw"] | None = Field(
+    optimizer: OptimizerName | None = Field(
         None, description="optimiser (default: muon from scratch in bf16, else adamw)"
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="linear warm-up, fraction of the steps")
@@ -269,9 +272,7 @@ class RunConfig(Section):
     run_dir: Path | None = Field(None, description="run directory (default: runs/DATE-TIME)")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, augmentation and split")
     device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first available)")
-    precision: Literal["fp32", "bf16"] | None = Field(
-        None, description="fp32 or bf16 (default: bf16 where the hardware supports it)"
-    )
+    precision: Precision | None = Field(None, description="fp32 or bf16 (default: bf16 where the hardware supports it)")
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations (default: one epoch or more, about 30 evaluations a run)"
     )

@@ -6,13 +6,13 @@ Shapes: Q queries, G gallery rows, D embedding size, C classes, N images, P pair
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_core.config import RECALL_AT
 from clip_core.errors import ShapeError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 _CHUNK = 1024  # rows of the similarity matrix in memory at once
-RECALL_AT = (1, 5, 10)
 
 
 def l2_normalise(vectors: FloatArray) -> FloatArray:

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from clip_core.cli.app import run_app
+from clip_core.cli.suggest import closest_command
 from clip_core.errors import UsageError
 
 app = App(
@@ -31,7 +32,9 @@ def open_app(
     from clip_core.run.paths import is_run
 
     if directory != RUNS and not directory.exists():
-        raise UsageError(f"{directory} does not exist; name a directory of runs, or one run.")
+        meant = closest_command(app, str(directory))
+        way_out = f"did you mean clip-tui {meant}?" if meant else "name a directory of runs, or one run."
+        raise UsageError(f"{directory} does not exist; {way_out}")
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file; name a directory of runs, or one run.")
 

@@ -11,7 +11,6 @@ from cyclopts import App, Parameter
 
 from clip_core import __version__
 from clip_core.cli.app import run_app
-from clip_core.cli.infer import print_any_text
 from clip_core.errors import UsageError
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
@@ -88,7 +87,6 @@ def _write_weights(job: ExportJob, to: Literal["hf", "open_clip"], *, force: boo
 def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    print_any_text()
     return run_app(app, argv)
 
 

@@ -1,5 +1,6 @@
 """What every command shares: parsing, one-sentence errors, exit codes."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
+from clip_core.cli.suggest import as_typed, explain_usage
 from clip_core.config import explain
 from clip_core.errors import ClipError, MissingExtraError
 from clip_core.text import printable
@@ -26,29 +28,35 @@ _EXTRAS = {
 
 def run_app(app: App, argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; a user's mistake becomes one sentence on stderr."""
-    name = app.name[0]
+    name, words = app.name[0], list(sys.argv[1:] if argv is None else argv)
+
+    def say(sentence: str, code: int) -> int:
+        print(f"{name}: {printable(as_typed(app, words, sentence))}", file=sys.stderr)
+        return code
+
+    print_any_text()
     app.suppress_keyboard_interrupt = False  # reported below
     try:
-        result = app(argv, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
+        result = app(words, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except ClipError as error:
-        return _say(name, str(error), error.exit_code)
+        return say(str(error), error.exit_code)
     except CycloptsError as error:
-        return _say(name, _usage(error), 2)
+        return say(_usage(app, words, error), 2)
     except ValidationError as error:
-        return _say(name, str(explain(error)), 2)
+        return say(str(explain(error)), 2)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        return _say(name, str(missing(error.name or "", extra)), MissingExtraError.exit_code)
+        return say(str(missing(error.name or "", extra)), MissingExtraError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        return _say(name, f"{error.filename or 'writing'}: {error.strerror or error}.", 1)
+        return say(f"{error.filename or 'writing'}: {error.strerror or error}.", 1)
     except KeyboardInterrupt as error:
-        return _say(name, f"interrupted: {error}." if str(error) else "interrupted.", 130)
+        return say(f"interrupted: {error}." if str(error) else "interrupted.", 130)
 
 
 def missing(module: str, extra: str) -> MissingExtraError:
@@ -56,13 +64,15 @@ def missing(module: str, extra: str) -> MissingExtraError:
     return MissingExtraError(f'this needs {module.partition(".")[0]}; install it with: pip install "clip-tui[{extra}]"')
 
 
-def _usage(error: CycloptsError) -> str:
+def print_any_text() -> None:
+    """Print "?" for a character that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _usage(app: App, argv: Sequence[str], error: CycloptsError) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
         return str(explain(cause))
-    return " ".join(str(error).split())
-
-
-def _say(name: str, sentence: str, code: int) -> int:
-    print(f"{name}: {printable(sentence)}", file=sys.stderr)
-    return code
+    return explain_usage(app, argv, error) or " ".join(str(error).split())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 
 app = App(name="clip-data", help="Check image-text pairs in any format, convert them, or draw synthetic ones.")
-
-_EXAMPLES = 3  # pairs that info shows
-Item = TypeVar("Item")
 
 Data = Annotated[Path, Parameter(help="A list, a folder of images, or tar shards; see docs/formats.md.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
@@ -97,6 +94,7 @@ def check(
 
     Exits 1 if training would refuse it because too many of its pairs are unusable.
     """
+    from clip_core.data.describe import reading_facts, reading_text
     from clip_core.data.pairs import check_pairs
     from clip_core.data.progress import DecodeProgress
 
@@ -104,14 +102,12 @@ def check(
     sizes: dict[Path, tuple[int, int]] = {}
     with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked") as progress:
         report = check_pairs(reading.pairs, workers=workers, sizes=sizes, progress=progress)
-    findings = _findings(report, sizes)
+    findings, facts = _findings(report, sizes), reading_facts(reading)
     if as_json:
-        print(json.dumps(asdict(findings), indent=2))
+        print(json.dumps(facts | asdict(findings), indent=2))
     else:
-        if reading.format != "json":
-            print(f"{printable(str(reading.path))} read as {reading.format}: {printable(reading.why)}.")
-        print(f"{printable(str(file))}: {report.sentence()}")
-        print(_text(findings))
+        print(f"{printable(str(reading.path))}: {report.sentence()}")
+        print("\n".join([*reading_text(facts), *_text(findings)]))
     return int(findings.bad_share > DataConfig().max_bad_share)
 
 
@@ -123,22 +119,26 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Report the detected format and why, the counts, and three example pairs; no image is decoded."""
+    from clip_core.data.describe import reading_facts, reading_text, row
+
     reading = flags.read(file)
     usable = [pair for pair in reading.pairs if pair.problem is None]
     bad = [pair for pair in reading.pairs if pair.problem is not None]
-    facts = {
-        "format": reading.format,
-        "why": reading.why,
+    facts = reading_facts(reading) | {
         "pairs": len(reading.pairs),
         "images": len({pair.image for pair in usable}),
         "captions": len({normalise_caption(pair.caption) for pair in usable}),
-        "columns": reading.columns,
-        "image_root": str(reading.root),
         "unusable": len(bad),
         "first_unusable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
-        "examples": [{"image": str(pair.image), "caption": pair.caption} for pair in _spread(usable, _EXAMPLES)],
     }
-    print(json.dumps(facts, indent=2) if as_json else f"{printable(str(reading.path))}\n{_info_text(facts)}")
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    counts = f"{facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions"
+    lines = [printable(str(reading.path)), *reading_text(facts), row("pairs", counts)]
+    lines.append(row("unusable", f"{len(bad):,} pairs, before any image is decoded"))
+    lines += [f"  {printable(facts['first_unusable'])}"] if bad else []
+    print("\n".join(lines))
 
 
 @app.command
@@ -191,27 +191,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_app(app, argv)
 
 
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """A few items from the first to the last."""
-    places = [round(step * (len(items) - 1) / max(count - 1, 1)) for step in range(count)] if items else []
-    return [items[place] for place in dict.fromkeys(places)]
-
-
-def _info_text(facts: dict[str, Any]) -> str:
-    lines = [
-        f"format      {facts['format']}: {printable(facts['why'])}",
-        f"pairs       {facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions",
-        *(f"{name + 's in':<11} {printable(column)}" for name, column in facts["columns"].items()),
-        f"paths from  {printable(facts['image_root'])}",
-        f"unusable    {facts['unusable']:,} pairs, before any image is decoded",
-    ]
-    if facts["first_unusable"]:
-        lines.append(f"  {printable(facts['first_unusable'])}")
-    for example in facts["examples"]:
-        lines += [f"  {printable(example['image'])}", f"    {printable(example['caption'], 200)}"]
-    return "\n".join(lines)
-
-
 def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
     captions = [pair.caption for pair in report.good]
     distinct = {normalise_caption(text) for text in captions}
@@ -245,7 +224,7 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
     ]
 
 
-def _text(findings: Findings) -> str:
+def _text(findings: Findings) -> list[str]:
     """The findings as lines for a person."""
     sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
     lines = [
@@ -262,7 +241,7 @@ def _text(findings: Findings) -> str:
     lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
     if len(findings.bad_pairs) > _SHOWN:
         lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """clip-infer: similarity, zero-shot classification and retrieval with a CLIP model."""
 
-import io
 import json
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,6 +158,7 @@ def classification(
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
     clip = options.load()
+    _note_commas(classes or [])
     names = classes or list(clip.encoder.about.classes or ())
     if not names:
         raise UsageError("the captions of this model's run are not classes; name classes with --classes.")
@@ -239,15 +241,7 @@ def demonstration(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    print_any_text()
     return run_app(app, _mode_first(list(sys.argv[1:] if argv is None else argv)))
-
-
-def print_any_text() -> None:
-    """Print "?" for a character that the terminal's encoding lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _mode_first(argv: list[str]) -> list[str]:
@@ -313,6 +307,16 @@ def _warn_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:
             "and were truncated.",
             file=sys.stderr,
         )
+
+
+def _note_commas(classes: Sequence[str]) -> None:
+    """Say so where class names look like one list with commas: --classes takes them separated by spaces."""
+    joined = len(classes) == 1 and any(mark in classes[0] for mark in ",;|")
+    if joined or any(name.rstrip().endswith((",", ";")) for name in classes):
+        names = [shlex.quote(name.strip()) for name in re.split("[,;|]", " ".join(classes)) if name.strip()]
+        what = "this is one class" if len(classes) == 1 else "the commas belong to the names"
+        said = f"{what}, {', '.join(map(repr, classes))}; separate classes by spaces: --classes {' '.join(names)}"
+        print(f"note: {printable(said)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_core.config import DataConfig
-from clip_core.data.formats.detect import read_data
+from clip_core.data.describe import two_lines
+from clip_core.data.formats.detect import Reading, read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, Report, distinct_images, fingerprint, sort_pairs
 from clip_core.data.progress import DecodeProgress
+from clip_core.data.splits import Split, split_training, split_validation
 from clip_core.data.store import EXACT, Decoder, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
@@ -87,7 +89,7 @@ class Data:
     val_store: ImageStore
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
-    fingerprint: str  # of the list, and of --val-file after a "-": the same data at another place has the same
+    fingerprint: str  # of the training list, and of a validation list after a "-"; the same wherever the data are
 
 
 def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
@@ -129,21 +131,33 @@ def few_classes(train: PairSet, val: PairSet) -> list[str] | None:
 
 
 class PairList(NamedTuple):
-    """The pairs of a file, before their images are decoded."""
+    """Pairs of a file for one use, before their images are decoded."""
 
     file: Path
     pairs: list[Pair]
 
 
 def read_lists(config: DataConfig, seed: int, say: Callable[[str], None]) -> list[PairList]:
-    """The training list, created first if --create-synthetic asks for it, and the list of --val-file.
+    """The training pairs, created first if --create-synthetic asks for it, and the validation pairs, if there are any.
+
+    Those are of --val-file, or of the val or test split that the training list states; without either the caller
+    splits the training images.
 
     Raises:
         DataError: if a list cannot be read.
         UsageError: if there is no list to read.
     """
-    files = [_data_file(config, seed, say), *([config.val_file] if config.val_file else [])]
-    return [PairList(file, _read(file, config, say)) for file in files]
+    file = _data_file(config, seed, say)
+    reading = _read(file, config, say)
+    split = split_training(reading.pairs, reading.columns, val_file=config.val_file is not None)
+    lists = [PairList(file, split.train)]
+    _say_split(file, split, say)
+    if config.val_file is not None:
+        reading = _read(config.val_file, config, say)
+        split = split_validation(reading.pairs, reading.columns)
+        _say_split(config.val_file, split, say)
+        file = config.val_file
+    return lists if split.val is None else [*lists, PairList(file, split.val)]
 
 
 def load_data(
@@ -175,7 +189,7 @@ def load_data(
         say(printable(f"{file}: {reports[-1].sentence()}"))
         refuse_bad(file, reports[-1], config)
         sets.append(PairSet.from_pairs(reports[-1].good))
-    if config.val_file is None:
+    if len(lists) == 1:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
         same = decoder is EXACT
         stores.append(stores[0] if same else _decoded(val.images, preprocessing, config, EXACT, say))
@@ -188,12 +202,17 @@ def load_data(
     return Data(train, val, train_store, val_store, few_classes(train, val), report, identity)
 
 
-def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> list[Pair]:
-    """The pairs of a file; the detected format is reported, unless it is the plain list."""
+def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading:
+    """The pairs of a file; two lines say how it was read."""
     reading = read_data(file, ReadOptions.of(config))
-    if reading.format != "json":
-        say(printable(f"{file} read as {reading.format}: {reading.why}."))
-    return reading.pairs
+    for line in two_lines(reading):
+        say(line)
+    return reading
+
+
+def _say_split(file: Path, split: Split, say: Callable[[str], None]) -> None:
+    if split.said is not None:
+        say(printable(f"{file}: {split.said}."))
 
 
 def _decoded(
@@ -256,7 +275,7 @@ def refuse_bad(file: Path, report: Report, config: DataConfig) -> None:
 def _say_shared(train: PairSet, val: PairSet, say: Callable[[str], None]) -> None:
     shared = len(set(train.images) & set(val.images))
     if shared:
-        say(f"{shared:,} images are in both lists: the validation scores include training images.")
+        say(f"{shared:,} images are in both sets: the validation scores include training images.")
 
 
 def _several_captions(pairset: PairSet) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from clip_core.config import RECALL_AT
+
 Kind = Literal["train", "eval", "system"]
 
 SECOND = "second_validation_"  # before the key of a metric of the second validation set
-RECALL_AT = (1, 5, 10)
 WAYS = ("image_to_text", "text_to_image")
 
 

@@ -3,11 +3,11 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clip_core.config import LossName, TrainConfig
+from clip_core.config import LossName, OptimizerName, Precision, TrainConfig
 from clip_core.errors import RunError
 from clip_core.files import read_json, write_json
 from clip_core.network import ClipConfig
@@ -104,7 +104,7 @@ class Recipe(Record):
     """Every setting that depends on the data or the hardware, with the value that is used."""
 
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     batch_size: int
     lr: float
     steps_per_epoch: int
@@ -116,7 +116,7 @@ class Recipe(Record):
     layer_decay: float
     seconds: float | None = None  # of training, where --minutes was given; `steps` is then an estimate
     loss: LossName = "softmax"
-    optimizer: Literal["muon", "adamw"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     label_smoothing: float = 0.0
     ema: float | None = None  # decay of the EMA of the weights; None without one
     min_lr: float = 0.01  # the last learning rate, as a fraction of the peak

@@ -1,5 +1,6 @@
 """What is checked before anything is written: the run directory, the flags, the data, and what --resume may change."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from clip_core.config import TrainConfig, architecture, flag
 from clip_core.data.formats.detect import detect, is_there
 from clip_core.data.formats.source import ReadOptions
+from clip_core.data.formats.unsupported import not_found
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
@@ -29,7 +31,8 @@ def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
     run = config.run.run_dir
     if run is None:
         if resume:
-            raise UsageError("--resume needs to know which run: add --run-dir RUN.")
+            longer = _train_longer(config, "RUN", "DATA")
+            raise UsageError(f"--resume needs to know which run: add --run-dir RUN{longer}.")
         return _free_name(Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
     if resume and not is_run(run):
         raise RunError(f"there is no run at {run} to resume; leave out --resume to start one there.")
@@ -72,9 +75,12 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         for section in TrainConfig.model_fields
     }
     refused = [flag(n) for section, names in changed.items() for n in names if n not in _PLACES.get(section, ())]
-    if refused:
-        raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {', '.join(refused)}.")
     record = RunReader(run).record()
+    if refused:
+        data = shlex.quote(str(given.data.data_file or record.config.data.data_file or "DATA"))
+        longer = _train_longer(given, shlex.quote(str(run)), data)
+        left_out = ", ".join(refused)
+        raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
     config = _updated(record.config, changed)
     try:
@@ -111,10 +117,17 @@ def _check_places(config: TrainConfig) -> None:
     for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
         created = name == "--data" and data.create_synthetic
         if path is not None and not created and not is_there(path):
-            raise DataError(f"{name} {path}: no such file, folder or shard.")
+            raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):
             detect(path, ReadOptions.of(data))
     read_second_validation(config.tune)
+
+
+def _train_longer(given: TrainConfig, run: str, data: str) -> str:
+    """How to train on from a run, where --epochs or --minutes ask for it."""
+    epochs, minutes = given.optim.epochs, given.optim.minutes
+    wanted = f"--epochs {epochs}" if epochs is not None else f"--minutes {minutes:g}" if minutes is not None else None
+    return f", or train on from its weights in a new run: --init {run} --data {data} {wanted}" if wanted else ""
 
 
 def _updated(config: TrainConfig, changed: dict[str, dict[str, Any]]) -> TrainConfig:

@@ -41,17 +41,15 @@ _TUNE_EPOCHS = (5, 30)
 # Reasons for the defaults, by setting and case; run_description.py puts setting, value and reason into a line.
 _FEW = f"fewer than {FEW_PAIRS:,} pairs"
 _MANY = f"{FEW_PAIRS:,} pairs or more"
+_ABOUT_STEPS = f"about {_STEPS_PER_EPOCH} steps per epoch"
 _REASONS: dict[tuple[str, str], str] = {
     ("model_size", "nano"): _FEW,
     ("model_size", "tiny"): _MANY,
     ("image_size", "large"): f"most images have at least {_LARGE_SIDE} px a side",
     ("tokenizer", "char"): "synthetic captions have few words",
     ("vocab_size", "bpe"): "learned from the captions",
-    ("batch_size", "cpu"): f"about {_STEPS_PER_EPOCH} steps per epoch, {_SMALLEST_BATCH} to {_LARGEST_BATCH} on a CPU",
-    (
-        "batch_size",
-        "gpu",
-    ): f"about {_STEPS_PER_EPOCH} steps per epoch, {_SMALLEST_BATCH} to {_LARGEST_BATCH_GPU} on a GPU",
+    ("batch_size", "cpu"): f"{_ABOUT_STEPS}, {_SMALLEST_BATCH} to {_LARGEST_BATCH} on a CPU",
+    ("batch_size", "gpu"): f"{_ABOUT_STEPS}, {_SMALLEST_BATCH} to {_LARGEST_BATCH_GPU} on a GPU",
     ("precision", "bf16"): "supported by the hardware",
     ("precision", "fp32"): "no bf16 support in the hardware",
     ("optimizer", "muon"): "about half the steps of AdamW",

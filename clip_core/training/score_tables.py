@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from clip_core.run.metrics import RECALL_AT, SECOND, WAYS, lookup
+from clip_core.config import RECALL_AT
+from clip_core.run.metrics import SECOND, WAYS, lookup
 from clip_core.run.records import Blend
 
 Scores = Mapping[str, float]

@@ -130,11 +130,15 @@ def _read_list(data: DataConfig) -> Sequence[Pair]:
     """The valid pairs of the run's data; none where it cannot be read now."""
     from clip_core.data.formats.detect import read_data  # not needed for the first frame
     from clip_core.data.formats.source import ReadOptions
+    from clip_core.data.splits import split_training
 
+    if data.data_file is None:
+        return []
     try:
-        pairs = read_data(data.data_file, ReadOptions.of(data)).pairs if data.data_file else []
+        reading = read_data(data.data_file, ReadOptions.of(data))
     except ClipError:
         return []
+    pairs = split_training(reading.pairs, reading.columns, val_file=data.val_file is not None).train
     return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
 
 

@@ -86,13 +86,12 @@ def shard(mixed: Path) -> Path:
 def test_info_says_what_was_recognised_and_shows_three_pairs(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["info", str(mixed)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == [
-        "format      json: it is a JSON list",
-        "pairs       32 of 3 images, 12 distinct captions",
-    ]
+    assert lines[1:4] == ["format      json: it is a JSON list", "images in   image", "captions in caption"]
+    assert "pairs       32 of 3 images, 12 distinct captions" in lines
     assert "unusable    1 pairs, before any image is decoded" in lines
     assert "  entry 32: the caption is empty" in lines
-    assert sum(line.startswith("    ") for line in lines) == 3
+    assert lines[5] == "examples    wide.png   caption 0"
+    assert lines[7].startswith(f"{'':11} small.png  long long")
 
 
 def test_info_of_a_table_names_its_columns(mixed: Path, capsys: pytest.CaptureFixture[str]):
@@ -112,7 +111,7 @@ def test_info_of_a_table_names_its_columns(mixed: Path, capsys: pytest.CaptureFi
 def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(shard)]) == 0
     out = capsys.readouterr().out
-    assert "read as webdataset: 1 .tar shard." in out
+    assert "format      webdataset: 1 .tar shard\n" in out
     assert "2 usable pairs with 1 images" in out
     assert main(["check", str(shard), "--format", "csv"]) == 1
 
@@ -147,7 +146,7 @@ def test_a_shard_is_converted_with_its_images(shard: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("flags", "code", "sentence"),
     [
-        (["check", "gone.json"], 1, "clip-data: no pair list at gone.json"),
+        (["check", "gone.json"], 1, "clip-data: gone.json: no such file, folder or shard."),
         (["synthetic", "x", "--count", "3"], 2, 'Invalid value "3" for --count'),
         (["synthetic", "x", "--holdout-combinations", "13"], 2, "Must be <= 12"),
         (["check"], 2, "file"),

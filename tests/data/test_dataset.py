@@ -141,7 +141,7 @@ def test_bad_pairs_are_skipped_said_and_reported(images: Path, tmp_path: Path):
     data = load_data(DataConfig(data_file=data_file, image_root=images), SQUARE, 0, said.append)
     assert len(data.train) + len(data.val) == 40
     assert [bad.pair.entry for bad in data.report.bad] == [1]
-    assert "1 of 41 pairs is unusable" in said[0]
+    assert "1 of 41 pairs is unusable" in said[2]
 
 
 def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_path: Path):
@@ -161,12 +161,46 @@ def test_bad_pairs_are_refused_when_asked_or_when_too_many(images: Path, tmp_pat
 
 
 def test_a_val_file_is_the_evaluation_set_and_shared_images_are_said(images: Path):
-    train = write_list(images / "train.json", [(f"{n}.png", str(n)) for n in range(30)])
-    val = write_list(images / "val.json", [(f"{n}.png", str(n)) for n in range(28, 40)])
+    train = write_list(images / "train.json", [(f"{n}.png", f"number {n}") for n in range(30)])
+    val = write_list(images / "val.json", [(f"{n}.png", f"number {n}") for n in range(28, 40)])
     said: list[str] = []
     data = load_data(DataConfig(data_file=train, val_file=val), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 12)
-    assert any(sentence.startswith("2 images are in both lists") for sentence in said)
+    assert any(sentence.startswith("2 images are in both sets") for sentence in said)
+
+
+def write_table(path: Path, splits: list[str]) -> Path:
+    rows = [f"{n}.png,number {n},{split}" for n, split in enumerate(splits)]
+    path.write_text("\n".join(["image,caption,split", *rows]) + "\n")
+    return path
+
+
+def test_the_splits_of_a_table_are_honoured_and_said_in_one_line(images: Path):
+    file = write_table(images / "splits.csv", ["train"] * 30 + ["val"] * 6 + ["test"] * 4)
+    said: list[str] = []
+    data = load_data(DataConfig(data_file=file), SQUARE, 0, said.append)
+    assert {int(Path(name).stem) for name in data.train.names} == set(range(30))
+    assert {int(Path(name).stem) for name in data.val.names} == set(range(30, 36))
+    assert said[2] == f"{file}: split column: 30 train, 6 val for validation, 4 test not used."
+    assert data.report.total == 36
+    assert load_data(DataConfig(data_file=file), SQUARE, 7, said.append).fingerprint == data.fingerprint
+
+
+def test_with_a_validation_file_the_other_splits_of_the_training_list_are_not_used(images: Path):
+    file = write_table(images / "splits.csv", ["train"] * 30 + ["test"] * 10)
+    other = write_list(images / "val.json", [(f"{n}.png", f"number {n}") for n in range(36, 40)])
+    said: list[str] = []
+    data = load_data(DataConfig(data_file=file, val_file=other), SQUARE, 0, said.append)
+    assert (len(data.train), len(data.val)) == (30, 4)
+    assert f"{file}: split column: 30 train, 10 test not used; --val-file is the validation set." in said
+
+
+def test_how_the_list_was_read_is_said_in_two_lines(images: Path):
+    file = write_list(images / "said.json", [(f"{n}.png", f"number {n}") for n in range(40)])
+    said: list[str] = []
+    load_data(DataConfig(data_file=file), SQUARE, 0, said.append)
+    assert said[0] == f"{file} read as json: it is a JSON list; images in image, captions in caption."
+    assert said[1].startswith('first pair 0.png "number 0"')
 
 
 def test_without_a_list_the_way_out_is_named():
@@ -183,7 +217,7 @@ def test_shapes_are_drawn_once_and_found_the_next_time(tmp_path: Path):
     second = load_data(config, SQUARE, 0, said.append)
     assert data_file.stat().st_mtime_ns == written
     assert said[0].startswith("drew 90 images")
-    assert "exists, so no shapes are drawn" in said[2]
+    assert "exists, so no shapes are drawn" in said[4]
     assert first.train.images == second.train.images
     assert {normalise_caption(text) for text in first.classes or []} >= {"a red circle"}
 

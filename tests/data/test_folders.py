@@ -191,7 +191,7 @@ def test_folders_without_captions_say_what_lies_there_and_the_way_out(tmp_path: 
     for name, said in [
         (
             "one",
-            r'has 1 image in one folder, cat, and no captions: .*; --format class-folders makes each "a photo of a cat"',
+            r"has 1 image in one folder, cat, and no captions: .*; --format class-folders makes each",
         ),
         ("flat", r"has 1 image and no captions \(1 \.txt match no image by name\): add a NAME\.txt beside each"),
         ("masks", r"has 2 images in images, masks and no captions"),

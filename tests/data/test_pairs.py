@@ -189,7 +189,7 @@ def test_a_file_that_is_no_pair_list_is_refused_with_the_place_and_an_example(fo
 def test_a_missing_list_a_folder_a_binary_file_and_a_missing_root_are_refused(folder: Path):
     (folder / "bytes.json").write_bytes(b"[\xff\x00\x01]")
     for path, root, message in [
-        (folder / "gone.json", None, "no pair list at"),
+        (folder / "gone.json", None, "gone.json: no such file"),
         (folder / "photos", None, "is not a file"),
         (folder / "bytes.json", None, "not text in UTF-8"),
         (write_list(folder, [entry()]), folder / "gone", "no folder at"),

@@ -244,15 +244,24 @@ def test_resuming_where_the_device_is_missing_says_which_devices_there_are(train
 def test_resume_takes_no_flag_that_would_change_the_run(trained_run: Path) -> None:
     done = clip_train("--resume", "--run-dir", str(trained_run), "--lr", "0.1", cwd=trained_run.parent)
     assert done.returncode == 2
-    assert "leave out --lr" in done.stderr
+    assert "leave out --lr." in done.stderr
+
+
+def test_resume_with_more_epochs_names_the_way_to_train_longer(trained_run: Path) -> None:
+    done = clip_train("--resume", "--run-dir", str(trained_run), "--epochs", "300", cwd=trained_run.parent)
+    assert done.returncode == 2
+    data = RunReader(trained_run).record().config.data.data_file
+    assert f"in a new run: --init {trained_run} --data {data} --epochs 300." in done.stderr
+    done = clip_train("--resume", "--epochs", "300", cwd=trained_run.parent)
+    assert "add --run-dir RUN, or train on from its weights in a new run: --init RUN" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        ([], 2, "--data-file"),
+        ([], 2, "give --data PATH"),
         (["--data-file", "nowhere.json"], 1, "nowhere.json"),
-        (["--data", "."], 1, "no supported format"),
+        (["--data", "."], 1, "empty folder"),
         (["--data", "{1..2}.tar"], 1, "no such file, folder or shard"),
         (["--data", ".", "--class-template", "x"], 2, "--class-template"),
         (["--data-file", "nowhere.json", "--device", "tpu"], 2, "--device"),

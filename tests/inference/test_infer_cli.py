@@ -181,3 +181,23 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tiny_bundle: Path, tmp_pa
     assert message in done.stderr
     assert done.stderr.startswith("clip-infer: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        (
+            ["red, green, dark blue"],
+            "this is one class, 'red, green, dark blue'; separate classes by spaces: --classes",
+        ),
+        (["red,", "green"], "the commas belong to the names, 'red,', 'green'; separate classes by spaces: --classes"),
+    ],
+)
+def test_classes_in_one_word_with_commas_get_a_note(
+    classes: list[str], note: str, tiny_bundle: Path, image: Path
+) -> None:
+    asked = (*INFER, "classification", "--model", tiny_bundle, "--image", image, "--classes")
+    done = python(*asked, *classes)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"note: {note} red green")
+    assert "note" not in python(*asked, "red", "dark blue").stderr

@@ -7,7 +7,6 @@ from clip_core.run.metrics import (
     CHARTS,
     METRICS,
     NOT_METRICS,
-    RECALL_AT,
     SECOND,
     Chart,
     Direction,
@@ -23,7 +22,6 @@ from clip_core.run.metrics import (
     second,
 )
 from clip_core.run.reader import RunReader
-from clip_core.scoring import RECALL_AT as SCORED_AT
 from clip_core.scoring import retrieval_scores, zero_shot_scores
 
 
@@ -32,7 +30,6 @@ def test_every_score_that_is_computed_is_in_the_table() -> None:
     rows = np.arange(12)
     scores = retrieval_scores(embeddings, embeddings, rows, rows) | zero_shot_scores(embeddings, embeddings, rows)
     assert scores.keys() <= METRICS.keys()
-    assert RECALL_AT == SCORED_AT
     assert all(lookup(key).kind == "eval" for key in scores)
 
 

@@ -120,7 +120,7 @@ def test_the_gradient_of_the_sigmoid_loss_is_the_slope_of_the_naive_one() -> Non
 
     assert images.grad is not None
     gradients = {"image": images.grad[3, 2], "scale": scale.grad, "bias": bias.grad}
-    assert {name: float(g) for name, g in gradients.items()} == pytest.approx(
+    assert {name: float(g) for name, g in gradients.items() if g is not None} == pytest.approx(
         {name: slope(name) for name in gradients}, rel=1e-3, abs=1e-4
     )
 
@@ -234,7 +234,7 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch_and_so_is_its_gr
         tops.append(torch.stack(batch_top1(own_logits, matches)))
         chances.append(loss.chance(matches))
     mean = torch.stack(losses).mean()
-    mean.backward()
+    torch.autograd.backward(mean)
     torch.testing.assert_close(mean, whole, rtol=2e-6, atol=1e-6)
     for part, leaf in zip(parts, leaves, strict=True):
         if leaf.grad is not None:  # the softmax loss has no bias

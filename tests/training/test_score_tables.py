@@ -1,6 +1,7 @@
 """Tables of scores take labels and formats from the metric table."""
 
-from clip_core.run.metrics import RECALL_AT, WAYS, second
+from clip_core.config import RECALL_AT
+from clip_core.run.metrics import WAYS, second
 from clip_core.run.records import Blend
 from clip_core.training.score_tables import aligned, before_and_after, blend_table
 

@@ -203,5 +203,5 @@ def test_two_processes_train_as_one_does(tmp_path: Path, recipe: dict[str, Any])
         both = [rank["measured"][number] for rank in ranks]
         for name in ("loss", "repeated_captions", *(("image_to_text_top1", "text_to_image_top1") if exact else ())):
             mean = (both[0][name] + both[1][name]) / 2
-            assert float(mean) == pytest.approx(float(of_step[name]), rel=1e-5 if exact else 1e-2), name
-        assert float(both[0]["grad_norm"]) == pytest.approx(float(of_step["grad_norm"]), rel=1e-4 if exact else 0.05)
+            assert float(mean) == pytest.approx(float(of_step[name]), rel=1e-5 if exact else 2e-2), name
+        assert float(both[0]["grad_norm"]) == pytest.approx(float(of_step["grad_norm"]), rel=1e-4 if exact else 0.1)

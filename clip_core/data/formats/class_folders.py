@@ -9,6 +9,7 @@ from pathlib import Path
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.folder import SPLITS, Folder
 from clip_core.data.formats.source import Contents, Source
+from clip_core.data.formats.unsupported import unread_list
 from clip_core.data.image_files import SUFFIXES
 from clip_core.errors import DataError
 from clip_core.text import printable
@@ -142,6 +143,9 @@ def _check_unread(folder: Folder) -> None:
 def _without_captions(folder: Folder, classes: list[str]) -> str:
     path, count, texts = folder.path, len(folder.images), len(folder.captions)
     held = f"{path} has {count:,} image{'' if count == 1 else 's'}"
+    unread = unread_list(path)
+    if unread is not None:
+        return unread
     none = f"no captions ({texts:,} .txt match no image by name)" if texts else "no captions"
     way_out = "add a NAME.txt beside each, or name a list of pairs"
     named = ", ".join(printable(name, 60) for name in classes[:_NAMED])

@@ -19,6 +19,7 @@ from clip_core.data.formats import (
 )
 from clip_core.data.formats.folder import METADATA, hub_snapshot
 from clip_core.data.formats.source import Contents, ReadOptions, Source
+from clip_core.data.formats.unsupported import not_found, what_it_is
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 
@@ -48,7 +49,6 @@ FORMATS: dict[str, Format] = {
     "class-folders": Format(class_folders.SHAPE, class_folders.detect, class_folders.read),
 }
 
-_LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _DEFAULTS = ReadOptions()
 
 
@@ -78,10 +78,10 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     """What to read, the name of its format, and why.
 
     Raises:
-        DataError: naming the formats, if none fits.
+        DataError: saying what the path is, if it is in no format.
     """
     if not path.exists() and not webdataset.find_shards(path):
-        raise DataError(f"no pair list at {path}; correct the path.")
+        raise DataError(not_found(path))
     inner = hub_snapshot(path)
     if options.format in ("csv", "jsonl"):  # of a folder: its metadata
         inner = next((inner / name for name in METADATA if (inner / name).is_file()), inner)
@@ -100,7 +100,7 @@ def read_data(path: Path, options: ReadOptions = _DEFAULTS) -> Reading:
         path: a list, a folder, or a pattern of shards.
         options: the user's options.
     Raises:
-        DataError: naming the formats, if none fits; else as the format's reader says.
+        DataError: saying what the path is, if it is in no format; else as the format's reader says.
     """
     source, name, why = detect(path, options)
     contents = FORMATS[name].read(source)
@@ -114,13 +114,7 @@ def _detect(source: Source) -> tuple[str, str]:
         why = known.detect(source)
         if why is not None:
             return name, why
-    if source.path.is_dir():
-        lists = sorted(item for item in source.path.iterdir() if item.suffix.lower() in _LISTS)[:5]
-        if lists:
-            named = " or ".join(str(item) for item in lists)
-            raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {named}.")
-    shapes = "; ".join(known.shape for known in FORMATS.values())
-    raise DataError(f"{source.path} has no supported format; supported are {shapes}; see --format.")
+    raise DataError(what_it_is(source))
 
 
 def _check_kind(source: Source, name: str) -> None:

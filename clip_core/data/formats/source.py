@@ -45,11 +45,11 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a format's reader found: pairs, the folder that their names start from, the columns, what it left out."""
+    """What a format's reader found; `root` is the folder that the names of the pairs start from."""
 
     pairs: list[Pair]
     root: Path
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)  # taken for "image", "caption" and "split"
     notes: list[str] = field(default_factory=list)  # what was assumed or repaired, a sentence each
     not_read: dict[str, int] = field(default_factory=dict)  # what was left out, in words, and how many
 
