@@ -74,13 +74,13 @@ class Folder:
         Args:
             taken: the lists that were read.
             captions: files of captions that were not.
-            images: images that were not.
+            images: images that lie in no folder of a class.
         """
         kinds = self.others + Counter(file.suffix.lower() for file in self.lists if file not in taken)
         most = kinds.most_common(_MOST_KINDS)
         rest = kinds.total() - sum(count for _, count in most)
         counts = dict(most) | ({"other files": rest} if rest else {}) | dict(self.left_alone)
-        extra = {"images": images, "files of captions without an image": captions}
+        extra = {"images in no class folder": images, "files of captions without an image": captions}
         return {words: count for words, count in extra.items() if count} | counts
 
     def notes(self) -> list[str]:
