@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.train_run import header, row, train
 from clip_core.data.synthetic import COLOURS, SHAPES, caption, create_synthetic, unseen_file
 from clip_core.inference.clip import CLIPInference
+from clip_core.run.metrics import SECOND
 from clip_core.run.reader import RunReader
 from clip_tui.demo import RECIPE
 
@@ -92,7 +93,7 @@ def train_plainly(run: Path, said: list[str]) -> list[dict[str, Any]]:
 
 def apart_top1(evaluation: dict[str, Any]) -> float:
     """Every class is one of the captions drawn apart, so recall@1 to text is zero-shot top-1."""
-    return float(evaluation["guard_image_to_text_recall@1"])
+    return float(evaluation[f"{SECOND}image_to_text_recall@1"])
 
 
 def seconds_to_goal(evaluations: list[dict[str, Any]]) -> float:

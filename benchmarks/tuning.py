@@ -3,9 +3,9 @@
     python -m benchmarks.tuning NOTO_FOLDER OPENSTAX_FOLDER OUT [PRETRAINING_EPOCHS [TUNING_EPOCHS]]
 
 A small network in the shape of OpenAI's is trained on the first set, written as an open_clip folder, and tuned from
-that folder on the second set in several ways; the first set's validation pairs are the guard. The random weights that
-it begins with are an open_clip folder, too, so that the tokenizer is CLIP's:
-open_clip must be installed for its vocabulary.
+that folder on the second set in several ways; the first set's validation pairs are the second validation set. The
+initial random weights are an open_clip folder, too, so that the tokenizer is CLIP's: open_clip must be installed for
+its vocabulary.
 """
 
 import json
@@ -23,6 +23,7 @@ from clip_core.files import write_json
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import ClipConfig, ImageTower, Pooling, Preprocessing, TextTower
+from clip_core.run.metrics import SECOND
 from clip_core.run.reader import RunReader
 
 SIDE, PATCH, WIDTH, HEADS = 64, 16, 256, 4
@@ -114,17 +115,17 @@ def pairs_of(folder: Path) -> list[str]:
 
 
 def recalls(scores: Mapping[str, Any]) -> list[str]:
-    """The mean of both directions at 1, 5 and 10, of the tuned set and of the guard."""
+    """The mean of both directions at 1, 5 and 10, of the tuned set and of the second validation set."""
     return [
         f"{(scores[f'{prefix}image_to_text_recall@{k}'] + scores[f'{prefix}text_to_image_recall@{k}']) / 2:.1%}"
-        for prefix in ("", "guard_")
+        for prefix in ("", SECOND)
         for k in _AT
     ]
 
 
 def print_blends(way: str, stored: Mapping[str, Any]) -> None:
     for blend in stored["blends"]:
-        print(row(f"{way}, blend {blend['blend']:g}", "", "", *recalls(blend["scores"])), flush=True)
+        print(row(f"{way}, blend {blend['share']:g}", "", "", *recalls(blend["scores"])), flush=True)
 
 
 if __name__ == "__main__":

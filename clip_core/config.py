@@ -1,6 +1,6 @@
 """The one configuration: flags, the TUI's form, config.json and the documentation are made from these models.
 
-`TrainConfig` is what a user asks for; `ClipConfig` (network.py) is what a network is. A None in `TrainConfig` means
+`TrainConfig` is the configuration of a run; `ClipConfig` (network.py) that of a network. A None in `TrainConfig` means
 "chosen automatically from the data and the hardware"; config.json has the value under `resolved`, and the reason under
 `decisions`.
 """
@@ -78,7 +78,7 @@ class Section(Frozen):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        """An empty text would be read as the current folder where a path is wanted."""
+        """An empty string would be read as the current folder where a path is expected."""
         if value == "":
             raise PydanticCustomError("empty", "should not be empty")
         return value
@@ -385,7 +385,7 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
 
 
 def preset_for(model: ModelConfig, pairs: int) -> PresetName:
-    """The preset that was asked for, or the default for a number of training pairs.
+    """The requested preset, or the default for a number of training pairs.
 
     Small sets train best with a convolutional stem, few layers and one text layer (docs/log.md).
     """
@@ -400,10 +400,10 @@ def preprocessing(model: ModelConfig) -> Preprocessing:
 def architecture(
     model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
 ) -> ClipConfig:
-    """The network that a preset names, for a tokenizer's vocabulary.
+    """The network of a preset, for a tokenizer's vocabulary.
 
     Args:
-        pairs: number of training pairs, by which the preset is chosen where none is named.
+        pairs: number of training pairs, which decides the default preset.
     Raises:
         UsageError: if the image size is not a multiple of the patch size.
     """

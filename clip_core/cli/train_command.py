@@ -20,7 +20,7 @@ _TITLES = {"data": "Data", "model": "Model", "tune": "Fine-tuning", "optim": "Op
 
 
 def train(**flags: Any) -> int:
-    """Called with the flags that were given; `_signature` says which there are."""
+    """Called with the flags that were given, out of those of `_signature`."""
     resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
     config = from_flags(flags)
     if list_models:
@@ -47,8 +47,8 @@ def _signature() -> inspect.Signature:
         for field, info in model.model_fields.items()
     ]
     flags.append(_flag("resume", bool, False, "Run", _RESUME, negative=""))
-    wanted = "print parameters and FLOPs of each preset, and exit"
-    flags.append(_flag("list_models", bool, False, "Model", wanted, negative=""))
+    description = "print parameters and FLOPs of each preset, and exit"
+    flags.append(_flag("list_models", bool, False, "Model", description, negative=""))
     return inspect.Signature(flags)
 
 
@@ -77,7 +77,7 @@ def _as_typed(kind: Any, tokens: Sequence[Token]) -> str:
 
 
 def _list_models(config: TrainConfig) -> int:
-    """The presets with the true size of each tower, at the image and patch size given."""
+    """The presets with the parameters and FLOPs of each tower, at the given image and patch size."""
     from clip_core.data.tokenizer import vocabulary_for
     from clip_core.model.model_size import measure
 

@@ -164,10 +164,12 @@ class ImageStore:
                 pending.done[row - row % _CHUNK : row - row % _CHUNK + _CHUNK] = False
         try:
             self._decode_all(pending.put, progress, pending.done)
-        except KeyboardInterrupt:
-            done, total = int(pending.done.sum()), len(self.paths)
-            pending.suspend(list(self.failures))
-            raise KeyboardInterrupt(f"{done:,} of {total:,} images decoded and kept") from None
+        except KeyboardInterrupt as interrupt:
+            try:
+                pending.suspend(list(self.failures))
+            except OSError as error:
+                raise KeyboardInterrupt(f"{interrupt}, not kept ({error.strerror})") from None
+            raise KeyboardInterrupt(f"{interrupt} and kept") from None
         self._pixels = np.asarray(pending.finish(list(self.failures)))
 
     def _decode_all(
@@ -187,9 +189,12 @@ class ImageStore:
         total = len(self.paths)
         starts = [s for s in range(0, total, _CHUNK) if known is None or not known[s : s + _CHUNK].all()]
         done = total - sum(min(_CHUNK, total - start) for start in starts)
-        for count in run_interruptibly(self._pool, self._threads, decode_chunk, starts):
-            done += count
-            progress(done, total)
+        try:
+            for count in run_interruptibly(self._pool, self._threads, decode_chunk, starts):
+                done += count
+                progress(done, total)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{done:,} of {total:,} images decoded") from None
 
     def _try(self, row: int) -> Pixels | None:
         try:

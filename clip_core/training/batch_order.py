@@ -72,7 +72,7 @@ class BatchOrder:
         return random.permutation(sorted_rows.reshape(self.batch_size, self.steps).T)
 
     def leftover(self, epoch: int) -> IntArray:
-        """The pairs that do not fill a batch in an epoch: the next ones in a round of all, so each is as often."""
+        """The pairs that do not fill a batch in an epoch: the next ones in a round over all pairs."""
         few = self.per_epoch - self.steps * self.batch_size
         return self._rounds[np.arange(epoch * few, (epoch + 1) * few) % self.per_epoch]
 

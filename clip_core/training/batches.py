@@ -152,11 +152,11 @@ class BatchMaker:
         return rows, counts
 
     def _width(self, tokens: int) -> int:
-        """The padded length of so many tokens."""
+        """The padded length for a number of tokens."""
         return min(math.ceil(tokens / _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE, self.tokenizer.context_length)
 
     def _widened(self, rows: IntArray, tokens: int = 0) -> IntArray:
-        """Token rows padded, to at least so many tokens.  (U, T) -> (U, T or more)"""
+        """Token rows padded to at least `tokens` tokens.  (U, T) -> (U, T or more)"""
         more = self._width(max(rows.shape[1], tokens)) - rows.shape[1]
         return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.pad_id)
 

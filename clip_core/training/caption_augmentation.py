@@ -1,4 +1,4 @@
-"""Caption augmentation: keyword lists are shuffled and thinned, words dropped, BPE merges undone. Captions stay true.
+"""Caption augmentation: keyword lists are shuffled and thinned, words dropped, BPE merges undone.
 
 Shapes: U captions, T tokens of the longest.
 """

@@ -1,4 +1,4 @@
-"""Device and precision, and what the machine reports of itself."""
+"""Device and precision, and figures of the machine."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,27 +11,27 @@ from clip_core.errors import UsageError
 _PROCESS = psutil.Process()
 
 
-def choose_device(wanted: str | None) -> torch.device:
+def choose_device(requested: str | None) -> torch.device:
     """The requested device; by default CUDA, else Apple's MPS, else the CPU.
 
     Raises:
         UsageError: if the requested device is not available.
     """
-    if wanted is None:
+    if requested is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(requested)
     except RuntimeError:
-        raise UsageError(f"--device is {wanted!r}; it should be cuda, cuda:N, mps or cpu.") from None
+        raise UsageError(f"--device is {requested!r}; it should be cuda, cuda:N, mps or cpu.") from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise UsageError(f"--device {wanted} is not available; this machine has {', '.join(_present())}.")
+        raise UsageError(f"--device {requested} is not available; this machine has {', '.join(_present())}.")
     return device
 
 
@@ -40,7 +40,7 @@ def _present() -> list[str]:
     return cuda + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
 
 
-def choose_precision(device: torch.device, wanted: str | None) -> str:
+def choose_precision(device: torch.device, requested: str | None) -> str:
     """The requested precision; by default bf16 where the hardware supports it, else fp32.
 
     Raises:
@@ -50,9 +50,9 @@ def choose_precision(device: torch.device, wanted: str | None) -> str:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
-    if wanted == "bf16" and not native and device.type != "cpu":
+    if requested == "bf16" and not native and device.type != "cpu":
         raise UsageError(f"--precision bf16 is not supported on {describe(device)}; use --precision fp32.")
-    return wanted or ("bf16" if native else "fp32")
+    return requested or ("bf16" if native else "fp32")
 
 
 def _cpu_has_bf16() -> bool:
@@ -67,7 +67,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def describe(device: torch.device) -> str:
-    """The device for people: the name of a GPU, the number of threads of a CPU."""
+    """The device as text: the name of a GPU, the number of threads of a CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return "Apple GPU (mps)" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"

@@ -43,7 +43,7 @@ class EvalWeights:
         return self.model
 
     def _trained(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors here of all that training changes, and the current ones of the model in training, merged."""
+        """The tensors of this network that training changes, and their current values in the other, merged."""
         mine = dict(self.model.named_parameters())
         pairs: list[tuple[Tensor, Tensor]] = [
             (mine[name], theirs)

@@ -89,7 +89,7 @@ def _in_batches(count: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class ValidationEmbeddings:
-    """What a model makes of a validation set, all on the CPU, float32."""
+    """The embeddings of a validation set, on the CPU, float32."""
 
     images: Tensor  # (I, D)
     texts: Tensor  # (T, D)

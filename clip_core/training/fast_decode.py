@@ -88,7 +88,7 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
     transposed, mirrored_down, mirrored_across = _TURNS.get(turned, (False, False, False))
     if transposed:
         decoded = decoded.transpose(1, 2)
-    flips = [axis for axis, wanted in ((1, mirrored_down), (2, mirrored_across)) if wanted]
+    flips = [axis for axis, mirrored in ((1, mirrored_down), (2, mirrored_across)) if mirrored]
     return decoded.flip(flips) if flips else decoded
 
 

@@ -19,7 +19,7 @@ from clip_core.run.metrics import (
 from clip_core.run.records import Recipe
 
 _STUCK = 0.02  # relative distance from the loss of chance within which a loss counts as chance
-_SETTLED = 0.2  # fraction of the run before which the loss is not looked at
+_SETTLED = 0.2  # fraction of the run before which the loss is not checked
 _FIRST_STEPS = 50  # in which the embeddings of a new network are all alike
 _COLLAPSED = 0.98  # mean cosine of different images (or captions)
 _WAITING = 0.3  # fraction of the time
@@ -105,8 +105,8 @@ class Health:
             }
         if max(abs(last - 1), abs(first - 1)) < _STUCK:
             return {
-                "stuck": f"the loss stays at chance ({self._chance(chance)}): nothing is learnt yet; check that "
-                f"captions belong to their images (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
+                "stuck": f"the loss stays at chance ({self._chance(chance)}): the model has not learned anything yet; "
+                f"check that captions belong to their images (clip-data check), then try --lr {recipe.lr * 3:.1g} or "
                 f"{recipe.lr / 3:.1g}"
             }
         return {}
@@ -116,7 +116,7 @@ class Health:
             return {}
         return {
             "overfitting": f"overfitting: best {metric.label} {metric.text(best)} at step {best_step}, now "
-            f"{metric.text(self._since_best[-1])}; the best checkpoint is kept, fewer --epochs would end there"
+            f"{metric.text(self._since_best[-1])}; the best checkpoint is kept; train for fewer --epochs"
         }
 
     def _chance(self, loss: float) -> str:

@@ -1,4 +1,4 @@
-"""Images on the device: normalisation, random crops that keep captions true, patch dropout.
+"""Images on the device: normalisation, random crops for which captions remain correct, patch dropout.
 
 Shapes: B images of all ranks, b of this rank, S side, P patches, K kept patches.
 
@@ -24,7 +24,7 @@ def to_pixel_values(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def random_crop(pixel_values: Tensor, generator: torch.Generator, rank: Rank = _ALONE) -> Tensor:
-    """A crop of 80 to 100 % of the side at a random place, resized to the side. No flip, no colour: captions stay true.
+    """A crop of 80 to 100 % of the side at a random place, resized to the side. No flips, no colour changes.
 
     (b, 3, S, S) -> same
     """

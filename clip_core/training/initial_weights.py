@@ -1,4 +1,4 @@
-"""Pretrained weights to fine-tune: network, tokenizer and tensors of --init, or of a run that began so."""
+"""Pretrained weights to fine-tune: network, tokenizer and tensors of --init, or of a run that was started with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Start:
     """A network with its tokenizer and weights.
 
     Args:
-        source: where it was found, in words; `given`: as it was typed.
+        source: where it was found, in words; `given`: --init as typed.
         weights: None where a checkpoint of the run has them.
     """
 
@@ -78,13 +78,13 @@ def _read(init: str, config: TrainConfig) -> Start:
     """Weights of a run, of a checkpoint or published ones, with positions interpolated for --image-size."""
     path, size, length = Path(init).expanduser(), config.model.image_size, config.data.context_length
     if not is_run(path) and not (path / "meta.json").is_file():
-        known = read_published(
+        published = read_published(
             path if path.exists() else init,
             model_name=config.tune.init_model,
             image_size=size,
             context_length=None if length == _DEFAULT_LENGTH else length,
         )
-        return Start(known.config, known.tokenizer, known.source, init, known.weights)
+        return Start(published.config, published.tokenizer, published.source, init, published.weights)
     if config.tune.init_model is not None:
         raise UsageError(
             f"--init-model applies to published weights, and {path} is a run or a checkpoint of one; leave it out."

@@ -42,7 +42,7 @@ def matching_pairs(
 ) -> Tensor:
     """Which pairs match: those that share the image or the caption.
 
-    As the notion is of pairs, one mask serves the rows of images and the rows of captions.
+    The relation is symmetric, so one mask applies to the rows of images and to the rows of captions.
 
     Args:
         image_ids, caption_ids: of the pairs in the rows, int64 (b,).

@@ -22,7 +22,7 @@ _PLACES = {"data": ("data_file", "image_root", "val_file"), "tune": ("guard_data
 
 
 def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
-    """The run directory that is asked for, or one named by date and time.
+    """The requested run directory, or one named by date and time.
 
     Raises:
         UsageError: if --resume has no --run-dir.
@@ -32,7 +32,7 @@ def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
     if run is None:
         if resume:
             longer = _train_longer(config, "RUN", "DATA")
-            raise UsageError(f"--resume needs to know which run: add --run-dir RUN{longer}.")
+            raise UsageError(f"--resume needs the run directory: add --run-dir RUN{longer}.")
         return _free_name(Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
     if resume and not is_run(run):
         raise RunError(f"there is no run at {run} to resume; leave out --resume to start one there.")
@@ -44,7 +44,7 @@ def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
 
 
 def check_new_run(config: TrainConfig) -> None:
-    """Refuse what is known to fail.
+    """Refuse a configuration that cannot be trained.
 
     Raises:
         UsageError, DataError: naming the flag.
@@ -87,7 +87,7 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         _check_places(config)
     except DataError as error:
         raise DataError(
-            f"{str(error).rstrip('.')}; if the data of {run} were moved, say where to with --data."
+            f"{str(error).rstrip('.')}; if the data of {run} were moved, give their new path with --data."
         ) from None
     return config
 
@@ -108,7 +108,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _check_places(config: TrainConfig) -> None:
-    """Refuse data that are not there, or in no known format.
+    """Refuse data that do not exist, or whose format is unsupported.
 
     Raises:
         DataError: naming the flag.

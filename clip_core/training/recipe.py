@@ -26,7 +26,7 @@ _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs, below which a run overfits within minutes without dropout of patches and words
 _PATCH_AND_WORD_DROPOUT = 0.5
 _BPE_DROPOUT = 0.1
-_LARGER_IMAGES, _LARGE_SIDE = 128, 96  # image size where most images have at least so many pixels a side
+_LARGER_IMAGES, _LARGE_SIDE = 128, 96  # image size, where most images have this many pixels a side
 _MIN_LR = 0.01  # share of the peak
 _EMA = 0.9999  # shorter at first: until step 90,000 the EMA is over a ninth of the steps so far
 
@@ -65,7 +65,7 @@ _REASONS: dict[tuple[str, str], str] = {
     ("weight_decay", "scratch"): "default for training from scratch",
     ("weight_decay", "fine-tune"): "it pulls towards zero, not towards the pretrained weights",
     ("layer_decay", "fine-tune"): "early layers are general",
-    ("augment", "on"): "captions stay true",
+    ("augment", "on"): "captions remain correct",
     ("patch_dropout", "very few"): f"fewer than {_VERY_FEW:,} pairs",
     ("word_dropout", "very few"): f"fewer than {_VERY_FEW:,} pairs",
     ("label_smoothing", "few"): _FEW,
@@ -80,7 +80,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Decisions:
-    """Takes down each default that was chosen automatically."""
+    """The defaults that were chosen automatically."""
 
     made: list[Decision] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class _Decisions:
         self.made.append(Decision(setting=setting, value=value, reason=_REASONS.get((setting, case), case)))
 
     def choose(self, setting: str, given: T | None, value: T, case: str, *, off: T | None = None) -> T:
-        """What the user gave, else `value`, which is noted unless it switches the setting off."""
+        """The given value, else `value`, which is recorded unless it switches the setting off."""
         if given is not None:
             return given
         if value != off:
@@ -108,7 +108,7 @@ def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair]) -> Preproce
 def resolve_recipe(
     config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoch_pairs: int, classes: bool = False
 ) -> tuple[Recipe, list[Decision]]:
-    """Resolve every setting that the user left open.
+    """Resolve every setting that was not given.
 
     Args:
         epoch_pairs: pairs of an epoch; fewer than `train_pairs` where one caption an image is sampled.
@@ -204,7 +204,7 @@ def resolve_recipe(
 
 
 def with_steps(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
-    """The recipe over so many steps: warm-up is a share of them, evaluations are spread over them."""
+    """The recipe with another number of steps: warm-up and evaluation interval are fractions of it."""
     return recipe.model_copy(update=_schedule(config, steps, recipe.steps_per_epoch))
 
 

@@ -1,4 +1,4 @@
-"""What a run is: config.json, validation.json, and the first lines of the log."""
+"""The description of a run: config.json, validation.json, and the first lines of the log."""
 
 import platform
 import subprocess
@@ -67,7 +67,8 @@ def recipe_line(recipe: Recipe) -> str:
     """Steps, batch size, learning rate and device in one line."""
     timed = recipe.seconds is not None
     steps = f"{recipe.seconds / 60:g} minutes" if recipe.seconds is not None else f"{recipe.steps} steps"
-    warmup = f"{recipe.warmup_steps / max(recipe.steps, 1):.0%}" if timed else f"{recipe.warmup_steps} steps"
+    share, few = recipe.warmup_steps / max(recipe.steps, 1), "step" if recipe.warmup_steps == 1 else "steps"
+    warmup = f"{share:.0%}" if timed else f"{recipe.warmup_steps} {few}"
     return (
         f"{steps} of {recipe.batch_size} pairs ({recipe.steps_per_epoch} per epoch), peak learning rate "
         f"{recipe.lr:g}, {warmup} of warm-up, {recipe.precision} on {recipe.device}"
@@ -93,7 +94,7 @@ def write_record(
     data: Data,
     start: Start | None,
 ) -> None:
-    """Write validation.json and config.json: all that another person needs to know what this run is."""
+    """Write validation.json and config.json: configuration, recipe, data and versions, enough to repeat the run."""
     write_validation_pairs(writer, data)
     init = None
     if start:

@@ -31,8 +31,8 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
     """Train as configured, or resume a run; returns the exit code.
 
     Raises:
-        ClipError: for every mistake of the user's. Nothing is written if it is found before the run begins; afterwards
-            status.json says `failed` and why.
+        ClipError: for a user's mistake. Nothing is written if it is found before the run begins; afterwards status.json
+            has the state `failed` and the sentence.
     """
     run = choose_run_dir(config, resume=resume)
     with _failure_for_interface(run):
@@ -73,10 +73,11 @@ def _run(
                 trainer.resume()
         state = trainer.train(signals)
         _finish(config, log, trainer, state)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         state = State.STOPPED
         writer.status(state=state)
-        log.say("interrupted" if signals.received else "stopped by request")
+        how = "interrupted" if signals.received else "stopped by request"
+        log.say(f"{how}: {error}" if str(error) else how)
     return signals.exit_code if state is State.STOPPED else 0
 
 
@@ -170,7 +171,7 @@ def _failure_for_interface(run: Path) -> Iterator[None]:
 
 
 def _progress(run: Path) -> dict[str, Any]:
-    """How far an earlier trainer of the run got, for status.json until the next step."""
+    """The progress of an earlier trainer of the run, for status.json until the next step."""
     status = RunReader(run).status()
     fields = ("step", "steps", "epoch", "epochs", "train_seconds")
     return {name: getattr(status, name) for name in fields} if status else {}

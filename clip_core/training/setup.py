@@ -105,12 +105,12 @@ def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, 
     path = RunPaths(run).tokenizer
     if resume and path.exists():
         return Tokenizer.load(path)
-    wanted, captions = config.data.tokenizer, data.train.captions
+    requested, captions = config.data.tokenizer, data.train.captions
     length = config.data.context_length
     if start is not None:
         tokenizer = start.tokenizer
-    elif isinstance(wanted, Path):
-        tokenizer = Tokenizer.load(wanted)
+    elif isinstance(requested, Path):
+        tokenizer = Tokenizer.load(requested)
     elif config.data.reads_characters:
         tokenizer = train_characters(captions, length)
     else:

@@ -1,4 +1,4 @@
-"""Which parameters are trained when pretrained weights are fine-tuned: locked towers and LoRA.
+"""Which parameters are trained when pretrained weights are fine-tuned: frozen towers and LoRA.
 
 Shapes: I inputs, O outputs, R rank.
 """
@@ -20,7 +20,7 @@ _ADAPTER = "lora_"
 
 
 def choose_trainable(model: CLIP, tune: TuneConfig, loss: LossName = "softmax") -> None:
-    """Freeze a tower, unfreeze its last blocks, add adapters: as `tune` says.
+    """Freeze a tower, unfreeze its last blocks and add adapters, as configured in `tune`.
 
     A locked tower is frozen (Zhai et al. 2022, "LiT: zero-shot transfer with locked-image text tuning"). With LoRA the
     adapters and the temperature alone are trainable; blocks that would be frozen get no adapters. The logit bias is

@@ -38,14 +38,14 @@ from clip_core.training.signals import Signals
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
-_FIRST_PLAN = 10  # steps after which the pace is known well enough
+_FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
 
 
 @dataclass
 class Progress:
-    """The state of a run that is no tensor: all that resuming needs besides the weights and the optimiser."""
+    """What resuming needs besides the tensors of weights and optimiser."""
 
     step: int = 0  # steps done
     best_score: tuple[float, float] = (-1.0, 0.0)  # as `quality` gives it
@@ -141,7 +141,7 @@ class Trainer:
     # ------------------------------------------------------------ between steps
 
     def after_step(self, measured: dict[str, Tensor], stream: BatchStream) -> None:
-        """Report, evaluate and save as often as the recipe says."""
+        """Report, evaluate and save at the intervals of the recipe."""
         step = self.progress.step
         self.pace.count(self.recipe.batch_size)
         if self.recipe.seconds is not None:
@@ -170,7 +170,7 @@ class Trainer:
     def follow(self, recipe: Recipe) -> None:
         """Continue with another number of steps."""
         evaluations = ("eval_every", "checkpoint_every") if self.progress.step > _FIRST_PLAN else ()
-        kept = {name: getattr(self.recipe, name) for name in evaluations}  # so that they come at regular steps
+        kept = {name: getattr(self.recipe, name) for name in evaluations}  # at regular steps
         self.recipe = self.health.recipe = recipe.model_copy(update=kept)
         self.progress.planned_steps = recipe.steps
         self.log.set_steps(recipe.steps)

@@ -312,3 +312,24 @@ def test_only_one_process_continues_what_was_kept(images: list[Path], cache: Pat
         assert one is not None
         with one:
             pass
+
+
+def test_an_interrupt_on_a_full_disk_says_that_nothing_is_kept(images: list[Path], cache: Path):
+    code = f"""
+import resource, signal
+from pathlib import Path
+from clip_core.network import Preprocessing
+from clip_core.data.store import ImageStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))
+def progress(done, total):
+    if done >= 16:
+        raise KeyboardInterrupt
+try:
+    ImageStore.build([Path({str(images[0])!r})] * 400, Preprocessing(image_size=16), workers=1, progress=progress)
+except KeyboardInterrupt as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "images decoded, not kept (File too large)" in done.stdout
+    assert list(cache.iterdir()) == []

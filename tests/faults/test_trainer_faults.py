@@ -2,11 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -118,20 +118,27 @@ def test_requests_before_the_start_expire(trained_run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "stop"])
-def test_while_images_are_decoded_the_run_can_be_stopped(how: str, large_images: Path, tmp_path: Path) -> None:
+def test_while_images_are_decoded_the_run_can_be_stopped_and_says_how_many_are_kept(
+    how: str, large_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = tmp_path / "run"
     child = start("--data", str(large_images), "--run-dir", "run", "--workers", "1", cwd=tmp_path, out=subprocess.PIPE)
     assert child.stdout is not None
-    wait_until(lambda: RunReader(run).status(), child)
+    decoded = (tmp_path / "cache" / "clip-tui" / "images").glob
+    wait_until(lambda: any(file.stat().st_size > 100_000 for file in decoded("*.tmp")), child)  # some are decoded
     if how == "stop":
         assert answer(run, "stop", child)["message"] == "stopping"
     else:
-        time.sleep(1)
         child.send_signal(getattr(signal, how))
     out, err = child.communicate(timeout=60)
     assert child.returncode == {"SIGINT": 130, "SIGTERM": 143, "stop": 0}[how], out + err
     assert "Traceback" not in err
-    assert (out + err).count("stopped by request" if how == "stop" else "interrupted") == 1
+    said = "stopped by request" if how == "stop" else "interrupted"
+    for place in (out + err, (run / "train.log").read_text()):
+        (count,) = re.findall(rf"^{said}: (\d+) of 400 images decoded and kept$", place, re.MULTILINE)
+        assert 0 < int(count) < 400
+    assert any(decoded("*.part.npy"))
     status = RunReader(run).status()
     assert status is not None
     assert status.state is State.STOPPED

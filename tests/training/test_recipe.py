@@ -165,7 +165,7 @@ def test_decisions_read_as_short_lines_with_numbers() -> None:
         "constant learning rate (EMA replaces decay)",
         "10% linear warm-up",
         "weight decay 0.1 (default for training from scratch)",
-        "random crops of at least 80% of a side, keyword lists shuffled and thinned (captions stay true)",
+        "random crops of at least 80% of a side, keyword lists shuffled and thinned (captions remain correct)",
         "BPE dropout 0.1",
         "label smoothing 0.1 (fewer than 50,000 pairs)",
         "EMA of the weights, decay 0.9999 (evaluated and saved in place of the raw weights)",

@@ -62,9 +62,9 @@ def test_retrieval_and_the_gallery_read_them(run: Path):
     assert set(found) <= set(paths)
 
 
-def test_the_interface_shows_them_and_knows_which_are_trained_on(run: Path):
-    parts = read_parts(run, RunReader(run).config())
-    assert (len(parts["training"]), len(parts["held out"])) == (162, 18)
+def test_the_interface_shows_them_by_their_part_of_the_split(run: Path):
+    parts = read_parts(run, RunReader(run).record().config.data)
+    assert (len(parts["training"]), len(parts["validation"])) == (162, 18)
     assert strips_of(Path(parts["training"][0][0]), 10, 5, plain=False)
 
 
