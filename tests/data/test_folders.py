@@ -191,7 +191,7 @@ def test_folders_without_captions_say_what_lies_there_and_the_way_out(tmp_path: 
     for name, said in [
         (
             "one",
-            r'has 1 image in one folder, cat, and no captions: .*; --format class-folders makes each "a photo of a cat"',
+            r"has 1 image in one folder, cat, and no captions: .*; --format class-folders makes each",
         ),
         ("flat", r"has 1 image and no captions \(1 \.txt match no image by name\): add a NAME\.txt beside each"),
         ("masks", r"has 2 images in images, masks and no captions"),
@@ -206,13 +206,24 @@ def test_folders_without_captions_say_what_lies_there_and_the_way_out(tmp_path: 
     }
 
 
+@pytest.mark.parametrize("name", ["captions.txt", "labels.csv", "deep/all.json"])
+def test_beside_a_list_that_names_images_folders_are_no_classes(tmp_path: Path, name: str):
+    for folder in ("left", "right"):
+        image(tmp_path / folder / "1.jpg")
+    write(tmp_path / name, "left/1.jpg,a cat\nright/1.jpg,a dog\n")
+    with pytest.raises(DataError, match=rf"is a folder with lists .*; name a list: .*{name}\.$"):
+        read_data(tmp_path)
+    write(tmp_path / name, "made by hand in 2024\n")
+    assert read_data(tmp_path).format == "class-folders"
+
+
 def test_classes_with_folders_of_their_own_and_images_beside_them_are_said(tmp_path: Path):
     for name in ("pets/cat/1.png", "pets/dog/2.png", "cars/3.png", "cover.png"):
         image(tmp_path / name)
     reading = read_data(tmp_path)
     assert captions(reading)["pets/dog/2.png"] == "a photo of a pets"
     assert "the folders in pets (cat, dog) are one class, called pets" in reading.notes
-    assert reading.not_read == {"images": 1}
+    assert reading.not_read == {"images in no class folder": 1}
 
 
 # ---------------------------------------------------------------- links

@@ -39,8 +39,10 @@ def match(folder: Folder) -> CaptionFiles:
     Raises:
         DataError: if captions are apart from the images and an image has them in two folders, or two images the same.
     """
-    beside = _beside(folder)
-    return beside if beside.of or not folder.captions else _apart(folder)
+    if folder.matched is None:
+        beside = _beside(folder)
+        folder.matched = beside if beside.of or not folder.captions else _apart(folder)
+    return folder.matched
 
 
 def read_captions(file: Path) -> tuple[list[str], str | None]:

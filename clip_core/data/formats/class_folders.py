@@ -24,6 +24,8 @@ _NO_CLASSES = frozenset(
 )  # fmt: skip
 _CODES = re.compile(r"\d+|[a-z]\d{6,}", re.IGNORECASE)  # n01440764
 _HEAD = 65536  # bytes of a list that is looked at
+_SOME = 2  # images that a list names at least
+_LISTS = 50  # files of captions that may be lists
 _NAMED = 5  # files and folders in a message
 
 
@@ -41,6 +43,7 @@ def detect(source: Source) -> str | None:
         return None
     classes = list(_classes(folder))
     lists = [file for file in folder.lists if len(classes) < 2 or _names_images(file)]
+    lists += [file for file in folder.captions[:_LISTS] if _names_images(file)]  # Flickr8k's captions.txt
     if lists:
         listed = " or ".join(map(str, lists[:_NAMED]))
         raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {listed}.")
@@ -164,10 +167,10 @@ def _without_captions(folder: Folder, classes: list[str]) -> str:
 
 
 def _names_images(file: Path) -> bool:
-    """Whether a list speaks of images."""
+    """Whether a file names a few images."""
     try:
         with file.open("rb") as handle:
             head = handle.read(_HEAD).lower()
     except OSError:
         return False
-    return any(suffix.encode() in head for suffix in SUFFIXES)
+    return sum(head.count(suffix.encode()) for suffix in SUFFIXES) >= _SOME

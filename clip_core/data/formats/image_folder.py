@@ -5,15 +5,13 @@ train/1.jpg.
 Source: huggingface.co/docs/datasets/image_dataset.
 """
 
-import importlib
-import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from clip_core.data.formats import json_lines, table
+from clip_core.data.formats import json_lines, parquet, table
 from clip_core.data.formats.folder import METADATA, SPLITS, Folder
 from clip_core.data.formats.source import Contents, Source
 from clip_core.data.pairs import Pair
@@ -78,10 +76,7 @@ def _first_of_each_folder(files: list[Path]) -> list[Path]:
 def _reader(file: Path) -> Callable[[Source], Contents]:
     suffix = file.suffix.lower()
     if suffix == ".parquet":
-        if importlib.util.find_spec("clip_core.data.formats.parquet") is None:
-            raise DataError(f"{file} is Parquet, which is not read here; save it as CSV.")
-        read: Callable[[Source], Contents] = importlib.import_module("clip_core.data.formats.parquet").read
-        return read
+        return parquet.read
     return table.read if suffix == ".csv" else json_lines.read
 
 
