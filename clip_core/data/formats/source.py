@@ -46,7 +46,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a format's reader found: pairs, the folder that their names start from, columns, and what it left out."""
+    """What a format's reader found: pairs, where their names start from, the columns it took, what it left out."""
 
     pairs: list[Pair]
     root: Path
