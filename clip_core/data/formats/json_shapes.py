@@ -126,6 +126,7 @@ def _by_column(value: dict[str, Any]) -> list[Any] | None:
     if not {name.casefold() for name in value} & KNOWN_NAMES or len(value) < 2:
         return None
     columns = list(value.values())
+    rows: list[list[Any]] | None
     if all(isinstance(column, list) and not any(map(_is_entry, column)) for column in columns):
         rows = [list(row) for row in zip(*columns, strict=True)] if len({len(c) for c in columns}) == 1 else None
     elif all(isinstance(column, dict) for column in columns):
@@ -133,7 +134,7 @@ def _by_column(value: dict[str, Any]) -> list[Any] | None:
         rows = [[column.get(key) for column in columns] for key in keys]
     else:
         return None
-    return rows and [dict(zip(value, row, strict=True)) for row in rows]
+    return [dict(zip(value, row, strict=True)) for row in rows] if rows else None
 
 
 def _by_name(value: dict[str, Any]) -> Entries:

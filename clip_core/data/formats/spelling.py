@@ -48,34 +48,34 @@ class Spelling:
         for form, words in _FORMS:
             names = {}
             for spelt in self._missing:
-                found = self._place.find(form(spelt)) if form(spelt) != spelt else None
-                if found is not None and not found.missing and found.problem is None:
-                    names[spelt] = found.name
+                place = self._place.find(form(spelt)) if form(spelt) != spelt else None
+                if place is not None and place.problem is None:
+                    names[spelt] = place.name
             if names and len(names) >= len(self._missing) / 2:
                 return self._note(names, words)
         suffixed = any(_stem(spelt) != spelt for spelt in self._missing)
         for key, key_words in _KEYS[:2] if suffixed else _KEYS:
             files = self._by(key)
-            for form, form_words in ((str, ""), *_FORMS):
-                spelt = {name: key(self._tidy(form(name))) for name in self._missing}
+            for form, form_words in _FORMS_OR_NONE:
+                keys = {name: key(self._tidy(form(name))) for name in self._missing}
                 rules = [
-                    (self._targets(spelt, files, old, new, taken), old, new)
-                    for old, new in self._fronts(spelt[self._missing[0]], key)
+                    (self._targets(keys, files, old, new, taken), old, new)
+                    for old, new in self._fronts(keys[self._missing[0]], key)
                 ]
-                fitting = [(names, old, new) for names, old, new in rules if names is not None]
+                fitting = [(found, old, new) for found, old, new in rules if found is not None]
                 unchanged = [one for one in fitting if not one[1] and not one[2]]
                 chosen = (unchanged or fitting)[:1] if len(unchanged or fitting) == 1 else []
-                for names, old, new in chosen:
+                for targets, old, new in chosen:
                     front = f"{new} in place of {old}" if old and new else f"{old} removed" if old else ""
                     front = front or (f"{new} added" if new else "")
-                    return self._note(names, ", ".join(filter(None, (form_words, key_words, front))))
+                    return self._note(targets, ", ".join(filter(None, (form_words, key_words, front))))
         return None
 
     def nearest(self, spelt: str) -> str | None:
         """The existing path below the root that is most like a missing one; None where none is."""
         if not self._files:
             return None
-        forms = [self._tidy(form(spelt)) for form, _ in ((str, ""), *_FORMS)]
+        forms = [self._tidy(form(spelt)) for form, _ in _FORMS_OR_NONE]
         for key, _ in _KEYS:
             names = self._by(key)
             last = self._by_last(key)
@@ -198,6 +198,9 @@ _FORMS: tuple[tuple[Callable[[str], str], str], ...] = (
 
 def _same(spelt: str) -> str:
     return spelt
+
+
+_FORMS_OR_NONE: tuple[tuple[Callable[[str], str], str], ...] = ((_same, ""), *_FORMS)
 
 
 def _folded(spelt: str) -> str:
