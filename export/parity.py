@@ -74,7 +74,7 @@ def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
 
 def table(parity: Parity) -> str:
     """The parity as text, one line per comparison."""
-    lines = [f"{'file':<26}{'batch':>6}{'tokens':>8}{'inputs':>8}{'max |diff|':>13}{'least cosine':>14}"]
+    lines = [f"{'file':<26}{'batch':>6}{'tokens':>8}{'inputs':>8}{'max |diff|':>13}{'min cosine':>14}"]
     lines += [
         f"{row.file:<26}{row.batch:>6}{row.tokens or '':>8}{row.inputs:>8}"
         f"{row.max_abs_diff:>13.1e}{row.least_cosine:>14.7f}"

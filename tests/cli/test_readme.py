@@ -64,8 +64,8 @@ def test_every_command_of_the_readme_works_as_it_stands(folder: Path) -> None:
     check, train, tune, write, export, infer = (run(command, folder) for command in shell_commands())
     assert "180 usable pairs" in check
     assert "finished at step" in train
-    assert "the chosen checkpoint is blend_0.5" in tune
-    assert "the same as the model to the last bit" in write
+    assert "the best checkpoint is blend_0.5" in tune
+    assert "equal to the model bit for bit" in write
     assert "accepted" in export
     assert "%" in infer
     python = next(block for language, block in BLOCKS if language == "python")

@@ -27,7 +27,7 @@ def test_every_flag_has_a_help_text_in_the_words_of_the_field(capsys: pytest.Cap
         (["--epochs", "1.5"], "--epochs is '1.5'; it should be a whole number."),
         (["--batch-size", "7.9"], "--batch-size is '7.9'; it should be a whole number."),
         (["--run-dir", ""], "--run-dir is ''; it should not be empty."),
-        (["--data", ""], "--data-file is ''; it should not be empty."),
+        (["--data", ""], "--data is ''; it should not be empty."),
         (["--epochs", "0"], "--epochs is 0; it should be greater than or equal to 1."),
     ],
 )

@@ -33,9 +33,9 @@ def assert_same(image: Image.Image, size: int, **how: Any) -> None:
     prepared = Preprocessing(image_size=size, **how)
     said = {key: value for key, value in how.items() if key != "fill"} | {"fill_color": prepared.fill}
     transform = open_clip.image_transform(size, is_train=False, **said)
-    *image, _, _ = transform.transforms  # without the steps to a tensor and to normal values
+    *steps, _, _ = transform.transforms  # without the steps to a tensor and to normal values
     theirs = image
-    for step in image:
+    for step in steps:
         theirs = step(theirs)
     ours = resize_and_crop(load_image(image), prepared)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
