@@ -92,7 +92,11 @@ def convert_tower(
 def on_cpu(tower: nn.Module) -> nn.Module:
     """The tower if it is on the CPU, else a copy there: example inputs and ONNX weights are on the CPU."""
     tensors = (*tower.parameters(), *tower.buffers())
-    return tower if all(tensor.device.type == "cpu" for tensor in tensors) else copy.deepcopy(tower).cpu()
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return tower
+    moved: dict[int, object] = {id(buffer): buffer.cpu() for buffer in tower.buffers()}
+    moved |= {id(weights): nn.Parameter(weights.detach().cpu()) for weights in tower.parameters()}
+    return copy.deepcopy(tower, memo=moved)  # the modules alone: the device holds the weights once
 
 
 def drop_metadata(proto: onnx.ModelProto) -> None:

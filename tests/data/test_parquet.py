@@ -26,8 +26,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     table = pyarrow.table(columns)
     if features is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -93,7 +94,6 @@ def test_numbers_of_classes_have_their_names(tmp_path: Path):
 
 @pytest.mark.parametrize("content", [b"PAR1" + bytes(range(200)) + b"PAR1", b"PAR1", b"", b"words"])
 def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes):
-    pytest.importorskip("pyarrow")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read as Parquet \(.*; fetch it again\.$") as caught:
         read(write(tmp_path / "a.parquet", content))
     assert "\n" not in str(caught.value)

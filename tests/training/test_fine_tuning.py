@@ -266,7 +266,7 @@ def test_a_second_validation_set_that_is_no_pair_list_is_one_sentence(
     argv = ["--data-file", str(shapes), "--run-dir", str(tmp_path / "run"), "--init", str(start)]
     assert main([*argv, "--guard-data", str(tmp_path / "guard.json")]) == 1
     error = capsys.readouterr().err.strip()
-    assert "entry 1" in error
+    assert "guard.json: no column holds captions among 'image'" in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
