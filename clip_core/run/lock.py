@@ -20,12 +20,13 @@ class Lock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
+            os.close(self._descriptor)
             raise busy from None
 
     def close(self) -> None:
         """Release the lock; a second call has no effect."""
         if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also where a child that starts has the file open yet
             os.close(self._descriptor)
             self._descriptor = -1
 
