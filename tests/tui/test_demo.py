@@ -54,7 +54,7 @@ def test_without_a_terminal_the_demo_does_all_its_work_and_says_what_came_of_it(
     assert re.search(r"^scores    .*zero-shot top-1 [\d.]+%", said, re.M)
     assert "onnx/text_model.onnx" in said
     assert "passed against PyTorch" in said
-    assert re.search(r"^ +\d+\.\d ?% +a \w+ \w+$", said, re.M), "a class with its probability"
+    assert re.search(r"^ +\d+\.\d ?% +an? \w+ \w+$", said, re.M), "a class with its probability"
     commands = said.partition("next:\n")[2].splitlines()
     assert len(commands) == 3
     assert "\x1b" not in said
