@@ -124,7 +124,7 @@ def _nested(folder: Folder, classes: dict[str, list[Path]]) -> list[str]:
 
 
 def _check_splits(path: Path, names: list[str]) -> None:
-    """Refuse train and test beside other folders: whether they are classes or splits cannot be told."""
+    """Refuse train and test beside other folders: whether they are classes or splits is ambiguous."""
     splits = [name for name in names if name.casefold() in SPLITS]
     if len({SPLITS[name.casefold()] for name in splits}) >= 2:
         others = ", ".join(printable(name, 60) for name in names if name not in splits[:_NAMED])

@@ -216,7 +216,7 @@ def _segments(members: list[tuple[int, Part]]) -> tuple[list[list[tuple[int, Par
         cut = _cut(run)
         if all(map(_is_whole, cut)):
             segments += cut
-        else:  # which image such captions belong to cannot be told
+        else:  # the image of such captions is ambiguous
             left += len(run)
     return segments, left
 

@@ -98,9 +98,9 @@ def find_dialect(head_lines: Sequence[str], least: float = _EVEN) -> Dialect | N
 
     A quote that is never closed swallows the rest: where that splits the lines less evenly, quotes are plain letters.
     """
-    told = _SEPARATOR_LINE.fullmatch(head_lines[0]) if head_lines else None
-    delimiters = (told[1].replace("\\t", "\t"),) if told else _DELIMITERS
-    first = 2 if told else 1
+    declared = _SEPARATOR_LINE.fullmatch(head_lines[0]) if head_lines else None
+    delimiters = (declared[1].replace("\\t", "\t"),) if declared else _DELIMITERS
+    first = 2 if declared else 1
     head = "\n".join(head_lines)
     best: tuple[float, Dialect] | None = None
     for delimiter in delimiters:
@@ -110,7 +110,7 @@ def find_dialect(head_lines: Sequence[str], least: float = _EVEN) -> Dialect | N
             kinds.insert(0, Dialect(delimiter, True, spaced, True, first))
         for dialect in kinds:
             evenness = _evenness(head_lines, dialect)
-            if evenness >= (0.0 if told else least) and (best is None or evenness > best[0]):
+            if evenness >= (0.0 if declared else least) and (best is None or evenness > best[0]):
                 best = evenness, dialect
     return best and best[1]
 

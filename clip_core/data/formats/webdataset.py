@@ -43,7 +43,7 @@ def read(source: Source) -> Contents:
     found = find_shards(source.path)
     if not found:
         raise DataError(f"no .tar at {source.path}; it should be {SHAPE}.")
-    told: list[Shard] = []  # without their samples
+    without_samples: list[Shard] = []  # without their samples
     not_read = _beside(source.path, found)
     for path in found:
         shard = read_shard(path)
@@ -55,8 +55,8 @@ def read(source: Source) -> Contents:
         for sample in shard.samples:
             pairs += _pairs(path, sample, len(pairs) + 1)
         not_read.update(shard.not_read)
-        told.append(replace(shard, samples=[]))
-    return Contents(pairs, found[0].parent, notes=_notes(told), not_read=dict(not_read))
+        without_samples.append(replace(shard, samples=[]))
+    return Contents(pairs, found[0].parent, notes=_notes(without_samples), not_read=dict(not_read))
 
 
 def find_shards(path: Path) -> list[Path]:
