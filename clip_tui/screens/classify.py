@@ -53,7 +53,7 @@ class ClassifyScreen(QueryPage):
         known = (record.data.classes if record else None) or []
         offered = known or [caption for caption in self.gallery.captions if "," not in caption][:CLASSES_OFFERED]
         self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
-        self.query_one("#templates", Input).value = "{}"
+        self.query_one("#templates", Input).value = "{}" if offered else ""
         self._index = 0
         self._show_image(ask=False)
 

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 
 
 class LogsScreen(Page):
-    """f follows the end of the log, or lets it stand."""
+    """f follows the end of the log, or lets it stand; Tab moves between the log and the system."""
 
     PAGE = "logs"
     BINDINGS = bindings("logs")
@@ -40,7 +40,7 @@ class LogsScreen(Page):
             log = RichLog(max_lines=LINES_KEPT, wrap=False, markup=False, highlight=False, id="log")
             log.border_title = "train.log"
             yield log
-            with VerticalScroll(id="system", can_focus=False) as system:
+            with VerticalScroll(id="system") as system:
                 system.border_title = "System"
                 yield Facts(id="system-facts")
 
@@ -87,7 +87,7 @@ def system_facts(snapshot: Snapshot) -> list[Fact]:
         if value is not None:
             facts.append((metric.label, metric.text(value)))
     if record:
-        facts += [None, *_values(record.resolved.model_dump()), None, *_values(record.versions)]
+        facts += [None, *_values(record.resolved.model_dump(exclude={"device"})), None, *_values(record.versions)]
         if record.git:
             facts.append(("git", record.git))
     if snapshot.events:

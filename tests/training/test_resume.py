@@ -152,7 +152,8 @@ SMALL = ["--image-size", "32", "--model-size", "nano", "--layers", "1", "--width
 
 
 def test_a_run_with_a_relative_data_path_resumes_from_any_folder(own_data: Path, tmp_path: Path) -> None:
-    done = clip_train("--resume", "--run-dir", str(own_data / "run"), cwd=tmp_path)
+    run = shutil.copytree(own_data / "run", tmp_path / "run")
+    done = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resuming at step" in done.stdout
 

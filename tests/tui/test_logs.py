@@ -16,6 +16,7 @@ async def test_logs_show_what_the_trainer_printed_and_the_system(runs: Path, siz
     async with app.run_test(size=size) as pilot:
         await opened(pilot, runs / "live", "logs")
         await says(pilot, "step 59")
+        await pilot.press("tab", "end")
         await says(pilot, "torch")
         with RunPaths(runs / "live").log.open("a") as log:
             log.write("one more line\n")
