@@ -103,7 +103,9 @@ class Preprocessing(Frozen):
     """How an image becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
 
     `resize_mode`, in open_clip's words: `shortest` side to the size, then crop; `longest` side to the size, then pad
-    with `fill`; `squash` both.
+    with `fill`; `squash` both. `resize_size`: the side before the crop, where that is larger than `image_size` (timm's
+    crop_pct, Hugging Face's size beside crop_size). `crop_rounding`: where half a pixel is left over, torchvision
+    rounds the corner of the crop to the even pixel, Hugging Face down.
     """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
@@ -112,6 +114,14 @@ class Preprocessing(Frozen):
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     fill: Annotated[int, Field(ge=0, le=255)] = 0
+    resize_size: Annotated[int, Field(ge=8, le=2048)] | None = None
+    crop_rounding: Literal["round", "floor"] = "round"
+
+    @model_validator(mode="after")
+    def _crops(self) -> Self:
+        if self.resize_size is not None and (self.resize_size < self.image_size or self.resize_mode == "longest"):
+            raise ValueError(f"resize_size {self.resize_size} leaves no crop of {self.image_size} pixels")
+        return self
 
 
 class ClipConfig(Frozen):

@@ -65,10 +65,11 @@ def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
     """preprocessor_config.json"""
     square = {"height": preprocessing.image_size, "width": preprocessing.image_size}
     mode = preprocessing.resize_mode
+    resized = preprocessing.resize_size or preprocessing.image_size
     sizes = {
-        "shortest": {"shortest_edge": preprocessing.image_size},
+        "shortest": {"shortest_edge": resized},
         "longest": {"longest_edge": preprocessing.image_size},
-        "squash": square,
+        "squash": {"height": resized, "width": resized},
     }
     padding = {"do_pad": True, "pad_size": square, "fill": preprocessing.fill} if mode == "longest" else {}
     return {
@@ -77,8 +78,9 @@ def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
         "do_resize": True,
         "size": sizes[mode],
         "resample": _RESAMPLE[preprocessing.interpolation],
-        "do_center_crop": mode == "shortest",
+        "do_center_crop": mode == "shortest" or resized != preprocessing.image_size,
         "crop_size": square,
+        "crop_rounding": preprocessing.crop_rounding,  # a key of our own
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

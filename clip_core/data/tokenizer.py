@@ -169,9 +169,9 @@ class Tokenizer:
 
 
 def frame(
-    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | None = None, fixed_length: bool | None = None
+    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | int | None = None, fixed_length: bool | None = None
 ) -> None:
-    """Set truncation and padding; what is None stays as the file has it.
+    """Set truncation and padding, `pad` being an id or one of its names; what is None stays as the file has it.
 
     Raises:
         ValueError: if the tokenizer adds no end token.
@@ -182,7 +182,7 @@ def frame(
     empty: list[int] = inner.encode("").ids
     if not empty:
         raise ValueError("no end token")
-    number = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
+    number = pad if isinstance(pad, int) else {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
     fixed = stored["length"] is not None if fixed_length is None else fixed_length
     inner.enable_truncation(context_length)
     inner.enable_padding(
