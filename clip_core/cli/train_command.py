@@ -16,7 +16,14 @@ _RESUME = "resume the run at --run-dir; with --data, --image-root or --val-file 
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
-_TITLES = {"data": "Data", "model": "Model", "tune": "Fine-tuning", "optim": "Optimiser", "run": "Run"}
+_TITLES = {
+    "data": "Data",
+    "model": "Model",
+    "encoders": "Pretrained encoders",
+    "tune": "Fine-tuning",
+    "optim": "Optimiser",
+    "run": "Run",
+}
 
 
 def train(**flags: Any) -> int:
@@ -91,7 +98,7 @@ def _list_models(config: TrainConfig) -> int:
     for name in PRESETS:
         sized = model.model_copy(update={"model_size": name})
         network = architecture(sized, vocab_size=vocab_size, end_token=1, context_length=context_length)
-        image, text, size = network.image, network.text, measure(network)
+        image, text, size = network.own_image, network.own_text, measure(network)
         print(
             f"{name:9}{_both(image.width, text.width):>10}{_both(image.heads, text.heads):>7}"
             f"{_both(image.layers, text.layers):>8}{image.image_size:9}{image.patch_size:6}"

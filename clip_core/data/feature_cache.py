@@ -128,7 +128,8 @@ class FeatureCache:
     def _whole_rows(self) -> int:
         """Rows with key and features: a process that was killed may have left a part of one."""
         sizes = [
-            path.stat().st_size if path.exists() else 0 for path in (self.folder / "keys.bin", self.folder / "features.bin")
+            path.stat().st_size if path.exists() else 0
+            for path in (self.folder / "keys.bin", self.folder / "features.bin")
         ]
         return min(sizes[0] // KEY_BYTES, sizes[1] // self._bytes)
 

@@ -27,8 +27,8 @@ class DecodeProgress:
     Nothing is shown of work that takes less than a second.
     """
 
-    def __init__(self, say: Callable[[str], None], what: str = "decoded") -> None:
-        self._say, self._what = say, what
+    def __init__(self, say: Callable[[str], None], what: str = "decoded", unit: str = "image") -> None:
+        self._say, self._what, self._unit = say, what, unit
         self._bar: tqdm[Any] | None = None
         self._spoken = time.monotonic()
 
@@ -44,11 +44,13 @@ class DecodeProgress:
     def __call__(self, done: int, total: int) -> None:
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = tqdm(total=total, desc=self._what, unit="image", leave=False, delay=1.0, dynamic_ncols=True)
+                self._bar = tqdm(
+                    total=total, desc=self._what, unit=self._unit, leave=False, delay=1.0, dynamic_ncols=True
+                )
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._spoken >= _LINE_SECONDS:
             self._spoken = time.monotonic()
-            self._say(f"{self._what} {done:,} of {total:,} images")
+            self._say(f"{self._what} {done:,} of {total:,} {self._unit}s")
 
 
 def run_interruptibly(

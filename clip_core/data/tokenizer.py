@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import tokenizers
@@ -31,6 +31,12 @@ DEFAULT_CONTEXT_LENGTH = 77
 Pad = Literal["zero", "end"]  # the padding after the end token: id 0, or the end token again
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
+
+
+class Captions(Protocol):
+    """Captions as token ids, int64 (C, T), or as features of a frozen encoder, float32 (C, F)."""
+
+    def encode(self, captions: list[str]) -> NDArray[Any]: ...
 
 
 class Tokenizer:

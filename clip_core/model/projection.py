@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_core.model.encoders.base import FrozenEncoder
-from clip_core.network import EncodedTower, Head
+from clip_core.network import ExternalTower, Head
 
 
 class AttentionPool(nn.Module):
@@ -26,6 +26,7 @@ class AttentionPool(nn.Module):
         nn.init.zeros_(self.scores.bias)
 
     def forward(self, patches: Tensor) -> Tensor:
+        patches = patches.to(self.scores.weight.dtype)
         weights = self.scores(self.norm(patches)).softmax(dim=1)  # (B, P, groups)
         split = patches.unflatten(-1, (self.groups, -1))  # (B, P, groups, F / groups)
         return (weights[..., None] * split).sum(dim=1).flatten(1)
@@ -66,12 +67,17 @@ class ProjectionHead(nn.Module):
         out = self.mlp(x)
         return out if self.linear is None else out + self.linear(x)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; statistics are float32 always."""
+        return next(self.parameters()).dtype
+
     def prepare(self, features: Tensor) -> Tensor:
         """Pooled, normalised, centred and scaled.  -> (B, F)"""
-        x: Tensor = features if self.pool is None else self.pool(features)
+        x = features.float() if self.pool is None else self.pool(features).float()
         if self.normalise:
             x = F.normalize(x, dim=-1)
-        return (x - self.mean) * self.scale
+        return ((x - self.mean) * self.scale).to(self.dtype)
 
     @torch.no_grad()
     def fit_statistics(self, features: Tensor) -> None:
@@ -83,7 +89,7 @@ class ProjectionHead(nn.Module):
         self.scale.copy_(1 / (x - self.mean).std().clamp(min=1e-6))
 
 
-class EncodedTowerModule(nn.Module):
+class ExternalEncoder(nn.Module):
     """A frozen encoder and its projection head, as one tower of a CLIP.
 
     forward: what the encoder takes, or its features, which training computes once -> (B, D) float32, L2-normalised.
@@ -93,27 +99,28 @@ class EncodedTowerModule(nn.Module):
     configuration holds. With `unfrozen` blocks it is, whole.
     """
 
-    def __init__(self, config: EncodedTower, embed_dim: int) -> None:
+    def __init__(self, config: ExternalTower, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.head = ProjectionHead(config.width, config.head, embed_dim)
-        self._frozen = _Held()
+        self.head = ProjectionHead(config.encoder.head_input, config.head, embed_dim)
+        self.unfrozen: FrozenEncoder | None = None
+        self._held = _Held()
 
     @property
     def encoder(self) -> FrozenEncoder | None:
-        return self._modules["unfrozen"] if "unfrozen" in self._modules else self._frozen.encoder  # type: ignore[return-value]
+        return self._held.encoder if self.unfrozen is None else self.unfrozen
 
     @property
     def blocks(self) -> list[nn.Module]:
         """The blocks of the encoder, where they are part of the network; else there are none to fine-tune."""
-        return self.encoder.blocks() if "unfrozen" in self._modules and self.encoder is not None else []
+        return [] if self.unfrozen is None else self.unfrozen.blocks()
 
     def attach(self, encoder: FrozenEncoder) -> None:
         """Use this encoder for pixels or token ids."""
         if self.config.unfrozen:
             self.unfrozen = encoder
         else:
-            self._frozen.encoder = encoder
+            self._held.encoder = encoder
 
     def forward(self, x: Tensor, kept_patches: Tensor | None = None) -> Tensor:
         return F.normalize(self.head(self.features(x)).float(), dim=-1)
@@ -127,8 +134,7 @@ class EncodedTowerModule(nn.Module):
             raise RuntimeError("the encoder of this tower is not attached")
         if not self.config.unfrozen:
             encoder.to(x.device)
-        patches = self.config.encoder.features == "patches"
-        out: Tensor = encoder.token_features(x) if patches else encoder(x)
+        out: Tensor = encoder.token_features(x) if self.config.head.pool else encoder(x)
         return out
 
 

@@ -1,5 +1,7 @@
 """The weights that are evaluated and saved: LoRA adapters merged, and the EMA over the steps."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -84,9 +86,11 @@ def decay_at(step: int, decay: float) -> float:
 
 def plain_copy(model: CLIP) -> CLIP:
     """A second network with the weights of `model`, adapters merged, all frozen, on the same device."""
+    if not adapted_layers(model):
+        return copy.deepcopy(model).requires_grad_(False)
     device = model.log_logit_scale.device
     with torch.device("meta"):
-        copy = CLIP(model.config)
-    copy.to_empty(device=device).requires_grad_(False)
-    copy.load_state_dict(merged_weights(model), strict=True)
-    return copy
+        plain = CLIP(model.config)
+    plain.to_empty(device=device).requires_grad_(False)
+    plain.load_state_dict(merged_weights(model), strict=True)
+    return plain

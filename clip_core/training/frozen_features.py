@@ -4,18 +4,16 @@ Shapes: N images of a store, B asked for, V views, C captions, F features (or P,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clip_core.config import EncoderConfig
-from clip_core.data.dataset import Data
 from clip_core.data.feature_cache import FeatureCache, content_key
 from clip_core.data.progress import DecodeProgress
-from clip_core.data.store import ImageStore
+from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.model.encoders import FrozenEncoder
 from clip_core.network import Preprocessing
@@ -60,7 +58,7 @@ class CaptionFeatures:
         self._cache = FeatureCache(encoder.info.identity, (encoder.info.feature_size,))
         self._known: dict[str, FloatArray] = {}
 
-    def encode(self, captions: Sequence[str]) -> FloatArray:
+    def encode(self, captions: list[str]) -> FloatArray:
         """float32 (C, F), in the order of the captions; each distinct caption is encoded once, also over all runs."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         if new:
@@ -82,7 +80,7 @@ class CaptionFeatures:
                 chosen = chosen[:, : max(len(rows[by_length[place]]) for place in places)]
             return _array(self.encoder(torch.from_numpy(chosen).to(self._device)))
 
-        with DecodeProgress(self._say, "encoded", "captions") as progress:
+        with DecodeProgress(self._say, "encoded", "caption") as progress:
             features = self._cache.compute([keys[place] for place in by_length], encode, progress)
         return features[[order[place] for place in range(len(rows))]]
 
@@ -95,21 +93,26 @@ def _trimmed(row: IntArray, pad: int) -> IntArray:
 
 def image_features(
     encoder: FrozenEncoder,
-    stores: Sequence[ImageStore],
+    stores: Sequence[Images],
     device: torch.device,
-    views: int,
     say: Callable[[str], None],
+    *,
+    views: int = 1,
+    patches: bool = False,
 ) -> list[FeatureStore]:
     """The features of every image of these stores; those that an earlier run computed are read from the cache.
 
     Args:
         views: V of the first store; the others have view 0 alone.
+        patches: the features of every patch, in place of one vector an image.
     """
-    patches = encoder.info.features == "patches"
-    shape = encoder.token_shape() if patches else (encoder.info.feature_size,)
     preprocessing = stores[0].preprocessing
-    cache = FeatureCache(f"{encoder.info.identity} {preprocessing.model_dump_json()}", shape)
+    encoder.to(device)
     run = encoder.token_features if patches else encoder
+    with torch.inference_mode():
+        side = preprocessing.image_size
+        shape = tuple(run(torch.zeros(1, 3, side, side, device=device)).shape[1:])
+    cache = FeatureCache(f"{encoder.info.identity} {preprocessing.model_dump_json()} {patches}", shape)
     found = []
     for number, store in enumerate(stores):
         content = _keys(store)
@@ -118,7 +121,9 @@ def image_features(
             keys = content if view == 0 else [content_key(key + view.to_bytes(4, "big")) for key in content]
 
             @torch.inference_mode()
-            def encode(places: Sequence[int], store: ImageStore = store, keys: list[bytes] = keys, view: int = view) -> FloatArray:
+            def encode(
+                places: Sequence[int], store: Images = store, keys: list[bytes] = keys, view: int = view
+            ) -> FloatArray:
                 images = torch.from_numpy(store.get(np.array(places))).to(device)
                 pixel_values = to_pixel_values(images, preprocessing)
                 if view:
@@ -138,7 +143,7 @@ def image_features(
     return found
 
 
-def _keys(store: ImageStore) -> list[bytes]:
+def _keys(store: Images) -> list[bytes]:
     """A key of each image: the pixels that the encoder sees."""
     keys: list[bytes] = []
     for start in range(0, len(store), _READ):

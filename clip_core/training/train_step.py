@@ -15,7 +15,7 @@ from clip_core.model.clip import CLIP, Embeddings
 from clip_core.run.records import Recipe
 from clip_core.training.batches import Batch
 from clip_core.training.ema import EvalWeights
-from clip_core.training.image_augmentation import draw_kept_patches, random_crop, to_device, to_pixel_values
+from clip_core.training.image_augmentation import draw_kept_patches, network_input, random_crop, to_device
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
@@ -118,9 +118,9 @@ class TrainStep:
     # ------------------------------------------------------------ inside them
 
     def images(self, batch: Batch, step: int) -> Tensor:
-        """Normalised and augmented, in the precision of the network.  -> (b, 3, S, S)"""
-        pixel_values = to_pixel_values(batch.images, self.model.config.preprocessing)
-        if self.optim.augment:
+        """Normalised and augmented, in the precision of the network.  -> (b, 3, S, S); features stay as they are"""
+        pixel_values = network_input(batch.images, self.model.config.preprocessing)
+        if self.optim.augment and not batch.images.is_floating_point():
             pixel_values = random_crop(pixel_values, _generator(self.seed, step), self.rank)
         return pixel_values.to(self.mixed_precision.dtype)
 
@@ -129,7 +129,7 @@ class TrainStep:
         if not self.recipe.patch_dropout:
             return None
         generator = _generator(self.seed, ~step)  # not the one of the crops
-        patches = self.model.config.image.grid**2
+        patches = self.model.config.own_image.grid**2
         kept = draw_kept_patches(len(batch), patches, self.recipe.patch_dropout, generator, self.rank)
         return to_device(kept, self.device)
 

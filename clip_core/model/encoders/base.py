@@ -3,54 +3,15 @@
 Shapes: B images, C captions, S image side, T tokens, P patches, F features.
 """
 
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.network import Frozen, Preprocessing
+from clip_core.network import EncoderInfo, Features, Side, Source
 
-Side = Literal["image", "text"]
-Source = Literal["timm", "hugging_face", "onnx", "clip", "static"]
-Features = Literal["pooled", "class_token", "patches"]
-
-
-class EncoderInfo(Frozen):
-    """The facts of an encoder, stored with whatever was trained on its features.
-
-    `name`: what the user gave, absolute where it is a path. `identity`: sha256 over the weights and everything else
-    that changes features; equal identities give equal features. `parameters`: of the network that is used, without
-    its classifier. `licence`: as its files name it. `feature_size`: F of `forward`. `tokens`: whether there are
-    `token_features`, then `token_size` wide. `notes`: what was assumed or left out, a sentence each.
-
-    Image side: `preprocessing`. Text side: `context_length`, `end_token`, `vocab_size`, `pad_id`; `whole`: padding is
-    part of the input, so that captions are always padded to the context.
-    """
-
-    side: Side
-    source: Source
-    name: str
-    architecture: str
-    identity: str
-    parameters: int
-    licence: str | None = None
-    feature_size: int
-    features: Features = "pooled"
-    tokens: bool = False
-    token_size: int | None = None
-    preprocessing: Preprocessing | None = None
-    context_length: int | None = None
-    end_token: int | None = None
-    vocab_size: int | None = None
-    pad_id: int | None = None
-    whole: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def image_size(self) -> int | None:
-        """S of an image encoder."""
-        return None if self.preprocessing is None else self.preprocessing.image_size
+__all__ = ["EncoderInfo", "Features", "FrozenEncoder", "Side", "Source", "blocks_of", "masked_pool", "parameter_count"]
 
 
 class FrozenEncoder(nn.Module):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clip_core.errors import UsageError
@@ -83,7 +82,9 @@ def resolve_image(
     """
     kind, settings = _kind(folder)
     model = build_empty(folder, kind.loader, "vision_config" if kind.loader != "AutoModel" else None)
-    return _described(name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing)
+    return _described(
+        name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing
+    )
 
 
 def load_image(
@@ -97,7 +98,9 @@ def load_image(
     """
     kind, settings = _kind(folder)
     model = build(folder, weights_in(folder), kind.loader)
-    info = _described(name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing)
+    info = _described(
+        name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing
+    )
     vision = settings.get("vision_config") or settings
     resized = info.image_size != vision.get("image_size", 224)
     return HuggingFaceImageEncoder(info, model, kind, _prefix(kind, vision), resized)
@@ -133,7 +136,9 @@ def _described(
     fixed = not kind.resizable and kind.prefix == 0 and False
     side, patch = prepared.image_size, vision.get("patch_size")
     if fixed or (isinstance(patch, int) and side % patch and kind.prefix):
-        raise UsageError(f"{folder} has patches of {patch} pixels, which do not divide images of {side}; give another size.")
+        raise UsageError(
+            f"{folder} has patches of {patch} pixels, which do not divide images of {side}; give another size."
+        )
     if features == "class_token" and not kind.prefix:
         raise UsageError(f"{folder} has no class token; use its pooled features.")
     width = int((vision.get("hidden_sizes") or [vision.get("hidden_size", 768)])[-1])

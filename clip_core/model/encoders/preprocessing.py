@@ -149,7 +149,9 @@ def _resized(preprocessing: Preprocessing, image_size: int | None) -> Preprocess
     resize = preprocessing.resize_size
     changes = {
         "image_size": image_size,
-        "resize_size": None if resize is None else max(round(resize * image_size / preprocessing.image_size), image_size),
+        "resize_size": None
+        if resize is None
+        else max(round(resize * image_size / preprocessing.image_size), image_size),
     }
     return Preprocessing.model_validate(preprocessing.model_dump() | changes)
 
