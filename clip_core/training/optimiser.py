@@ -107,7 +107,7 @@ def _skip_dynamo() -> None:
     for name in _OUTSIDE_COMPILE:
         original = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if original is not None:
-            setattr(original, "__dynamo_disable", original)  # noqa: B010  where torch keeps the disabled function
+            setattr(original, "__dynamo_disable", original)
 
 
 def layers_above(model: CLIP, name: str) -> int:
