@@ -28,8 +28,9 @@ class AttentionPool(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         patches = patches.to(self.scores.weight.dtype)
         weights = self.scores(self.norm(patches)).softmax(dim=1)  # (B, P, groups)
-        split = patches.unflatten(-1, (self.groups, -1))  # (B, P, groups, F / groups)
-        return (weights[..., None] * split).sum(dim=1).flatten(1)
+        split = patches.reshape(*patches.shape[:2], self.groups, -1)  # (B, P, groups, F / groups)
+        pooled: Tensor = (weights[..., None] * split).sum(dim=1).flatten(1)
+        return pooled
 
 
 class ProjectionHead(nn.Module):
@@ -44,6 +45,8 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.normalise = config.normalise
         self.pool = AttentionPool(features) if config.pool else None
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(()))
         self.dropout = nn.Dropout(config.dropout)
@@ -102,7 +105,7 @@ class ExternalEncoder(nn.Module):
     def __init__(self, config: ExternalTower, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.head = ProjectionHead(config.encoder.head_input, config.head, embed_dim)
+        self.head = ProjectionHead(config.head_input, config.head, embed_dim)
         self.unfrozen: FrozenEncoder | None = None
         self._held = _Held()
 

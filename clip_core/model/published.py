@@ -119,7 +119,7 @@ def read_published(
     text = config.text.model_copy(update={"end_token": tokenizer.end_token})
     config = config.model_copy(update={"text": text})
     weights = read_weights(file.path, known.config, rows, tensors)
-    image = config.image
+    image = config.own_image
     weights["image.positions"] = interpolate_positions(
         weights["image.positions"], image.grid, class_token=image.has_class_token
     )
@@ -218,7 +218,7 @@ def _as_openai(config: ClipConfig) -> ClipConfig:
 
 def _bounded(where: Path | str, known: PublishedConfig, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
     """The architecture, once it has no more blocks than there are tensors: it could ask for billions."""
-    if known.config.image.layers + known.config.text.layers > len(tensors):
+    if known.config.own_image.layers + known.config.own_text.layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
     return known.config
 
@@ -254,7 +254,7 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
     Raises:
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
-    folder, text = path.parent, known.config.text
+    folder, text = path.parent, known.config.own_text
     if known.own_tokenizer and not (folder / "tokenizer.json").is_file():
         raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
     whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT

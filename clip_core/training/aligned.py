@@ -137,11 +137,13 @@ def compute_features(
     return data, captions, second
 
 
-def begin_heads(model: CLIP, encoders: Encoders, data: Data, captions: Captions) -> None:
-    """Attach the encoders, and give each head the statistics of the training features."""
+def begin_heads(model: CLIP, encoders: Encoders, data: Data, captions: Captions, *, fit: bool) -> None:
+    """Attach the encoders; `fit`: give each new head the statistics of the training features."""
     for tower, encoder in ((model.image, encoders.image), (model.text, encoders.text)):
         if isinstance(tower, ExternalEncoder) and encoder is not None:
             tower.attach(encoder)
+    if not fit:
+        return
     if isinstance(data.train_store, FeatureStore) and isinstance(model.image, ExternalEncoder):
         model.image.head.fit_statistics(torch.from_numpy(np.asarray(data.train_store.features[0])))
     if isinstance(captions, CaptionFeatures) and isinstance(model.text, ExternalEncoder):

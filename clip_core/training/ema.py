@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from clip_core.model.clip import CLIP
+from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.training.trainable import adapted_layers, is_adapter, merged_weights
 
 _RAW = "/raw"
@@ -89,8 +89,6 @@ def plain_copy(model: CLIP) -> CLIP:
     if not adapted_layers(model):
         return copy.deepcopy(model).requires_grad_(False)
     device = model.log_logit_scale.device
-    with torch.device("meta"):
-        plain = CLIP(model.config)
-    plain.to_empty(device=device).requires_grad_(False)
+    plain = uninitialised_clip(model.config).to(device).requires_grad_(False)
     plain.load_state_dict(merged_weights(model), strict=True)
     return plain

@@ -9,7 +9,7 @@ from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConf
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import DataError, UsageError
-from clip_core.network import ClipConfig, Preprocessing
+from clip_core.network import ClipConfig, ExternalTower, Preprocessing
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
 
@@ -268,7 +268,9 @@ def _scratch_lr(config: TrainConfig, train_pairs: int) -> tuple[float, str]:
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     """About a fiftieth of the rate from scratch, lower for wider networks; higher where fewer weights are trainable."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
-    return float(f"{times * _TUNE_LR * _TUNE_WIDTH / network.image.width:.1g}")
+    image = network.image
+    width = image.head_input if isinstance(image, ExternalTower) else image.width
+    return float(f"{times * _TUNE_LR * _TUNE_WIDTH / width:.1g}")
 
 
 def _epochs(steps_per_epoch: int, bounds: tuple[int, int]) -> int:

@@ -10,7 +10,7 @@ from clip_core.data.dataset import Data, load_data, read_lists
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError
-from clip_core.model.clip import CLIP
+from clip_core.model.clip import CLIP, attach_encoders
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths
@@ -65,7 +65,7 @@ def build_trainer(
     use_all_cores()
     torch.manual_seed(config.run.seed)
     record = RunReader(writer.path).record() if resume else None
-    encoders = find_encoders(config, record.model if record else None)
+    encoders = find_encoders(config, record.model if record else start.network if start else None)
     if encoders is not None:
         say_encoders(encoders, log.say)
     data = _load(config, start, encoders, record, writer, log)
@@ -83,7 +83,7 @@ def build_trainer(
     batches = _batches(config, data, captions, plan.recipe)
     model = _model(config, plan, start, writer.path, batches)
     if encoders is not None:
-        begin_heads(model, encoders, data, captions)
+        begin_heads(model, encoders, data, captions, fit=start is None)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if record is None:
         store_hashes(writer.path, pair_hashes(data.report.good))
@@ -204,6 +204,8 @@ def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path, batc
     """The network with its initial weights; frozen parameters and adapters as configured."""
     network, recipe = plan.network, plan.recipe
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
+    if any(tower.unfrozen for tower in network.external):
+        attach_encoders(model)
     weights = start.weights if start is not None else {}
     if weights is not None:  # else a checkpoint of this run has them
         new_bias = network.logit_bias and "logit_bias" not in weights
