@@ -110,7 +110,7 @@ def attach_encoders(model: CLIP) -> CLIP:
     """
     for tower in (model.image, model.text):
         if isinstance(tower, ExternalEncoder) and tower.encoder is None:
-            from clip_core.model.encoders import load_encoder  # it reads CLIPs too, so it imports this module
+            from clip_core.model.encoders.resolve import load_encoder  # it reads CLIPs too, so it imports this module
 
             tower.attach(load_encoder(tower.config.encoder))
     return model

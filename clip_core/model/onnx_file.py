@@ -98,8 +98,7 @@ def _check(message: Message, content: memoryview, name: str, depth: int, beside:
             continue
         if refused or (outside and beside is None):
             raise BundleError(
-                f"{name} asks for {refused or 'weights in another file'}, which a bundle may not; "
-                "export it again with clip-export."
+                f"{name} asks for {refused or 'weights in another file'}, which is not allowed; export it again."
             )
         if not isinstance(value, memoryview):
             continue

@@ -13,7 +13,8 @@ from clip_core.config import EncoderConfig, TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.tokenizer import Captions, Tokenizer
 from clip_core.model.clip import CLIP
-from clip_core.model.encoders import FrozenEncoder, load_encoder, load_image_encoder, load_text_encoder
+from clip_core.model.encoders.base import FrozenEncoder
+from clip_core.model.encoders.resolve import load_encoder, load_image_encoder, load_text_encoder
 from clip_core.model.projection import ExternalEncoder
 from clip_core.network import ClipConfig, ExternalTower, Head
 from clip_core.text import printable

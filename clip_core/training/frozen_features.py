@@ -15,7 +15,7 @@ from clip_core.data.feature_cache import FeatureCache, content_key
 from clip_core.data.progress import DecodeProgress
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.model.encoders import FrozenEncoder
+from clip_core.model.encoders.base import FrozenEncoder
 from clip_core.network import Preprocessing
 from clip_core.scoring import FloatArray
 from clip_core.training.image_augmentation import random_crop, to_pixel_values

@@ -20,6 +20,7 @@ from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, mat
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.ranks import Rank, gather
+from clip_core.training.regularisation import consistency_loss, structure_loss
 
 _ALONE = Rank()
 
@@ -40,6 +41,7 @@ class TrainStep:
         self.mixed_precision = MixedPrecision(self.model, recipe.precision)
         self.network: nn.Module = self.mixed_precision.network
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
+        self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(
             self.model,
             lr=recipe.lr,
@@ -89,8 +91,10 @@ class TrainStep:
         logits: Logits
         loss, logits = self.loss(image, text, logit_scale, matches, logit_bias, gathered)
         image_top1, text_top1 = batch_top1(logits, matches)
+        contrastive = loss.detach()
+        loss = loss + self.regularisation(image, text, batch)
         measured = {
-            "loss": loss.detach(),
+            "loss": contrastive,
             "chance": self.loss.chance(matches),
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
@@ -98,6 +102,18 @@ class TrainStep:
             "repeated_captions": repeated_share(batch.caption_ids, batch.all_caption_ids),
         }
         return loss, measured if logit_bias is None else measured | {"logit_bias": logit_bias.detach()}
+
+    def regularisation(self, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
+        """The weighted terms beside the contrastive loss; 0 where there are none."""
+        total = image.new_zeros(())
+        if self.structure:
+            if batch.images.is_floating_point():  # features of a frozen encoder
+                total = total + self.structure * structure_loss(batch.images, image)
+            if batch.input_ids[0].is_floating_point():
+                total = total + self.structure * structure_loss(batch.input_ids[0][batch.text_rows], text)
+        if self.cyclip:
+            total = total + self.cyclip * consistency_loss(image, text)
+        return total
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the fp32 weights."""

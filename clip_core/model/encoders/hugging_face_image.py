@@ -82,9 +82,7 @@ def resolve_image(
     """
     kind, settings = _kind(folder)
     model = build_empty(folder, kind.loader, "vision_config" if kind.loader != "AutoModel" else None)
-    return _described(
-        name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing
-    )
+    return _described(name, folder, _used(model, kind), settings, features, image_size, preprocessing)
 
 
 def load_image(
@@ -98,12 +96,14 @@ def load_image(
     """
     kind, settings = _kind(folder)
     model = build(folder, weights_in(folder), kind.loader)
-    info = _described(
-        name, folder, without_pooler(model) if not kind.pooler else model, settings, features, image_size, preprocessing
-    )
+    info = _described(name, folder, _used(model, kind), settings, features, image_size, preprocessing)
     vision = settings.get("vision_config") or settings
     resized = info.image_size != vision.get("image_size", 224)
     return HuggingFaceImageEncoder(info, model, kind, _prefix(kind, vision), resized)
+
+
+def _used(model: nn.Module, kind: _Kind) -> nn.Module:
+    return model if kind.pooler else without_pooler(model)
 
 
 def _kind(folder: Path) -> tuple[_Kind, dict[str, Any]]:
@@ -128,16 +128,14 @@ def _described(
     kind = IMAGE_MODELS[str(settings["model_type"])]
     vision = settings.get("vision_config") or settings
     own_size = vision.get("image_size")
-    size = image_size or (own_size if isinstance(own_size, int) and not _any_size(settings) else None)
     if isinstance(preprocessing, str):
-        prepared = named_preprocessing(preprocessing, size or 224)
+        prepared = named_preprocessing(preprocessing, image_size or (own_size if isinstance(own_size, int) else 224))
     else:
         prepared = preprocessing or preprocessing_beside(folder, image_size)
-    fixed = not kind.resizable and kind.prefix == 0 and False
     side, patch = prepared.image_size, vision.get("patch_size")
-    if fixed or (isinstance(patch, int) and side % patch and kind.prefix):
+    if isinstance(patch, int) and side < patch:
         raise UsageError(
-            f"{folder} has patches of {patch} pixels, which do not divide images of {side}; give another size."
+            f"{folder} has patches of {patch} pixels, images are of {side}; give a larger --encoder-image-size."
         )
     if features == "class_token" and not kind.prefix:
         raise UsageError(f"{folder} has no class token; use its pooled features.")
@@ -157,7 +155,3 @@ def _described(
         token_size=width,
         preprocessing=prepared,
     )
-
-
-def _any_size(settings: dict[str, Any]) -> bool:
-    return str(settings["model_type"]).endswith(("convnext", "convnextv2"))

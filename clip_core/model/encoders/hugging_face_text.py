@@ -13,7 +13,7 @@ from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder, blocks_of, masked_pool, parameter_count
 from clip_core.model.encoders.files import CONFIG, absolute, identity_of, licence_of, read_settings, weights_in
 from clip_core.model.encoders.pooling import TextPooling, read_pooling
-from clip_core.model.encoders.transformers_models import build, build_empty, without_pooler
+from clip_core.model.encoders.transformers_models import build, build_empty, refuse_code, without_pooler
 from clip_core.model.weight_files import open_weights
 from clip_core.text import printable
 
@@ -60,7 +60,7 @@ def resolve_text(name: str, folder: Path, context_length: int | None = None) -> 
         CheckpointError, TokenizerError, UsageError: as `load_text`.
     """
     parts = _open(folder, context_length)
-    return _described(name, folder, parts, build_empty(parts.pooling.weights_folder))
+    return _described(name, folder, parts, without_pooler(build_empty(parts.pooling.weights_folder)))
 
 
 def load_text(name: str, folder: Path, context_length: int | None = None) -> HuggingFaceTextEncoder:
@@ -72,13 +72,19 @@ def load_text(name: str, folder: Path, context_length: int | None = None) -> Hug
         UsageError: if --context-length is longer than its positions.
     """
     parts = _open(folder, context_length)
-    model = build(parts.pooling.weights_folder, parts.weights)
+    model = without_pooler(build(parts.pooling.weights_folder, parts.weights))
     return HuggingFaceTextEncoder(_described(name, folder, parts, model), parts.tokenizer, model, parts.pooling)
 
 
 def _open(folder: Path, context_length: int | None) -> _Parts:
     pooling = read_pooling(folder)
     settings = read_settings(pooling.weights_folder / CONFIG)
+    refuse_code(pooling.weights_folder / CONFIG, settings)
+    if settings.get("model_type") not in TEXT_MODELS:
+        kind = printable(str(settings.get("model_type")), 40)
+        raise CheckpointError(
+            f"{pooling.weights_folder / CONFIG} has the model_type {kind}; supported are {', '.join(TEXT_MODELS)}."
+        )
     positions = _positions(pooling.weights_folder / CONFIG, settings)
     longest = min(pooling.limit or positions, positions)
     if context_length is not None and not 3 <= context_length <= positions:
@@ -134,7 +140,7 @@ def _described(name: str, folder: Path, parts: _Parts, model: nn.Module) -> Enco
         name=absolute(name),
         architecture=f"{kind} ({type(model).__name__}), {pooling.how} pooling",
         identity=identity_of(files, facts),
-        parameters=parameter_count(without_pooler(model)),
+        parameters=parameter_count(model),
         licence=licence_of(folder, settings),
         feature_size=width,
         context_length=tokenizer.context_length,

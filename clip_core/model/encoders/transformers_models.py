@@ -75,11 +75,12 @@ def build(folder: Path, weights: Path, class_name: str = "AutoModel") -> nn.Modu
     bad = next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None)
     if bad is not None and not any(part in bad for part in _UNUSED):
         raise CheckpointError(f"{weights} has values that are not finite in {printable(bad, 80)}.")
-    return without_pooler(model.eval())
+    built: nn.Module = model.eval()
+    return built
 
 
 def without_pooler(model: nn.Module) -> nn.Module:
-    """Drop the layer for the next-sentence task, which features do not use and many weights do not hold."""
+    """The model without the layer on its first token, which features do not use and many weights do not hold."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
     return model
