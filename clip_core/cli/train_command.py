@@ -29,9 +29,12 @@ _TITLES = {
 def train(**flags: Any) -> int:
     """Called with the flags that were given, out of those of `_signature`."""
     resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
+    list_encoders = flags.pop("list_encoders", False)
     config = from_flags(flags)
     if list_models:
         return _list_models(config)
+    if list_encoders:
+        return _list_encoders(config)
     from clip_core.training.session import run_training
 
     return run_training(config, resume=resume)
@@ -56,6 +59,8 @@ def _signature() -> inspect.Signature:
     flags.append(_flag("resume", bool, False, "Run", _RESUME, negative=""))
     description = "print parameters and FLOPs of each preset, and exit"
     flags.append(_flag("list_models", bool, False, "Model", description, negative=""))
+    description = "print what --image-encoder and --text-encoder are, or which kinds there are, and exit"
+    flags.append(_flag("list_encoders", bool, False, _TITLES["encoders"], description, negative=""))
     return inspect.Signature(flags)
 
 
@@ -105,6 +110,20 @@ def _list_models(config: TrainConfig) -> int:
             f"{size.image_parameters:14,}{size.text_parameters:13,}"
             f"{size.image_flops / 1e9:16.2f}{size.text_flops / 1e9:16.2f}"
         )
+    return 0
+
+
+def _list_encoders(config: TrainConfig) -> int:
+    """What the given encoders resolve to; without any, the kinds that are understood."""
+    from clip_core.model.encoders.describe import describe_encoders
+
+    image, text = config.encoders.image_encoder, config.encoders.text_encoder
+    if image is None and text is None:
+        print(describe_encoders())
+    if image is not None:
+        print(describe_encoders(image, "image"))
+    if text is not None:
+        print(describe_encoders(text, "text"))
     return 0
 
 
