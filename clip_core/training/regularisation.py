@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_NEVER = -1e4  # a logit whose probability is 0; an infinite one would make 0 x infinity
 _SHARPNESS = 20.0  # 1 / temperature of the neighbourhoods that are compared
 
 
@@ -22,7 +23,8 @@ def structure_loss(features: Tensor, embeds: Tensor) -> Tensor:
     Returns:
         () in [0, ln 2].
     Source: Groeger et al. 2025, "With Limited Data for Multimodal Alignment, Let the STRUCTURE Guide You"
-    (arXiv 2506.16895), with one level of neighbourhoods.
+    (arXiv 2506.16895), with one level of neighbourhoods, and without a row itself among its neighbours, which takes
+    nearly all the probability.
     """
     reference = features.float().mean(dim=1) if features.ndim == 3 else features.float()
     return _jensen_shannon(_neighbourhoods(reference), _neighbourhoods(embeds.float()))
@@ -42,9 +44,10 @@ def consistency_loss(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
 
 
 def _neighbourhoods(rows: Tensor) -> Tensor:
-    """Log-probabilities of each row's neighbours.  (b, F) -> (b, b)"""
+    """Log-probabilities of each row's neighbours, which it is not one of itself.  (b, F) -> (b, b)"""
     centred = F.normalize(rows - rows.mean(dim=0), dim=-1)
-    return (_SHARPNESS * centred @ centred.T).log_softmax(dim=1)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    return (_SHARPNESS * centred @ centred.T).masked_fill(itself, _NEVER).log_softmax(dim=1)
 
 
 def _jensen_shannon(one: Tensor, other: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from clip_core.training.ranks import Rank, gather
 from clip_core.training.regularisation import consistency_loss, structure_loss
 
 _ALONE = Rank()
+_SEEDS = 2**63 - 1
 
 
 class TrainStep:
@@ -41,6 +42,7 @@ class TrainStep:
         self.mixed_precision = MixedPrecision(self.model, recipe.precision)
         self.network: nn.Module = self.mixed_precision.network
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
+        self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.network.modules())
         self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(
             self.model,
@@ -76,6 +78,8 @@ class TrainStep:
 
     def embed(self, batch: Batch, step: int) -> Embeddings:
         """The embeddings of each pair, image and text (b, D), after augmentation and patch dropout."""
+        if self.draws_in_network:  # dropout, by the step alone, so that resuming is exact
+            torch.manual_seed(hash((self.seed, step, self.rank.rank)) & _SEEDS)
         embeddings: Embeddings = self.network(self.images(batch, step), batch.input_ids, self.kept_patches(batch, step))
         assert embeddings.text is not None
         return embeddings._replace(text=embeddings.text[batch.text_rows])
