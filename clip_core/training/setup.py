@@ -19,6 +19,7 @@ from clip_core.run.records import Decision, Recipe, RunRecord
 from clip_core.run.writer import RunWriter
 from clip_core.training.aligned import (
     Encoders,
+    alternative,
     begin_heads,
     compute_features,
     find_encoders,
@@ -92,6 +93,9 @@ def build_trainer(
         write_validation_pairs(writer, data)
         record.model_copy(update={"config": stored}).write(writer.paths.config)
     log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
+    other = alternative(config, len(data.train)) if record is None else None
+    if other is not None:
+        log.say(other)
     validation = ValidationSet(data.val, data.val_store, data.classes, captions, preprocessing)
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=plan.recipe, config=config, second_validation=second
