@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.published import shaken
 
-WORDS = "a the red blue dog cat runs on in park two people beach sun kite photo of".split()
+WORDS = [*["a", "the", "red", "blue", "dog", "cat", "runs", "on", "in", "park", "two", "people", "beach", "sun", "kite", "photo", "of"]]
 CAPTIONS = ["a red dog", "two people on the beach", "the", "a photo of a blue cat in the park on the sun " * 3, ""]
 SIDE = 32
 
@@ -43,7 +43,9 @@ def small_tokenizer(path: Path, *, bert: bool) -> tokenizers.Tokenizer:
     return inner
 
 
-def text_folder(folder: Path, kind: str = "bert", *, positions: int = 20, pooling: str | None = None, **more: Any) -> Path:
+def text_folder(
+    folder: Path, kind: str = "bert", *, positions: int = 20, pooling: str | None = None, **more: Any
+) -> Path:
     """A Hugging Face text encoder; with `pooling`, a sentence-transformers folder that normalises."""
     folder.mkdir(parents=True)
     inner = small_tokenizer(folder / "tokenizer.json", bert=kind in ("bert", "distilbert"))

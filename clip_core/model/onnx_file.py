@@ -70,7 +70,9 @@ def files_beside(content: bytes, name: str) -> list[str]:
     _checked(content, name, named)
     for file in named:
         if file in ("", ".", "..") or "/" in file or "\\" in file or "\0" in file:
-            raise BundleError(f"{name} has weights in {file[:80]!r}, which is outside its folder; such a file is refused.")
+            raise BundleError(
+                f"{name} has weights in {file[:80]!r}, which is outside its folder; such a file is refused."
+            )
     return list(named)
 
 

@@ -67,8 +67,10 @@ def _described(name: str, loaded: LoadedModel, side: Side, tower: nn.Module) -> 
             "whole": tokenizer.pads_to_context,
         }
         settings |= {key: value for key, value in facts.items()}
-    kind = f"Vision Transformer of {config.image.layers} blocks" if side == "image" else (
-        f"text Transformer of {config.text.layers} blocks"
+    kind = (
+        f"Vision Transformer of {config.image.layers} blocks"
+        if side == "image"
+        else (f"text Transformer of {config.text.layers} blocks")
     )
     return EncoderInfo(
         side=side,

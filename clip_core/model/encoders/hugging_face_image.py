@@ -134,7 +134,9 @@ def _described(
         prepared = preprocessing or preprocessing_beside(folder, image_size)
     side, patch = prepared.image_size, vision.get("patch_size")
     if isinstance(patch, int) and side < patch:
-        raise UsageError(f"{folder} has patches of {patch} pixels, images are of {side}; give a larger --encoder-image-size.")
+        raise UsageError(
+            f"{folder} has patches of {patch} pixels, images are of {side}; give a larger --encoder-image-size."
+        )
     if features == "class_token" and not kind.prefix:
         raise UsageError(f"{folder} has no class token; use its pooled features.")
     width = int((vision.get("hidden_sizes") or [vision.get("hidden_size", 768)])[-1])
@@ -153,4 +155,3 @@ def _described(
         token_size=width,
         preprocessing=prepared,
     )
-

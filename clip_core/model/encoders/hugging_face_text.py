@@ -154,4 +154,3 @@ def _described(name: str, folder: Path, parts: _Parts, model: nn.Module) -> Enco
 def _tokenizer_files(folder: Path, pooling: TextPooling) -> list[Path]:
     places = (folder, pooling.weights_folder)
     return [next(place / "tokenizer.json" for place in places if (place / "tokenizer.json").is_file())]
-

@@ -41,7 +41,9 @@ class OnnxImageEncoder(FrozenEncoder):
         return torch.from_numpy(features).to(x.device)  # (B, F)
 
 
-def load_onnx(name: str, path: Path, image_size: int | None, preprocessing: Preprocessing | str | None) -> FrozenEncoder:
+def load_onnx(
+    name: str, path: Path, image_size: int | None, preprocessing: Preprocessing | str | None
+) -> FrozenEncoder:
     """Open an ONNX image encoder.
 
     Args:

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clip_core.errors import CheckpointError, UsageError
-from clip_core.model.encoders import clip_tower, hugging_face_image, hugging_face_text, onnx_image, static_vectors
-from clip_core.model.encoders import timm_encoder
+from clip_core.model.encoders import (
+    clip_tower,
+    hugging_face_image,
+    hugging_face_text,
+    onnx_image,
+    static_vectors,
+    timm_encoder,
+)
 from clip_core.model.encoders.base import EncoderInfo, Features, FrozenEncoder, Side
 from clip_core.model.encoders.files import CONFIG, hub_folder, installed, read_settings
 from clip_core.model.encoders.hugging_face_image import IMAGE_MODELS
@@ -111,9 +117,7 @@ def resolve_encoder(
     if place.kind == "static":
         return static_vectors.resolve_static(name, path, context_length)
     if side == "image":
-        return load_image_encoder(
-            name, features=features, image_size=image_size, preprocessing=preprocessing
-        ).info
+        return load_image_encoder(name, features=features, image_size=image_size, preprocessing=preprocessing).info
     return load_text_encoder(name, context_length=context_length).info
 
 
@@ -131,9 +135,7 @@ def load_encoder(info: EncoderInfo) -> FrozenEncoder:
             preprocessing=info.preprocessing if info.source in ("hugging_face", "onnx") else None,
         )
     else:
-        encoder = load_text_encoder(
-            info.name, context_length=None if info.source == "clip" else info.context_length
-        )
+        encoder = load_text_encoder(info.name, context_length=None if info.source == "clip" else info.context_length)
     if encoder.info.identity != info.identity:
         raise CheckpointError(
             f"the {info.side} encoder {printable(info.name)} changed since the run began: its identity is "
@@ -188,10 +190,16 @@ def _in_folder(folder: Path, side: Side) -> _Place:
     if (folder / "open_clip_config.json").is_file():
         return _Place("clip", folder)
     if side == "text" and not (folder / "modules.json").is_file() and static_vectors.is_static(folder):
-        if not config.is_file() or "model_type" not in (said := read_settings(config)) or said["model_type"] == "model2vec":
+        if (
+            not config.is_file()
+            or "model_type" not in (said := read_settings(config))
+            or said["model_type"] == "model2vec"
+        ):
             return _Place("static", folder)
     if not config.is_file() and (folder / "modules.json").is_file():
-        return _Place("hugging_face", folder)  # an older sentence-transformers folder, with the network in 0_Transformer
+        return _Place(
+            "hugging_face", folder
+        )  # an older sentence-transformers folder, with the network in 0_Transformer
     if not config.is_file():
         onnx = sorted(folder.glob("*.onnx"))
         hint = f"; name the file, {onnx[0]}" if onnx else ""

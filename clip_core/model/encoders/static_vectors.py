@@ -68,9 +68,7 @@ def load_static(name: str, folder: Path, context_length: int | None = None) -> S
     return StaticVectors(info, tokenizer, stored.read(), normalise)
 
 
-def _open(
-    name: str, folder: Path, context_length: int | None
-) -> tuple[EncoderInfo, Tokenizer, StoredTensor, bool]:
+def _open(name: str, folder: Path, context_length: int | None) -> tuple[EncoderInfo, Tokenizer, StoredTensor, bool]:
     file = _matrix_file(folder)
     stored = _matrix(file) if file is not None else None
     if file is None or stored is None:

@@ -22,7 +22,14 @@ from clip_core.text import printable
 
 PREFIX = "timm:"
 _MOST_LISTED = 5
-_NOT_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes")
+_NOT_ARGUMENTS = (
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "num_classes",
+)
 
 
 @dataclass(frozen=True)
@@ -152,9 +159,7 @@ def _network(source: TimmSource, image_size: int | None) -> nn.Module:
                 return _module(timm.create_model(source.architecture, **arguments, img_size=image_size))
         return _module(timm.create_model(source.architecture, **arguments))
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise CheckpointError(
-            f"{source.name}: timm cannot build {shown} ({printable(str(error), 120)})."
-        ) from None
+        raise CheckpointError(f"{source.name}: timm cannot build {shown} ({printable(str(error), 120)}).") from None
 
 
 def _module(model: Any) -> nn.Module:

@@ -61,9 +61,11 @@ def test_another_image_size_interpolates_the_positions(tmp_path: Path) -> None:
 def test_a_folder_of_timm_gives_its_features_without_the_classifier(architecture: str, tmp_path: Path) -> None:
     folder = timm_folder(tmp_path / "timm", architecture)
     encoder = load_image_encoder(str(folder))
-    arguments = {} if architecture != "vit_tiny_patch16_224" else {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": SIDE, "patch_size": 8
-    }
+    arguments = (
+        {}
+        if architecture != "vit_tiny_patch16_224"
+        else {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": SIDE, "patch_size": 8}
+    )
     theirs = timm.create_model(architecture, num_classes=5, **arguments).eval()
     theirs.load_state_dict(load_file(folder / "model.safetensors"))
     with torch.no_grad():
