@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.published import shaken
 
-WORDS = [*["a", "the", "red", "blue", "dog", "cat", "runs", "on", "in", "park", "two", "people", "beach", "sun", "kite", "photo", "of"]]
+WORDS = "a the red blue dog cat runs on in park two people beach sun kite photo of".split()  # noqa: SIM905
 CAPTIONS = ["a red dog", "two people on the beach", "the", "a photo of a blue cat in the park on the sun " * 3, ""]
 SIDE = 32
 

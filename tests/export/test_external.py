@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,11 @@ from tests.published import images
 
 D = 8
 
+
+def onnx_image(folder: Path, **how: Any) -> FrozenEncoder:
+    return load_image_encoder(str(onnx_encoder(folder / "encoder.onnx", **how)), preprocessing="clip")
+
+
 IMAGE: dict[str, Callable[[Path], FrozenEncoder]] = {
     "timm vit": lambda path: load_image_encoder(str(timm_folder(path))),
     "timm mobilenet": lambda path: load_image_encoder(str(timm_folder(path, "mobilenetv3_small_050"))),
@@ -26,11 +32,11 @@ IMAGE: dict[str, Callable[[Path], FrozenEncoder]] = {
     "dinov3": lambda path: load_image_encoder(str(image_folder(path, "dinov3_vit"))),
     "convnext": lambda path: load_image_encoder(str(image_folder(path, "convnext"))),
     "siglip": lambda path: load_image_encoder(str(image_folder(path, "siglip_vision_model"))),
-    "onnx": lambda path: load_image_encoder(str(onnx_encoder(path / "e.onnx", external=True)), preprocessing="clip"),
-    "onnx 4d": lambda path: load_image_encoder(str(onnx_encoder(path / "e.onnx", flat=False)), preprocessing="clip"),
-    "onnx opset 13": lambda path: load_image_encoder(str(onnx_encoder(path / "e.onnx", opset=13)), preprocessing="clip"),
-    "onnx opset 20": lambda path: load_image_encoder(str(onnx_encoder(path / "e.onnx", opset=20)), preprocessing="clip"),
-}  # fmt: skip
+    "onnx": lambda path: onnx_image(path, external=True),
+    "onnx 4d": lambda path: onnx_image(path, flat=False),
+    "onnx opset 13": lambda path: onnx_image(path, opset=13),
+    "onnx opset 20": lambda path: onnx_image(path, opset=20),
+}
 
 TEXT: dict[str, Callable[[Path], FrozenEncoder]] = {
     "bert": lambda path: load_text_encoder(str(text_folder(path, "bert", pooling="mean_tokens"))),

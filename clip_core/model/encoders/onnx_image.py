@@ -49,7 +49,7 @@ def load_onnx(
     Args:
         preprocessing: in place of what the file beside it says: whole, or one of NAMED.
     Raises:
-        CheckpointError: if it is damaged, refused, has other inputs or outputs, or nothing says how images are prepared.
+        CheckpointError: if it is damaged, refused, has other inputs or outputs, or no preprocessing is stated.
     """
     weights = _weight_files(path)
     session = _session(path)

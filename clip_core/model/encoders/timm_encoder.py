@@ -253,4 +253,4 @@ def _fitting(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _classifiers(model: nn.Module, source: TimmSource) -> tuple[str, ...]:
     cfg = {**getattr(model, "pretrained_cfg", {}), **source.settings}
     named = cfg.get("classifier") or ()
-    return tuple((named,) if isinstance(named, str) else named) + ("head", "fc", "classifier", "head_dist")
+    return (*((named,) if isinstance(named, str) else named), "head", "fc", "classifier", "head_dist")

@@ -86,7 +86,7 @@ def test_an_unsupported_preprocessing_is_refused_in_one_sentence(
 
 
 def test_a_folder_without_preprocessing_says_which_file_belongs_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="put the encoder's preprocessor_config.json there"):
+    with pytest.raises(CheckpointError, match=r"put the encoder's preprocessor_config\.json there"):
         preprocessing_beside(tmp_path, None)
 
 
