@@ -32,6 +32,7 @@ class OnnxImageEncoder(FrozenEncoder):
         self.input_name: str = session.get_inputs()[0].name
         self.output_name: str = session.get_outputs()[0].name
         self._one_by_one = session.get_inputs()[0].shape[0] == 1
+        self.frozen()
 
     def forward(self, x: Tensor) -> Tensor:
         images = x.detach().float().cpu().numpy()  # (B, 3, S, S)

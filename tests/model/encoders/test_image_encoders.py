@@ -71,6 +71,7 @@ def test_a_folder_of_timm_gives_its_features_without_the_classifier(architecture
     with torch.no_grad():
         same(encoder(images()), theirs.forward_head(theirs.forward_features(images()), pre_logits=True))
     assert encoder.info.licence == "apache-2.0"
+    assert load_encoder(encoder.info).info == encoder.info
     assert len(encoder.blocks()) > 1
     assert resolve_encoder(str(folder), "image") == encoder.info
     file = load_image_encoder(f"timm:{architecture}@{folder / 'model.safetensors'}") if not arguments else None
