@@ -90,8 +90,8 @@ def _convert(joined: Joined, path: Path, log: Path) -> None:
     if info.side == "image":
         assert info.preprocessing is not None
         side = info.preprocessing.image_size
-        example, axes = torch.zeros(2, 3, side, side), {0: batch}
-        convert_tower(joined, example, "pixel_values", "image_embeds", axes, path, log)
+        example = torch.zeros(2, 3, side, side)
+        convert_tower(joined, example, "pixel_values", "image_embeds", {0: batch}, path, log)
         return
     assert info.context_length is not None
     assert info.end_token is not None

@@ -23,7 +23,7 @@ SIDE = 32
 
 _TEXT: dict[str, dict[str, Any]] = {
     "bert": {"pad_token_id": 0}, "distilbert": {"pad_token_id": 0}, "mpnet": {"pad_token_id": 1},
-    "roberta": {"pad_token_id": 1}, "xlm-roberta": {"pad_token_id": 1},
+    "roberta": {"pad_token_id": 1}, "xlm-roberta": {"pad_token_id": 1}, "camembert": {"pad_token_id": 1},
 }  # fmt: skip
 
 
@@ -71,12 +71,16 @@ def text_folder(
     return folder
 
 
+_STAGES = {"image_size": SIDE, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 _IMAGE: dict[str, dict[str, Any]] = {
     "vit": {"image_size": SIDE, "patch_size": 16},
     "dinov2": {"image_size": SIDE, "patch_size": 8},
     "dinov2_with_registers": {"image_size": SIDE, "patch_size": 8, "num_register_tokens": 2},
     "dinov3_vit": {"image_size": SIDE, "patch_size": 16, "num_register_tokens": 2},
-    "convnext": {"image_size": SIDE, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "deit": {"image_size": SIDE, "patch_size": 16},
+    "convnext": _STAGES,
+    "convnextv2": _STAGES,
+    "dinov3_convnext": _STAGES,
     "siglip_vision_model": {"image_size": SIDE, "patch_size": 16},
     "clip_vision_model": {"image_size": SIDE, "patch_size": 16},
 }
@@ -91,7 +95,13 @@ PREPROCESSOR = {
 def image_model(kind: str) -> nn.Module:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **(_IMAGE[kind] if kind == "convnext" else sizes | _IMAGE[kind]))
+    if kind == "siglip":  # both towers
+        vision = sizes | _IMAGE["siglip_vision_model"]
+        config = transformers.SiglipConfig(text_config=sizes | {"vocab_size": 20}, vision_config=vision)
+    else:
+        config = transformers.AutoConfig.for_model(
+            kind, **(_IMAGE[kind] if "convnext" in kind else sizes | _IMAGE[kind])
+        )
     model: nn.Module = shaken(transformers.AutoModel.from_config(config))
     return model
 

@@ -28,7 +28,7 @@ class StaticVectors(FrozenEncoder):
 
     def __init__(self, info: EncoderInfo, tokenizer: Tokenizer, vectors: Tensor, normalise: bool) -> None:
         super().__init__(info, tokenizer)
-        self.vectors = nn.Embedding.from_pretrained(vectors.float())  # (V, F)
+        self.vectors = nn.Embedding(*vectors.shape, _weight=vectors.float())  # (V, F)
         self.normalise = normalise
         self.end_token = tokenizer.end_token
         self.frozen()

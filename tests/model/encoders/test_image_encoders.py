@@ -16,7 +16,11 @@ from tests.encoders import SIDE, image_folder, image_model, onnx_encoder, timm_f
 from tests.models import make_run
 from tests.published import images, open_clip_model, save_open_clip
 
-KINDS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", "siglip_vision_model", "clip_vision_model")
+# kind -> tokens before the patches
+KINDS = {
+    "vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 3, "dinov3_vit": 3, "dinov3_convnext": 1, "convnext": 0,
+    "convnextv2": 0, "siglip": 0, "siglip_vision_model": 0, "clip_vision_model": 1,
+}  # fmt: skip
 
 
 def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -27,16 +31,16 @@ def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def test_features_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     name = str(image_folder(tmp_path / kind, kind))
     encoder = load_image_encoder(name)
-    found: Any = image_model(kind)(pixel_values=images())
+    model: Any = image_model(kind)
+    found = (model.vision_model if kind == "siglip" else model)(pixel_values=images())
     tokens = found.last_hidden_state
-    pooled = tokens[:, 0] if kind == "vit" else found.pooler_output
+    pooled = tokens[:, 0] if kind in ("vit", "deit") else found.pooler_output
     with torch.no_grad():
         same(encoder(images()), pooled)
-        prefix = {"dinov2_with_registers": 3, "dinov3_vit": 3, "siglip_vision_model": 0}.get(kind, 1)
-        patches = tokens.flatten(2).transpose(1, 2) if kind == "convnext" else tokens[:, prefix:]
+        patches = tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens[:, KINDS[kind] :]
         same(encoder.token_features(images()), patches)
     assert encoder.info.feature_size == 16
-    assert len(encoder.blocks()) == (4 if kind == "convnext" else 2)
+    assert len(encoder.blocks()) == (4 if "convnext" in kind else 2)
     assert resolve_encoder(name, "image") == encoder.info
     assert load_encoder(encoder.info).info == encoder.info
 

@@ -163,7 +163,7 @@ def test_a_module_of_sentence_transformers_that_is_not_supported(tmp_path: Path)
     assert "a place outside its folder" in sentence(lambda: load_text_encoder(str(folder)))
 
 
-def test_a_missing_package_is_named_with_its_extra_and_nothing_optional_is_imported_before(bert: Path) -> None:
+def test_a_missing_package_is_named_and_nothing_optional_is_imported_before(bert: Path) -> None:
     program = (
         "import sys\n"
         "import clip_core.model.encoders as encoders\n"

@@ -13,7 +13,7 @@ from clip_core.errors import CheckpointError, UsageError
 from clip_core.model.encoders import load_encoder, load_text_encoder, resolve_encoder
 from tests.encoders import CAPTIONS, small_tokenizer, static_folder, text_folder
 
-KINDS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta")
+KINDS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta", "camembert")
 
 
 @pytest.mark.parametrize("kind", KINDS)
