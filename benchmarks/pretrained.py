@@ -22,7 +22,7 @@ _DONE = "README.md"  # written last
 
 @dataclass(frozen=True)
 class Pretrained:
-    """`name`: what --image-encoder or --text-encoder takes. `licence`: as the package or the weights' page states it."""
+    """`name`: what --image-encoder or --text-encoder takes. `licence`: as the package or the weights' page states."""
 
     key: str
     side: str

@@ -78,7 +78,8 @@ def convert_joined(
         log.replace(kept_log)
         cause = printable(str(error).strip().partition("\n")[0], 160)
         raise BackendError(
-            f"the encoder {printable(encoder.info.name)} cannot be converted: {cause} (the whole output is in {kept_log})."
+            f"the encoder {printable(encoder.info.name)} cannot be converted: {cause} (the whole output is in "
+            f"{kept_log})."
         ) from None
     finally:
         log.unlink(missing_ok=True)
@@ -89,10 +90,11 @@ def _convert(joined: Joined, path: Path, log: Path) -> None:
     if info.side == "image":
         assert info.preprocessing is not None
         side = info.preprocessing.image_size
-        example, axes = torch.zeros(2, 3, side, side), {0: batch}
-        convert_tower(joined, example, "pixel_values", "image_embeds", axes, path, log)
+        example = torch.zeros(2, 3, side, side)
+        convert_tower(joined, example, "pixel_values", "image_embeds", {0: batch}, path, log)
         return
-    assert info.context_length is not None and info.end_token is not None
+    assert info.context_length is not None
+    assert info.end_token is not None
     tokens = torch.export.Dim("tokens", min=2, max=info.context_length)
     captions = torch.full((2, min(5, info.context_length)), info.end_token)
     convert_tower(joined, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, path, log)

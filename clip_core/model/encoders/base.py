@@ -34,7 +34,7 @@ class FrozenEncoder(nn.Module):
         raise NotImplementedError(f"{self.info.architecture} has no patch features")
 
     def blocks(self) -> list[nn.Module]:
-        """Its Transformer blocks or stages, first to last, for unfreezing the last ones; [] where that is impossible."""
+        """Its Transformer blocks or stages, first to last, to unfreeze the last ones; [] where that is impossible."""
         return []
 
     def train(self, mode: bool = True) -> Self:

@@ -41,8 +41,8 @@ def load_clip_tower(
     config = loaded.config
     if image_size not in (None, config.image.image_size):
         raise UsageError(
-            f"{name} is a CLIP for images of {config.image.image_size} pixels, and --encoder-image-size is {image_size}; "
-            "leave it out."
+            f"{name} is a CLIP for images of {config.image.image_size} pixels, and --encoder-image-size is "
+            f"{image_size}; leave it out."
         )
     if context_length not in (None, config.text.context_length):
         raise UsageError(
@@ -66,9 +66,12 @@ def _described(name: str, loaded: LoadedModel, side: Side, tower: nn.Module) -> 
             "pad_id": tokenizer.pad_id,
             "whole": tokenizer.pads_to_context,
         }
-        settings |= {key: value for key, value in facts.items()}
-    blocks = len(tower.blocks)  # type: ignore[arg-type]
-    kind = f"Vision Transformer of {blocks} blocks" if side == "image" else f"text Transformer of {blocks} blocks"
+        settings |= facts
+    kind = (
+        f"Vision Transformer of {config.image.layers} blocks"
+        if side == "image"
+        else (f"text Transformer of {config.text.layers} blocks")
+    )
     return EncoderInfo(
         side=side,
         source="clip",

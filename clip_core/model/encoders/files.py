@@ -17,7 +17,8 @@ from clip_core.text import printable
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_SMALL = ("*.json", "README.md", "LICENSE*", "*/config.json", "vocab.txt")
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_SMALL = ("*.json", "README.md", "LICENSE*", "merges.txt")
 _LARGEST_JSON = 64 * 2**20  # bytes; a tokenizer.json of 250,000 tokens has 17 million
 _LICENCES = {
     "apache license": "apache-2.0", "mit license": "mit", "bsd 3-clause": "bsd-3-clause",
@@ -126,8 +127,9 @@ def hub_folder(name: str) -> Path | None:
     cached = snapshot(found, ("*",), offline=True)
     if cached is not None and _has_weights(cached):
         return cached
-    folder = snapshot(found, (*_SMALL,), offline=False)
-    for patterns in (("model.safetensors", "model-*-of-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin")):
+    forms = (_OPEN_CLIP[:1], ("model.safetensors", "model-*-of-*.safetensors"), _OPEN_CLIP[1:],
+             ("pytorch_model.bin", "pytorch_model-*-of-*.bin"))  # fmt: skip
+    for patterns in forms:
         folder = snapshot(found, (*_SMALL, *patterns), offline=False)
         if folder is not None and _has_weights(folder):
             return folder
@@ -135,7 +137,7 @@ def hub_folder(name: str) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _WEIGHTS)
+    return any((folder / name).is_file() for name in (*_WEIGHTS, *_OPEN_CLIP))
 
 
 def absolute(name: str) -> str:

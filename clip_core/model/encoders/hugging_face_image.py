@@ -37,7 +37,7 @@ IMAGE_MODELS = {
     "dinov2": _Kind(),
     "dinov2_with_registers": _Kind(),
     "dinov3_vit": _Kind(),
-    "dinov3_convnext": _Kind(prefix=0),
+    "dinov3_convnext": _Kind(),
     "convnext": _Kind(prefix=0),
     "convnextv2": _Kind(prefix=0),
     "siglip_vision_model": _Kind(prefix=0, resizable=True),

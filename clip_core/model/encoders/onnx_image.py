@@ -32,6 +32,7 @@ class OnnxImageEncoder(FrozenEncoder):
         self.input_name: str = session.get_inputs()[0].name
         self.output_name: str = session.get_outputs()[0].name
         self._one_by_one = session.get_inputs()[0].shape[0] == 1
+        self.frozen()
 
     def forward(self, x: Tensor) -> Tensor:
         images = x.detach().float().cpu().numpy()  # (B, 3, S, S)
@@ -49,7 +50,7 @@ def load_onnx(
     Args:
         preprocessing: in place of what the file beside it says: whole, or one of NAMED.
     Raises:
-        CheckpointError: if it is damaged, refused, has other inputs or outputs, or nothing says how images are prepared.
+        CheckpointError: if it is damaged, refused, has other inputs or outputs, or no preprocessing is stated.
     """
     weights = _weight_files(path)
     session = _session(path)

@@ -21,7 +21,7 @@ _NAMES = {"cls": "cls", "mean": "mean", "max": "max", "mean_sqrt_len_tokens": "m
 
 @dataclass(frozen=True)
 class TextPooling:
-    """`how`: as for `masked_pool`. `normalise`: L2 afterwards. `limit`: longest text in tokens, None where none is said.
+    """`how`: as for `masked_pool`. `normalise`: L2 afterwards. `limit`: longest text in tokens, None: not stated.
 
     `weights_folder`: of the Transformer. `notes`: what was assumed.
     """

@@ -98,10 +98,10 @@ def _sizes(said: Mapping[str, Any], image_size: int | None) -> dict[str, Any]:
         size = size["height"] if squashed else size["shortest_edge"]
     if not isinstance(size, int):
         raise ValueError("no size")
-    if said.get("crop_pct") is not None and not squashed and not cropped:  # ConvNeXt's processor
+    if "ConvNext" in str(said.get("image_processor_type")) and not squashed and not cropped:
         if size >= 384:
             return {"image_size": size, "resize_mode": "squash"}
-        resized = int(size / said["crop_pct"])
+        resized = int(size / (said.get("crop_pct") or _IMAGENET_CROP))
         return {"image_size": size, "resize_mode": "shortest", "resize_size": resized}
     if not squashed and not cropped:
         raise ValueError("images that are not square: shortest_edge without do_center_crop")

@@ -139,7 +139,7 @@ def load_encoder(info: EncoderInfo) -> FrozenEncoder:
     if encoder.info.identity != info.identity:
         raise CheckpointError(
             f"the {info.side} encoder {printable(info.name)} changed since the run began: its identity is "
-            f"{encoder.info.identity[:12]}, not {info.identity[:12]}; put the encoder of that time back, or start a new run."
+            f"{encoder.info.identity[:12]}, not {info.identity[:12]}; put the earlier one back, or start a new run."
         )
     return encoder
 
@@ -170,8 +170,8 @@ def _locate(name: str, side: Side) -> _Place:
         return _Place("timm", hub_folder(timm_encoder.hub_name_of(name)))
     known = "a name of timm, " if side == "image" else ""
     raise UsageError(
-        f"no {side} encoder {printable(name, 100)!r}: it is neither a folder or file here, nor {known}nor a name on the "
-        "Hugging Face hub (org/name); clip-train --list-encoders shows what is understood."
+        f"no {side} encoder {printable(name, 100)!r}: it is neither a folder or file here, nor {known}nor a name on "
+        "the Hugging Face hub (org/name); clip-train --list-encoders shows what is understood."
     )
 
 
@@ -190,11 +190,8 @@ def _in_folder(folder: Path, side: Side) -> _Place:
     if (folder / "open_clip_config.json").is_file():
         return _Place("clip", folder)
     if side == "text" and not (folder / "modules.json").is_file() and static_vectors.is_static(folder):
-        if (
-            not config.is_file()
-            or "model_type" not in (said := read_settings(config))
-            or said["model_type"] == "model2vec"
-        ):
+        stated = read_settings(config).get("model_type") if config.is_file() else None
+        if stated in (None, "model2vec"):
             return _Place("static", folder)
     if not config.is_file() and (folder / "modules.json").is_file():
         return _Place(
@@ -224,13 +221,9 @@ def _by_settings(folder: Path, config: Path, settings: dict[str, Any], side: Sid
         raise UsageError(f"{folder} is a {other} encoder ({kind}); give it as --{other}-encoder.")
     listed = ", ".join(IMAGE_MODELS if side == "image" else TEXT_MODELS)
     raise CheckpointError(
-        f"{config} has the model_type {printable(json.dumps(kind), 60)}, which is not supported as {_article(side)} {side} "
-        f"encoder; these are: {listed}."
+        f"{config} has the model_type {printable(json.dumps(kind), 60)}, which is not supported as "
+        f"{'an' if side == 'image' else 'a'} {side} encoder; these are: {listed}."
     )
-
-
-def _article(side: Side) -> str:
-    return "an" if side == "image" else "a"
 
 
 def _image_only(name: str, side: Side, reason: str) -> None:

@@ -28,7 +28,8 @@ class StaticVectors(FrozenEncoder):
 
     def __init__(self, info: EncoderInfo, tokenizer: Tokenizer, vectors: Tensor, normalise: bool) -> None:
         super().__init__(info, tokenizer)
-        self.vectors = nn.Embedding.from_pretrained(vectors.float())  # (V, F)
+        vocabulary, width = vectors.shape
+        self.vectors = nn.Embedding(vocabulary, width, _weight=vectors.float())
         self.normalise = normalise
         self.end_token = tokenizer.end_token
         self.frozen()

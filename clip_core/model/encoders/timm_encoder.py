@@ -156,7 +156,7 @@ def _network(source: TimmSource, image_size: int | None) -> nn.Module:
     try:
         if image_size is not None:
             with suppress(TypeError):  # a convolutional network takes images of any size, and has no such argument
-                return _module(timm.create_model(source.architecture, **arguments, img_size=image_size))
+                return _module(timm.create_model(source.architecture, **(arguments | {"img_size": image_size})))
         return _module(timm.create_model(source.architecture, **arguments))
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         raise CheckpointError(f"{source.name}: timm cannot build {shown} ({printable(str(error), 120)}).") from None
@@ -253,4 +253,4 @@ def _fitting(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _classifiers(model: nn.Module, source: TimmSource) -> tuple[str, ...]:
     cfg = {**getattr(model, "pretrained_cfg", {}), **source.settings}
     named = cfg.get("classifier") or ()
-    return tuple((named,) if isinstance(named, str) else named) + ("head", "fc", "classifier", "head_dist")
+    return (*((named,) if isinstance(named, str) else named), "head", "fc", "classifier", "head_dist")

@@ -14,7 +14,7 @@ from clip_core.model.encoders.files import CONFIG, read_settings, require
 from clip_core.model.weight_files import open_weights
 from clip_core.text import printable
 
-_UNUSED = ("pooler", "position_ids", "mask_token", "cls_token_head")  # weights that features do not need
+_UNUSED = ("pooler", "position_ids", "mask_token")  # weights that features do not need
 
 
 def refuse_code(where: Path, settings: dict[str, Any]) -> None:
@@ -26,8 +26,8 @@ def refuse_code(where: Path, settings: dict[str, Any]) -> None:
     for key in ("auto_map", "trust_remote_code", "custom_pipelines"):
         if settings.get(key):
             raise CheckpointError(
-                f"{where} asks for code of its own ({key}), which is never run; use an encoder that transformers itself "
-                "has."
+                f"{where} asks for code of its own ({key}), which is never run; use an encoder that transformers "
+                "itself has."
             )
 
 
@@ -70,7 +70,8 @@ def build(folder: Path, weights: Path, class_name: str = "AutoModel") -> nn.Modu
         what, names = ("are of another shape", wrong) if wrong else ("are missing", missing)
         listed = printable(", ".join(sorted(names)[:3]), 160)
         raise CheckpointError(
-            f"{weights} does not hold the network that {folder / CONFIG} describes: {len(names)} tensors {what}, as {listed}."
+            f"{weights} does not hold the network that {folder / CONFIG} describes: {len(names)} tensors {what}, "
+            f"as {listed}."
         )
     bad = next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None)
     if bad is not None and not any(part in bad for part in _UNUSED):

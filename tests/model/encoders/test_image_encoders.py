@@ -16,7 +16,11 @@ from tests.encoders import SIDE, image_folder, image_model, onnx_encoder, timm_f
 from tests.models import make_run
 from tests.published import images, open_clip_model, save_open_clip
 
-KINDS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", "siglip_vision_model", "clip_vision_model")
+# kind -> tokens before the patches
+KINDS = {
+    "vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 3, "dinov3_vit": 3, "dinov3_convnext": 1, "convnext": 0,
+    "convnextv2": 0, "siglip": 0, "siglip_vision_model": 0, "clip_vision_model": 1,
+}  # fmt: skip
 
 
 def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -27,16 +31,16 @@ def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def test_features_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     name = str(image_folder(tmp_path / kind, kind))
     encoder = load_image_encoder(name)
-    found: Any = image_model(kind)(pixel_values=images())
+    model: Any = image_model(kind)
+    found = (model.vision_model if kind == "siglip" else model)(pixel_values=images())
     tokens = found.last_hidden_state
-    pooled = tokens[:, 0] if kind == "vit" else found.pooler_output
+    pooled = tokens[:, 0] if kind in ("vit", "deit") else found.pooler_output
     with torch.no_grad():
         same(encoder(images()), pooled)
-        prefix = {"dinov2_with_registers": 3, "dinov3_vit": 3, "siglip_vision_model": 0}.get(kind, 1)
-        patches = tokens.flatten(2).transpose(1, 2) if kind == "convnext" else tokens[:, prefix:]
+        patches = tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens[:, KINDS[kind] :]
         same(encoder.token_features(images()), patches)
     assert encoder.info.feature_size == 16
-    assert len(encoder.blocks()) == (4 if kind == "convnext" else 2)
+    assert len(encoder.blocks()) == (4 if "convnext" in kind else 2)
     assert resolve_encoder(name, "image") == encoder.info
     assert load_encoder(encoder.info).info == encoder.info
 
@@ -61,14 +65,17 @@ def test_another_image_size_interpolates_the_positions(tmp_path: Path) -> None:
 def test_a_folder_of_timm_gives_its_features_without_the_classifier(architecture: str, tmp_path: Path) -> None:
     folder = timm_folder(tmp_path / "timm", architecture)
     encoder = load_image_encoder(str(folder))
-    arguments = {} if architecture != "vit_tiny_patch16_224" else {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": SIDE, "patch_size": 8
-    }
+    arguments = (
+        {}
+        if architecture != "vit_tiny_patch16_224"
+        else {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": SIDE, "patch_size": 8}
+    )
     theirs = timm.create_model(architecture, num_classes=5, **arguments).eval()
     theirs.load_state_dict(load_file(folder / "model.safetensors"))
     with torch.no_grad():
         same(encoder(images()), theirs.forward_head(theirs.forward_features(images()), pre_logits=True))
     assert encoder.info.licence == "apache-2.0"
+    assert load_encoder(encoder.info).info == encoder.info
     assert len(encoder.blocks()) > 1
     assert resolve_encoder(str(folder), "image") == encoder.info
     file = load_image_encoder(f"timm:{architecture}@{folder / 'model.safetensors'}") if not arguments else None

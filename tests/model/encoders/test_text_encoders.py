@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from clip_core.errors import UsageError
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import CheckpointError, UsageError
 from clip_core.model.encoders import load_encoder, load_text_encoder, resolve_encoder
 from tests.encoders import CAPTIONS, small_tokenizer, static_folder, text_folder
 
-KINDS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta")
+KINDS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta", "camembert")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +53,7 @@ def test_a_caption_longer_than_the_positions_is_truncated_with_its_end_token_and
 
 
 def test_a_context_longer_than_the_positions_is_refused(bert: Path) -> None:
-    with pytest.raises(UsageError, match="--context-length is 21; .* takes 3 to 20 tokens"):
+    with pytest.raises(UsageError, match=r"--context-length is 21; .* takes 3 to 20 tokens"):
         load_text_encoder(str(bert), context_length=21)
 
 
@@ -97,18 +98,12 @@ def test_another_weight_changes_the_identity(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     name = next(iter(weights))
     weights[name] = weights[name] + 1
-    from safetensors.torch import save_file
-
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    from clip_core.errors import CheckpointError
-
-    with pytest.raises(CheckpointError, match="the text encoder .* changed since the run began"):
+    with pytest.raises(CheckpointError, match=r"the text encoder .* changed since the run began"):
         load_encoder(before)
 
 
 def test_the_tokenizer_of_an_encoder_survives_being_saved(bert: Path, tmp_path: Path) -> None:
-    from clip_core.data.tokenizer import Tokenizer
-
     tokenizer = load_text_encoder(str(bert)).tokenizer
     assert tokenizer is not None
     tokenizer.save(tmp_path / "tokenizer.json")
