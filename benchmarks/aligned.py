@@ -111,10 +111,10 @@ def _probe(train: FloatArray, labels: np.ndarray, val: FloatArray, val_labels: n
         def loss() -> torch.Tensor:
             optimiser.zero_grad()
             value = F.cross_entropy(layer(x), y) + decay * layer.weight.square().sum()
-            value.backward()
+            torch.autograd.backward(value)
             return value
 
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             return float((layer(torch.from_numpy(test)).argmax(dim=1).numpy() == truth).mean())
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from clip_core.errors import BackendError
 from clip_core.inference.onnx_encoder import make_session
-from clip_core.model.encoders import FrozenEncoder, load_image_encoder, load_text_encoder
+from clip_core.model.encoders.base import FrozenEncoder
+from clip_core.model.encoders.resolve import load_image_encoder, load_text_encoder
 from clip_core.model.onnx_file import check_onnx
 from export.external import Joined, convert_joined
 from tests.encoders import CAPTIONS, SIDE, image_folder, onnx_encoder, static_folder, text_folder, timm_folder

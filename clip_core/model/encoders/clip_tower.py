@@ -67,11 +67,8 @@ def _described(name: str, loaded: LoadedModel, side: Side, tower: nn.Module) -> 
             "whole": tokenizer.pads_to_context,
         }
         settings |= facts
-    kind = (
-        f"Vision Transformer of {config.image.layers} blocks"
-        if side == "image"
-        else (f"text Transformer of {config.text.layers} blocks")
-    )
+    blocks = len(tower.blocks)  # type: ignore[arg-type]
+    kind = f"Vision Transformer of {blocks} blocks" if side == "image" else f"text Transformer of {blocks} blocks"
     return EncoderInfo(
         side=side,
         source="clip",

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from clip_core.errors import UsageError
-from clip_core.model.encoders import load_encoder, load_image_encoder, load_text_encoder, resolve_encoder
+from clip_core.model.encoders.resolve import load_encoder, load_image_encoder, load_text_encoder, resolve_encoder
 from tests.encoders import SIDE, image_folder, image_model, onnx_encoder, timm_folder
 from tests.models import make_run
 from tests.published import images, open_clip_model, save_open_clip

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from clip_core.errors import CheckpointError, ClipError, TokenizerError
-from clip_core.model.encoders import load_image_encoder, load_text_encoder, resolve_encoder
 from clip_core.model.encoders.describe import describe_encoders
+from clip_core.model.encoders.resolve import load_image_encoder, load_text_encoder, resolve_encoder
 from tests.encoders import image_folder, onnx_encoder, text_folder, timm_folder
 from tests.models import ROOT
 

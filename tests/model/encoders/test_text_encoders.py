@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, UsageError
-from clip_core.model.encoders import load_encoder, load_text_encoder, resolve_encoder
+from clip_core.model.encoders.resolve import load_encoder, load_text_encoder, resolve_encoder
 from tests.encoders import CAPTIONS, small_tokenizer, static_folder, text_folder
 
 KINDS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta", "camembert")
