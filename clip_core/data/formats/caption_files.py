@@ -62,11 +62,13 @@ def read_captions(file: Path) -> tuple[list[str], str | None]:
 
 
 def decode_text(content: bytes) -> str:
-    """UTF-8, or UTF-16 with a byte order mark or the zeros that Latin letters have in it.
+    """UTF-8, or UTF-16 or UTF-32 with a byte order mark, or UTF-16 with the zeros that Latin letters have in it.
 
     Raises:
         UnicodeDecodeError: if it is neither.
     """
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return content.decode("utf-32")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):

@@ -1,5 +1,6 @@
 """Which column of a table holds the images, which the captions, and which the split."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,6 +33,12 @@ _SPLITS = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 
+_SPLIT_FLAGS = (
+    "train", "val", "valid", "validation", "test", "is_train", "is_val", "is_valid", "is_validation", "is_test",
+    "is_training", "for_training",
+)  # fmt: skip
+
+_SPLIT_NAME = re.compile(r"([A-Za-z]+)(?:[-_.]|$)")
 _SAMPLE = 40  # rows whose values are looked at
 _MANY = 0.5  # share of a column's values that must look like images
 
@@ -80,6 +87,13 @@ def choose_columns(source: Source, names: Sequence[str], rows: Sequence[Sequence
 def split_of(value: object) -> str | None:
     """Which split a value names: "train", "val" or "test" as data sets spell them; None for anything else."""
     return _SPLITS.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def split_of_file(top: Path, file: Path) -> str | None:
+    """By a file's name, as in train-00000-of-00003.parquet, or by a folder below `top` that it is in."""
+    names = [file.name, *(part.name for part in file.parents if part != top and part.is_relative_to(top))]
+    found = (_SPLIT_NAME.match(name) for name in names)
+    return next((part for part in (split_of(match[1]) for match in found if match) if part), None)
 
 
 def _named(source: Source, names: Sequence[str], wanted: str | None, flag: str) -> int | None:
@@ -160,8 +174,11 @@ def _split_column(names: Sequence[str], rows: Sequence[Sequence[object]], image:
         odd = next((value for value in values if split_of(value) is None), None)
         if values and sum(split_of(value) is not None for value in values) > _MANY * len(values):
             return place, []
-        if odd is not None and name.strip().casefold() in ("split", "splits", "subset", "partition"):
+        if odd is not None:
             return None, [f"column {shown(name)} is ignored: {shown(odd)} is not train, val or test."]
+    flags = [shown(name) for place, name in enumerate(names) if place != image and _is_called(name, _SPLIT_FLAGS)]
+    if flags:
+        return None, [f"column {', '.join(flags)} is ignored; a column called split with train, val and test is read."]
     return None, []
 
 

@@ -17,9 +17,9 @@ from clip_core.data.formats import (
     table,
     webdataset,
 )
-from clip_core.data.formats.folder import METADATA, hub_snapshot
+from clip_core.data.formats.folder import LIST_SUFFIXES, METADATA, hub_snapshot
 from clip_core.data.formats.source import Contents, ReadOptions, Source
-from clip_core.data.formats.unsupported import not_found, what_it_is
+from clip_core.data.formats.unsupported import not_found, what_bytes_say, what_it_is
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 
@@ -41,8 +41,8 @@ FORMATS: dict[str, Format] = {
     "webdataset": Format(webdataset.SHAPE, webdataset.detect, webdataset.read),
     "parquet": Format(parquet.SHAPE, parquet.detect, parquet.read),
     "flickr": Format(flickr.SHAPE, flickr.detect, flickr.read),
-    "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "jsonl": Format(json_lines.SHAPE, json_lines.detect, json_lines.read),
+    "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "json": Format(json_list.SHAPE, json_list.detect, json_list.read),
     "csv": Format(table.SHAPE, table.detect, table.read),
     "sidecar": Format(sidecar_captions.SHAPE, sidecar_captions.detect, sidecar_captions.read),
@@ -86,6 +86,12 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     if options.format in ("csv", "jsonl"):  # of a folder: its metadata
         inner = next((inner / name for name in METADATA if (inner / name).is_file()), inner)
     source = Source(inner, options)
+    if inner.is_file() and not source.head.strip(b"\xef\xbb\xbf\0 \t\r\n") and inner.stat().st_size <= len(source.head):
+        raise DataError(f"{inner} is empty; name a list with images and captions.")
+    if inner.suffix.lower() in LIST_SUFFIXES and inner.is_file():
+        mistaken = what_bytes_say(source)
+        if mistaken is not None:
+            raise DataError(mistaken)
     name, why = (options.format, "given by --format") if options.format else _detect(source)
     if name not in FORMATS:
         raise DataError(f"--format {name} is unknown; it may be {', '.join(FORMATS)}.")

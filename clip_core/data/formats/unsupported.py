@@ -62,12 +62,18 @@ def what_it_is(source: Source) -> str:
         kind = _IMAGE
     if kind is None:
         kind = next((known for mark, known in _MAGIC if head.startswith(mark)), None)
-    if kind is None and not head:
-        kind = "empty: name a list with images and captions"
     if kind is None:
         what = "no text" if b"\0" in head[:4096] else "no list of images and captions"
         kind = f"{what} that can be read: give a CSV, JSON or Parquet file, a folder or tar shards (docs/formats.md)"
     return f"{path} is {kind}."
+
+
+def what_bytes_say(source: Source) -> str | None:
+    """One sentence about a file that is called a list and begins like something else; None for a list."""
+    kind = next((known for mark, known in _MAGIC if source.head.startswith(mark)), None)
+    if source.head.startswith(b"PK\x03\x04") and (b"xl/" in source.head or b"[Content_Types].xml" in source.head):
+        kind = _EXCEL
+    return kind and f"{source.path} is not what its name says but {kind}."
 
 
 def not_found(path: Path) -> str:
