@@ -127,6 +127,7 @@ def check(data: Path) -> float:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with tempfile.TemporaryDirectory() as name:
         folder, cache = Path(name, "data"), Path(name, "cache")

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 
 from clip_core.cli.app import run_app
 from clip_core.config import DataConfig, DataFormat
-from clip_core.text import normalise_caption, printable
+from clip_core.text import normalise_caption, plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.formats.detect import Reading
@@ -48,10 +48,13 @@ class ReadFlags:
     def read(self, file: Path) -> "Reading":
         from clip_core.data.formats.detect import read_data
         from clip_core.data.formats.source import ReadOptions
+        from clip_core.data.progress import DecodeProgress
 
-        return read_data(
-            file, ReadOptions(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
+        options = ReadOptions(
+            self.image_root, self.form, self.image_column, self.caption_column, self.class_template
         )
+        with DecodeProgress(lambda line: print(line, file=sys.stderr), "read", unit="B") as progress:
+            return read_data(file, options, progress)
 
 
 _NO_FLAGS = ReadFlags()
@@ -126,7 +129,7 @@ def info(
     bad = [pair for pair in reading.pairs if pair.problem is not None]
     facts = reading_facts(reading) | {
         "pairs": len(reading.pairs),
-        "images": len({pair.image for pair in usable}),
+        "images": len({pair.path for pair in usable}),
         "captions": len({normalise_caption(pair.caption) for pair in usable}),
         "unusable": len(bad),
         "first_unusable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
@@ -134,9 +137,9 @@ def info(
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    counts = f"{facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions"
+    counts = f"{facts['pairs']:,} of {plural(facts['images'], 'image')}, {plural(facts['captions'], 'distinct caption')}"
     lines = [printable(str(reading.path)), *reading_text(facts), row("pairs", counts)]
-    lines.append(row("unusable", f"{len(bad):,} pairs, before any image is decoded"))
+    lines.append(row("unusable", f"{plural(len(bad), 'pair')}, before any image is decoded"))
     lines += [f"  {printable(facts['first_unusable'])}"] if bad else []
     print("\n".join(lines))
 
@@ -237,7 +240,7 @@ def _text(findings: Findings) -> list[str]:
         f"({fit.truncated / findings.usable_pairs:.1%}) are truncated at {fit.context_length}"
         for fit in findings.tokenizers
     ]
-    lines.append(f"unusable    {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
+    lines.append(f"unusable    {plural(len(findings.bad_pairs), 'pair')} ({findings.bad_share:.1%})")
     lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
     if len(findings.bad_pairs) > _SHOWN:
         lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")

@@ -29,18 +29,16 @@ class Block:
         return len(self.names)
 
     def pairs(self, root: str) -> Iterator[Pair]:
-        """Each pair; those of one image in a row share its path."""
-        last, image = "", Path(root)
+        """Each pair."""
         columns = zip(self.names, self.captions, self.numbers, self.splits or repeat(None), strict=False)
         for entry, (name, caption, number, split) in enumerate(columns, start=self.entry):
-            if name != last:
-                last, image = name, Path(f"{root}/{name}")
-            yield Pair(image, caption, entry, name, None, f"{self.where}{number}" if self.where else "", split)
+            where = f"{self.where}{number}" if self.where else ""
+            yield Pair(f"{root}/{name}", caption, entry, name, None, where, split)
 
     def at(self, root: str, place: int) -> Pair:
         name, split = self.names[place], self.splits[place] if self.splits else None
         where = f"{self.where}{self.numbers[place]}" if self.where else ""
-        return Pair(Path(f"{root}/{name}"), self.captions[place], self.entry + place, name, None, where, split)
+        return Pair(f"{root}/{name}", self.captions[place], self.entry + place, name, None, where, split)
 
 
 class ListedPairs(Sequence[Pair]):
@@ -88,7 +86,7 @@ class ListedPairs(Sequence[Pair]):
             else:
                 for pair in part:
                     name = below + pair.name if pair.name else ""
-                    placed.append(replace(pair, entry=before + pair.entry, name=name, where=where + pair.place))
+                    placed.append(pair._replace(entry=before + pair.entry, name=name, where=where + pair.place))
         return placed
 
     def join(self, other: "ListedPairs") -> None:
@@ -109,7 +107,7 @@ class ListedPairs(Sequence[Pair]):
                 changed.extend(replace(part, splits=own))
             else:
                 for pair, split in zip(part, own, strict=True):
-                    changed.append(replace(pair, split=split))
+                    changed.append(pair._replace(split=split))
         return changed
 
     def names(self) -> Iterator[str]:
@@ -147,7 +145,8 @@ class ListedPairs(Sequence[Pair]):
             return False
         return all(pair == another for pair, another in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  (it grows)
+    def __hash__(self) -> int:
+        return id(self)
 
     def _add(self, part: Block | list[Pair]) -> None:
         self._starts.append(self._count)

@@ -112,14 +112,14 @@ def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(shard)]) == 0
     out = capsys.readouterr().out
     assert "format      webdataset: 1 .tar shard\n" in out
-    assert "2 usable pairs with 1 images" in out
+    assert "2 usable pairs with 1 image" in out
     assert main(["check", str(shard), "--format", "csv"]) == 1
 
 
 def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest.CaptureFixture[str]):
     beside = mixed.with_name("out.json")
     assert main(["convert", str(mixed), str(beside)]) == 0
-    assert "without 2 that are not usable." in capsys.readouterr().out
+    assert "without 2 unusable." in capsys.readouterr().out
     assert json.loads(beside.read_text())[0]["image"] == "wide.png"
     elsewhere = mixed.parent / "other" / "out.json"
     assert main(["convert", str(mixed), str(elsewhere)]) == 0

@@ -57,6 +57,6 @@ def test_the_layouts_of_folders_are_read_as_drawn(tmp_path: Path):
 
 def test_the_line_about_splits_is_what_is_said():
     splits = ["train"] * 700 + ["val"] * 150 + ["test"] * 150
-    pairs = [Pair(Path(f"/{n}.jpg"), "a cat", n, split=split) for n, split in enumerate(splits)]
+    pairs = [Pair(f"/{n}.jpg", "a cat", n, split=split) for n, split in enumerate(splits)]
     said = split_training(pairs, {"split": "split"}, val_file=False).said
     assert f"pairs.csv: {said}." in PAGE

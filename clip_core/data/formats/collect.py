@@ -4,11 +4,10 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from clip_core.data.formats.captions import clean_caption, list_in_cell, sound_captions
-from clip_core.data.formats.image_root import ADVICE, ImageRoot, is_url, shown
+from clip_core.data.formats.image_root import ADVICE, ImageRoot, is_inline, is_url, shown
 from clip_core.data.formats.source import Contents
 from clip_core.data.formats.spelling import Spelling
 from clip_core.data.image_files import SUFFIXES
@@ -73,7 +72,7 @@ class Collector:
             text, mistake = clean_caption(caption)
             if missing and problem is None:
                 self._missing[len(self.pairs)] = str(image)
-            self.pairs.append(Pair(path, text, entry, name, problem or lost or mistake, where, split))
+            self.pairs.append(Pair(str(path), text, entry, name, problem or lost or mistake, where, split))
 
     def add_many(
         self,
@@ -118,6 +117,9 @@ class Collector:
         """
         if self._url_count and self._url_count == len({pair.entry for pair in self.pairs}):
             first = shown(self._urls[0])
+            if is_inline(self._urls[0]):
+                count = f"{self._url_count:,} images"
+                raise DataError(f"{source}: its {count} are written in it as base64; write them to files.")
             raise DataError(f"{source}: its {self._url_count:,} images are URLs, first {first}; {ADVICE}.")
         said = list(notes)
         own, root = source.parent.resolve(), self.root.resolve()
@@ -142,14 +144,14 @@ class Collector:
                     path, name, lost, _ = self._place.find(name)
                     pair = self.pairs[place]
                     mistake = None if pair.caption else clean_caption(pair.caption)[1]
-                    self.pairs.replace(place, replace(pair, image=path, name=name, problem=lost or mistake))
+                    self.pairs.replace(place, pair._replace(path=str(path), name=name, problem=lost or mistake))
         for place, spelt in self._missing.items():
             nearest = None if rule and spelt in rule.names else spelling.nearest(spelt)
             if nearest is not None:
                 pair = self.pairs[place]
-                image = printable(str(pair.image))
+                image = printable(pair.path)
                 said = f"no image at {image}; the nearest is {nearest}, correct the path"
-                self.pairs.replace(place, replace(pair, problem=said))
+                self.pairs.replace(place, pair._replace(problem=said))
         return [rule.note] if rule else []
 
 

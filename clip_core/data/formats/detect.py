@@ -1,6 +1,6 @@
 """The table of formats, and which of them a path is in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from clip_core.data.formats.folder import LIST_SUFFIXES, METADATA, hub_snapshot
 from clip_core.data.formats.source import Contents, ReadOptions, Source
 from clip_core.data.formats.unsupported import not_found, what_bytes_say, what_it_is
 from clip_core.data.pairs import Pair
+from clip_core.data.progress import Progress, no_progress
 from clip_core.errors import DataError
 
 
@@ -61,7 +62,7 @@ class Reading:
     why: str
     root: Path
     columns: dict[str, str]
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     notes: list[str]
     not_read: dict[str, int]
 
@@ -74,7 +75,9 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, str]:
+def detect(
+    path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress
+) -> tuple[Source, str, str]:
     """What to read, the name of its format, and why.
 
     Raises:
@@ -85,30 +88,27 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     inner = hub_snapshot(path)
     if options.format in ("csv", "jsonl"):  # of a folder: its metadata
         inner = next((inner / name for name in METADATA if (inner / name).is_file()), inner)
-    source = Source(inner, options)
-    if inner.is_file() and not source.head.strip(b"\xef\xbb\xbf\0 \t\r\n") and inner.stat().st_size <= len(source.head):
-        raise DataError(f"{inner} is empty; name a list with images and captions.")
-    if inner.suffix.lower() in LIST_SUFFIXES and inner.is_file():
-        mistaken = what_bytes_say(source)
-        if mistaken is not None:
-            raise DataError(mistaken)
+    source = Source(inner, options, progress)
+    if options.format is not None:
+        if options.format not in FORMATS:
+            raise DataError(f"--format {options.format} is unknown; it may be {', '.join(FORMATS)}.")
+        _check_kind(source, options.format)
+    _check_content(source)
     name, why = (options.format, "given by --format") if options.format else _detect(source)
-    if name not in FORMATS:
-        raise DataError(f"--format {name} is unknown; it may be {', '.join(FORMATS)}.")
-    _check_kind(source, name)
     return source, name, why
 
 
-def read_data(path: Path, options: ReadOptions = _DEFAULTS) -> Reading:
+def read_data(path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress) -> Reading:
     """Detect the format of a path, and read its pairs.
 
     Args:
         path: a list, a folder, or a pattern of shards.
         options: the user's options.
+        progress: called with the bytes read of a list so far, and all.
     Raises:
         DataError: saying what the path is, if it is in no format; else as the format's reader says.
     """
-    source, name, why = detect(path, options)
+    source, name, why = detect(path, options, progress)
     contents = FORMATS[name].read(source)
     return Reading(
         source.path, name, why, contents.root, contents.columns, contents.pairs, contents.notes, contents.not_read
@@ -121,6 +121,18 @@ def _detect(source: Source) -> tuple[str, str]:
         if why is not None:
             return name, why
     raise DataError(what_it_is(source))
+
+
+def _check_content(source: Source) -> None:
+    """Refuse a file without any text, and a list that is something else by its first bytes."""
+    path, head = source.path, source.head
+    if not path.is_file():
+        return
+    if path.stat().st_size == len(head) and not head.strip(b"\xef\xbb\xbf\0 \t\r\n"):
+        raise DataError(f"{path} is empty; name a list with images and captions.")
+    mistaken = what_bytes_say(source) if path.suffix.lower() in LIST_SUFFIXES else None
+    if mistaken is not None:
+        raise DataError(mistaken)
 
 
 def _check_kind(source: Source, name: str) -> None:

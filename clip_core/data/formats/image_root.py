@@ -17,6 +17,8 @@ _MOST_LISTED = 4_000_000  # names kept
 _MOST_FOLDERS = 50_000
 
 URLS = ("http://", "https://", "s3://", "gs://", "ftp://", "data:")
+_INLINE = "data:"  # an image itself, in base64
+INLINE_ADVICE = "is written in the list itself as base64; write them to files"
 ADVICE = "download them first, for example with img2dataset"
 
 
@@ -63,9 +65,9 @@ class ImageRoot:
 
     def names(self, spelt: Sequence[str]) -> Sequence[str] | None:
         """The names of images that are all regular files, in folders that need no look at each; else None."""
-        left = set(spelt) - self._plain
-        if not left:
+        if all(map(self._plain.__contains__, spelt)):
             return spelt
+        left = set(spelt) - self._plain
         prefixes = {image[: image.rfind("/") + 1] for image in left}
         folders = [self._folder(prefix) for prefix in prefixes]
         if all(folder.files is self._plain for folder in folders):
@@ -104,7 +106,8 @@ class ImageRoot:
         if not isinstance(spelt, str | Path) or not str(spelt).strip():
             return Found(self.path, "", f"the image {shown(spelt)} is not a path")
         if is_url(str(spelt)):
-            return Found(self.path, "", f"the image {shown(spelt)} is a URL; {ADVICE.replace('them', 'it')}")
+            advice = INLINE_ADVICE if is_inline(str(spelt)) else f"is a URL; {ADVICE}"
+            return Found(self.path, "", f"the image {shown(spelt)} {advice.replace('them', 'it')}")
         try:
             below = self._below(self.path / spelt)
             if below is None:
@@ -158,6 +161,10 @@ class ImageRoot:
 
 def is_url(spelt: str) -> bool:
     return spelt.lstrip()[:8].casefold().startswith(URLS)
+
+
+def is_inline(spelt: str) -> bool:
+    return spelt.lstrip()[:8].casefold().startswith(_INLINE)
 
 
 def shown(value: object) -> str:

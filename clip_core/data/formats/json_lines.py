@@ -17,7 +17,8 @@ SHAPE = 'JSON lines {"image": "photos/1.jpg", "caption": "a cat"}, one a line'
 _SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _CHOSEN_BY = 1000  # lines that the keys are
 _AT_ONCE = 5_000  # lines read at a time
-_DECODER = json.JSONDecoder()
+_SCAN = json.JSONDecoder().scan_once  # json.loads without looking for white space around the value
+_ENDS = frozenset({"\n", "\r\n", ""})
 
 
 def detect(source: Source) -> str | None:
@@ -73,10 +74,12 @@ class _Some(NamedTuple):
     def of(cls, lines: list[str], number: int) -> "_Some":
         # Lines were not split by str.splitlines: JSON may hold the other characters that it takes for ends of lines.
         try:
-            entries = [_DECODER.decode(line) for line in lines]
-        except (ValueError, RecursionError):
-            entries = None
-        if entries is not None and set(map(type, entries)) == {dict}:
+            found = [_SCAN(line, 0) for line in lines]
+        except (ValueError, RecursionError, StopIteration):  # the last where there is no value
+            found = []
+        whole = all([line[end:] in _ENDS for line, (_, end) in zip(lines, found, strict=bool(found))])
+        entries = [value for value, _ in found]
+        if found and whole and set(map(type, entries)) == {dict}:
             return cls(range(number, number + len(lines)), entries)
         kept = [(place, line) for place, line in enumerate(lines, start=number) if line.strip()]
         return cls([place for place, _ in kept], [_object(line) for _, line in kept])

@@ -195,7 +195,8 @@ def _add(
         parts = list(map(split_of, columns[1])) if "split" in named else [split] * count
         numbers = range(done + 1, done + count + 1)
         if in_bytes:
-            _add_extracted(collector, [images.get(number) for number in numbers], captions, where, start, numbers, parts)
+            names_of = [images.get(number) for number in numbers]
+            _add_extracted(collector, names_of, captions, where, start, numbers, parts)
         else:
             collector.add_many(start + done + 1, columns[-1], captions, where, numbers, parts if any(parts) else None)
         done += count

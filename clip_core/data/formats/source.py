@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,19 +111,22 @@ class Source:
             raise DataError(f"{self.path}, line {line}: not text in UTF-8; save it as UTF-8.") from None
 
     def lines(self, newline: str) -> Iterator[str]:
-        """The lines of the file with their ends, read one at a time.
+        """The lines of the file with their ends, read some at a time.
 
         Args:
             newline: as `open` takes it.
         Raises:
             DataError: as `text` does.
         """
+        return chain.from_iterable(self._blocks(newline))
+
+    def _blocks(self, newline: str) -> Iterator[list[str]]:
         try:
             with self.path.open(encoding=self._encoding, newline=newline) as handle:
                 size = os.fstat(handle.fileno()).st_size
                 while block := list(islice(handle, _BLOCK)):
-                    yield from block
-                    self.progress(handle.buffer.tell(), size)
+                    yield block
+                    self.progress(min(os.lseek(handle.fileno(), 0, os.SEEK_CUR), size), size)
         except FileNotFoundError:
             raise DataError(f"no pair list at {self.path}; correct the path.") from None
         except OSError as error:

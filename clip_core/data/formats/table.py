@@ -82,21 +82,25 @@ def _collect(
     collector = Collector(columns.root)
     entry, some = 1, first
     while some.rows:
-        some = some.without_blanks(columns.image)
-        if set(map(len, some.rows)) == {len(names)}:
-            _add_even(collector, entry, some, columns)
-        else:
+        if not _add_even(collector, entry, some, columns, len(names)):
+            some = some.without_blanks()
             _add_uneven(collector, entry, some, names, columns, delimiter)
         entry += len(some.rows)
         some = records.read(_AT_ONCE)
     return collector
 
 
-def _add_even(collector: Collector, entry: int, some: "_Rows", columns: Columns) -> None:
+def _add_even(collector: Collector, entry: int, some: "_Rows", columns: Columns, width: int) -> bool:
+    """Add rows that all have every column and an image; False for others."""
+    if set(map(len, some.rows)) != {width}:
+        return False
     images = [row[columns.image].strip() for row in some.rows]
+    if not all(images):
+        return False
     captions = [row[columns.caption] for row in some.rows]
     splits = None if columns.split is None else [split_of(row[columns.split]) for row in some.rows]
     collector.add_many(entry, images, captions, "line ", some.lines, splits)
+    return True
 
 
 def _add_uneven(
@@ -164,10 +168,7 @@ class _Rows(NamedTuple):
     lines: Sequence[int]
     rows: list[list[str]]
 
-    def without_blanks(self, column: int = 0) -> "_Rows":
-        """Without records that are blank; `column` is looked at first."""
-        if all(len(row) > column and row[column] for row in self.rows):
-            return self
+    def without_blanks(self) -> "_Rows":
         kept = [(line, row) for line, row in zip(self.lines, self.rows, strict=True) if any(map(str.strip, row))]
         return _Rows([line for line, _ in kept], [row for _, row in kept])
 
