@@ -46,11 +46,11 @@ try:
             if 0 < half <= done:
                 half = 0
                 print("half", flush=True)
-        ImageStore.build(images, Preprocessing(image_size=%d), cache_gb=40, progress=watched)
+        ImageStore.build(images, Preprocessing(image_size=int(sys.argv[3])), cache_gb=40, progress=watched)
     print("all decoded", flush=True)
 except KeyboardInterrupt as interrupt:
     print(interrupt, flush=True)
-""" % _SIDE
+"""
 _CHECK_SECONDS = 15.0  # after which the check is interrupted
 
 
@@ -93,7 +93,7 @@ def decode(data: Path, cache: Path, half: int) -> tuple[float, float, str, bool]
     terminal = Terminal()
     start = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(data), str(half)],
+        [sys.executable, "-c", _CHILD, str(data), str(half), str(_SIDE)],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         stdout=subprocess.PIPE,
         stderr=terminal.theirs,
@@ -137,7 +137,9 @@ def main() -> None:
         print(header("run", "seconds", "seconds from Ctrl-C to the exit", "progress bar", "says"))
         for run, half in (("interrupted at half", count // 2), ("continued", 0), ("all in the cache", 0)):
             seconds, stopped, said, bar = decode(data, cache, half)
-            print(row(run, f"{seconds:.1f}", f"{stopped:.2f}" if half else "", "yes" if bar else "no", said), flush=True)
+            print(
+                row(run, f"{seconds:.1f}", f"{stopped:.2f}" if half else "", "yes" if bar else "no", said), flush=True
+            )
         print(f"clip-data check exits {check(data):.2f} s after Ctrl-C.")
 
 

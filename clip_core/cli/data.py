@@ -50,9 +50,7 @@ class ReadFlags:
         from clip_core.data.formats.source import ReadOptions
         from clip_core.data.progress import DecodeProgress
 
-        options = ReadOptions(
-            self.image_root, self.form, self.image_column, self.caption_column, self.class_template
-        )
+        options = ReadOptions(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
         with DecodeProgress(lambda line: print(line, file=sys.stderr), "read", unit="B") as progress:
             return read_data(file, options, progress)
 
@@ -76,6 +74,7 @@ class Findings:
 
     usable_pairs: int
     images: int
+    repeated_images: int  # whose file has the same content as that of an earlier one
     image_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
     captions: int  # distinct, normalised
     repeated_captions: int  # usable pairs whose caption an earlier pair has too
@@ -137,7 +136,9 @@ def info(
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    counts = f"{facts['pairs']:,} of {plural(facts['images'], 'image')}, {plural(facts['captions'], 'distinct caption')}"
+    counts = (
+        f"{facts['pairs']:,} of {plural(facts['images'], 'image')}, {plural(facts['captions'], 'distinct caption')}"
+    )
     lines = [printable(str(reading.path)), *reading_text(facts), row("pairs", counts)]
     lines.append(row("unusable", f"{plural(len(bad), 'pair')}, before any image is decoded"))
     lines += [f"  {printable(facts['first_unusable'])}"] if bad else []
@@ -195,6 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
+    from clip_core.data.image_files import count_repeated
+    from clip_core.data.pairs import distinct_images
+
     captions = [pair.caption for pair in report.good]
     distinct = {normalise_caption(text) for text in captions}
     by_area = sorted((sizes[path] for path in {pair.image for pair in report.good}), key=math.prod)
@@ -202,6 +206,7 @@ def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
     return Findings(
         usable_pairs=len(captions),
         images=len(by_area),
+        repeated_images=count_repeated(distinct_images(report.good)),
         image_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
         captions=len(distinct),
         repeated_captions=len(captions) - len(distinct),
@@ -230,9 +235,13 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
 def _text(findings: Findings) -> list[str]:
     """The findings as lines for a person."""
     sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
+    repeated = f"; {findings.repeated_images:,} have the same content as an earlier one" * bool(
+        findings.repeated_images
+    )
+    alike = ": all are the same, so there is nothing to learn" * (findings.captions == 1 < findings.usable_pairs)
     lines = [
-        f"images      {findings.images:,}; {', '.join(sizes)} pixels" if sizes else "images      none",
-        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated",
+        f"images      {findings.images:,}; {', '.join(sizes)} pixels{repeated}" if sizes else "images      none",
+        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated{alike}",
         f"longest     {findings.longest_caption:,} characters",
     ]
     lines += [

@@ -16,8 +16,8 @@ from clip_core.text import plural, printable
 class Pair(NamedTuple):
     """One image with one caption; a tuple, as there may be millions.
 
-    `path` is that of the image, absolute, and may be a member of a shard (see `image_files`); `entry` counts from 1 in the list;
-    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
+    `path` is that of the image, absolute, and may be a member of a shard (see `image_files`); `entry` counts from 1 in
+    the list; `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
     wrong before any decoding; `where` is the entry in the terms of its format.
     """
 

@@ -1,7 +1,5 @@
 """Splits that a data set states: who is trained on, who is for validation, and what is said of the others."""
 
-from pathlib import Path
-
 import pytest
 
 from clip_core.data.pairs import Pair

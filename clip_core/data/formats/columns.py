@@ -1,6 +1,7 @@
 """Which column of a table holds the images, which the captions, and which the split."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -150,7 +151,7 @@ def _caption_column(
             listed = _listed([names[place] for place in choice])
             raise DataError(f"{source.path}: the captions may be in {listed}; choose one with --caption-column.")
     numbered = [place for place in others if _is_called(names[place], (*CAPTION_NAMES, *_CLASS_NAMES))]
-    if numbered and not any(letter.isalpha() for text in texts[numbered[0]] for letter in text):
+    if numbered and not any(_says(letter) for text in texts[numbered[0]] for letter in text):
         name = names[numbered[0]]
         wanted = f"write the names of the classes there, or take it as it is with --caption-column {printable(name)}"
         raise DataError(f"{source.path}: column {shown(name)} holds only numbers, which are no captions; {wanted}.")
@@ -195,7 +196,12 @@ def _has_words(texts: Sequence[str]) -> bool:
 
 
 def _is_worded(text: str) -> bool:
-    return any(letter.isalpha() for letter in text) and not is_url(text) and not _is_image(text)
+    return any(map(_says, text)) and not is_url(text) and not _is_image(text)
+
+
+def _says(letter: str) -> bool:
+    """Whether a character says something, as a letter or an emoji does and a digit does not."""
+    return letter.isalpha() or unicodedata.category(letter) == "So"
 
 
 def _is_phrase(text: str) -> bool:

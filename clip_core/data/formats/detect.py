@@ -75,9 +75,7 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def detect(
-    path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress
-) -> tuple[Source, str, str]:
+def detect(path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress) -> tuple[Source, str, str]:
     """What to read, the name of its format, and why.
 
     Raises:

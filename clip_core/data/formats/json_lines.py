@@ -77,7 +77,7 @@ class _Some(NamedTuple):
             found = [_SCAN(line, 0) for line in lines]
         except (ValueError, RecursionError, StopIteration):  # the last where there is no value
             found = []
-        whole = all([line[end:] in _ENDS for line, (_, end) in zip(lines, found, strict=bool(found))])
+        whole = _ENDS.issuperset([line[end:] for line, (_, end) in zip(lines, found, strict=bool(found))])
         entries = [value for value, _ in found]
         if found and whole and set(map(type, entries)) == {dict}:
             return cls(range(number, number + len(lines)), entries)

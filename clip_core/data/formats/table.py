@@ -76,9 +76,7 @@ def read(source: Source) -> Contents:
     return collector.contents(source.path, columns.named(names), columns.notes)
 
 
-def _collect(
-    first: "_Rows", records: "_Records", names: Sequence[str], columns: Columns, delimiter: str
-) -> Collector:
+def _collect(first: "_Rows", records: "_Records", names: Sequence[str], columns: Columns, delimiter: str) -> Collector:
     collector = Collector(columns.root)
     entry, some = 1, first
     while some.rows:

@@ -137,7 +137,9 @@ def _pairs(shard: Path, below: str, sample: Sample, entry: int, split: str | Non
     where = f"{below}, {sample.key}{again}"
     part, caption = sample.image, sample.caption
     if part is None or part.image is None:
-        return [Pair(str(shard), "", entry, f"{below}/{sample.key}{again}", "it has a caption and no image", where, split)]
+        return [
+            Pair(str(shard), "", entry, f"{below}/{sample.key}{again}", "it has a caption and no image", where, split)
+        ]
     image, name = str(part.image.path(part.name)), f"{below}/{part.name}{again}"
     if caption is None:
         return [Pair(image, "", entry, name, "it has no .txt or .json with a caption", where, split)]
