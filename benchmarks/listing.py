@@ -4,9 +4,9 @@
 
 The images are empty files in folders of 10,000; each row names one of them. The plain reading is that of the standard
 library (csv, json) or of pyarrow with every value made a Python object, and keeps nothing. Listing chooses the columns,
-cleans every caption, looks for every image (each folder is listed once) and keeps the pairs; "folders" is the time to
-list the folders and no more, and "walked" that to go through the pairs once. The ratio is that to plain and folders. Each runs in a process of its own, three times; the fastest counts, as others use the machine. The
-memory is the most that the process held.
+cleans every caption, looks for every image (each folder is listed once) and keeps the pairs. "folders" is the time to
+list the folders and no more, "walked" that to go through the pairs once; the ratio is that to plain and folders. Each
+runs in a process of its own, three times; the fastest counts. The memory is the most that the process held.
 """
 
 import json

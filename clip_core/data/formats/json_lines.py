@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from clip_core.data.formats.collect import Collector, many_objects
 from clip_core.data.formats.columns import choose_columns, split_of
@@ -17,7 +17,7 @@ SHAPE = 'JSON lines {"image": "photos/1.jpg", "caption": "a cat"}, one a line'
 _SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _CHOSEN_BY = 1000  # lines that the keys are
 _AT_ONCE = 5_000  # lines read at a time
-_SCAN = json.JSONDecoder().scan_once  # json.loads without looking for white space around the value
+_SCAN = cast(Any, json.JSONDecoder()).scan_once  # json.loads without looking for white space around the value
 _ENDS = frozenset({"\n", "\r\n", ""})
 
 

@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from clip_core.data.formats.collect import Collector, many_objects
@@ -92,10 +93,10 @@ def _add_even(collector: Collector, entry: int, some: "_Rows", columns: Columns,
     """Add rows that all have every column and an image; False for others."""
     if set(map(len, some.rows)) != {width}:
         return False
-    images = [row[columns.image].strip() for row in some.rows]
+    images = list(map(str.strip, map(itemgetter(columns.image), some.rows)))
     if not all(images):
         return False
-    captions = [row[columns.caption] for row in some.rows]
+    captions = list(map(itemgetter(columns.caption), some.rows))
     splits = None if columns.split is None else [split_of(row[columns.split]) for row in some.rows]
     collector.add_many(entry, images, captions, "line ", some.lines, splits)
     return True
