@@ -235,9 +235,7 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
 def _text(findings: Findings) -> list[str]:
     """The findings as lines for a person."""
     sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
-    repeated = f"; {findings.repeated_images:,} have the same content as an earlier one" * bool(
-        findings.repeated_images
-    )
+    repeated = f"; {findings.repeated_images:,} with the content of an earlier one" * bool(findings.repeated_images)
     alike = ": all are the same, so there is nothing to learn" * (findings.captions == 1 < findings.usable_pairs)
     lines = [
         f"images      {findings.images:,}; {', '.join(sizes)} pixels{repeated}" if sizes else "images      none",

@@ -51,6 +51,17 @@ def test_a_list_with_nothing_usable_is_still_reported(tmp_path: Path, capsys: py
     assert "images      none" in capsys.readouterr().out
 
 
+def test_equal_images_and_equal_captions_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for number in range(4):
+        Image.new("RGB", (4, 4), (number // 2, 0, 0)).save(tmp_path / f"{number}.bmp")
+    entries = [{"image": f"{number}.bmp", "caption": "A photo"} for number in range(4)]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    assert main(["check", str(tmp_path / "pairs.json")]) == 0
+    out = capsys.readouterr().out
+    assert "pixels; 2 with the content of an earlier one\n" in out
+    assert "captions    1 distinct, 3 repeated: all are the same, so there is nothing to learn\n" in out
+
+
 def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     drawn = [
         "synthetic",
