@@ -22,7 +22,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 class DecodeProgress:
-    """Images decoded so far, on standard error if that is a terminal, else by `say` every ten seconds.
+    """Images decoded, or bytes read, so far: on standard error if that is a terminal, else by `say` every ten seconds.
 
     Nothing is shown of work that takes less than a second.
     """
@@ -45,12 +45,19 @@ class DecodeProgress:
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(
-                    total=total, desc=self._what, unit=self._unit, leave=False, delay=1.0, dynamic_ncols=True
+                    total=total,
+                    desc=self._what,
+                    unit=self._unit,
+                    unit_scale=self._unit == "B",
+                    leave=False,
+                    delay=1.0,
+                    dynamic_ncols=True,
                 )
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._spoken >= _LINE_SECONDS:
             self._spoken = time.monotonic()
-            self._say(f"{self._what} {done:,} of {total:,} {self._unit}s")
+            counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} {self._unit}s"
+            self._say(f"{self._what} {counts}")
 
 
 def run_interruptibly(

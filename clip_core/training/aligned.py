@@ -96,7 +96,7 @@ def alternative(config: TrainConfig, pairs: int) -> str | None:
         return None
     data = shlex.quote(str(config.data.data_file))
     return (
-        f"fewer than {FEW_PAIRS:,} pairs: projection heads on pretrained encoders reach more in less time ({_REACHED}); "
+        f"fewer than {FEW_PAIRS:,} pairs: heads on pretrained encoders reach more in less time ({_REACHED}); "
         f"clip-train --data {data} --image-encoder timm:vit_small_patch14_dinov2.lvd142m "
         "--text-encoder sentence-transformers/all-MiniLM-L6-v2"
     )
