@@ -166,7 +166,7 @@ def test_a_module_of_sentence_transformers_that_is_not_supported(tmp_path: Path)
 def test_a_missing_package_is_named_and_nothing_optional_is_imported_before(bert: Path) -> None:
     program = (
         "import sys\n"
-        "import clip_core.model.encoders as encoders\n"
+        "import clip_core.model.encoders.resolve as encoders\n"
         "assert not {'timm', 'transformers'} & set(sys.modules)\n"
         "sys.modules['transformers'] = None\n"
         "from clip_core.errors import MissingExtraError\n"
