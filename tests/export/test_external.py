@@ -27,12 +27,9 @@ def onnx_image(folder: Path, **how: Any) -> FrozenEncoder:
 
 
 IMAGE: dict[str, Callable[[Path], FrozenEncoder]] = {
-    "timm vit": lambda path: load_image_encoder(str(timm_folder(path))),
     "timm mobilenet": lambda path: load_image_encoder(str(timm_folder(path, "mobilenetv3_small_050"))),
     "dinov2": lambda path: load_image_encoder(str(image_folder(path, "dinov2"))),
-    "dinov3": lambda path: load_image_encoder(str(image_folder(path, "dinov3_vit"))),
     "convnext": lambda path: load_image_encoder(str(image_folder(path, "convnext"))),
-    "siglip": lambda path: load_image_encoder(str(image_folder(path, "siglip_vision_model"))),
     "onnx": lambda path: onnx_image(path, external=True),
     "onnx 4d": lambda path: onnx_image(path, flat=False),
     "onnx opset 13": lambda path: onnx_image(path, opset=13),
@@ -41,9 +38,7 @@ IMAGE: dict[str, Callable[[Path], FrozenEncoder]] = {
 
 TEXT: dict[str, Callable[[Path], FrozenEncoder]] = {
     "bert": lambda path: load_text_encoder(str(text_folder(path, "bert", pooling="mean_tokens"))),
-    "bert max": lambda path: load_text_encoder(str(text_folder(path, "bert", pooling="max_tokens"))),
     "xlm-roberta": lambda path: load_text_encoder(str(text_folder(path, "xlm-roberta"))),
-    "distilbert": lambda path: load_text_encoder(str(text_folder(path, "distilbert"))),
     "mpnet": lambda path: load_text_encoder(str(text_folder(path, "mpnet"))),
     "static": lambda path: load_text_encoder(str(static_folder(path))),
 }
