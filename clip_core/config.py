@@ -414,6 +414,14 @@ def _refuse(section: Frozen, fields: tuple[str, ...], why: str) -> None:
 SPELLINGS: dict[str, tuple[str, ...]] = {"data_file": ("--data", "--data-file")}
 
 SECTIONS: tuple[str, ...] = tuple(TrainConfig.model_fields)
+TITLES = {  # of the sections, in help and forms
+    "data": "Data",
+    "model": "Model",
+    "encoders": "Pretrained encoders",
+    "tune": "Fine-tuning",
+    "optim": "Optimiser",
+    "run": "Run",
+}
 
 
 def flag(field: str) -> str:

@@ -13,7 +13,6 @@ from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
 AUTOMATIC, NOTHING = "automatic", "none"
-TITLES = {"data": "Data", "model": "Model", "tune": "Fine-tuning", "optim": "Optimiser", "run": "Run"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from cyclopts import App, Parameter, Token
 
 from clip_core.cli.app import run_app
-from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TrainConfig, architecture, parse_config
+from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TITLES, TrainConfig, architecture, parse_config
 from clip_core.errors import UsageError
 
 _HELP = "Train a CLIP model on captioned images, or resume a run."
@@ -16,14 +16,6 @@ _RESUME = "resume the run at --run-dir; with --data, --image-root or --val-file 
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
-_TITLES = {
-    "data": "Data",
-    "model": "Model",
-    "encoders": "Pretrained encoders",
-    "tune": "Fine-tuning",
-    "optim": "Optimiser",
-    "run": "Run",
-}
 
 
 def train(**flags: Any) -> int:
@@ -52,7 +44,7 @@ def _signature() -> inspect.Signature:
     ancestors for its help: 0.2 s of every start.
     """
     flags = [
-        _flag(field, info.annotation, info.default, _TITLES[name], info.description or "")
+        _flag(field, info.annotation, info.default, TITLES[name], info.description or "")
         for name, model in _MODELS
         for field, info in model.model_fields.items()
     ]
@@ -60,7 +52,7 @@ def _signature() -> inspect.Signature:
     description = "print parameters and FLOPs of each preset, and exit"
     flags.append(_flag("list_models", bool, False, "Model", description, negative=""))
     description = "print what --image-encoder and --text-encoder are, or which kinds there are, and exit"
-    flags.append(_flag("list_encoders", bool, False, _TITLES["encoders"], description, negative=""))
+    flags.append(_flag("list_encoders", bool, False, TITLES["encoders"], description, negative=""))
     return inspect.Signature(flags)
 
 

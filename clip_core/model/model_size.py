@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_core.model.clip import CLIP
+from clip_core.model.projection import ExternalEncoder
 from clip_core.network import ClipConfig
 
 
@@ -20,7 +21,13 @@ class Size(NamedTuple):
 
 
 def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    """The number of parameters, those of frozen external encoders included."""
+    frozen = (
+        part.config.encoder.parameters
+        for part in module.modules()
+        if isinstance(part, ExternalEncoder) and part.unfrozen is None
+    )
+    return sum(p.numel() for p in module.parameters()) + sum(frozen)
 
 
 def measure(config: ClipConfig) -> Size:

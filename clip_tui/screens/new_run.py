@@ -13,12 +13,13 @@ from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
+from clip_core.config import TITLES
 from clip_core.errors import UsageError
 from clip_core.run.paths import is_run
 from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui.actions import bindings
-from clip_tui.form import TITLES, Field, form_fields, read_form
+from clip_tui.form import Field, form_fields, read_form
 from clip_tui.screens.page import Page
 from clip_tui.starter import to_flags
 from clip_tui.watcher import overview
@@ -36,7 +37,7 @@ class NewRunScreen(Page):
             form.border_title = "New run"
             form.border_subtitle = "tab moves on · ctrl-s starts"
             for section, fields in groupby(form_fields(), key=lambda field: field.section):
-                yield Static(TITLES.get(section, section), markup=False, classes="section")
+                yield Static(TITLES[section], markup=False, classes="section")
                 yield from _rows(fields)
         yield Static("", markup=False, id="hint")
         yield Static("", markup=False, id="mistake")
