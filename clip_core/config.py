@@ -173,7 +173,10 @@ class TuneConfig(Section):
     """Pretrained weights, and how they are fine-tuned."""
 
     init: str | None = Field(None, description="pretrained weights to fine-tune: a file, a folder, a hub name or a run")
-    init_model: str | None = Field(None, description="open_clip model name, where the weights do not include it")
+    init_model: str | None = Field(
+        None,
+        description="open_clip model name where the weights do not include it, or gelu or quickgelu alone",
+    )
     lock: Literal["none", "image", "text"] = Field("none", description="freeze a tower")
     unlock_last: int = Field(0, ge=0, le=100, description="last blocks of the frozen tower that stay trainable")
     lora: int | None = Field(None, ge=1, le=1024, description="train LoRA adapters of this rank only")
