@@ -196,7 +196,11 @@ class TuneConfig(Section):
         le=1,
         description="interpolate at the end between initial (0) and fine-tuned weights (1), as in WiSE-FT; try 0.5",
     )
-    guard_data: Path | None = Field(None, description="second validation set, to detect forgetting")
+    guard_data: Path | None = Field(
+        None,
+        description="second validation set, to detect forgetting: pairs, builtin (drawn shapes), builtin,FOLDER or none "
+        "(default: none; init: builtin)",
+    )
     guard_root: Path | None = Field(
         None, description="image root of the second validation set (default: the folder of its list)"
     )
@@ -267,6 +271,17 @@ class OptimConfig(Section):
     augment: bool = Field(
         True, description="random crops, keyword lists shuffled and thinned; no flips, no colour changes"
     )
+
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _warmup_is_no_number_of_steps(cls, value: Any) -> Any:
+        try:
+            steps = float(value) >= 1
+        except (TypeError, ValueError):
+            return value
+        if steps:
+            raise PydanticCustomError("fraction", "should be a fraction of the steps, less than 1 (default 0.1)")
+        return value
 
 
 class RunConfig(Section):

@@ -183,7 +183,7 @@ def test_a_model_as_other_programs_name_it(tmp_path: Path, monkeypatch: pytest.M
         ("RN50", "names an architecture"),
         ("convnext_base_w", "names an architecture"),
         ("ViT-B-32/laion2b_s34b_b79k", "names an architecture"),
-        ("https://huggingface.co/org/name/resolve/main/open_clip_model.safetensors", "hf download org/name open_clip_model"),
+        ("https://huggingface.co/org/name/resolve/main/w.safetensors", "hf download org/name w.safetensors"),
         ("https://example.org/ViT-B-32.pt", "nothing is downloaded from there"),
         ("s3://bucket/w.pt", "is an address"),
     ],
