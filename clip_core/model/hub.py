@@ -31,8 +31,11 @@ _OPENAI = {
     "ViT-B/32": "openai/clip-vit-base-patch32", "ViT-B/16": "openai/clip-vit-base-patch16",
     "ViT-L/14": "openai/clip-vit-large-patch14", "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
 }  # fmt: skip
+_OPENAI |= {name.replace("/", "-"): hub for name, hub in _OPENAI.items()}
 _ARCHITECTURE = re.compile(
-    r"(?:(?:ViT(?:amin)?|EVA0?[12]|RN|coca_ViT|convnext|MobileCLIP\d?|nllb-clip|xlm-roberta|roberta)[-_]?[\w.@+-]*)",
+    r"(?:coca_|nllb-clip-|xlm-|roberta-)*"
+    r"(?:(?:ViT|EVA\d*|ViTamin|MobileCLIP\d?)-\w+[-/]\d+|RN\d+|MobileCLIP\d?-\w+|ViTamin-\w+|convnext_\w+)"
+    r"(?:[-@x_][\w.@+-]*)?",
     re.IGNORECASE,
 )
 _LOCAL = "local-dir:"
@@ -55,12 +58,11 @@ def local_source(source: Path | str) -> Path:
         return Path(text.removeprefix(_LOCAL)).expanduser()
     address = _URL.fullmatch(text)
     if address is not None:
-        return Path(PREFIX + _hub_repository(text, *address.groups()))
-    head, _, rest = text.partition("/")
-    named = text if not rest or text.upper() in map(str.upper, _OPENAI) or re.fullmatch(r"\d+(@\w+)?", rest) else head
-    if _ARCHITECTURE.fullmatch(named.replace("/", "-")) and not Path(head).exists() and not path.suffix[1:].isalpha():
-        openai = next((hub for name, hub in _OPENAI.items() if name.replace("/", "-") == named.replace("/", "-")), None)
-        known = f" (OpenAI's are {openai})" if openai else ""
+        return Path(PREFIX + _hub_repository(*address.groups()))
+    match = _ARCHITECTURE.match(text)
+    if match is not None and text[match.end() :][:1] in ("", "/") and not path.suffix[1:].isalpha():
+        openai = _OPENAI.get(match[0] if match.end() == len(text) else "")
+        known = f" (OpenAI's weights are {openai})" if openai else ""
         raise CheckpointError(
             f"{printable(text, 80)} names an architecture, not weights; give a weight file, a folder or a name on the "
             f"Hugging Face hub, as org/name{known}."
@@ -68,11 +70,12 @@ def local_source(source: Path | str) -> Path:
     return path
 
 
-def _hub_repository(text: str, scheme: str, rest: str) -> str:
+def _hub_repository(scheme: str, rest: str) -> str:
     """`org/name` of an address on the hub."""
+    text = f"{scheme}://{rest}"  # a Path has one slash
     host, _, below = rest.partition("/")
     parts = (rest if scheme.lower() == "hf" else below).strip("/").split("/")
-    plain = len(parts) == 2 or (len(parts) == 4 and parts[2] == "tree") or (len(parts) == 3 and parts[2] == "tree")
+    plain = len(parts) == 2 or (len(parts) in (3, 4) and parts[2] == "tree")
     if scheme.lower() == "hf" or host.lower() in _HUB_HOSTS:
         name = "/".join(parts[:2])
         if plain and _NAME.fullmatch(name):

@@ -45,6 +45,7 @@ _TENSORS: dict[str, Role] = {
 _NUMPY = (
     "dtype", "ndarray", "core.multiarray.scalar", "core.multiarray._reconstruct", "core.numeric._frombuffer",
     "random._pickle.__randomstate_ctor", "random._pickle.__generator_ctor", "random._pickle.__bit_generator_ctor",
+    "random.bit_generator.__pyx_unpickle_SeedSequence",
 )  # fmt: skip
 _IGNORED = frozenset(
     [

@@ -79,7 +79,7 @@ class Health:
             return None
         return (
             f"the initial weights are near chance on the second validation set (recall@1 {start:.0%}, chance "
-            f"{self.guard_chance:.0%}), so it does not show forgetting: give pairs that they know with --guard-data FILE"
+            f"{self.guard_chance:.0%}), so it shows no forgetting: give pairs that they know with --guard-data FILE"
         )
 
     def evaluation(

@@ -1,8 +1,7 @@
 """The memory of a training run, estimated before its first step, and the largest batch that fits.
 
 What the weights need (gradients, optimiser state) is counted. What a pair needs is measured: the tensors that a forward
-pass of one and of two samples saves for its backward pass (`torch.autograd.graph.saved_tensors_hooks`), on any device and
-without a backward pass.
+pass of one and of two samples saves for its backward pass (`torch.autograd.graph.saved_tensors_hooks`), on any device.
 
 Shapes: B pairs in a batch.
 """
@@ -93,9 +92,8 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
         for parameter in step.network.parameters()
         if parameter.requires_grad and step.network is not step.model
     )
-    held = {
-        id(each): each for network in (step.model, step.network, step.eval_weights.model) for each in _tensors(network)
-    }
+    networks = (step.model, step.network, step.eval_weights.model)
+    held = {id(each): each for network in networks for each in _tensors(network)}
     rank_batch = len(batch)
     per_pair = _of_images(step, batch) + _of_captions(step, batch) / rank_batch
     return MemoryEstimate(
@@ -183,10 +181,7 @@ def _rounded(batch_size: int) -> int:
 
 
 def _text(count: float) -> str:
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:.0f} MB"
-        if count >= 1e6
-        else f"{count / 1e3:.0f} kB"
-    )
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count / 1e3:.0f} kB"

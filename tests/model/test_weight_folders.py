@@ -54,7 +54,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "w.pt.gz": (b"\x1f\x8b\x08" + bytes(range(64)), "is a gzip archive"),
     "w.tar": (b"w.pt".ljust(257, b"\0") + b"ustar\x0000" + bytes(512), "is a tar archive"),
     "cat.JPG": (b"\xff\xd8\xff\xe0" + bytes(64), "is a JPEG image"),
-    "noise.pt": (bytes(range(128, 256)), "neither a PyTorch nor a safetensors file"),
+    "noise.pt": (bytes(range(200, 256)), "neither a PyTorch nor a safetensors file"),
 }
 
 
