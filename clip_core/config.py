@@ -275,11 +275,7 @@ class OptimConfig(Section):
     @field_validator("warmup", mode="before")
     @classmethod
     def _warmup_is_no_number_of_steps(cls, value: Any) -> Any:
-        try:
-            steps = float(value) >= 1
-        except (TypeError, ValueError):
-            return value
-        if steps:
+        if isinstance(value, int | float) and value >= 1:
             raise PydanticCustomError("fraction", "should be a fraction of the steps, less than 1 (default 0.1)")
         return value
 

@@ -117,9 +117,7 @@ def load_second_validation(
     report = sort_pairs(pairs, {store.paths[row]: why for row, why in store.failures.items()})
     more = ""
     if tune.guard_data is None:
-        more = (
-            f"; drawn shapes, to detect forgetting (--guard-data {BUILTIN},FOLDER adds classes, {NONE} leaves it out)"
-        )
+        more = f" It shows forgetting; --guard-data {BUILTIN},FOLDER adds your classes, {NONE} leaves it out."
     say(printable(f"second validation set {guard}: {report.sentence()}{more}"))
     refuse_bad(Path(str(guard)), report, data)
     valid = PairSet.from_pairs(report.good)
