@@ -58,7 +58,8 @@ _IGNORED = frozenset(
         "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
         "pathlib._local.WindowsPath", "pathlib._local.PurePosixPath", "torch._utils._rebuild_device_tensor",
         "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_sparse_tensor",
-        "torch.serialization._get_layout", "torch.torch_version.TorchVersion", "uuid.UUID",
+        "functools.partial", "operator.itemgetter", "types.SimpleNamespace", "torch.serialization._get_layout",
+        "torch.torch_version.TorchVersion", "uuid.UUID",
     ]
 )  # fmt: skip
 _TORCHSCRIPT_FIRST = frozenset(
@@ -85,11 +86,10 @@ _POWER = frozenset(
         "io", "joblib", "linecache", "marshal", "mmap", "multiprocessing", "nt", "operator", "os", "pdb", "pickle",
         "_pickle", "pip", "pkgutil", "platform", "posix", "pprint", "profile", "pty", "pydoc", "requests", "resource",
         "runpy", "shlex", "shutil", "signal", "site", "smtplib", "socket", "ssl", "subprocess", "sys", "sysconfig",
-        "tempfile", "telnetlib", "test", "threading", "timeit", "trace", "tracemalloc", "types", "urllib", "urllib2",
+        "tempfile", "telnetlib", "threading", "timeit", "trace", "tracemalloc", "types", "urllib", "urllib2",
         "venv", "webbrowser", "xmlrpc", "zipimport"
     ]
 )  # fmt: skip
-_PLAIN = frozenset(["types.SimpleNamespace", "functools.partial", "operator.itemgetter"])  # classes of these modules
 
 
 def role_of(module: str, name: str, *, torchscript: bool) -> Role:
@@ -107,7 +107,7 @@ def role_of(module: str, name: str, *, torchscript: bool) -> Role:
         return Role.IGNORED
     if module in _BUILTINS:
         return Role.OBJECT if name in _BUILTIN_TYPES else Role.REFUSED
-    if module.partition(".")[0] in _POWER and full not in _PLAIN:
+    if module.partition(".")[0] in _POWER:
         return Role.REFUSED
     return Role.OBJECT
 

@@ -94,14 +94,16 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
     )
     networks = (step.model, step.network, step.eval_weights.model)
     held = {id(each): each for network in networks for each in _tensors(network)}
-    rank_batch = len(batch)
-    per_pair = _of_images(step, batch) + _of_captions(step, batch) / rank_batch
+    training = step.network.training
+    step.network.eval()  # so that no running mean changes
+    per_pair = _of_images(step, batch) + _of_captions(step, batch) / len(batch)
+    step.network.train(training)
     return MemoryEstimate(
         weights=sum(map(_bytes, held.values())),
         state=gradients + step.optimiser.state_bytes(),
         per_pair=per_pair * _BACKWARD,
         available=available_memory(step.device),
-        batch_size=rank_batch,
+        batch_size=len(batch),
     )
 
 

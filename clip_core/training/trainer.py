@@ -106,11 +106,11 @@ class Trainer:
         self.train_step.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
+        self.estimate_memory()
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
         try:
-            self.estimate_memory()
             if self.progress.step == 0 and self.progress.scored_at < 0:
                 self.evaluate()
             if self.progress.step < self.recipe.steps and self.serve(signals):
