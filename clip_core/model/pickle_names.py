@@ -52,7 +52,7 @@ _IGNORED = frozenset(
         *(f"numpy.{name}" for name in _NUMPY),
         *(f"numpy._{name}" for name in _NUMPY if name.startswith("core.")),
         "builtins.complex", "builtins.frozenset", "builtins.range", "builtins.set", "builtins.slice",
-        "__builtin__.complex", "__builtin__.frozenset", "__builtin__.set",
+        "__builtin__.complex", "__builtin__.frozenset", "__builtin__.set", "__builtin__.xrange",
         "collections.Counter", "collections.deque", "datetime.date", "datetime.datetime", "datetime.time",
         "datetime.timedelta", "datetime.timezone", "decimal.Decimal", "fractions.Fraction", "pathlib.PosixPath",
         "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
