@@ -95,7 +95,8 @@ class DataConfig(Section):
     """The data set and its split."""
 
     data_file: Path | None = Field(
-        None, description="training pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of images, or tar shards"
+        None,
+        description="training pairs: a JSON, JSONL, CSV, Parquet, COCO or Flickr list, a folder of images, or shards",
     )
     format: DataFormat | None = Field(None, description="data format (default: detected)")
     image_column: str | None = Field(None, description="column or key of the images (default: detected)")

@@ -46,21 +46,21 @@ class PairSet:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[Pair]) -> Self:
-        image_rows: dict[Path, int] = {}
+        image_rows: dict[str, int] = {}
         caption_rows: dict[str, int] = {}
         names: list[str] = []
         captions: list[str] = []
         rows = np.empty((len(pairs), 2), dtype=np.int64)
         for number, pair in enumerate(pairs):
-            if pair.image not in image_rows:
-                image_rows[pair.image] = len(image_rows)
-                names.append(pair.name or str(pair.image))
+            if pair.path not in image_rows:
+                image_rows[pair.path] = len(image_rows)
+                names.append(pair.name or pair.path)
             same = normalise_caption(pair.caption)
             if same not in caption_rows:
                 caption_rows[same] = len(caption_rows)
                 captions.append(pair.caption)
-            rows[number] = image_rows[pair.image], caption_rows[same]
-        return cls(list(image_rows), captions, rows[:, 0].copy(), rows[:, 1].copy(), names)
+            rows[number] = image_rows[pair.path], caption_rows[same]
+        return cls(list(map(Path, image_rows)), captions, rows[:, 0].copy(), rows[:, 1].copy(), names)
 
     def __len__(self) -> int:
         return len(self.pair_images)
@@ -204,7 +204,8 @@ def load_data(
 
 def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading:
     """The pairs of a file; two lines say how it was read."""
-    reading = read_data(file, ReadOptions.of(config))
+    with DecodeProgress(say, f"reading {file.name}", unit="B") as progress:
+        reading = read_data(file, ReadOptions.of(config), progress)
     for line in two_lines(reading):
         say(line)
     return reading

@@ -15,9 +15,11 @@ import numpy as np
 
 from clip_core.config import DataConfig, TuneConfig
 from clip_core.data.dataset import PairSet, refuse_bad
+from clip_core.data.describe import two_lines
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, distinct_images, sort_pairs
+from clip_core.data.splits import split_validation
 from clip_core.data.store import ImageStore
 from clip_core.data.synthetic import COMBINATIONS, create_synthetic
 from clip_core.data.tokenizer import Tokenizer
@@ -61,9 +63,19 @@ def read_second_validation(tune: TuneConfig) -> list[Pair]:
     Raises:
         DataError: if it is missing or no list of pairs.
     """
+    return _read(tune)[0]
+
+
+def _read(tune: TuneConfig) -> tuple[list[Pair], list[str]]:
+    """The pairs for validation, and what is said of how they were read."""
     guard = guard_of(tune)
-    pairs = read_data(guard.data, ReadOptions(tune.guard_root)).pairs if guard.data else []
-    return [*(read_data(drawn_shapes(), ReadOptions()).pairs if guard.builtin else []), *pairs]
+    drawn = read_data(drawn_shapes(), ReadOptions()).pairs if guard.builtin else []
+    if guard.data is None:
+        return drawn, []
+    reading = read_data(guard.data, ReadOptions(tune.guard_root))
+    split = split_validation(reading.pairs, reading.columns)
+    said = [f"{guard.data}: {split.said}."] if split.said is not None else []
+    return [*drawn, *(split.val or [])], [*two_lines(reading), *map(printable, said)]
 
 
 def drawn_shapes() -> Path:
@@ -112,7 +124,9 @@ def load_second_validation(
                 "training data"
             )
         return None
-    pairs = read_second_validation(tune)
+    pairs, said = _read(tune)
+    for line in said:
+        say(line)
     store = ImageStore.build(distinct_images(pairs), preprocessing, cache_gb=data.cache_gb, workers=data.workers)
     report = sort_pairs(pairs, {store.paths[row]: why for row, why in store.failures.items()})
     more = ""
