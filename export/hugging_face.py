@@ -16,7 +16,7 @@ _ONCE_WRONG_END = 2  # CLIPModel takes this number for an old mistake, and reads
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
     """The traits of a network that CLIPModel cannot express."""
-    image, text = config.image, config.text
+    image, text = config.own_image, config.own_text
     found = {
         "a convolutional stem": image.stem is not Stem.PATCH,
         "mean pooling of the patches": image.pooling is not Pooling.CLASS_TOKEN,
@@ -38,7 +38,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     """Configuration, weights and tokenizer."""
     config = model.config
     save_weights(folder / "model.safetensors", to_hugging_face(model.state_dict(), config))
-    write_tokenizer(folder, tokenizer, config.text, pad_with_end=True)
+    write_tokenizer(folder, tokenizer, config.own_text, pad_with_end=True)
     described = model_config(config, model.logit_scale().item(), folder / TOKENIZER)
     for tower in ("vision_config", "text_config"):
         described[tower] = {key: value for key, value in described[tower].items() if key not in OWN_TRAITS}

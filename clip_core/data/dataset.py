@@ -19,7 +19,7 @@ from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, Report, distinct_images, fingerprint, sort_pairs
 from clip_core.data.progress import DecodeProgress
 from clip_core.data.splits import Split, split_training, split_validation
-from clip_core.data.store import EXACT, Decoder, ImageStore
+from clip_core.data.store import EXACT, Decoder, Images, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
 from clip_core.network import Preprocessing
@@ -85,8 +85,8 @@ class Data:
 
     train: PairSet
     val: PairSet
-    train_store: ImageStore
-    val_store: ImageStore
+    train_store: Images
+    val_store: Images
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
     fingerprint: str  # of the training list, and of a validation list after a "-"; the same wherever the data are

@@ -56,7 +56,7 @@ class DecodeProgress:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._spoken >= _LINE_SECONDS:
             self._spoken = time.monotonic()
-            counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} images"
+            counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} {self._unit}s"
             self._say(f"{self._what} {counts}")
 
 

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import tokenizers
@@ -31,6 +31,12 @@ DEFAULT_CONTEXT_LENGTH = 77
 Pad = Literal["zero", "end"]  # the padding after the end token: id 0, or the end token again
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
+
+
+class Captions(Protocol):
+    """Captions as token ids, int64 (C, T), or as features of a frozen encoder, float32 (C, F)."""
+
+    def encode(self, captions: list[str]) -> NDArray[Any]: ...
 
 
 class Tokenizer:
@@ -169,9 +175,9 @@ class Tokenizer:
 
 
 def frame(
-    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | None = None, fixed_length: bool | None = None
+    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | int | None = None, fixed_length: bool | None = None
 ) -> None:
-    """Set truncation and padding; what is None stays as the file has it.
+    """Set truncation and padding, `pad` being an id or one of its names; what is None stays as the file has it.
 
     Raises:
         ValueError: if the tokenizer adds no end token.
@@ -182,7 +188,7 @@ def frame(
     empty: list[int] = inner.encode("").ids
     if not empty:
         raise ValueError("no end token")
-    number = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
+    number = pad if isinstance(pad, int) else {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
     fixed = stored["length"] is not None if fixed_length is None else fixed_length
     inner.enable_truncation(context_length)
     inner.enable_padding(

@@ -4,6 +4,7 @@ Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's
 Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from clip_core.model.not_weights import quantised_note, refuse_adapters
 from clip_core.model.published_config import PublishedConfig, unsupported
 from clip_core.model.torch_files import StoredTensor
 from clip_core.model.unwrap import unwrap
-from clip_core.model.weight_files import WeightFile, open_weights
+from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
 from clip_core.model.weight_folders import (
     HUGGING_FACE_CONFIG,
     OPEN_CLIP_CONFIG,
@@ -35,6 +36,7 @@ from clip_core.model.weight_maps import NOT_WEIGHTS, Row, check_names_and_shapes
 from clip_core.network import Activation, ClipConfig, Pooling
 from clip_core.text import printable
 
+_OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
 _ACTIVATIONS = {"gelu": Activation.GELU, "quickgelu": Activation.QUICK_GELU}  # that --init-model may name alone
 
 # Parts of names that only weights of other architectures have.
@@ -78,6 +80,21 @@ class Published:
         return model.eval()
 
 
+def is_published(path: Path) -> bool:
+    """Whether there are published weights at `path`: a weight file, an index, or a folder with their configuration."""
+    if path.is_file():
+        return path.suffix in SUFFIXES or path.name.endswith(INDEX)
+    if any((path / name).exists() for name in _OWN):
+        return False
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        return True
+    try:
+        settings = json.loads((path / HUGGING_FACE_CONFIG).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and ("model_type" in settings or "text_config" in settings)
+
+
 def read_published(
     path: Path | str,
     *,
@@ -113,7 +130,7 @@ def read_published(
     text = config.text.model_copy(update={"end_token": tokenizer.end_token})
     config = config.model_copy(update={"text": text})
     weights = read_weights(file.path, known.config, rows, tensors)
-    image = config.image
+    image = config.own_image
     weights["image.positions"] = interpolate_positions(
         weights["image.positions"], image.grid, class_token=image.has_class_token
     )
@@ -222,7 +239,7 @@ def _with_activation(config: ClipConfig, activation: Activation) -> ClipConfig:
 
 def _bounded(where: Path | str, known: PublishedConfig, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
     """The architecture, once it has no more blocks than there are tensors: it could ask for billions."""
-    if known.config.image.layers + known.config.text.layers > len(tensors):
+    if known.config.own_image.layers + known.config.own_text.layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
     return known.config
 
@@ -258,7 +275,7 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
     Raises:
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
-    folder, text = path.parent, known.config.text
+    folder, text = path.parent, known.config.own_text
     if known.own_tokenizer and not (folder / "tokenizer.json").is_file():
         raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
     whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT

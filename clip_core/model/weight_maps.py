@@ -97,21 +97,21 @@ def open_clip_rows(config: ClipConfig, *, text_prefix: str = "") -> list[Row]:
     Args:
         text_prefix: `text.` where open_clip keeps the text tower as a module of its own.
     """
-    names = OPEN_CLIP | (OPEN_CLIP_BIASED if config.text.projection_bias else {})
+    names = OPEN_CLIP | (OPEN_CLIP_BIASED if config.own_text.projection_bias else {})
     names |= OPEN_CLIP_LOGIT_BIAS if config.logit_bias else {}
-    if not config.image.pre_norm:
+    if not config.own_image.pre_norm:
         names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("image.norm_pre.")}
     rows = [Row(ours, (theirs,), theirs in OPEN_CLIP_TRANSPOSED) for ours, theirs in names.items()]
-    rows += _blocks("image", config.image.layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK)
-    rows += _blocks("text", config.text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
+    rows += _blocks("image", config.own_image.layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK)
+    rows += _blocks("text", config.own_text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
     return [_prefixed(row, text_prefix) if row.ours.startswith("text.") else row for row in rows]
 
 
 def hugging_face_rows(config: ClipConfig) -> list[Row]:
     """The weight map of a network in the names of transformers' CLIPModel."""
     rows = [Row(ours, (theirs,)) for ours, theirs in HUGGING_FACE.items()]
-    rows += _blocks("image", config.image.layers, "vision_model.encoder.layers", HUGGING_FACE_BLOCK)
-    rows += _blocks("text", config.text.layers, "text_model.encoder.layers", HUGGING_FACE_BLOCK)
+    rows += _blocks("image", config.own_image.layers, "vision_model.encoder.layers", HUGGING_FACE_BLOCK)
+    rows += _blocks("text", config.own_text.layers, "text_model.encoder.layers", HUGGING_FACE_BLOCK)
     return rows
 
 
