@@ -174,7 +174,10 @@ class TuneConfig(Section):
     """Pretrained weights, and how they are fine-tuned."""
 
     init: str | None = Field(None, description="pretrained weights to fine-tune: a file, a folder, a hub name or a run")
-    init_model: str | None = Field(None, description="open_clip model name, where the weights do not include it")
+    init_model: str | None = Field(
+        None,
+        description="open_clip model name where the weights do not include it, or gelu or quickgelu alone",
+    )
     lock: Literal["none", "image", "text"] = Field("none", description="freeze a tower")
     unlock_last: int = Field(0, ge=0, le=100, description="last blocks of the frozen tower that stay trainable")
     lora: int | None = Field(None, ge=1, le=1024, description="train LoRA adapters of this rank only")
@@ -194,7 +197,9 @@ class TuneConfig(Section):
         le=1,
         description="interpolate at the end between initial (0) and fine-tuned weights (1), as in WiSE-FT; try 0.5",
     )
-    guard_data: Path | None = Field(None, description="second validation set, to detect forgetting")
+    guard_data: Path | None = Field(
+        None, description="second validation set: pairs, builtin[,FOLDER] or none (default: none; init: builtin)"
+    )
     guard_root: Path | None = Field(
         None, description="image root of the second validation set (default: the folder of its list)"
     )
@@ -314,6 +319,13 @@ class OptimConfig(Section):
     augment: bool = Field(
         True, description="random crops, keyword lists shuffled and thinned; no flips, no colour changes"
     )
+
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _warmup_is_no_number_of_steps(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value >= 1:
+            raise PydanticCustomError("fraction", "should be a fraction of the steps, less than 1 (default 0.1)")
+        return value
 
 
 class RunConfig(Section):

@@ -71,6 +71,7 @@ def write_bundle(
 ) -> Manifest:
     """`export_bundle` with a lock that the caller holds."""
     loaded = load_model(job.source, model_name=model_name)
+    job.say_notes(loaded.notes)
     out, tokenizer, text = job.out, loaded.tokenizer, loaded.config.text
     if job.named:
         check_output(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)

@@ -51,7 +51,7 @@ def export(
     force
         Replace an export that was made from another run.
     init_model
-        open_clip's name of the architecture, where published weights do not say it.
+        open_clip's name of the architecture where published weights do not say it, or gelu or quickgelu.
     """
     if format != "onnx" and images is not None:
         raise UsageError(f"--images is for the parity of an ONNX export; leave it out with --format {format}.")

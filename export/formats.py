@@ -70,6 +70,7 @@ def export_weights(
 def write_weights(job: ExportJob, *, to: Format, force: bool = False, model_name: str | None = None) -> None:
     """`export_weights` with a lock that the caller holds."""
     loaded, writer = load_model(job.source, model_name=model_name), _WRITERS[to]
+    job.say_notes(loaded.notes)
     tokenizer, text = loaded.tokenizer, loaded.config.text
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
     external = [f"{tower.encoder.architecture} as its {tower.encoder.side} encoder" for tower in loaded.config.external]

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -114,6 +114,11 @@ class ExportJob:
         """Show a text to the user and append it to the log."""
         self._write_log(text)
         self._say(text)
+
+    def say_notes(self, notes: Sequence[str]) -> None:
+        """Show what was assumed or ignored in published weights."""
+        for note in notes:
+            self.say(f"note: {note}")
 
     def _take_lock(self, out: Path) -> Lock:
         busy = RunBusyError(f"another process is exporting to {out}; wait until it ends, or stop it.")

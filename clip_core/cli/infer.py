@@ -48,7 +48,10 @@ class Model:
         ),
     ] = None
     init_model: Annotated[
-        str | None, Parameter(help="open_clip's name of the architecture, where published weights do not say it")
+        str | None,
+        Parameter(
+            help="open_clip's name of the architecture where published weights do not say it, or gelu or quickgelu"
+        ),
     ] = None
     backend: Annotated[
         Literal["auto", "torch", "onnx"],

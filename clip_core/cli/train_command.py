@@ -13,6 +13,7 @@ from clip_core.errors import UsageError
 
 _HELP = "Train a CLIP model on captioned images, or resume a run."
 _RESUME = "resume the run at --run-dir; with --data, --image-root or --val-file where its data were moved"
+_FORCE = "fine-tune with a learning rate or warm-up of training from scratch, which overwrites pretrained weights"
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
@@ -21,7 +22,7 @@ _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
 def train(**flags: Any) -> int:
     """Called with the flags that were given, out of those of `_signature`."""
     resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
-    list_encoders = flags.pop("list_encoders", False)
+    force, list_encoders = flags.pop("force", False), flags.pop("list_encoders", False)
     config = from_flags(flags)
     if list_models:
         return _list_models(config)
@@ -29,7 +30,7 @@ def train(**flags: Any) -> int:
         return _list_encoders(config)
     from clip_core.training.session import run_training
 
-    return run_training(config, resume=resume)
+    return run_training(config, resume=resume, force=force)
 
 
 def from_flags(flags: Mapping[str, Any]) -> TrainConfig:
@@ -49,6 +50,7 @@ def _signature() -> inspect.Signature:
         for field, info in model.model_fields.items()
     ]
     flags.append(_flag("resume", bool, False, "Run", _RESUME, negative=""))
+    flags.append(_flag("force", bool, False, "Fine-tuning", _FORCE, negative=""))
     description = "print parameters and FLOPs of each preset, and exit"
     flags.append(_flag("list_models", bool, False, "Model", description, negative=""))
     description = "print what --image-encoder and --text-encoder are, or which kinds there are, and exit"

@@ -12,7 +12,7 @@ from clip_core.errors import BackendError, CheckpointError, UsageError
 from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
-from clip_core.model.hub import hub_name
+from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
@@ -120,6 +120,7 @@ def open_encoder(
     path: Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
 ) -> Encoder:
     """The encoder of a run, a checkpoint, a bundle or published weights; only its backend's library is imported."""
+    path = local_source(path)
     if not path.exists() and (backend == "onnx" or not hub_name(str(path))):
         raise CheckpointError(
             f"no model at {path}: give a run directory, a checkpoint, an ONNX bundle or published weights."

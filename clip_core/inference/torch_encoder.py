@@ -48,6 +48,7 @@ class TorchEncoder(BatchedEncoder):
             checkpoint=loaded.folder.name if loaded.step else "",
             scores=loaded.scores,
             classes=trained_classes(loaded),
+            note="; ".join(loaded.notes) or None,
         )
         super().__init__(about, loaded.tokenizer)
 

@@ -21,8 +21,8 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
-from clip_core.model.hub import hub_name
-from clip_core.model.published import is_published, read_published
+from clip_core.model.hub import hub_name, local_source
+from clip_core.model.published import read_published
 from clip_core.model.weight_files import read_tensors
 from clip_core.network import ClipConfig
 from clip_core.run.paths import META, RunPaths, is_run
@@ -39,6 +39,7 @@ class LoadedModel:
     """A network on the CPU in fp32, ready for evaluation, and where it came from.
 
     `folder`: of the checkpoint, or what published weights were read from. `files`: those that hold its weights.
+    `notes`: what was taken, assumed or ignored in published weights, a line each.
     """
 
     model: CLIP
@@ -49,6 +50,7 @@ class LoadedModel:
     run: Path | None
     scores: dict[str, float]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def weights_sha256(self) -> str:
         """Of the file that holds the weights; of the files' own hashes where they are several."""
@@ -255,12 +257,16 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     Raises:
         CheckpointError: if there is no complete checkpoint, or it does not describe a valid network.
     """
-    if hub_name(str(path)) or is_published(path):
+    path = local_source(path)
+    own = is_run(path) or (path / META).is_file()
+    if hub_name(str(path)) or (path.exists() and not own):
         published = read_published(path, model_name=model_name)
         place = path if path.exists() else published.folder
-        model = published.build()
-        return LoadedModel(model, published.config, published.tokenizer, place, 0, None, {}, published.files)
-    folder = find_checkpoint(Path(path))
+        return LoadedModel(
+            published.build(), published.config, published.tokenizer, place, 0, None, {}, published.files,
+            published.notes,
+        )  # fmt: skip
+    folder = find_checkpoint(path)
     meta = read_meta(folder)
     try:
         config = ClipConfig.model_validate(meta["model"])

@@ -26,6 +26,72 @@ _SMALL = (
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+# Names of OpenAI's `clip.load`, and where those weights are on the hub.
+_OPENAI = {
+    "ViT-B/32": "openai/clip-vit-base-patch32", "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14", "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+}  # fmt: skip
+_OPENAI |= {name.replace("/", "-"): hub for name, hub in _OPENAI.items()}
+_ARCHITECTURE = re.compile(
+    r"(?:coca_|nllb-clip-|xlm-|roberta-)*"
+    r"(?:(?:ViT|EVA\d*|ViTamin|MobileCLIP\d?)-\w+[-/]\d+|RN\d+|MobileCLIP\d?-\w+|ViTamin-\w+|convnext_\w+)"
+    r"(?:[-@x_][\w.@+-]*)?",
+    re.IGNORECASE,
+)
+_LOCAL = "local-dir:"
+_URL = re.compile(r"(?i)(https?|hf|s3|gs|ftp|file):/+(.+)")
+_HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+
+
+def local_source(source: Path | str) -> Path:
+    """A model as typed, without what open_clip and web browsers put before it; what exists stays as it is.
+
+    `local-dir:FOLDER` is the folder; the address of a repository on the Hugging Face hub is `hf-hub:org/name`.
+
+    Raises:
+        CheckpointError: for another address, and for the name of an architecture, which says nothing of the weights.
+    """
+    text, path = str(source), Path(source)
+    if path.exists():
+        return path
+    if text.startswith(_LOCAL):
+        return Path(text.removeprefix(_LOCAL)).expanduser()
+    address = _URL.fullmatch(text)
+    if address is not None:
+        return Path(PREFIX + _hub_repository(*address.groups()))
+    match = _ARCHITECTURE.match(text)
+    if match is not None and text[match.end() :][:1] in ("", "/") and not path.suffix[1:].isalpha():
+        openai = _OPENAI.get(match[0] if match.end() == len(text) else "")
+        known = f" (OpenAI's weights are {openai})" if openai else ""
+        raise CheckpointError(
+            f"{printable(text, 80)} names an architecture, not weights; give a weight file, a folder or a name on the "
+            f"Hugging Face hub, as org/name{known}."
+        )
+    return path
+
+
+def _hub_repository(scheme: str, rest: str) -> str:
+    """`org/name` of an address on the hub."""
+    text = f"{scheme}://{rest}"  # a Path has one slash
+    host, _, below = rest.partition("/")
+    parts = (rest if scheme.lower() == "hf" else below).strip("/").split("/")
+    plain = len(parts) == 2 or (len(parts) in (3, 4) and parts[2] == "tree")
+    if scheme.lower() == "hf" or host.lower() in _HUB_HOSTS:
+        name = "/".join(parts[:2])
+        if plain and _NAME.fullmatch(name):
+            return name
+        if len(parts) >= 5 and parts[2] in ("resolve", "blob") and _NAME.fullmatch(name):
+            file = printable("/".join(parts[4:]).partition("?")[0], 80)
+            raise CheckpointError(
+                f"{printable(text, 120)} is the address of one file; give the repository, {name}, or download the file "
+                f"(hf download {name} {file}) and give its path."
+            )
+    raise CheckpointError(
+        f"{printable(text, 120)} is an address, and nothing is downloaded from there; download the file and give its "
+        "path, or give a name on the Hugging Face hub, as org/name."
+    )
+
+
 def hub_name(source: str) -> str | None:
     """`org/name` where `source` is one, and not a path: neither it nor a folder `org` exists; else None."""
     name = source.removeprefix(PREFIX)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.errors import CheckpointError
+from clip_core.model.not_weights import invalid_json
 from clip_core.model.published_config import PublishedConfig, make_config, mlp_ratio, number, unsupported
 from clip_core.network import Activation, Pooling
 
@@ -72,9 +73,9 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if there is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}).") from None
+        raise invalid_json(path, error) from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is not a JSON object.")
     return found

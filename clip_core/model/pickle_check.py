@@ -1,103 +1,38 @@
-"""What a pickle would do, checked instruction by instruction before a library unpickles it.
+"""What a weight file's pickle describes, followed instruction by instruction; nothing is unpickled.
 
 `torch.load(weights_only=True)` refuses foreign code, but a hostile pickle still makes it ask for terabytes (a claimed
 length, a storage that is larger than its file), hang (nested tuples as dict keys, hashed in exponential time) or end
-the process (a deeply nested tuple, whose hash overflows the C stack). `check_pickle` follows the instructions without
-making any object of the file's choice and lets only those through that weights and training checkpoints need.
+the process (a deeply nested tuple, whose hash overflows the C stack); and it reads neither pickles of protocol 3 to 5
+nor a training checkpoint with a number of NumPy beside the weights. `check_pickle` makes no object of the file's
+choice: its result is a description, with the place of each tensor in the file.
 """
 
 import io
 import math
 import pickletools
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any
 
 from clip_core.errors import CheckpointError
+from clip_core.model.pickle_names import Role, is_class, role_of
+from clip_core.model.pickle_values import Checked, Layout, Made, Name, Storage
 from clip_core.text import printable
 
 LARGEST_PICKLE = 16_000_000  # bytes; the largest CLIP with its optimiser has less than one of them
 MOST_OPCODES = 1_000_000
 DEEPEST = 40  # containers inside containers
 _LARGEST_NUMBER = 2**40  # of elements
-_PROTOCOL = 2  # what torch.save writes and torch.load reads
 
 
-class Role(Enum):
-    """What is done with a name that a pickle may mention."""
-
-    DICT = auto()  # called: a dict
-    TENSOR = auto()  # called with a storage, offset, shape and stride
-    PARAMETER = auto()  # called with a tensor
-    FIRST = auto()  # called: its first argument
-    ENCODE = auto()  # called with text: its bytes
-    IGNORED = auto()  # called or built: nothing that weights need
-    MODULE = auto()  # a TorchScript class: a holder of attributes
-    VALUE = auto()  # a storage type, a dtype, torch.Size, torch.device
-
-
-class Name(NamedTuple):
-    """A class or function that the pickle names; it is never looked up here."""
-
-    module: str
-    name: str
-    role: Role
-
-
-class Storage(NamedTuple):
-    """A flat array of a file: the name of its type, as `FloatStorage`, its key in the file, its elements."""
-
-    kind: str
-    key: str
-    elements: int
-
-
-@dataclass(slots=True, eq=False)
-class Made:
-    """Anything else on the stack: what it is, how deep it is nested, and the items of a tuple or a list."""
-
-    kind: str
-    depth: int = 0
-    items: list[Any] = field(default_factory=list)
-
-
-class Checked(NamedTuple):
-    """The value of a pickle (str, number, Name, Storage or Made), and every storage that it mentions, by key."""
-
-    value: Any
-    storages: dict[str, Storage]
-
-
-# Names in the files of torch.save; in open_clip's training checkpoints before 2.30 the learning rate is a NumPy number.
-TORCH_SAVE: dict[str, Role] = {
-    "collections.OrderedDict": Role.DICT,
-    "collections.defaultdict": Role.DICT,
-    "builtins.dict": Role.DICT,
-    "torch._utils._rebuild_tensor": Role.TENSOR,
-    "torch._utils._rebuild_tensor_v2": Role.TENSOR,
-    "torch._utils._rebuild_parameter": Role.PARAMETER,
-    "torch.Size": Role.VALUE,
-    "torch.device": Role.VALUE,
-    "_codecs.encode": Role.ENCODE,
-    "numpy.dtype": Role.IGNORED,
-    "numpy.core.multiarray.scalar": Role.IGNORED,
-    "numpy._core.multiarray.scalar": Role.IGNORED,
-}
-TORCHSCRIPT: dict[str, Role] = TORCH_SAVE | {
-    f"torch.jit._pickle.{name}": Role.FIRST
-    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-}
-_DTYPES = frozenset(["float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"])
 _BROKEN = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, EOFError, RecursionError)
 
 
 def check_pickle(stream: io.BytesIO, where: str, *, torchscript: bool = False) -> Checked:
-    """Follow one pickle up to its STOP; the stream is left behind it.
+    """Follow one pickle, of any protocol, up to its STOP; the stream is left behind it.
 
     Args:
         stream: bytes in memory, so that no length in them makes more be read than there is.
         where: what messages call it.
-        torchscript: the names of TorchScript archives are allowed too.
+        torchscript: the names of TorchScript archives are allowed, and no others but tensors.
     Raises:
         CheckpointError: if it is damaged, or does anything that weights do not need.
     """
@@ -110,12 +45,15 @@ def check_pickle(stream: io.BytesIO, where: str, *, torchscript: bool = False) -
         value = machine.stack.pop()
     except _BROKEN as error:
         raise CheckpointError(f"{where} is damaged: its pickle is invalid ({printable(str(error), 80)}).") from None
-    if machine.protocols != {_PROTOCOL}:
-        raise CheckpointError(
-            f"{where} is not supported: it is not a pickle of protocol {_PROTOCOL}, the default of torch.save, "
-            "and torch.load reads no other; save it again."
-        )
     return Checked(value, machine.storages)
+
+
+def whole_model(where: str, named: str) -> CheckpointError:
+    """What a pickled module is refused with."""
+    return CheckpointError(
+        f"{where} is a whole model, pickled by torch.save(model) ({printable(named, 80)}), and nothing of it was "
+        "executed; where it was made, save its weights instead: torch.save(model.state_dict(), 'weights.pt')."
+    )
 
 
 class _Machine:
@@ -123,7 +61,6 @@ class _Machine:
 
     def __init__(self, where: str, torchscript: bool) -> None:
         self.where, self.torchscript = where, torchscript
-        self.protocols: set[int] = set()
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each MARK
         self.memo: dict[int, Any] = {}
@@ -132,11 +69,16 @@ class _Machine:
     def step(self, code: str, argument: Any) -> None:
         stack = self.stack
         match code:
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+            case (
+                "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "SHORT_BINSTRING" | "BINSTRING"
+                | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"
+            ):  # fmt: skip
                 stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                stack.append(Made("bytes"))
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[code])
-            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_SET":
                 stack.append(Made(code.removeprefix("EMPTY_").lower(), 1))
             case "MARK":
                 self.outer.append(stack)
@@ -159,9 +101,7 @@ class _Machine:
             case "STACK_GLOBAL":
                 module, name = stack.pop(-2), stack.pop()
                 stack.append(self._name(module, name))
-            case "PROTO":
-                self.protocols.add(argument)
-            case "STOP" | "FRAME":
+            case "PROTO" | "STOP" | "FRAME":
                 pass
             case _:
                 self._build(code)
@@ -177,23 +117,29 @@ class _Machine:
                 self._set_items(self._since_mark())
             case "APPEND":
                 self._append([stack.pop()])
-            case "APPENDS":
+            case "APPENDS" | "ADDITEMS":
                 self._append(self._since_mark())
+            case "FROZENSET":
+                items = self._since_mark()
+                self.stack.append(self._nested(Made("set", 1), items))
             case "BINPERSID":
                 stack.append(self._storage(_items(stack.pop(), "tuple")))
             case "REDUCE":
                 arguments = _items(stack.pop(), "tuple")
                 stack.append(self._called(_expect(stack.pop(), Name), arguments))
-            case "NEWOBJ":
-                _items(stack.pop(), "tuple")
-                if _expect(stack.pop(), Name).role is not Role.MODULE:
-                    raise ValueError("an object of a class that is not a module")
-                stack.append(Made("module", 1))
+            case "NEWOBJ" | "NEWOBJ_EX":
+                for _ in code.split("_"):  # the arguments, and those by name
+                    self._nested(Made("value", 1), [stack.pop()])
+                stack.append(self._object(_expect(stack.pop(), Name)))
             case "BUILD":
                 state, target = stack.pop(), _expect(stack[-1], Made)
                 if target.kind in ("dict", "module"):
                     self._nested(target, [_expect_kind(state, "dict")])
-                elif target.kind != "ignored":
+                    if target.kind == "module":
+                        target.entries |= state.entries
+                elif target.kind in ("object", "ignored"):
+                    self._nested(target, [state])
+                else:
                     raise ValueError(f"a state of a {target.kind}")
             case _:
                 raise CheckpointError(f"{self.where} is refused: its pickle has {code}, which weights do not need.")
@@ -210,35 +156,53 @@ class _Machine:
             raise CheckpointError(f"{self.where} is refused: its pickle is nested more than {DEEPEST} levels deep.")
         return holder
 
+    def _object(self, named: Name) -> Made:
+        """A new object of a class."""
+        match named.role:
+            case Role.MODULE:
+                return Made("module", 1)
+            case Role.DICT:
+                return Made("dict", 1)
+            case Role.OBJECT | Role.IGNORED:
+                return Made("object", 1, named=str(named))
+        raise ValueError("an object of a class that has none")
+
     def _set_items(self, items: list[Any]) -> None:
-        target = _expect_kind(self.stack[-1], "dict")
+        target = _expect(self.stack[-1], Made)
+        if target.kind not in ("dict", "object", "ignored"):
+            raise TypeError(f"items of a {target.kind}")
         keys, values = items[::2], items[1::2]
         if len(keys) != len(values):
             raise ValueError("a dict key without a value")
-        wrong = next((key for key in keys if type(key) not in (str, int)), None)
-        if wrong is not None:
-            kind = wrong.kind if isinstance(wrong, Made) else type(wrong).__name__
-            raise CheckpointError(f"{self.where} is refused: a dict key in it is a {kind}, not a name or a number.")
-        self._nested(target, values)
+        self._nested(target, items)
+        if target.kind == "dict":
+            target.entries |= {k: v for k, v in zip(keys, values, strict=True) if type(k) in (str, int)}
 
     def _append(self, items: list[Any]) -> None:
-        target = _expect_kind(self.stack[-1], "list")
-        target.items += items
+        target = _expect(self.stack[-1], Made)
+        if target.kind not in ("list", "set", "object", "ignored"):
+            raise TypeError(f"items of a {target.kind}")
+        if target.kind == "list":
+            target.items += items
         self._nested(target, items)
 
     def _name(self, module: Any, name: Any) -> Name:
-        full = f"{_expect(module, str)}.{_expect(name, str)}"
-        role = (TORCHSCRIPT if self.torchscript else TORCH_SAVE).get(full)
-        if role is None and module == "torch" and (name.endswith("Storage") or name in _DTYPES):
-            role = Role.VALUE
-        if role is None and self.torchscript and (module == "__torch__" or module.startswith("__torch__.")):
-            role = Role.MODULE
-        if role is None:
-            raise CheckpointError(
-                f"{self.where} is refused: its pickle would run {printable(full, 80)}, and weights need no code; "
-                "nothing was executed."
-            )
-        return Name(module, name, role)
+        named = Name(_expect(module, str), _expect(name, str), Role.REFUSED)
+        named = named._replace(role=role_of(named.module, named.name, torchscript=self.torchscript))
+        if named.role is Role.REFUSED:
+            raise self._would_run(named)
+        return named
+
+    def _would_run(self, named: Name) -> CheckpointError:
+        """The refusal of a function; inside a pickled module, whose class stands at the bottom, that of the module."""
+        bottom = next(iter(self.outer[0] if self.outer else self.stack), None)
+        if isinstance(bottom, Made) and bottom.kind == "object":
+            return whole_model(self.where, bottom.named)
+        way_out = "" if named.role is Role.REFUSED else " Where it was made, save its state dict alone."
+        return CheckpointError(
+            f"{self.where} is refused: its pickle would run {printable(str(named), 80)}, and weights need no code; "
+            f"nothing was executed.{way_out}"
+        )
 
     def _storage(self, described: list[Any]) -> Storage:
         """("storage", type, key, device, elements[, None]), as torch.save writes it."""
@@ -255,14 +219,19 @@ class _Machine:
         """What a call gives: a description of it."""
         match named.role:
             case Role.DICT:
-                if any(not isinstance(argument, Name) for argument in arguments):
-                    raise ValueError("a dict of something else than its items")
-                return Made("dict", 1)
+                return self._dict(arguments)
             case Role.TENSOR:
-                self._check_tensor(arguments)
-                return Made("tensor")
+                return Made("tensor", layout=self._layout(arguments, 6))
+            case Role.TYPED_TENSOR:
+                dtype = _expect(arguments[6], Name)
+                return Made("tensor", layout=self._layout(arguments, 8)._replace(dtype=dtype.name))
             case Role.PARAMETER:
                 return _expect_kind(arguments[0], "tensor")
+            case Role.SUBCLASS:
+                function, _, inner = arguments[:3]
+                if _expect(function, Name).role is Role.SUBCLASS:
+                    raise ValueError("a tensor inside itself")
+                return self._called(function, _items(inner, "tuple"))
             case Role.FIRST:
                 return arguments[0]
             case Role.ENCODE:
@@ -271,17 +240,31 @@ class _Machine:
                     raise ValueError("bytes in an unknown encoding")
                 return Made("bytes")
             case Role.IGNORED:
-                return Made("ignored")
+                return self._nested(Made("ignored", 1), arguments)
             case Role.MODULE:
                 return Made("module", 1)
             case Role.VALUE:
                 return self._nested(Made("value", 1), arguments)
+            case Role.OBJECT if is_class(named.module, named.name):
+                return self._nested(self._object(named), arguments)
+        raise self._would_run(named)
 
-    def _check_tensor(self, arguments: list[Any]) -> None:
+    def _dict(self, arguments: list[Any]) -> Made:
+        """A dict, empty (a defaultdict has its factory here) or made from a list of pairs."""
+        made = Made("dict", 1)
+        if arguments and isinstance(arguments[0], Made) and arguments[0].kind == "list":
+            pairs = [_items(pair, "list" if pair.kind == "list" else "tuple") for pair in arguments[0].items]
+            made.entries = {key: value for key, value in pairs if type(key) in (str, int)}
+            return self._nested(made, arguments)
+        if any(not isinstance(argument, Name) for argument in arguments):
+            raise ValueError("a dict of something else than its items")
+        return made
+
+    def _layout(self, arguments: list[Any], most: int) -> Layout:
         """(storage, offset, shape, stride[, requires_grad, hooks]): every element is inside the storage."""
         storage, offset, shape, stride = arguments[:4]
         storage, sizes, steps = _expect(storage, Storage), _items(shape, "tuple"), _items(stride, "tuple")
-        if len(arguments) > 6 or len(sizes) != len(steps) or not all(map(_is_count, (offset, *sizes, *steps))):
+        if len(arguments) > most or len(sizes) != len(steps) or not all(map(_is_count, (offset, *sizes, *steps))):
             raise ValueError("an inconsistent tensor")
         elements = math.prod(sizes)
         last = offset + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
@@ -290,6 +273,7 @@ class _Machine:
                 f"{self.where} is inconsistent: a tensor of shape {sizes} does not fit into its storage of "
                 f"{storage.elements:,} elements."
             )
+        return Layout(storage, offset, tuple(sizes), tuple(steps))
 
 
 def _is_count(value: Any) -> bool:

@@ -18,20 +18,26 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model import hugging_face_config, open_clip_config, weight_maps
 from clip_core.model.clip import CLIP, uninitialised_clip
-from clip_core.model.hub import fetch, hub_name
+from clip_core.model.hub import fetch, hub_name, local_source
 from clip_core.model.image_encoder import interpolate_positions
+from clip_core.model.not_weights import quantised_note, refuse_adapters
 from clip_core.model.published_config import PublishedConfig, unsupported
 from clip_core.model.torch_files import StoredTensor
+from clip_core.model.unwrap import unwrap
 from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
+from clip_core.model.weight_folders import (
+    HUGGING_FACE_CONFIG,
+    OPEN_CLIP_CONFIG,
+    find_weights,
+    missing_beside,
+    one_tower,
+)
 from clip_core.model.weight_maps import NOT_WEIGHTS, Row, check_names_and_shapes, read_weights
 from clip_core.network import Activation, ClipConfig, Pooling
 from clip_core.text import printable
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
-_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
-                      "open_clip_pytorch_model.bin")  # fmt: skip
-_WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+_ACTIVATIONS = {"gelu": Activation.GELU, "quickgelu": Activation.QUICK_GELU}  # that --init-model may name alone
 
 # Parts of names that only weights of other architectures have.
 _FOREIGN = {
@@ -56,6 +62,7 @@ class Published:
     """Published weights in our names, fp32, on the CPU, with everything that belongs to them.
 
     `source`: the path or name that was given. `folder`: the folder of their files. `files`: those that hold weights.
+    `notes`: what was taken, assumed or ignored, a line each.
     """
 
     config: ClipConfig
@@ -64,6 +71,7 @@ class Published:
     source: str
     folder: Path
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def build(self) -> CLIP:
         """The network in evaluation mode; its parameters are `weights`, not copies."""
@@ -81,7 +89,7 @@ def is_published(path: Path) -> bool:
     if (path / OPEN_CLIP_CONFIG).is_file():
         return True
     try:
-        settings = json.loads((path / hugging_face_config.CONFIG).read_text(encoding="utf-8"))
+        settings = json.loads((path / HUGGING_FACE_CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and ("model_type" in settings or "text_config" in settings)
@@ -97,9 +105,11 @@ def read_published(
     """Read published weights, fp32, on the CPU, in little more memory than they take.
 
     Args:
-        path: a weight file, a folder, or `org/name` on the Hugging Face hub, if there is no such path.
+        path: a weight file, a folder, or `org/name` on the Hugging Face hub, if there is no such path; open_clip's
+            `local-dir:FOLDER`, a repository in a hub cache and a CLIP of sentence-transformers are folders too.
         model_name: what open_clip calls the architecture; without it, the configuration beside the weights counts,
             and without one the shapes (then a bare `.pt` or `.pth` is taken for OpenAI's, which has QuickGELU).
+            `gelu` and `quickgelu` name the activation alone.
         image_size: another image size than the weights' own: position embeddings are interpolated.
         context_length: a shorter context than the weights' own.
     Raises:
@@ -107,12 +117,13 @@ def read_published(
         TokenizerError: if their tokenizer is not to be found, or does not fit.
         UsageError: if the name, the size or the length cannot be.
     """
-    name = hub_name(str(path))
-    place = fetch(name) if name else Path(path)
-    file, described = _locate(place)
-    tensors = _cleaned(file)
+    found = local_source(path)
+    name = hub_name(str(found))
+    file, described, located = _locate(fetch(name) if name else found)
+    tensors, nested, unwrapped = _cleaned(file)
+    coarse = quantised_note(file.path, tensors)
     _refuse_foreign(file.path, tensors)
-    known, rows, where = _described(file, tensors, described, model_name)
+    known, rows, where = _described(file, tensors, described, model_name, nested)
     check_names_and_shapes(file.path, where, known.config, rows, tensors)
     config = _adapted(known.config, image_size, context_length)
     tokenizer = _fitting_tokenizer(file.path, known, config.text.context_length)
@@ -124,41 +135,40 @@ def read_published(
         weights["image.positions"], image.grid, class_token=image.has_class_token
     )
     weights["text.positions"] = weights["text.positions"][: text.context_length].clone()
-    return Published(config, weights, tokenizer, str(path), file.path.parent, file.files)
+    assumed = _assumed(file, known, described, model_name)
+    notes = tuple(filter(None, (located, unwrapped, coarse, assumed)))
+    return Published(config, weights, tokenizer, str(path), file.path.parent, file.files, notes)
 
 
 # ---------------------------------------------------------------- where they are, and what describes them
 
 
-def _locate(path: Path) -> tuple[WeightFile, Path | None]:
-    """The weights that `path` means, and the configuration beside them."""
-    if path.is_file():
-        beside = _configuration(path.parent) if path.name in (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS) else None
-        return open_weights(path), beside
-    if not path.is_dir():
-        raise CheckpointError(f"no weights at {path}: give a weight file, a folder, or a hub name, as org/name.")
-    described = _configuration(path)
-    if described is None:
-        raise CheckpointError(f"{path} has neither {OPEN_CLIP_CONFIG} nor config.json; give the weight file itself.")
-    names = _OPEN_CLIP_WEIGHTS + _WEIGHTS if described.name == OPEN_CLIP_CONFIG else _WEIGHTS
-    for name in names:
-        if (path / name).is_file():
-            return open_weights(path / name), described
-    raise CheckpointError(
-        f"{path} has {described.name} and no weights; one of these should be there: {', '.join(names)}."
-    )
+def _locate(path: Path) -> tuple[WeightFile, Path | None, str]:
+    """The weights that `path` means, the configuration beside them, and how they were found."""
+    place = find_weights(path)
+    return open_weights(place.weights), place.config, place.note
 
 
-def _configuration(folder: Path) -> Path | None:
-    return next((folder / name for name in (OPEN_CLIP_CONFIG, "config.json") if (folder / name).is_file()), None)
+def _cleaned(file: WeightFile) -> tuple[dict[str, StoredTensor], bool, str]:
+    """The weights without prefixes and buffers, whether they were nested, and which were taken."""
+    refuse_adapters(file.path, file.tensors)
+    found = unwrap(file.tensors)
+    kept = {name: stored for name, stored in found.tensors.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+    return kept, found.nested, found.note
 
 
-def _cleaned(file: WeightFile) -> dict[str, StoredTensor]:
-    """The weights without the prefix of DistributedDataParallel, and without buffers."""
-    names = list(file.tensors)
-    wrapped = all(name.startswith("module.") for name in names)
-    plain = {name.removeprefix("module.") if wrapped else name: stored for name, stored in file.tensors.items()}
-    return {name: stored for name, stored in plain.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+def _assumed(file: WeightFile, known: PublishedConfig, described: Path | None, model_name: str | None) -> str:
+    """What neither the weights nor the files beside them say, in one line."""
+    if described is None and model_name is None and not file.torchscript:
+        quick = known.config.image.activation is Activation.QUICK_GELU
+        named, other = ("QuickGELU, as in OpenAI's weights,", "gelu") if quick else ("GELU", "quickgelu")
+        return (
+            f"no file says which activation the weights were trained with; {named} is assumed "
+            f"(another: --init-model {other})"
+        )
+    if described is None or known.own_tokenizer:
+        return ""
+    return missing_beside(described)
 
 
 def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
@@ -166,13 +176,21 @@ def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
         found = next((name for name in tensors if part in name), None)
         if found is not None:
             raise unsupported(path, f"{trait} ({printable(found, 80)})")
-    if "logit_scale" not in tensors or not any("visual." in name or "vision_model." in name for name in tensors):
+    vision = any("visual." in name or "vision_model." in name for name in tensors)
+    text = any("text_model." in name or "token_embedding." in name for name in tensors)
+    if vision != text and "logit_scale" not in tensors:
+        raise one_tower(path, "image" if vision else "text", f"its tensors are named {next(iter(tensors))}, ...")
+    if "logit_scale" not in tensors or not vision:
         some = printable(", ".join(list(tensors)[:3]), 200)
         raise CheckpointError(f"{path} holds no CLIP; it has {len(tensors):,} tensors, named {some}, ...")
 
 
 def _described(
-    file: WeightFile, tensors: Mapping[str, StoredTensor], described: Path | None, model_name: str | None
+    file: WeightFile,
+    tensors: Mapping[str, StoredTensor],
+    described: Path | None,
+    model_name: str | None,
+    nested: bool,
 ) -> tuple[PublishedConfig, list[Row], Path | str]:
     """The configuration, the weight map, and where the configuration comes from, for messages."""
     prefix = "text." if "text.positional_embedding" in tensors else ""
@@ -183,17 +201,20 @@ def _described(
             raise CheckpointError(f"{file.path} has Hugging Face's names; put its config.json beside it.")
         known = _parsed(config)
         return known, weight_maps.hugging_face_rows(_bounded(config, known, tensors)), config
-    if model_name is not None:
+    activation = _ACTIVATIONS.get((model_name or "").lower())
+    if model_name is not None and activation is None:
         where: Path | str = f"open_clip's {model_name}"
         known = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
     elif described is not None:
         where, known = described, _parsed(described)
     else:
-        openai = file.torchscript or (not file.nested and file.path.suffix in (".pt", ".pth"))
-        activation = Activation.QUICK_GELU if openai else Activation.GELU
-        where, known = "its own shapes", open_clip_config.from_shapes(file.path, tensors, prefix, activation)
-    if file.torchscript:
-        known = replace(known, config=_as_openai(known.config))
+        openai = file.torchscript or (not nested and file.path.suffix in (".pt", ".pth"))
+        assumed = Activation.QUICK_GELU if openai else Activation.GELU
+        where, known = "its own shapes", open_clip_config.from_shapes(file.path, tensors, prefix, assumed)
+    if activation is not None:
+        known = replace(known, config=_with_activation(known.config, activation))
+    elif file.torchscript:  # OpenAI's archives have QuickGELU, also where a configuration says GELU
+        known = replace(known, config=_with_activation(known.config, Activation.QUICK_GELU))
     return known, weight_maps.open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix), where
 
 
@@ -208,11 +229,11 @@ def _parsed(path: Path) -> PublishedConfig:
         raise CheckpointError(f"{path} is an invalid configuration ({printable(repr(error), 80)}).") from None
 
 
-def _as_openai(config: ClipConfig) -> ClipConfig:
-    """OpenAI's archives have QuickGELU, also where a configuration says GELU."""
-    quick = {"activation": Activation.QUICK_GELU}
+def _with_activation(config: ClipConfig, activation: Activation) -> ClipConfig:
+    """The architecture with another activation in both towers."""
+    chosen = {"activation": activation}
     return config.model_copy(
-        update={"image": config.image.model_copy(update=quick), "text": config.text.model_copy(update=quick)}
+        update={"image": config.image.model_copy(update=chosen), "text": config.text.model_copy(update=chosen)}
     )
 
 
@@ -267,6 +288,11 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
         )
     if (known.end_token not in (None, end)) or (known.highest_token and end != size - 1):
         wanted = "the highest token" if known.end_token is None else f"token {known.end_token}"
+        if known.highest_token and end < size - 1 and (folder / HUGGING_FACE_CONFIG).is_file():
+            raise TokenizerError(
+                f"{folder / 'tokenizer.json'} has {size - 1 - end} tokens above its end token {end}, and eos_token_id "
+                f"2 in {HUGGING_FACE_CONFIG} means the highest token of a caption; set it to {end} in text_config."
+            )
         raise TokenizerError(
             f"the tokenizer found for {path} ends captions with token {end}, and the text tower pools at "
             f"{wanted}; put the tokenizer.json that belongs to it beside it."

@@ -1,11 +1,10 @@
-"""Files of torch.save, zip archives and those of PyTorch before 1.6: checked, then read by torch.load."""
+"""Files of torch.save, zip archives and those of PyTorch before 1.6, read tensor by tensor; nothing is unpickled."""
 
 import io
+import math
 import os
-import pickle
 import struct
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from clip_core.errors import CheckpointError
-from clip_core.model.pickle_check import LARGEST_PICKLE, Storage, check_pickle
+from clip_core.model.pickle_check import LARGEST_PICKLE, check_pickle, whole_model
+from clip_core.model.pickle_values import Checked, Layout, Made, Storage
 from clip_core.text import printable
 
 ZIP_START = b"PK\x03\x04"
@@ -27,11 +27,6 @@ DTYPES = {
 }  # fmt: skip
 _DEEPEST = 40  # dicts inside dicts
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before zip archives
-_REMAP_AFTER = 64 * 2**20  # bytes read through one mapping of a file
-_REFUSALS = (
-    pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError,
-    OSError, AssertionError, OverflowError, struct.error,
-)  # fmt: skip
 
 
 class StoredTensor(NamedTuple):
@@ -39,6 +34,7 @@ class StoredTensor(NamedTuple):
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    dtype: torch.dtype = torch.float32
 
 
 class Record(NamedTuple):
@@ -48,8 +44,8 @@ class Record(NamedTuple):
     length: int
 
 
-def open_torch_save(path: Path, records: Mapping[str, Record] | None) -> tuple[dict[str, StoredTensor], bool]:
-    """The tensors of a file of torch.save by name, and whether they were the `state_dict` of a training checkpoint.
+def open_torch_save(path: Path, records: Mapping[str, Record] | None) -> dict[str, StoredTensor]:
+    """The tensors of a file of torch.save by their dotted names.
 
     Args:
         records: of a zip archive, from `zip_records`; None for a file of PyTorch before 1.6.
@@ -57,91 +53,97 @@ def open_torch_save(path: Path, records: Mapping[str, Record] | None) -> tuple[d
         CheckpointError: if it is damaged, cut short, or holds anything but data.
     """
     if records is None:
-        _check_legacy(path)
+        root, places = _check_legacy(path)
     else:
-        check_storages(path, read_pickle_record(path, records).storages, records)
-    file = _TorchFile(path, mapped=records is not None)
-    loaded, nested = file.load()
-    tensors = {}
-    for name, tensor in loaded.items():
-        tensors[name] = StoredTensor(tuple(tensor.shape), lambda name=name: file.read(name))  # type: ignore[misc]
-    return tensors, nested
+        checked = read_pickle_record(path, records)
+        root, places = checked.value, check_storages(path, checked.storages, records)
+    if not isinstance(root, Made) or root.kind != "dict":
+        raise not_a_state_dict(path, root)
+    return stored_tensors(path, root, places)
 
 
-@dataclass
-class _TorchFile:
-    """A file that torch.load reads, tensor by tensor.
+def stored_tensors(path: Path, root: Made, places: Mapping[str, Record]) -> dict[str, StoredTensor]:
+    """The tensors below a dict or a module of a checked pickle, by their dotted names.
 
-    A tensor of a mapped file is copied: the mapping would show what is later written into the file, and end the
-    process if it became shorter. The file is mapped anew after every 64 MiB, since its pages count as memory while
-    they are mapped: fp16 weights of ViT-L-14 would else take 1.5 times the memory of the fp32 result, instead of 1.15.
+    Args:
+        places: of the storages, by their keys.
+    Raises:
+        CheckpointError: if there are none, the dicts have no end, or a tensor is outside of its storage.
     """
-
-    path: Path
-    mapped: bool
-    _loaded: dict[str, Tensor] | None = None
-    _bytes: int = 0
-
-    def load(self) -> tuple[dict[str, Tensor], bool]:
-        self._loaded, self._bytes = None, 0  # the old mapping goes before the new one comes
-        state = _torch_load(self.path, self.mapped)
-        nested = isinstance(state, dict) and isinstance(state.get("state_dict"), dict)
-        root = state["state_dict"] if nested else state
-        if not isinstance(root, dict):
-            raise not_a_state_dict(self.path, root)
-        self._loaded = dict(_walk(self.path, root))
-        if not self._loaded:
-            raise no_tensors(self.path)
-        return self._loaded, nested
-
-    def read(self, name: str) -> Tensor:
-        if self._loaded is None or name not in self._loaded or (self.mapped and self._bytes > _REMAP_AFTER):
-            self.load()
-        assert self._loaded is not None
-        tensor = self._loaded.pop(name).detach()
-        self._bytes += tensor.nbytes
-        return tensor.clone(memory_format=torch.contiguous_format) if self.mapped else tensor.contiguous()
+    tensors = {name: _stored(path, layout, places) for name, layout in _walk(path, root)}
+    if not tensors:
+        inside = next(
+            (each for each in root.entries.values() if isinstance(each, Made) and each.kind == "object"), None
+        )
+        raise no_tensors(path) if inside is None else whole_model(str(path), inside.named)
+    return tensors
 
 
-class _Ignored:
-    """In place of NumPy's numbers in a training checkpoint, which nobody needs here."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-
-def _torch_load(path: Path, mapped: bool) -> Any:
-    ignored = [(_Ignored, f"numpy.{name}") for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
-    try:
-        with torch.serialization.safe_globals([defaultdict, dict, *ignored]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except _REFUSALS as error:
-        reason = printable(str(error).partition("\n")[0], 160)
-        raise CheckpointError(f"{path} is damaged: torch.load cannot read it ({reason}).") from None
-
-
-def _walk(path: Path, root: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor below a dict, by its dotted name."""
-    waiting: list[tuple[str, dict[Any, Any], int]] = [("", root, 0)]
+def _walk(path: Path, root: Made) -> Iterator[tuple[str, Layout]]:
+    """Every tensor below a dict or a module, by its dotted name."""
+    waiting: list[tuple[str, Made, int]] = [("", root, 0)]
     seen = 0
     while waiting:
         prefix, node, depth = waiting.pop()
-        for name, value in node.items():
+        for name, value in node.entries.items():
             seen += 1
             if seen > MOST_TENSORS or depth > _DEEPEST:
                 raise endless(path)
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
-            elif isinstance(value, dict):
+            if isinstance(value, Made) and value.layout is not None:
+                yield f"{prefix}{name}", value.layout
+            elif isinstance(value, Made) and value.kind in ("dict", "module"):
                 waiting.append((f"{prefix}{name}.", value, depth + 1))
+
+
+def _stored(path: Path, layout: Layout, places: Mapping[str, Record]) -> StoredTensor:
+    dtype = _dtype(path, layout)
+    record, size = places[layout.storage.key], dtype.itemsize
+    last = sum((side - 1) * step for side, step in zip(layout.shape, layout.stride, strict=True))
+    if math.prod(layout.shape) and (layout.offset + last + 1) * size > record.length:
+        raise CheckpointError(f"{path} is inconsistent: a tensor does not fit into {record.length:,} bytes.")
+    region = _Region(path, record.offset + layout.offset * size, dtype, layout.shape, layout.stride)
+    return StoredTensor(layout.shape, region.read, dtype)
+
+
+def _dtype(path: Path, layout: Layout) -> torch.dtype:
+    named = layout.dtype or layout.storage.kind
+    dtype = getattr(torch, named, None) if layout.dtype else DTYPES.get(named)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"{path} has tensors of a type that weights do not have ({printable(named, 40)}).")
+    return dtype
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The bytes of a tensor in a file, and its layout (`stride` in elements)."""
+
+    path: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=self.dtype)
+        elements = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        numbers = torch.empty(elements, dtype=self.dtype)
+        memory = numbers.view(torch.uint8).numpy().data
+        with self.path.open("rb") as handle:
+            handle.seek(self.offset)
+            if handle.readinto(memory) != len(memory):
+                raise cut_short(self.path)
+        return numbers.as_strided(self.shape, self.stride).contiguous()
 
 
 # ---------------------------------------------------------------- what is wrong, also for TorchScript archives
 
 
 def not_a_state_dict(path: Path, found: Any) -> CheckpointError:
-    return CheckpointError(f"{path} holds a {type(found).__name__} in place of a state dict, a dict of tensors.")
+    if isinstance(found, Made) and found.kind == "object":
+        return whole_model(str(path), found.named)
+    kind = found.kind if isinstance(found, Made) else type(found).__name__
+    return CheckpointError(f"{path} holds a {kind} in place of a state dict, a dict of tensors.")
 
 
 def no_tensors(path: Path) -> CheckpointError:
@@ -217,8 +219,8 @@ def _place(path: Path, handle: IO[bytes], entry: zipfile.ZipInfo) -> Record:
     return place
 
 
-def read_pickle_record(path: Path, records: Mapping[str, Record], *, torchscript: bool = False) -> Any:
-    """data.pkl of an archive, checked: what `check_pickle` says of it."""
+def read_pickle_record(path: Path, records: Mapping[str, Record], *, torchscript: bool = False) -> Checked:
+    """What data.pkl of an archive describes."""
     return check_pickle(io.BytesIO(read_record(path, records["data.pkl"])), str(path), torchscript=torchscript)
 
 
@@ -231,12 +233,13 @@ def read_record(path: Path, record: Record) -> bytes:
         return handle.read(record.length)
 
 
-def check_storages(path: Path, storages: Mapping[str, Storage], records: Mapping[str, Record]) -> None:
-    """Every storage is an entry of the archive that is large enough.
+def check_storages(path: Path, storages: Mapping[str, Storage], records: Mapping[str, Record]) -> dict[str, Record]:
+    """Where every storage is: an entry of the archive that is large enough.
 
     Raises:
         CheckpointError: naming the one that is not.
     """
+    places = {}
     for key, storage in storages.items():
         record = records.get(f"data/{key}") or records.get(f"constants/{key}")
         named = printable(key, 40)
@@ -247,6 +250,8 @@ def check_storages(path: Path, storages: Mapping[str, Storage], records: Mapping
                 f"{path} is inconsistent: storage {named!r} of {storage.elements:,} elements does not fit into "
                 f"{record.length:,} bytes."
             )
+        places[key] = record
+    return places
 
 
 def storage_bytes(path: Path, storage: Storage) -> int:
@@ -255,7 +260,7 @@ def storage_bytes(path: Path, storage: Storage) -> int:
     Raises:
         CheckpointError: if it is of a type that weights do not have.
     """
-    dtype = DTYPES.get(storage.kind)
+    dtype = torch.uint8 if storage.kind == "UntypedStorage" else DTYPES.get(storage.kind)
     if dtype is None:
         kind = printable(storage.kind, 40)
         raise CheckpointError(f"{path} has tensors of a type that weights do not have ({kind}).")
@@ -265,8 +270,13 @@ def storage_bytes(path: Path, storage: Storage) -> int:
 # ---------------------------------------------------------------- before zip archives
 
 
-def _check_legacy(path: Path) -> None:
-    """Five pickles (magic number, version, system, data, keys of the storages), then each storage behind its size."""
+def _check_legacy(path: Path) -> tuple[Any, dict[str, Record]]:
+    """Five pickles (magic number, version, system, data, keys of the storages), then each storage behind its size.
+
+    Returns:
+        What the data describe, and where each storage is.
+    """
+    places = {}
     with path.open("rb") as handle:
         stream = io.BytesIO(handle.read(LARGEST_PICKLE))
         where, end = str(path), os.fstat(handle.fileno()).st_size
@@ -286,4 +296,6 @@ def _check_legacy(path: Path) -> None:
                 raise cut_short(path)
             if int.from_bytes(written, "little") != data.storages[key].elements:
                 raise CheckpointError(f"{path} is inconsistent: storage {printable(key, 40)!r} has another size.")
+            places[key] = Record(handle.tell(), size)
             handle.seek(size, os.SEEK_CUR)
+    return data.value, places

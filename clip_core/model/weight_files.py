@@ -10,16 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clip_core.errors import CheckpointError
+from clip_core.model.not_weights import HEAD, invalid_json, refuse_not_weights
 from clip_core.model.torch_files import ZIP_START, StoredTensor, open_torch_save, zip_records
 from clip_core.model.torchscript import is_torchscript, open_torchscript
 from clip_core.text import printable
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,13 @@ class WeightFile:
     """The tensors of a weight file, or of an index of several, by name.
 
     `files`: those that hold tensors. `torchscript`: it is a TorchScript archive, the form in which OpenAI published
-    its weights. `nested`: the tensors were the `state_dict` of a training checkpoint.
+    its weights.
     """
 
     path: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
     torchscript: bool = False
-    nested: bool = False
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -47,10 +54,12 @@ def open_weights(path: Path) -> WeightFile:
         return _open_index(path)
     try:
         with path.open("rb") as handle:
-            start = handle.read(9)
+            start = handle.read(HEAD)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     pickled = start[:4] == ZIP_START or (start[:1] == b"\x80" and start[8:9] != b"{")
+    if not pickled and start[8:9] != b"{":
+        refuse_not_weights(path, start)
     if path.suffix == ".safetensors":
         if pickled:
             raise CheckpointError(
@@ -65,8 +74,7 @@ def open_weights(path: Path) -> WeightFile:
     records = zip_records(path) if start[:4] == ZIP_START else None
     if records is not None and is_torchscript(records):
         return WeightFile(path, (path,), open_torchscript(path, records), torchscript=True)
-    tensors, nested = open_torch_save(path, records)
-    return WeightFile(path, (path,), tensors, nested=nested)
+    return WeightFile(path, (path,), open_torch_save(path, records))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -86,12 +94,14 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            known = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise _invalid(path, error) from None
     tensors = {}
-    for name, shape in shapes.items():
-        tensors[name] = StoredTensor(tuple(shape), lambda name=name: _read_safetensor(path, name))  # type: ignore[misc]
+    for name, (shape, dtype) in known.items():
+        stored = _DTYPES.get(dtype, torch.float32)  # one that PyTorch lacks is refused when it is read
+        tensors[name] = StoredTensor(shape, lambda name=name: _read_safetensor(path, name), stored)  # type: ignore[misc]
     return tensors
 
 
@@ -113,9 +123,11 @@ def _invalid(path: Path, error: Exception) -> CheckpointError:
 def _open_index(index: Path) -> WeightFile:
     """The tensors of the files beside an index; a file outside its folder is refused."""
     try:
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        where = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
         names = {str(tensor): str(file) for tensor, file in where.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
+        raise invalid_json(index, error) from None
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = printable(str(error), 80)
         raise CheckpointError(f"{index} is not an index of weight files ({type(error).__name__}: {reason}).") from None
     tensors: dict[str, StoredTensor] = {}

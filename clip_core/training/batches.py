@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,11 @@ class Batch:
 
     def pinned(self) -> "Batch":
         return self._each(Tensor.pin_memory)
+
+    def first(self, count: int) -> "Batch":
+        """The first pairs, with all captions."""
+        rows = {name: getattr(self, name)[:count] for name in ("images", "text_rows", "image_ids", "caption_ids")}
+        return replace(self, **rows)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         groups = tuple(change(group) for group in self.input_ids)

@@ -11,6 +11,7 @@ from clip_core.run.metrics import (
     LOGIT_SCALE,
     LOSS,
     REPEATED_CAPTIONS,
+    SECOND,
     TEXT_MEAN_COSINE,
     Metric,
     best_by,
@@ -25,6 +26,8 @@ _COLLAPSED = 0.98  # mean cosine of different images (or captions)
 _WAITING = 0.3  # fraction of the time
 _REPEATED = 0.5  # fraction of a batch whose caption occurs more than once in it
 _OVERFIT_EVALUATIONS, _OVERFIT_DROP = 3, 0.1
+_FORGOTTEN = 1 / 3  # of the recall of the initial weights on the second validation set
+_NEAR_CHANCE = 2  # times chance, below which the initial weights have nothing on it to forget
 _WINDOW = 5  # reports that are averaged
 
 
@@ -35,6 +38,7 @@ class Health:
     recipe: Recipe
     classes: bool  # the captions are few classes, so that repeated captions are normal
     max_logit_scale: float
+    guard_chance: float = 0.0  # recall@1 of random embeddings on the second validation set
     _given: set[str] = field(default_factory=set)
     _first_losses: list[float] = field(default_factory=list)  # divided by the loss of chance
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -68,9 +72,25 @@ class Health:
             )
         return self._new(found)
 
-    def evaluation(self, step: int, scores: Mapping[str, float]) -> list[str]:
-        """After an evaluation: collapse, and overfitting by the metric that chooses the best checkpoint."""
-        found = {}
+    def useless_guard(self, scores: Mapping[str, float]) -> str | None:
+        """What to do where the initial weights are near chance on the second validation set; None elsewhere."""
+        start = guard_recall(scores)
+        if start is None or start >= _NEAR_CHANCE * self.guard_chance:
+            return None
+        return (
+            f"the initial weights are near chance on the second validation set (recall@1 {start:.0%}, chance "
+            f"{self.guard_chance:.0%}), so it shows no forgetting: give pairs that they know with --guard-data FILE"
+        )
+
+    def evaluation(
+        self, step: int, scores: Mapping[str, float], before: Mapping[str, float] | None = None
+    ) -> list[str]:
+        """After an evaluation: collapse, forgetting, and overfitting by the metric that chooses the best checkpoint.
+
+        Args:
+            before: the scores of the pretrained weights that are fine-tuned.
+        """
+        found = self._forgetting(scores, before or {})
         settled = step >= max(_SETTLED * self.recipe.steps, _FIRST_STEPS)
         for what, metric in (("images", IMAGE_MEAN_COSINE), ("captions", TEXT_MEAN_COSINE)):
             if settled and scores[metric.key] > _COLLAPSED:
@@ -119,6 +139,18 @@ class Health:
             f"{metric.text(self._since_best[-1])}; the best checkpoint is kept; train for fewer --epochs"
         }
 
+    def _forgetting(self, scores: Mapping[str, float], before: Mapping[str, float]) -> dict[str, str]:
+        """A fall by more than a third on the second validation set."""
+        start, now = guard_recall(before), guard_recall(scores)
+        if start is None or now is None or start < _NEAR_CHANCE * self.guard_chance or start == 0:
+            return {}
+        if now >= start * (1 - _FORGOTTEN):
+            return {}
+        return {
+            "forgetting": f"forgetting: recall@1 on the second validation set fell from {start:.0%} (initial weights) "
+            f"to {now:.0%}; --lr {self.recipe.lr / 3:.1g}, --lock, --lora or --blend 0.5 change less"
+        }
+
     def _chance(self, loss: float) -> str:
         if self.recipe.loss == "sigmoid":
             return f"{LOSS.text(loss)}, the loss of one constant answer"
@@ -128,6 +160,12 @@ class Health:
         new = [sentence for warning, sentence in found.items() if warning not in self._given]
         self._given |= found.keys()
         return new
+
+
+def guard_recall(scores: Mapping[str, float]) -> float | None:
+    """Recall@1 on the second validation set, mean of both ways; None where there is none."""
+    found = [value for key, value in scores.items() if key.startswith(SECOND) and key.endswith("recall@1")]
+    return sum(found) / len(found) if found else None
 
 
 def _mean(values: deque[float] | list[float]) -> float:

@@ -9,6 +9,7 @@ from clip_core.config import DataConfig, TrainConfig
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import UsageError
 from clip_core.model.checkpoint import LoadedModel, load_model, valid_checkpoints
+from clip_core.model.hub import local_source
 from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.published import read_published
@@ -26,6 +27,7 @@ class Start:
     Args:
         source: where it was found, in words; `given`: --init as typed.
         weights: None where a checkpoint of the run has them.
+        notes: what was taken, assumed or ignored in published weights, a line each.
     """
 
     network: ClipConfig
@@ -33,6 +35,7 @@ class Start:
     source: str
     given: str
     weights: dict[str, Tensor] | None
+    notes: tuple[str, ...] = ()
 
 
 def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
@@ -79,15 +82,15 @@ def stored_network(run: Path) -> ClipConfig:
 
 def _read(init: str, config: TrainConfig) -> Start:
     """Weights of a run, of a checkpoint or published ones, with positions interpolated for --image-size."""
-    path, size, length = Path(init).expanduser(), config.model.image_size, config.data.context_length
+    path, size, length = local_source(Path(init).expanduser()), config.model.image_size, config.data.context_length
     if not is_run(path) and not (path / "meta.json").is_file():
         published = read_published(
-            path if path.exists() else init,
+            path,
             model_name=config.tune.init_model,
             image_size=size,
             context_length=None if length == _DEFAULT_LENGTH else length,
         )
-        return Start(published.config, published.tokenizer, published.source, init, published.weights)
+        return Start(published.config, published.tokenizer, published.source, init, published.weights, published.notes)
     if config.tune.init_model is not None:
         raise UsageError(
             f"--init-model applies to published weights, and {path} is a run or a checkpoint of one; leave it out."

@@ -71,6 +71,15 @@ class Optimiser:
         """The parameter groups: `params`, `weight_decay`, and `lr_share`, the share of the learning rate."""
         return [group for part in self._parts for group in part.param_groups]
 
+    def state_bytes(self) -> int:
+        """Bytes of the moments, which come with the first step: two of AdamW's, one of Muon's."""
+        total = 0
+        for part in self._parts:
+            moments = 1 if isinstance(part, torch.optim.Muon) else 2
+            members = [member for group in part.param_groups for member in group["params"]]
+            total += moments * sum(member.numel() * member.element_size() for member in members)
+        return total
+
     def set_learning_rate(self, lr: float) -> None:
         for group in self.groups:
             group["lr"] = lr * group["lr_share"]

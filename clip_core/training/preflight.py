@@ -15,7 +15,12 @@ from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.training.device import choose_device, choose_precision
-from clip_core.training.second_validation import read_second_validation
+from clip_core.training.initial_weights import Start
+from clip_core.training.recipe import tune_lr
+from clip_core.training.second_validation import guard_of, read_second_validation
+
+_TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
+_LONGEST_WARMUP = 0.5  # of the steps
 
 # What --resume takes: where the data are now.
 _PLACES = {"data": ("data_file", "image_root", "val_file"), "tune": ("guard_data", "guard_root"), "run": ("run_dir",)}
@@ -60,6 +65,26 @@ def check_new_run(config: TrainConfig) -> None:
         raise DataError(f"--tokenizer {data.tokenizer}: no such file.")
 
 
+def refuse_ruinous(config: TrainConfig, start: Start) -> None:
+    """Refuse settings for training from scratch, which overwrite pretrained weights (open_clip#739).
+
+    Raises:
+        UsageError: naming the limit.
+    """
+    usual = tune_lr(start.network, config.tune)
+    most, lr, warmup = _TIMES_LR * usual, config.optim.lr, config.optim.warmup
+    if lr is not None and lr > most:
+        raise UsageError(
+            f"--lr is {lr:g}, a learning rate for training from scratch, which would overwrite the pretrained weights; "
+            f"the limit is {most:g} (default {usual:g}); add --force to train with it."
+        )
+    if warmup > _LONGEST_WARMUP:
+        raise UsageError(
+            f"--warmup is {warmup:g} of the steps; pretrained weights need little, and the limit is "
+            f"{_LONGEST_WARMUP:g} (default 0.1); add --force to train with it."
+        )
+
+
 def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     """The configuration of a run, with new places of its data where they were given.
 
@@ -101,6 +126,10 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         section: {name: value.absolute() for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
+    if config.tune.guard_data is not None:
+        guard = guard_of(config.tune)
+        absolute = guard._replace(data=guard.data.absolute() if guard.data else None)
+        paths["tune"]["guard_data"] = Path(str(absolute))
     init = config.tune.init
     if init is not None and Path(init).expanduser().exists():
         paths["tune"]["init"] = str(Path(init).expanduser().absolute())

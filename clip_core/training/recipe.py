@@ -172,7 +172,7 @@ def resolve_recipe(
         start if tuning or aligned else "muon" if muon else "adamw",
     )  # fmt: skip
     lr = (
-        decide.choose("lr", optim.lr, _tune_lr(network, tune), "lora" if tune.lora else "fine-tune")
+        decide.choose("lr", optim.lr, tune_lr(network, tune), "lora" if tune.lora else "fine-tune")
         if tuning
         else decide.choose("lr", optim.lr, _HEAD_LR, "aligned")
         if aligned
@@ -315,7 +315,7 @@ def _scratch_lr(config: TrainConfig, train_pairs: int) -> tuple[float, str]:
     return _PEAK_LR.get(preset, _VIT_PEAK_LR), f"default for {preset}"
 
 
-def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
+def tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     """About a fiftieth of the rate from scratch, lower for wider networks; higher where fewer weights are trainable."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
     image = network.image

@@ -25,6 +25,7 @@ from clip_core.run.records import (
     ValidationPairs,
 )
 from clip_core.run.writer import RunWriter
+from clip_core.text import printable
 from clip_core.training.device import describe
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
@@ -151,6 +152,8 @@ def log_start(
     log.say(f"run {run}: {recipe_line(recipe)}")
     if start is not None:
         log.say(f"initial weights: {start.source}")
+        for note in start.notes:
+            log.say(printable(f"note: {note}"))
     if decisions:
         log.say(f"defaults chosen for {len(data.train):,} pairs on {recipe.device}:")
     for decision in decisions:

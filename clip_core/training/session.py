@@ -16,7 +16,7 @@ from clip_core.run.writer import RunWriter
 from clip_core.training.blend import blend_name, finish_with_blend
 from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
-from clip_core.training.preflight import check_new_run, choose_run_dir, resumed_config
+from clip_core.training.preflight import check_new_run, choose_run_dir, refuse_ruinous, resumed_config
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.results_plot import draw_curves
 from clip_core.training.score_tables import before_and_after, blend_table
@@ -27,9 +27,11 @@ from clip_core.training.trainer import Trainer
 _POLL = 0.5  # seconds between heartbeats and looks at the requests while there are no steps
 
 
-def run_training(config: TrainConfig, *, resume: bool) -> int:
+def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> int:
     """Train as configured, or resume a run; returns the exit code.
 
+    Args:
+        force: settings for training from scratch are taken for pretrained weights too.
     Raises:
         ClipError: for a user's mistake. Nothing is written if it is found before the run begins; afterwards status.json
             has the state `failed` and the sentence.
@@ -41,6 +43,8 @@ def run_training(config: TrainConfig, *, resume: bool) -> int:
         else:
             check_new_run(config)
         start = find_start(config, run, resume=resume)
+        if start is not None and not (resume or force):
+            refuse_ruinous(config, start)
     writer, log = RunWriter(run), Log()
     log.to_file(writer.paths.log)
     try:

@@ -31,9 +31,11 @@ from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
+from clip_core.training.memory import estimate_memory
 from clip_core.training.optimiser import learning_rate
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
+from clip_core.training.second_validation import chance
 from clip_core.training.signals import Signals
 from clip_core.training.train_step import TrainStep
 
@@ -83,7 +85,12 @@ class Trainer:
         self.config, self.tuning = config, config.tune.init is not None
         self.progress = Progress()
         self.pace = Pace()
-        self.health = Health(recipe, classes=validation.classes is not None, max_logit_scale=model.max_logit_scale)
+        self.health = Health(
+            recipe,
+            classes=validation.classes is not None,
+            max_logit_scale=model.max_logit_scale,
+            guard_chance=chance(second_validation.pairs) if second_validation else 0.0,
+        )
         self._saved_at = -1
         self._figures: dict[str, str] = {}
 
@@ -99,6 +106,7 @@ class Trainer:
         self.train_step.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
+        self.estimate_memory()
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
@@ -131,6 +139,13 @@ class Trainer:
             return State.FINISHED
         finally:
             stream.close()
+
+    def estimate_memory(self) -> None:
+        """Say what the run will need, and warn if the batch does not fit."""
+        estimate = estimate_memory(self.train_step, self.batches(self.progress.step).to(self.device))
+        self.log.say(estimate.line())
+        if warning := estimate.warning():
+            self.warn([warning])
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
@@ -235,9 +250,11 @@ class Trainer:
         self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
         self.writer.probe(probe)
         self.log.say(self.line(scores))
-        self.warn(self.health.evaluation(step, scores))
         if step == 0:
             self.progress.before = scores
+            if self.tuning and (useless := self.health.useless_guard(scores)):
+                self.log.say(useless)
+        self.warn(self.health.evaluation(step, scores, self.progress.before if self.tuning else {}))
         score = quality(scores)
         # Pretrained weights may stay the best checkpoint; random ones are not worth one.
         if (step > 0 or self.tuning) and score > self.progress.best_score:

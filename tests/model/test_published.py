@@ -15,7 +15,7 @@ from clip_core.errors import CheckpointError, ClipError, TokenizerError, UsageEr
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
 from clip_core.model.open_clip_config import from_settings, named_settings
-from clip_core.model.published import is_published, read_published
+from clip_core.model.published import read_published
 from clip_core.model.weight_maps import to_hugging_face, to_open_clip
 from clip_core.network import Activation, ClipConfig, Pooling
 from tests.models import make_run, python
@@ -241,12 +241,6 @@ def test_what_is_not_there(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "neither" in refused(tmp_path / "empty")
     assert "no weights at" in refused(tmp_path / "nothing")
-
-
-def test_runs_checkpoints_and_bundles_are_not_published_weights(tiny_run: Path, folder: Path) -> None:
-    assert not any(map(is_published, (tiny_run, tiny_run / "bundle", next(tiny_run.glob("checkpoints/*")))))
-    assert is_published(folder)
-    assert is_published(folder / "open_clip_model.safetensors")
 
 
 # ---------------------------------------------------------------- in use

@@ -1,16 +1,19 @@
 """Files of weights: what is in them is read, what is wrong with them is said, and nothing in them is run."""
 
+import datetime
 import io
 import json
 import os
 import pickle
 import pickletools
+import random
 import resource
 import struct
 import time
 import warnings
 import zipfile
-from collections import OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict, deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clip_core.errors import CheckpointError
-from clip_core.model import torch_files
 from clip_core.model.weight_files import open_weights, read_tensors
 
 WEIGHTS = {
@@ -82,17 +84,18 @@ def test_views_parameters_and_shared_storages_are_read_as_torch_reads_them(tmp_p
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
-def test_of_a_training_checkpoint_the_state_dict_is_read(tmp_path: Path, zipped: bool) -> None:
+def test_the_tensors_of_a_training_checkpoint_have_dotted_names(tmp_path: Path, zipped: bool) -> None:
     model = nn.Linear(3, 2)
     optimiser = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimiser.step()
     checkpoint = {"epoch": 1, "state_dict": model.state_dict(), "optimizer": optimiser.state_dict(), "scaler": {}}
     torch.save(checkpoint, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
-    opened = open_weights(tmp_path / "w.pt")
-    assert opened.nested
-    assert not opened.torchscript
-    assert same(read_tensors(tmp_path / "w.pt"), model.state_dict())
+    found = read_tensors(tmp_path / "w.pt")
+    prefix = "state_dict."
+    weights = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    assert same(weights, model.state_dict())
+    assert torch.equal(found["optimizer.state.0.exp_avg"], optimiser.state_dict()["state"][0]["exp_avg"])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -281,12 +284,69 @@ def test_a_hostile_pickle_is_refused_before_it_is_unpickled(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
 
 
-def test_numpy_numbers_of_a_training_checkpoint_are_passed_over(tmp_path: Path) -> None:
-    checkpoint = {"state_dict": WEIGHTS, "optimizer": {"lr": np.float64(0.1) * 2, "seen": np.int64(3)}}
-    torch.save(checkpoint, tmp_path / "w.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "w.pt", weights_only=True)
-    assert same(read_tensors(tmp_path / "w.pt"), WEIGHTS)
+class Settings:
+    """Made by a call of its class, as the members of an enumeration."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Settings, ("fast",)
+
+
+class Options(dict[str, Any]):
+    """A dict with attributes, as Lightning stores hyperparameters in."""
+
+
+BESIDE: dict[str, Any] = {
+    "NumPy numbers": {"lr": np.float64(0.1) * 2, "seen": np.int64(3), "half": np.float16(0.5)},
+    "NumPy arrays and random states": [np.arange(3), np.random.default_rng(0), np.random.get_state()],
+    "Python's random state": random.getstate(),
+    "arguments": Namespace(lr=0.1, out=Path("runs/x"), when=datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)),
+    "a member of an enumeration": Settings(),
+    "a dict of a class of its own": Options(lr=0.1),
+    "sets": [{1, 2}, frozenset("a"), 1j, b"bytes", range(3)],
+    "a class as a key": {Namespace: 1, None: 2, 0.5: 3, (1, "a"): 4},
+    "an ordered and a counting dict": [OrderedDict(a=1), Counter("abca"), deque([1, 2])],
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_stands_beside_the_weights_of_a_training_checkpoint_is_passed_over(
+    tmp_path: Path, protocol: int, zipped: bool
+) -> None:
+    for beside in BESIDE.values():
+        torch.save(
+            {"beside": beside, "state_dict": WEIGHTS}, tmp_path / "w.pt", pickle_protocol=protocol,
+            _use_new_zipfile_serialization=zipped,
+        )  # fmt: skip
+        found = read_tensors(tmp_path / "w.pt")
+        assert same({name.removeprefix("state_dict."): value for name, value in found.items()}, WEIGHTS)
+
+
+def test_other_ways_of_writing_a_tensor(tmp_path: Path) -> None:
+    named = nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    named.tag = "kept with the parameter"  # type: ignore[attr-defined]
+    small = torch.tensor([[1.5, -2.0], [0.25, 4.0]]).to(torch.float8_e4m3fn)
+    torch.save({"named": named, "small": small, "unsigned": torch.arange(4).to(torch.uint16)}, tmp_path / "w.pt")
+    found = read_tensors(tmp_path / "w.pt")
+    assert torch.equal(found["named"], named.detach())
+    assert torch.equal(found["small"].float(), small.float())
+    assert found["unsigned"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_tensor_outside_of_an_untyped_storage_is_refused(tmp_path: Path) -> None:
+    torch.save({"small": torch.ones(8).to(torch.float8_e4m3fn)}, tmp_path / "w.pt")
+    raw = pickle_of(tmp_path / "w.pt", "zip").replace(b"float8_e4m3fn", b"float64")
+    assert "does not fit" in refused(with_pickle(tmp_path / "wider.pt", raw, tmp_path / "w.pt", "zip"))
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a dict", "alone"])
+def test_a_pickled_model_is_named_with_the_way_out(tmp_path: Path, inside: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.GELU())
+    torch.save({"epoch": 1, "model": model} if inside else model, tmp_path / "w.pt")
+    sentence = refused(tmp_path / "w.pt")
+    assert "whole model" in sentence
+    assert "torch.nn.modules.container.Sequential" in sentence
+    assert "model.state_dict()" in sentence
 
 
 def test_terminal_codes_in_a_file_do_not_reach_the_message(tmp_path: Path) -> None:
@@ -316,8 +376,7 @@ def test_what_was_read_stays_when_the_file_changes(tmp_path: Path) -> None:
         assert same(tensors, WEIGHTS)
 
 
-def test_a_mapped_file_is_mapped_anew_and_read_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_files, "_REMAP_AFTER", 8)
+def test_tensors_of_a_file_are_read_in_any_order(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "w.pt")
     tensors = open_weights(tmp_path / "w.pt").tensors
     for name in (*WEIGHTS, *reversed(WEIGHTS)):

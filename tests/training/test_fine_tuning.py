@@ -245,6 +245,9 @@ def test_a_network_that_reads_the_padding_is_trained_on_whole_rows(shapes: Path,
         (["--guard-root", "."], 2, "--guard-root"),
         (["--blend", "2"], 2, "--blend is 2"),
         (["--ema", "1"], 2, "--ema is 1"),
+        (["--lr", "0.1"], 2, "--lr is 0.1, a learning rate for training from scratch"),
+        (["--warmup", "0.9"], 2, "--warmup is 0.9 of the steps"),
+        (["--warmup", "10000"], 2, "a fraction of the steps, less than 1"),
     ],
 )
 def test_flags_that_cannot_be_used_with_init_get_one_sentence_and_leave_nothing(
@@ -257,6 +260,12 @@ def test_flags_that_cannot_be_used_with_init_get_one_sentence_and_leave_nothing(
     assert said in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_with_force_any_learning_rate_is_taken(start: Path, shapes: Path, tmp_path: Path) -> None:
+    run = tune(tmp_path / "run", shapes, start, "--lr", "0.1", "--warmup", "0.9", "--guard-data", "none", "--force")
+    assert RunReader(run).record().resolved.lr == 0.1
+    assert "forgetting is not measured: add --guard-data builtin" in (run / "train.log").read_text()
 
 
 def test_a_second_validation_set_that_is_no_pair_list_is_one_sentence(

@@ -1,12 +1,14 @@
 """Warnings about runs that go wrong, and none about a run that goes well."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from clip_core.config import LossName
+from clip_core.run.metrics import SECOND
 from clip_core.training.evaluate import mean_cosine
 from clip_core.training.health import Health
 from clip_core.training.loss import SigmoidLoss
@@ -54,6 +56,25 @@ def test_a_run_that_goes_well_gets_no_warning() -> None:
 def test_each_warning_is_given_once(losses: list[float], measured: dict[str, float], said: str) -> None:
     (warning,) = reported(health(), losses, **measured)
     assert said in warning
+
+
+def guarded(recall: float) -> dict[str, float]:
+    """Scores with this recall@1 on the second validation set."""
+    return SCORES | {f"{SECOND}image_to_text_recall@1": recall, f"{SECOND}text_to_image_recall@1": recall}
+
+
+def test_a_fall_by_more_than_a_third_on_the_second_validation_set_is_forgetting() -> None:
+    watch, before = replace(health(), guard_chance=0.05), guarded(0.6)
+    assert [said for n in range(3) for said in watch.evaluation(n, guarded(0.41), before)] == []
+    (warning,) = (said for n in range(3, 6) for said in watch.evaluation(n, guarded(0.39), before))
+    assert "forgetting: recall@1 on the second validation set fell from 60% (initial weights) to 39%" in warning
+
+
+def test_initial_weights_near_chance_have_nothing_to_forget() -> None:
+    watch, before = replace(health(), guard_chance=0.05), guarded(0.09)
+    assert watch.evaluation(1, guarded(0.01), before) == []
+    assert "near chance on the second validation set (recall@1 9%, chance 5%)" in str(watch.useless_guard(before))
+    assert watch.useless_guard(guarded(0.6)) is watch.useless_guard(SCORES) is None
 
 
 def test_with_the_sigmoid_loss_chance_is_that_of_one_constant_answer() -> None:

@@ -4,15 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from clip_core.config import DataConfig, TuneConfig
+from clip_core.config import DataConfig, TrainConfig, TuneConfig
 from clip_core.data.tokenizer import Tokenizer, train_characters
 from clip_core.errors import DataError
 from clip_core.network import Preprocessing
 from clip_core.run.metrics import SECOND
 from clip_core.run.reader import RunReader
 from clip_core.training.evaluate import ValidationSet
-from clip_core.training.second_validation import load_second_validation, read_second_validation
+from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.second_validation import (
+    Guard,
+    chance,
+    guard_of,
+    load_second_validation,
+    read_second_validation,
+)
 from tests.running import lines
 from tests.training.conftest import Build, small_config
 
@@ -34,6 +42,59 @@ def test_without_guard_data_there_is_none(tokenizer: Tokenizer) -> None:
     assert load_second_validation(TuneConfig(), DataConfig(), PREPROCESSING, tokenizer, said.append) is None
     assert read_second_validation(TuneConfig()) == []
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "init", "builtin", "data"),
+    [
+        (None, None, False, None),
+        (None, "weights", True, None),
+        ("none", "weights", False, None),
+        ("builtin", None, True, None),
+        ("builtin,my/classes", "weights", True, Path("my/classes")),
+        ("pairs,1.json", "weights", False, Path("pairs,1.json")),
+    ],
+)
+def test_what_guard_data_means(typed: str | None, init: str | None, builtin: bool, data: Path | None) -> None:
+    tune = TuneConfig(guard_data=None if typed is None else Path(typed), init=init)
+    assert guard_of(tune) == Guard(builtin, data)
+    assert typed is None or str(guard_of(tune)) == typed
+
+
+def test_pretrained_weights_have_drawn_shapes_by_default_and_a_class_folder_adds_to_them(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    said: list[str] = []
+    first = load_second_validation(TuneConfig(init="weights"), DataConfig(), PREPROCESSING, tokenizer, said.append)
+    assert first is not None
+    assert (len(first.pairs), len(first.pairs.captions)) == (72, 18)
+    assert chance(first.pairs) == pytest.approx(1 / 18)
+    assert said[0].startswith("second validation set builtin: 72 usable pairs")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), "grey").save(tmp_path / name / "0.png")
+    both = load(Path(f"builtin,{tmp_path}"), tokenizer, said)
+    assert both is not None
+    assert len(both.pairs) == 74
+    assert {"a photo of a cat", "a photo of a dog"} <= set(both.pairs.captions)
+
+
+def test_without_it_pretrained_weights_say_that_forgetting_is_not_measured(tokenizer: Tokenizer) -> None:
+    said: list[str] = []
+    tune = TuneConfig(init="weights", guard_data=Path("none"))
+    assert load_second_validation(tune, DataConfig(), PREPROCESSING, tokenizer, said.append) is None
+    assert "forgetting is not measured: add --guard-data builtin" in said[0]
+
+
+def test_the_stored_place_of_a_class_folder_is_absolute_and_the_words_stay_words() -> None:
+    def stored(typed: str) -> Path | None:
+        tune = {"guard_data": Path(typed)}
+        return with_absolute_paths(TrainConfig.model_validate({"tune": tune})).tune.guard_data
+
+    assert stored("builtin") == Path("builtin")
+    assert stored("none") == Path("none")
+    assert stored("builtin,classes") == Path(f"builtin,{Path('classes').absolute()}")
+    assert stored("pairs.json") == Path("pairs.json").absolute()
 
 
 def test_its_rows_are_its_valid_pairs_and_the_others_are_reported(
