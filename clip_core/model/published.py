@@ -160,7 +160,7 @@ def _cleaned(file: WeightFile) -> tuple[dict[str, StoredTensor], bool, str]:
 def _assumed(file: WeightFile, known: PublishedConfig, described: Path | None, model_name: str | None) -> str:
     """What neither the weights nor the files beside them say, in one line."""
     if described is None and model_name is None and not file.torchscript:
-        quick = known.config.image.activation is Activation.QUICK_GELU
+        quick = known.config.own_image.activation is Activation.QUICK_GELU
         named, other = ("QuickGELU, as in OpenAI's weights,", "gelu") if quick else ("GELU", "quickgelu")
         return (
             f"no file says which activation the weights were trained with; {named} is assumed "

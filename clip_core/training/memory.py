@@ -179,7 +179,8 @@ def _bytes(tensor: Tensor) -> int:
 def _rounded(batch_size: int) -> int:
     """Two significant digits, rounded down: an estimate has no more."""
     digits = max(len(str(batch_size)) - 2, 0)
-    return batch_size // 10**digits * 10**digits
+    unit: int = 10**digits
+    return batch_size // unit * unit
 
 
 def _text(count: float) -> str:

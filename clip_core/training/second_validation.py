@@ -7,7 +7,7 @@ the weights knew is lost.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ def guard_of(tune: TuneConfig) -> Guard:
     return Guard(False, None if named == NONE else tune.guard_data)
 
 
-def read_second_validation(tune: TuneConfig) -> list[Pair]:
+def read_second_validation(tune: TuneConfig) -> Sequence[Pair]:
     """Its pairs, in any format that is recognised; images are not decoded, and the drawn shapes are drawn once.
 
     Raises:
@@ -66,7 +66,7 @@ def read_second_validation(tune: TuneConfig) -> list[Pair]:
     return _read(tune)[0]
 
 
-def _read(tune: TuneConfig) -> tuple[list[Pair], list[str]]:
+def _read(tune: TuneConfig) -> tuple[Sequence[Pair], list[str]]:
     """The pairs for validation, and what is said of how they were read."""
     guard = guard_of(tune)
     drawn = read_data(drawn_shapes(), ReadOptions()).pairs if guard.builtin else []
