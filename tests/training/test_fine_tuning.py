@@ -188,7 +188,8 @@ def test_the_second_validation_set_is_evaluated_each_time_under_its_own_keys(
     assert len(found) == 4
     assert all(names | {f"{SECOND}mean_recall"} <= line.keys() for line in found)
     said = capsys.readouterr().out
-    assert said.count("second validation set, recall@1 image to text ") == 4 + 1
+    assert said.count("second validation set: recall@1 image to text ") == 4  # evaluations
+    assert said.count("second validation set, recall@1 image to text ") == 1  # the table at the end
     assert "second validation set, recall@10 text to image" in said
 
 
