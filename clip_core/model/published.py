@@ -1,7 +1,7 @@
 """Published weights as a network of ours: found, described, checked against their description, read.
 
-Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's CLIP folders, and their names on the
-Hugging Face hub. Nothing in them is executed; see weight_files.py.
+Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's folders of CLIP, SigLIP and MetaCLIP 2,
+and their names on the Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
 import json
@@ -14,28 +14,30 @@ from torch import Tensor
 
 from clip_core.config import explain
 from clip_core.data.clip_bpe import find_clip_tokenizer
+from clip_core.data.published_tokenizer import find_published_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
-from clip_core.model import hugging_face_config, open_clip_config, weight_maps
+from clip_core.model import hugging_face_config, open_clip_config
 from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import fetch, hub_name
 from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.published_config import PublishedConfig, unsupported
 from clip_core.model.torch_files import StoredTensor
 from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
-from clip_core.model.weight_maps import NOT_WEIGHTS, Row, check_names_and_shapes, read_weights
-from clip_core.network import Activation, ClipConfig, Pooling
+from clip_core.model.weight_maps import check_names_and_shapes, read_weights
+from clip_core.model.weight_names import NOT_WEIGHTS, Row, hugging_face_rows, open_clip_rows
+from clip_core.network import Activation, ClipConfig
 from clip_core.text import printable
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
                       "open_clip_pytorch_model.bin")  # fmt: skip
+_TRUNK = "visual.trunk."  # timm's names
 _WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 
 # Parts of names that only weights of other architectures have.
 _FOREIGN = {
-    "visual.trunk.": "a timm trunk as its image tower",
     "visual.layer1.": "a ResNet as its image tower",
     "visual.attnpool.": "a ResNet as its image tower",
     "visual.attn_pool": "attentional pooling",
@@ -44,7 +46,7 @@ _FOREIGN = {
     "text.transformer.shared.": "a Hugging Face text tower",
     "text_decoder.": "CoCa's text decoder",
     "cls_emb": "a class token among the words",
-    "vision_model.head.": "SigLIP's attentional pooling",
+    "positional_embedding_res": "LongCLIP's second table of positions",
     ".ls_1.": "layer scale",
     ".attn.ln_q": "normalised queries and keys",
     ".attn.head_scale": "scaled heads",
@@ -182,19 +184,24 @@ def _described(
         if not config.is_file():
             raise CheckpointError(f"{file.path} has Hugging Face's names; put its config.json beside it.")
         known = _parsed(config)
-        return known, weight_maps.hugging_face_rows(_bounded(config, known, tensors)), config
+        return known, hugging_face_rows(_bounded(config, known, tensors)), config
     if model_name is not None:
         where: Path | str = f"open_clip's {model_name}"
         known = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
     elif described is not None:
         where, known = described, _parsed(described)
+    elif any(name.startswith(_TRUNK) for name in tensors):
+        raise CheckpointError(
+            f"{file.path} has a timm trunk as its image tower and no configuration beside it; name its architecture "
+            "with --init-model, as ViT-B-16-SigLIP."
+        )
     else:
         openai = file.torchscript or (not file.nested and file.path.suffix in (".pt", ".pth"))
         activation = Activation.QUICK_GELU if openai else Activation.GELU
         where, known = "its own shapes", open_clip_config.from_shapes(file.path, tensors, prefix, activation)
     if file.torchscript:
         known = replace(known, config=_as_openai(known.config))
-    return known, weight_maps.open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix), where
+    return known, open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix, trunk=known.trunk), where
 
 
 def _parsed(path: Path) -> PublishedConfig:
@@ -234,6 +241,10 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
     """
     values = config.model_dump()
     if image_size is not None:
+        if image_size % config.image.patch_size:
+            raise UsageError(
+                f"--image-size is {image_size}; it should be a multiple of the patch size, {config.image.patch_size}."
+            )
         values["image"]["image_size"] = values["preprocessing"]["image_size"] = image_size
     if context_length is not None:
         if context_length > config.text.context_length:
@@ -255,10 +266,12 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
     folder, text = path.parent, known.config.text
-    if known.own_tokenizer and not (folder / "tokenizer.json").is_file():
-        raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
-    whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT
-    tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=whole)
+    if known.own_tokenizer:
+        tokenizer = find_published_tokenizer(
+            folder, context_length, fixed_length=text.reads_padding, cleaning=known.cleaning, siglip=known.siglip
+        )
+    else:
+        tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=text.reads_padding)
     end, size = tokenizer.end_token, tokenizer.vocab_size
     if size > text.vocab_size:
         raise TokenizerError(
@@ -268,7 +281,7 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
     if (known.end_token not in (None, end)) or (known.highest_token and end != size - 1):
         wanted = "the highest token" if known.end_token is None else f"token {known.end_token}"
         raise TokenizerError(
-            f"the tokenizer found for {path} ends captions with token {end}, and the text tower pools at "
-            f"{wanted}; put the tokenizer.json that belongs to it beside it."
+            f"the tokenizer found for {path} ends captions with token {end}, and the text tower expects {wanted} as "
+            "their end; put the tokenizer.json that belongs to it beside it."
         )
     return tokenizer
