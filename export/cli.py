@@ -43,7 +43,7 @@ def export(
     run
         Run directory, checkpoint folder, or published weights (a file, a folder, or org/name on the hub).
     format
-        onnx: a bundle for ONNX Runtime. hf: a folder for transformers' CLIPModel. open_clip: one for open_clip.
+        onnx: a bundle for ONNX Runtime. hf: a folder for transformers. open_clip: one for open_clip.
     out
         Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
     images

@@ -1,4 +1,7 @@
-"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes."""
+"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes.
+
+A text tower that reads its padding, as SigLIP's does, takes exactly its context.
+"""
 
 import copy
 import os
@@ -34,11 +37,13 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
     images = torch.zeros(2, 3, image.image_size, image.image_size)
-    captions = torch.full((2, min(5, text.context_length)), text.end_token)
+    length = text.context_length if text.reads_padding else min(5, text.context_length)
+    captions = torch.full((2, length), text.end_token)
+    axes: dict[int, object] = {0: batch} if text.reads_padding else {0: batch, 1: tokens}
     log = folder / "convert.log"
     try:
         convert_tower(model.image, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
-        convert_tower(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
+        convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = str(error).strip().splitlines()[0]

@@ -53,9 +53,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
 def xlm() -> tokenizers.Tokenizer:
     """As XLM-V's: <s> 0, <pad> 1, </s> 2, <unk> 3, and text between <s> and </s>."""
     inner = tokenizers.Tokenizer.from_str(_unigram(("<s>", "<pad>", "</s>", "<unk>")))
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return inner
 
 

@@ -70,13 +70,14 @@ def _normalisers(how: Cleaning) -> list[Any]:
     spaces = [normalizers.Replace(Regex(_SPACES), " "), normalizers.Strip()]
     punctuation = normalizers.Replace(Regex(_PUNCTUATION), "")
     lower = normalizers.Lowercase()
-    return {
+    steps: dict[Cleaning, list[Any]] = {
         Cleaning.WHITESPACE: spaces,
         Cleaning.LOWER: [*spaces, lower],
         Cleaning.CANONICALIZE: [normalizers.Replace("_", " "), punctuation, lower, *spaces],
         Cleaning.SIGLIP: [lower, punctuation, *spaces],
         Cleaning.SIGLIP2: [lower],
-    }[how]
+    }
+    return steps[how]
 
 
 def _flat(stored: Any) -> list[Any]:

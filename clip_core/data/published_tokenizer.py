@@ -124,7 +124,7 @@ def _set_frame(inner: tokenizers.Tokenizer, start: int | None, end: int) -> None
 
 def _set_sides(inner: tokenizers.Tokenizer, said: dict[str, Any]) -> None:
     """The side of padding and truncation: the right one, unless tokenizer_config.json says left."""
-    if said.get("padding_side") == "left":
+    if said.get("padding_side") == "left" and inner.padding:
         inner.enable_padding(**(inner.padding | {"direction": "left"}))
-    if said.get("truncation_side") == "left":
+    if said.get("truncation_side") == "left" and inner.truncation:
         inner.enable_truncation(**(inner.truncation | {"direction": "left"}))

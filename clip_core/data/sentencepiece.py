@@ -45,7 +45,7 @@ def _read(path: Path, content: memoryview) -> tokenizers.Tokenizer:
         if not isinstance(value, memoryview):
             continue
         if field == _PIECES:
-            piece = dict(fields(value))
+            piece: dict[int, Any] = dict(fields(value))
             if piece.get(_KIND) == _UNKNOWN:
                 unknown = len(pieces)
             pieces.append((str(piece[_PIECE], "utf-8"), struct.unpack("<f", piece.get(_SCORE, bytes(4)))[0]))

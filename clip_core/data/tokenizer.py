@@ -194,7 +194,8 @@ def frame(
     empty: list[int] = inner.encode("").ids
     if not empty:
         raise ValueError("no end token")
-    number = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}.get(pad, pad)
+    names: dict[Any, int] = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}
+    number = pad if isinstance(pad, int) else names[pad]
     fixed = stored["length"] is not None if fixed_length is None else fixed_length
     inner.enable_truncation(context_length, direction=cut["direction"])
     inner.enable_padding(

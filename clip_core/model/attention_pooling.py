@@ -36,4 +36,5 @@ class AttentionPool(nn.Module):
         key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, E)
         gathered = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)  # (B, H, 1, E)
         pooled: Tensor = self.out(gathered.flatten(1))  # (B, W)
-        return pooled + self.mlp(self.norm(pooled))
+        embeds: Tensor = pooled + self.mlp(self.norm(pooled))
+        return embeds

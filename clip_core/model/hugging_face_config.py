@@ -1,4 +1,4 @@
-"""Hugging Face's configurations: config.json of a CLIPModel, SiglipModel or MetaClip2Model, preprocessor_config.json."""
+"""Hugging Face's configurations of a CLIPModel, SiglipModel or MetaClip2Model, and of their preprocessing."""
 
 import json
 from collections.abc import Mapping

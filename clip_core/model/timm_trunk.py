@@ -26,25 +26,30 @@ class Trunk(NamedTuple):
     siglip: bool = True
 
 
-def _sizes(name: str, sizes: tuple[int, ...], *shape: int, **traits: Any) -> dict[str, Trunk]:
-    return {f"{name}_{size}": Trunk(size, *shape, **traits) for size in sizes}
+Shape = tuple[int, int, int, int]  # width, layers, heads, MLP width
+
+
+def _sizes(name: str, sizes: tuple[int, ...], patch_size: int, shape: Shape, **traits: Any) -> dict[str, Trunk]:
+    width, layers, heads, mlp_width = shape
+    return {f"{name}_{size}": Trunk(size, patch_size, width, layers, heads, mlp_width, **traits) for size in sizes}
 
 
 _TANH = Activation.GELU_TANH
-_SO400M, _BASE, _LARGE = (1152, 27, 16, 4304), (768, 12, 12, 3072), (1024, 24, 16, 4096)
+_BASE, _LARGE = (768, 12, 12, 3072), (1024, 24, 16, 4096)
+_SO400M, _GIANT = (1152, 27, 16, 4304), (1536, 40, 16, 6144)
 
 # Exact GELU in B/16, L/16 below 512 pixels and so400m/14; tanh in all others.
 TRUNKS: dict[str, Trunk] = {
-    **_sizes("vit_base_patch32_siglip", (256,), 32, *_BASE, activation=_TANH),
-    **_sizes("vit_base_patch16_siglip", (224, 256, 384, 512), 16, *_BASE),
-    **_sizes("vit_large_patch16_siglip", (256, 384), 16, *_LARGE),
-    **_sizes("vit_large_patch16_siglip", (512,), 16, *_LARGE, activation=_TANH),
-    **_sizes("vit_so400m_patch14_siglip", (224, 378, 384), 14, *_SO400M),
-    **_sizes("vit_so400m_patch16_siglip", (256, 384, 512), 16, *_SO400M, activation=_TANH),
-    **_sizes("vit_giantopt_patch16_siglip", (256, 384), 16, 1536, 40, 16, 6144, activation=_TANH),
-    **_sizes("vit_base_patch32_clip", (224,), 32, *_BASE, siglip=False),
-    **_sizes("vit_base_patch16_clip", (224,), 16, *_BASE, siglip=False),
-    **_sizes("vit_large_patch14_clip", (224, 336), 14, *_LARGE, siglip=False),  # the first is MobileCLIP2-L-14's
+    **_sizes("vit_base_patch32_siglip", (256,), 32, _BASE, activation=_TANH),
+    **_sizes("vit_base_patch16_siglip", (224, 256, 384, 512), 16, _BASE),
+    **_sizes("vit_large_patch16_siglip", (256, 384), 16, _LARGE),
+    **_sizes("vit_large_patch16_siglip", (512,), 16, _LARGE, activation=_TANH),
+    **_sizes("vit_so400m_patch14_siglip", (224, 378, 384), 14, _SO400M),
+    **_sizes("vit_so400m_patch16_siglip", (256, 384, 512), 16, _SO400M, activation=_TANH),
+    **_sizes("vit_giantopt_patch16_siglip", (256, 384), 16, _GIANT, activation=_TANH),
+    **_sizes("vit_base_patch32_clip", (224,), 32, _BASE, siglip=False),
+    **_sizes("vit_base_patch16_clip", (224,), 16, _BASE, siglip=False),
+    **_sizes("vit_large_patch14_clip", (224, 336), 14, _LARGE, siglip=False),  # the first is MobileCLIP2-L-14's
 }
 
 
