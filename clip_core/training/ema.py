@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from clip_core.model.clip import CLIP
+from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.training.trainable import adapted_layers, is_adapter, merged_weights
 
 _RAW = "/raw"
@@ -85,8 +85,6 @@ def decay_at(step: int, decay: float) -> float:
 def plain_copy(model: CLIP) -> CLIP:
     """A second network with the weights of `model`, adapters merged, all frozen, on the same device."""
     device = model.log_logit_scale.device
-    with torch.device("meta"):
-        copy = CLIP(model.config)
-    copy.to_empty(device=device).requires_grad_(False)
+    copy = uninitialised_clip(model.config).to(device).requires_grad_(False)
     copy.load_state_dict(merged_weights(model), strict=True)
     return copy

@@ -1,5 +1,6 @@
 """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all; the learning rate schedule."""
 
+import inspect
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ from clip_core.model.clip import CLIP
 
 # Parts of a tower before its first block.
 _EMBEDDINGS = ("patches", "class_token", "tokens", "positions", "norm_pre")
+# Methods of torch's optimisers that import TorchDynamo on their first call, to keep themselves out of torch.compile.
+_OUTSIDE_COMPILE = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 _ITERATIONS = 3  # of Newton-Schulz: the usual five learn no more here and cost two thirds more (docs/log.md)
 
 
@@ -36,6 +39,7 @@ class Optimiser:
         layer_decay: float = 1.0,
         muon: bool = False,
     ) -> None:
+        _skip_dynamo()
         self._parameters = dict(model.named_parameters())
         groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -74,9 +78,10 @@ class Optimiser:
         for part in self._parts:
             part.zero_grad(set_to_none=True)
 
+    @torch.no_grad()
     def step(self) -> None:
         for part in self._parts:
-            part.step()
+            inspect.unwrap(type(part).step)(part)  # without torch's wrappers, which import TorchDynamo
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by parameter name: `image.blocks.0.mlp.0.weight/exp_avg`; none before the first gradient."""
@@ -95,6 +100,14 @@ class Optimiser:
             parameter = self._parameters[name]
             # Fused AdamW needs its step counter on the device of the parameter.
             of[parameter].state[parameter][key] = value.to(parameter.device)
+
+
+def _skip_dynamo() -> None:
+    """Call these methods as they are: nothing here is compiled, and the import takes about 2 s of CPU time."""
+    for name in _OUTSIDE_COMPILE:
+        original = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if original is not None:
+            setattr(original, "__dynamo_disable", original)
 
 
 def layers_above(model: CLIP, name: str) -> int:
