@@ -99,9 +99,8 @@ def _siglip(folder: Path, settings: Settings, vision: Settings, text: Settings) 
     image = _shared(where, vision, sizes, "gelu_pytorch_tanh", 1e-6)
     text_tower = _shared(where, text, sizes, "gelu_pytorch_tanh", 1e-6)
     vocab_size = number(where, text, "vocab_size", 32000)
-    embed_dim = number(where, text, "projection_size", text_tower["width"])
     config = {
-        "embed_dim": embed_dim,
+        "embed_dim": number(where, text, "projection_size", text_tower["width"]),
         "logit_bias": True,
         "image": {
             "image_size": image_size,
@@ -146,7 +145,7 @@ def _tower(where: Path, settings: Settings, name: str) -> dict[str, Any]:
     parts = [settings.get(f"{name}_config"), settings.get(f"{name}_config_dict")]
     if any(part is not None and not isinstance(part, dict) for part in parts):
         raise CheckpointError(f"{where}: {name}_config is not a JSON object.")
-    return {key: value for part in parts for key, value in (part or {}).items()}
+    return {key: value for part in parts for key, value in (part or {}).items() if value is not None}
 
 
 def _shared(

@@ -13,7 +13,7 @@ from clip_core.network import Activation, ImageTower
 SETTINGS = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
 
 
-class Asked(Exception):
+class AskedError(Exception):
     """What timm would build."""
 
 
@@ -22,10 +22,10 @@ def test_the_table_is_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments that timm's own function gives its class; nothing is built."""
 
     def asked(self: Any, **arguments: Any) -> None:
-        raise Asked(arguments)
+        raise AskedError(arguments)
 
     monkeypatch.setattr(vision_transformer.VisionTransformer, "__init__", asked)
-    with pytest.raises(Asked) as caught:
+    with pytest.raises(AskedError) as caught:
         timm.create_model(name, num_classes=0)
     said, trunk = caught.value.args[0], TRUNKS[name]
     size = said.get("img_size") or timm.get_pretrained_cfg(name).input_size[-1]
