@@ -89,15 +89,17 @@ def _sessions(
     side, length = bundle.manifest.preprocessing.image_size, bundle.manifest.context_length
     vision = make_session(bundle.vision, str(bundle.folder / VISION), device, provider)
     text = make_session(bundle.text, str(bundle.folder / TEXT), device, provider)
-    for session, name, (*expected, shapes, output) in (
-        (vision, VISION, ("pixel_values", "tensor(float)", ([3, side, side],), "image_embeds")),
-        (text, TEXT, ("input_ids", "tensor(int64)", ([], [length]) if padded else ([],), "text_embeds")),
-    ):
+    lengths: tuple[list[int], ...] = ([], [length]) if padded else ([],)
+    wanted: tuple[tuple[ort.InferenceSession, str, list[str], tuple[list[int], ...]], ...] = (
+        (vision, VISION, ["pixel_values", "tensor(float)", "image_embeds"], ([3, side, side],)),
+        (text, TEXT, ["input_ids", "tensor(int64)", "text_embeds"], lengths),
+    )
+    for session, name, expected, shapes in wanted:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         fixed = [size for size in inputs[0].shape if isinstance(size, int)]
-        found = [inputs[0].name, inputs[0].type]
-        fits = found == expected and fixed in shapes and outputs[0].name == output
-        if len(inputs) != 1 or not fits or outputs[0].shape[-1] != bundle.manifest.embed_dim:
+        found = [inputs[0].name, inputs[0].type, outputs[0].name]
+        same = len(inputs) == 1 and found == expected and fixed in shapes
+        if not same or outputs[0].shape[-1] != bundle.manifest.embed_dim:
             raise BundleError(
                 f"{bundle.folder / name} has other inputs or outputs than its manifest says; export the bundle again."
             )
