@@ -31,6 +31,9 @@ def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
         "a bias in its image projection": image.projection_bias,
         "no projection of its images": not image.projection and not trunk,
         "QuickGELU in one tower only": quick[0] != quick[1] and not trunk,
+        "captions whose white space is not collapsed, as open_clip's always is": (
+            tokenizer.cleaning is Cleaning.SIGLIP2
+        ),
         'padding with "!", which transformers would take out of captions': (
             tokenizer.is_clip and tokenizer.pad_id == 0 and not _is_open_clips(tokenizer) and not _reads_at_end(text)
         ),

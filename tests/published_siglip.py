@@ -152,7 +152,7 @@ def _register(name: str, size: int, act: str, activation: Activation) -> None:
 
     def make(pretrained: bool = False, **settings: Any) -> VisionTransformer:
         settings = {key: value for key, value in settings.items() if key in ("num_classes", "global_pool")}
-        return VisionTransformer(img_size=size, act_layer=act, **_TINY, **settings)
+        return VisionTransformer(img_size=size, act_layer=act, **_TINY, **({"global_pool": "map"} | settings))
 
     make.__name__, make.__module__ = name, "timm.models.vision_transformer"
     if not timm.is_model(name):

@@ -51,19 +51,30 @@ def clean(text: str, how: Cleaning) -> str:
 
 
 def set_cleaning(inner: tokenizers.Tokenizer, how: Cleaning) -> None:
-    """Put the cleaning before the tokenizer's own normalisers; a cleaning that is stated already stays."""
-    if stated_cleaning(inner) is None:
+    """Put the cleaning before the tokenizer's own normalisers; one that is stated stays, but for lower case alone."""
+    if stated_cleaning(inner) in (None, Cleaning.SIGLIP2 if how is not Cleaning.SIGLIP2 else None):
         own = [] if inner.normalizer is None else [inner.normalizer]
         inner.normalizer = normalizers.Sequence([*_normalisers(how), *own])
 
 
 def stated_cleaning(inner: tokenizers.Tokenizer) -> Cleaning | None:
     """The cleaning that a tokenizer begins with; None where it is none of these."""
-    parts = _flat(json.loads(inner.to_str())["normalizer"])
-    for how, wanted in _FORMS:
-        if parts[: len(wanted)] == wanted:
-            return how
-    return None
+    parts = _steps(inner.normalizer)
+    return next((how for how, form in _FORMS if parts[: len(form)] == form), None)
+
+
+def take_cleaning(inner: tokenizers.Tokenizer) -> Cleaning | None:
+    """Remove the normalisers of the stated cleaning, which is returned: `clean` takes their place.
+
+    They are almost the same, but know letters of a later Unicode than Python. SIGLIP2's lower case stays.
+    """
+    how = stated_cleaning(inner)
+    if how is not None and how is not Cleaning.SIGLIP2:
+        own = _steps(inner.normalizer)[len(dict(_FORMS)[how]) :]
+        left = normalizers.Sequence([])
+        left.__setstate__(json.dumps({"type": "Sequence", "normalizers": own}).encode())
+        inner.normalizer = left
+    return how
 
 
 def _normalisers(how: Cleaning) -> list[Any]:
@@ -80,19 +91,14 @@ def _normalisers(how: Cleaning) -> list[Any]:
     return steps[how]
 
 
-def _flat(stored: Any) -> list[Any]:
-    """A stored normaliser as the list of its steps."""
-    if stored is None:
+def _steps(normaliser: Any) -> list[Any]:
+    """The steps of a normaliser as tokenizer.json has them."""
+    if normaliser is None:
         return []
-    if stored["type"] != "Sequence":
-        return [stored]
-    return [step for part in stored["normalizers"] for step in _flat(part)]
+    stored = json.loads(normaliser.__getstate__())
+    return list(stored["normalizers"]) if stored["type"] == "Sequence" else [stored]
 
 
-def _form(how: Cleaning) -> list[Any]:
-    empty = tokenizers.Tokenizer(tokenizers.models.BPE())
-    empty.normalizer = normalizers.Sequence(_normalisers(how))
-    return _flat(json.loads(empty.to_str())["normalizer"])
-
-
-_FORMS = sorted(((how, _form(how)) for how in Cleaning), key=lambda each: -len(each[1]))  # the longest first
+_FORMS = sorted(  # the longest first
+    ((how, _steps(normalizers.Sequence(_normalisers(how)))) for how in Cleaning), key=lambda each: -len(each[1])
+)

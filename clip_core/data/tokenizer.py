@@ -21,7 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from clip_core.data.cleaning import Cleaning, clean, stated_cleaning
+from clip_core.data.cleaning import Cleaning, clean, set_cleaning, take_cleaning
 from clip_core.data.clip_text import ClipWords, is_clip_bpe
 from clip_core.errors import TokenizerError
 from clip_core.files import write_text
@@ -52,7 +52,7 @@ class Tokenizer:
         self._frame = {self._pad, *empty}
         self._start: int = empty[0]
         self._clip_words = ClipWords(inner.model, empty[0], empty[-1]) if is_clip_bpe(inner) else None
-        self._cleaning = stated_cleaning(inner)
+        self._cleaning = take_cleaning(inner)
 
     @classmethod
     def load(
@@ -83,7 +83,11 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the tokenizer.json, whole or not at all."""
-        write_text(path, self._inner.to_str(pretty=True))
+        whole = self._inner
+        if self._cleaning is not None and self._cleaning is not Cleaning.SIGLIP2:
+            whole = tokenizers.Tokenizer.from_str(whole.to_str())
+            set_cleaning(whole, self._cleaning)
+        write_text(path, whole.to_str(pretty=True))
 
     @property
     def vocab_size(self) -> int:
@@ -101,8 +105,8 @@ class Tokenizer:
 
     @property
     def cleaning(self) -> Cleaning | None:
-        """How captions are cleaned before they are tokenized, where it is not CLIP's own BPE."""
-        return self._cleaning
+        """How captions are cleaned for a published tokenizer other than CLIP's own BPE."""
+        return None if self.is_own else self._cleaning
 
     @property
     def pad_id(self) -> int:
