@@ -34,7 +34,7 @@ class AttentionPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         query = self.query(self.probe).view(self.heads, 1, -1)  # (H, 1, E)
         key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, E)
-        gathered = F.scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)  # (B, H, 1, E)
+        gathered = F.scaled_dot_product_attention(query.expand(key.shape[0], -1, -1, -1), key, value)  # (B, H, 1, E)
         pooled: Tensor = self.out(gathered.flatten(1))  # (B, W)
         embeds: Tensor = pooled + self.mlp(self.norm(pooled))
         return embeds

@@ -29,6 +29,7 @@ def test_the_table_is_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         timm.create_model(name, num_classes=0)
     said, trunk = caught.value.args[0], TRUNKS[name]
     size = said.get("img_size") or timm.get_pretrained_cfg(name).input_size[-1]
+    size = size[0] if isinstance(size, tuple) else size
     assert (size, said["patch_size"]) == (trunk.image_size, trunk.patch_size)
     assert (said["embed_dim"], said["depth"], said["num_heads"]) == (trunk.width, trunk.layers, trunk.heads)
     assert int(said["embed_dim"] * said.get("mlp_ratio", 4.0)) == trunk.mlp_width

@@ -14,6 +14,7 @@ from clip_core.model.checkpoint import load_model
 from clip_core.run.reader import RunReader
 from export.formats import export_weights
 from tests.published_siglip import save_hugging_face, siglip_model
+from tests.running import latest
 
 SHORT = ["--epochs", "1", "--batch-size", "32", "--device", "cpu", "--precision", "fp32", "--log-every", "1"]
 
@@ -51,11 +52,11 @@ def test_every_caption_stays_padded_and_cleaned(tuned: Path) -> None:
 
 @torch.no_grad()
 def test_a_tuned_run_goes_back_to_transformers(tuned: Path, weights: Path, tmp_path: Path) -> None:
-    out = export_weights(tuned, tmp_path / "out", to="hf")
+    out = export_weights(latest(tuned), tmp_path / "out", to="hf")
     before, after = (load_file(folder / "model.safetensors") for folder in (weights, out))
     assert before.keys() == after.keys()
     assert not torch.equal(before["vision_model.head.mlp.fc1.weight"], after["vision_model.head.mlp.fc1.weight"])
-    model, loaded = AutoModel.from_pretrained(out), load_model(tuned)
+    model, loaded = AutoModel.from_pretrained(out), load_model(latest(tuned))
     ids = torch.from_numpy(loaded.tokenizer.encode(["a red circle", "a blue square"]))
     theirs = torch.nn.functional.normalize(model.get_text_features(ids).pooler_output, dim=-1)
     torch.testing.assert_close(loaded.model.encode_text(ids), theirs, rtol=0, atol=1e-5)
