@@ -1,7 +1,7 @@
 """Small SigLIP, SigLIP2 and MetaCLIP 2 networks with random weights, made by transformers, open_clip and timm."""
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -143,25 +143,33 @@ def save_hugging_face(folder: Path, model: Any, kind: str, **settings: Any) -> P
 
 # ---------------------------------------------------------------- open_clip with timm trunks
 
-_TINY = {"patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 1.8, "class_token": False}
-TINY_TRUNKS = {"exact GELU": "vit_tiny_patch16_siglip_32", "tanh": "vit_tinier_patch16_siglip_40"}
+_TINY = {"patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 1.8}
+_SIGLIP = {"class_token": False, "global_pool": "map"}
+_CLIP = {"pre_norm": True, "norm_layer": partial(torch.nn.LayerNorm, eps=1e-5)}
+TINY_TRUNKS = {
+    "exact GELU": "vit_tiny_patch16_siglip_32", "tanh": "vit_tinier_patch16_siglip_40",
+    "class token": "vit_tiny_patch16_clip_32",
+}  # fmt: skip
 
 
-def _register(name: str, size: int, act: str, activation: Activation) -> None:
+def _register(name: str, size: int, activation: Activation, **traits: Any) -> None:
     """A small Vision Transformer under a name that timm and we both know."""
 
     def make(pretrained: bool = False, **settings: Any) -> VisionTransformer:
-        settings = {key: value for key, value in settings.items() if key in ("num_classes", "global_pool")}
-        return VisionTransformer(img_size=size, act_layer=act, **_TINY, **({"global_pool": "map"} | settings))
+        known = {key: value for key, value in settings.items() if key in ("num_classes", "global_pool")}
+        model = VisionTransformer(img_size=size, act_layer=activation.value, **(_TINY | traits | known))
+        model.default_cfg = {"pool_size": None}
+        return model
 
     make.__name__, make.__module__ = name, "timm.models.vision_transformer"
     if not timm.is_model(name):
         timm.models.register_model(make)
-    TRUNKS[name] = Trunk(size, 16, 48, 2, 2, 86, activation)
+    TRUNKS[name] = Trunk(size, 16, 48, 2, 2, 86, activation, siglip="siglip" in name)
 
 
-_register(TINY_TRUNKS["exact GELU"], 32, "gelu", Activation.GELU)
-_register(TINY_TRUNKS["tanh"], 40, "gelu_tanh", Activation.GELU_TANH)
+_register(TINY_TRUNKS["exact GELU"], 32, Activation.GELU, **_SIGLIP)
+_register(TINY_TRUNKS["tanh"], 40, Activation.GELU_TANH, **_SIGLIP)
+_register(TINY_TRUNKS["class token"], 32, Activation.GELU, **_CLIP)
 
 
 def trunk_settings(kind: str = "v1", trunk: str = "exact GELU", **settings: Any) -> dict[str, Any]:

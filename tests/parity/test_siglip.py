@@ -37,11 +37,16 @@ HUGGING_FACE = {
     "other epsilon": ("v2", {"text": {"layer_norm_eps": 1e-3}, "vision": {"layer_norm_eps": 1e-2}}),
     "square patches": ("v1", {"vision": {"image_size": 32, "patch_size": 16}}),
 }
-TRUNKS = {
+TRUNKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SigLIP": ("v1", "exact GELU", {}),
     "SigLIP2": ("v2", "tanh", {}),
     "linear projection": ("v1", "tanh", {"vision": {"timm_proj": "linear"}}),
     "QuickGELU text": ("v2", "exact GELU", {}),
+    "class token, projection with bias": (
+        "v1",
+        "class token",
+        {"vision": {"timm_pool": "token", "timm_proj": None}},
+    ),
 }
 
 
@@ -121,7 +126,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return ours, reader
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(texts=st.lists(any_text, min_size=1, max_size=6))
 def test_any_text_has_the_ids_of_open_clip(both: tuple[Tokenizer, Any], texts: list[str]) -> None:
     ours, theirs = both
