@@ -95,7 +95,8 @@ class DataConfig(Section):
     """The data set and its split."""
 
     data_file: Path | None = Field(
-        None, description="training pairs: a JSON, JSONL, CSV, COCO or Flickr list, a folder of images, or tar shards"
+        None,
+        description="training pairs: a JSON, JSONL, CSV, Parquet, COCO or Flickr list, a folder of images, or shards",
     )
     format: DataFormat | None = Field(None, description="data format (default: detected)")
     image_column: str | None = Field(None, description="column or key of the images (default: detected)")
@@ -199,6 +200,55 @@ class TuneConfig(Section):
     )
 
 
+class EncoderConfig(Section):
+    """Pretrained encoders, frozen; projection heads on their features are trained."""
+
+    image_encoder: str | None = Field(
+        None, description="pretrained image encoder: timm name, Hugging Face folder or name, .onnx file, a CLIP, a run"
+    )
+    text_encoder: str | None = Field(
+        None, description="pretrained text encoder: Hugging Face folder or name, token vectors, a CLIP, a run"
+    )
+    encoder_preprocessing: str | None = Field(
+        None,
+        description="preprocessing of the image encoder, where its files have none: imagenet, imagenet-squash, clip or "
+        "half",
+    )
+    encoder_image_size: int | None = Field(
+        None, ge=8, le=1024, description="image size of the image encoder, pixels (default: its own)"
+    )
+    image_features: Literal["pooled", "class_token", "mean", "patches"] | None = Field(
+        None,
+        description="features of an image: as its authors pool them (pooled), class_token, mean of the patches, or all "
+        "patches with attention pooling in the head (default: pooled)",
+    )
+    head: Literal["linear", "mlp", "residual"] | None = Field(
+        None, description="projection heads: one layer, an MLP, or both added (default: residual)"
+    )
+    head_width: int | None = Field(None, ge=8, le=65536, description="hidden width of the heads (default: 1024)")
+    head_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the heads (default: 0.5)")
+    embed_dim: int | None = Field(None, ge=8, le=8192, description="width of the embedding (default: 512)")
+    normalise_features: bool = Field(True, description="L2-normalise the features before the heads")
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="augmented views of an image to compute features of (default: 1, the image alone)",
+    )
+    structure: float = Field(
+        0.0, ge=0, description="weight of the structure-preserving regularisation (arXiv 2506.16895)"
+    )
+    cyclip: float = Field(0.0, ge=0, description="weight of CyCLIP's consistency terms (arXiv 2205.14459)")
+    unfreeze_last: int = Field(
+        0, ge=0, le=100, description="fine-tune the last blocks of both encoders, from an aligned run: --init RUN"
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether a pretrained encoder is to be aligned."""
+        return self.image_encoder is not None or self.text_encoder is not None
+
+
 LossName = Literal["softmax", "sigmoid"]
 OptimizerName = Literal["muon", "adamw"]
 Precision = Literal["fp32", "bf16"]
@@ -290,6 +340,7 @@ class TrainConfig(Frozen):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    encoders: EncoderConfig = EncoderConfig()
     tune: TuneConfig = TuneConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
@@ -306,6 +357,37 @@ class TrainConfig(Frozen):
             _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
             _refuse(self.data, ("tokenizer", "vocab_size"), why)
             _refuse(self.optim, ("temperature",), why)
+        encoders = self.encoders
+        if encoders.given:
+            if tune.init is not None:
+                raise ValueError(
+                    "--init cannot be combined with --image-encoder and --text-encoder; choose one of them"
+                )
+            both = encoders.image_encoder is not None and encoders.text_encoder is not None
+            if both:
+                why = "is of networks trained from scratch, and both encoders are pretrained; leave it out"
+                _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
+            if encoders.image_encoder is not None:
+                _refuse(
+                    self.model,
+                    ("image_size",),
+                    "is the size of a network trained from scratch; use --encoder-image-size",
+                )
+                _refuse(self.optim, ("patch_dropout",), "needs an image tower that is trained; leave it out")
+            if encoders.text_encoder is not None:
+                why = "cannot be combined with --text-encoder, which determines it; leave it out"
+                _refuse(self.data, ("tokenizer", "vocab_size"), why)
+                _refuse(self.optim, ("word_dropout", "bpe_dropout"), why)
+            _refuse(encoders, ("unfreeze_last",), "fine-tunes an aligned run; train it first, then add --init RUN")
+        else:
+            why = "needs a pretrained encoder; add --image-encoder or --text-encoder"
+            names = [name for name in EncoderConfig.model_fields if name not in ("image_encoder", "text_encoder")]
+            _refuse(encoders, tuple(name for name in names if name != "unfreeze_last"), why)
+            if tune.init is None:
+                _refuse(encoders, ("unfreeze_last",), "needs an aligned run; add --init RUN")
+        if encoders.image_encoder is None:
+            why = "needs a pretrained image encoder; add --image-encoder"
+            _refuse(encoders, ("encoder_preprocessing", "encoder_image_size", "image_features", "views"), why)
         if self.optim.minutes is not None:
             _refuse(self.optim, ("epochs",), "cannot be combined with --minutes; leave one of them out")
         if self.optim.loss == "sigmoid":
@@ -368,7 +450,9 @@ def _typed(value: object) -> str:
 
 
 _FIELDS = frozenset(
-    name for section in (DataConfig, ModelConfig, TuneConfig, OptimConfig, RunConfig) for name in section.model_fields
+    name
+    for section in (DataConfig, ModelConfig, EncoderConfig, TuneConfig, OptimConfig, RunConfig)
+    for name in section.model_fields
 )
 
 

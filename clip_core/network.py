@@ -145,7 +145,9 @@ class Preprocessing(Frozen):
     """How an image becomes `pixel_values`: resize, crop the centre, scale to [0, 1], normalise.
 
     `resize_mode`, in open_clip's words: `shortest` side to the size, then crop; `longest` side to the size, then pad
-    with `fill`; `squash` both.
+    with `fill`; `squash` both. `resize_size`: the side before the crop, where that is larger than `image_size` (timm's
+    crop_pct, Hugging Face's size beside crop_size). `crop_rounding`: where half a pixel is left over, torchvision
+    rounds the corner of the crop to the even pixel, Hugging Face down.
     """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
@@ -154,6 +156,103 @@ class Preprocessing(Frozen):
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     fill: Annotated[int, Field(ge=0, le=255)] = 0
+    resize_size: Annotated[int, Field(ge=8, le=2048)] | None = None
+    crop_rounding: Literal["round", "floor"] = "round"
+
+    @model_validator(mode="after")
+    def _crops(self) -> Self:
+        if self.resize_size is not None and (self.resize_size < self.image_size or self.resize_mode == "longest"):
+            raise ValueError(f"resize_size {self.resize_size} leaves no crop of {self.image_size} pixels")
+        return self
+
+
+Side = Literal["image", "text"]
+Source = Literal["timm", "hugging_face", "onnx", "clip", "static"]
+Features = Literal["pooled", "class_token", "patches"]
+
+
+class EncoderInfo(Frozen):
+    """The facts of an encoder, stored with whatever was trained on its features.
+
+    `name`: what the user gave, absolute where it is a path. `identity`: sha256 over the weights and everything else
+    that changes features; equal identities give equal features. `parameters`: of the network that is used, without
+    its classifier. `licence`: as its files name it. `feature_size`: F of `forward`. `tokens`: whether there are
+    `token_features`, then `token_size` wide. `notes`: what was assumed or left out, a sentence each.
+
+    Image side: `preprocessing`. Text side: `context_length`, `end_token`, `vocab_size`, `pad_id`; `whole`: padding is
+    part of the input, so that captions are always padded to the context.
+    """
+
+    side: Side
+    source: Source
+    name: str
+    architecture: str
+    identity: str
+    parameters: int
+    licence: str | None = None
+    feature_size: int
+    features: Features = "pooled"
+    tokens: bool = False
+    token_size: int | None = None
+    preprocessing: Preprocessing | None = None
+    context_length: int | None = None
+    end_token: int | None = None
+    vocab_size: int | None = None
+    pad_id: int | None = None
+    whole: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> int | None:
+        """S of an image encoder."""
+        return None if self.preprocessing is None else self.preprocessing.image_size
+
+
+class Head(Frozen):
+    """A projection head on the features of a frozen encoder; see clip_core/model/projection.py.
+
+    `hidden`: width of the MLP. `normalise`: L2-normalise the features first. `pool`: the features are patches, and the
+    head pools them by attention. `dropout`: of the hidden layer, or of the features of a linear head.
+    """
+
+    kind: Literal["linear", "mlp", "residual"] = "residual"
+    hidden: Annotated[int, Field(ge=8, le=65536)] = 1024
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    normalise: bool = True
+    pool: bool = False
+
+
+class ExternalTower(Frozen):
+    """A pretrained encoder with a projection head on its features.
+
+    `unfrozen`: its last blocks that are trainable; above 0 its weights belong to the network, else they are those of
+    its source, whose identity `encoder` holds.
+    """
+
+    encoder: EncoderInfo
+    head: Head = Head()
+    unfrozen: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def head_input(self) -> int:
+        """Width of the features that the head takes."""
+        return (self.encoder.token_size if self.head.pool else None) or self.encoder.feature_size
+
+    @property
+    def image_size(self) -> int:
+        return self.encoder.image_size or 0
+
+    @property
+    def context_length(self) -> int:
+        return self.encoder.context_length or 0
+
+    @property
+    def vocab_size(self) -> int:
+        return self.encoder.vocab_size or 0
+
+    @property
+    def end_token(self) -> int:
+        return self.encoder.end_token or 0
 
 
 class ClipConfig(Frozen):
@@ -163,16 +262,44 @@ class ClipConfig(Frozen):
     """
 
     embed_dim: Annotated[int, Field(ge=8)]
-    image: ImageTower
-    text: TextTower
+    image: ImageTower | ExternalTower
+    text: TextTower | ExternalTower
     preprocessing: Preprocessing
     logit_bias: bool = False
 
     @model_validator(mode="after")
     def _embeds(self) -> Self:
-        if not self.image.projection and self.image.width != self.embed_dim:
+        image = self.image
+        if isinstance(image, ImageTower) and not image.projection and image.width != self.embed_dim:
             raise ValueError(
-                f"without an image projection, embed_dim {self.embed_dim} must be the image tower's width, "
-                f"{self.image.width}"
+                f"without an image projection, embed_dim {self.embed_dim} must be the width of the image tower, "
+                f"{image.width}"
             )
         return self
+
+    @property
+    def own_image(self) -> ImageTower:
+        """The image tower, where it is one of ours.
+
+        Raises:
+            TypeError: if it is an external encoder.
+        """
+        if isinstance(self.image, ExternalTower):
+            raise TypeError("the image tower is an external encoder")
+        return self.image
+
+    @property
+    def own_text(self) -> TextTower:
+        """The text tower, where it is one of ours.
+
+        Raises:
+            TypeError: if it is an external encoder.
+        """
+        if isinstance(self.text, ExternalTower):
+            raise TypeError("the text tower is an external encoder")
+        return self.text
+
+    @property
+    def external(self) -> tuple[ExternalTower, ...]:
+        """The towers that are external encoders."""
+        return tuple(tower for tower in (self.image, self.text) if isinstance(tower, ExternalTower))

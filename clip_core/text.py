@@ -15,6 +15,11 @@ def printable(text: str, limit: int | None = None) -> str:
     return safe if limit is None or len(safe) <= limit else safe[: max(limit - 1, 0)] + "…"
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 pair`, `2,000 pairs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def normalise_caption(caption: str) -> str:
     """The form in which two captions count as the same: NFKC, case folded, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", caption).casefold().split())

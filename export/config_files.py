@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers
 
-from clip_core.network import Activation, ClipConfig, ImageTower, Preprocessing, TextTower
+from clip_core.network import Activation, ClipConfig, ExternalTower, ImageTower, Preprocessing, TextTower
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which are the ones that Hugging Face stores
 _ACTIVATIONS = {
@@ -20,7 +20,7 @@ _METACLIP_2_END = 2  # which CLIPModel would take for an old mistake
 
 
 def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
-    """config.json, with OWN_TRAITS beside the keys of Hugging Face."""
+    """config.json, with OWN_TRAITS beside the keys of Hugging Face, and `encoder` for an external tower."""
     image, text = config.image, config.text
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     kind = model_type(config)
@@ -30,19 +30,11 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
         "model_type": kind,
         **head,
         **scale,
-        "vision_config": _tower(image)
+        "vision_config": _tower(image, config.embed_dim)
         | head
-        | {
-            "image_size": image.image_size,
-            "patch_size": image.patch_size,
-            "num_channels": 3,
-            "pooling": image.pooling.value,
-            "stem": image.stem.value,
-            "pre_norm": image.pre_norm,
-            "class_token": image.has_class_token,
-            "norm_after_pooling": image.norm_after_pooling,
-        },
-        "text_config": _tower(text)
+        | {"image_size": image.image_size, "num_channels": 3}
+        | ({} if isinstance(image, ExternalTower) else _image_traits(image)),
+        "text_config": _tower(text, config.embed_dim)
         | (head or {"projection_size": config.embed_dim})
         | {
             "vocab_size": text.vocab_size,
@@ -50,19 +42,34 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
             "bos_token_id": inner.encode("").ids[0],
             "eos_token_id": text.end_token,
             "pad_token_id": (inner.padding or {}).get("pad_id", text.end_token),
-            "pooling": text.pooling.value,
-        },
+        }
+        | ({} if isinstance(text, ExternalTower) else {"pooling": text.pooling.value}),
     }
 
 
 def model_type(config: ClipConfig) -> str:
     """transformers' name of the architecture: `clip`, `siglip` or `metaclip_2`."""
-    if config.image.attention_pooling is not None:
+    if isinstance(config.image, ImageTower) and config.image.attention_pooling is not None:
         return "siglip"
     return "metaclip_2" if config.text.end_token == _METACLIP_2_END else "clip"
 
 
-def _tower(tower: ImageTower | TextTower) -> dict[str, Any]:
+def _image_traits(image: ImageTower) -> dict[str, Any]:
+    return {
+        "patch_size": image.patch_size,
+        "pooling": image.pooling.value,
+        "stem": image.stem.value,
+        "pre_norm": image.pre_norm,
+        "class_token": image.has_class_token,
+        "norm_after_pooling": image.norm_after_pooling,
+    }
+
+
+def _tower(tower: ImageTower | TextTower | ExternalTower, embed_dim: int) -> dict[str, Any]:
+    if isinstance(tower, ExternalTower):
+        encoder = tower.encoder
+        kept = {"source": encoder.source, "architecture": encoder.architecture, "identity": encoder.identity}
+        return {"projection_dim": embed_dim, "encoder": kept | {"licence": encoder.licence}}
     return {
         "hidden_size": tower.width,
         "intermediate_size": tower.mlp_width,
@@ -77,10 +84,11 @@ def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProc
     """preprocessor_config.json for transformers' image processor `kind`."""
     square = {"height": preprocessing.image_size, "width": preprocessing.image_size}
     mode = preprocessing.resize_mode
+    resized = preprocessing.resize_size or preprocessing.image_size
     sizes = {
-        "shortest": {"shortest_edge": preprocessing.image_size},
+        "shortest": {"shortest_edge": resized},
         "longest": {"longest_edge": preprocessing.image_size},
-        "squash": square,
+        "squash": {"height": resized, "width": resized},
     }
     padding = {"do_pad": True, "pad_size": square, "fill": preprocessing.fill} if mode == "longest" else {}
     return {
@@ -89,8 +97,9 @@ def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProc
         "do_resize": True,
         "size": sizes[mode],
         "resample": _RESAMPLE[preprocessing.interpolation],
-        "do_center_crop": mode == "shortest",
+        "do_center_crop": mode == "shortest" or resized != preprocessing.image_size,
         "crop_size": square,
+        "crop_rounding": preprocessing.crop_rounding,  # a key of our own
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -100,7 +109,7 @@ def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProc
     }
 
 
-def tokenizer_config(tokenizer: Path, text: TextTower) -> dict[str, Any]:
+def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[str, Any]:
     """tokenizer_config.json"""
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     start, end = (inner.id_to_token(number) for number in (inner.encode("").ids[0], text.end_token))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from clip_core.errors import BackendError
 from clip_core.inference.bundle import TEXT, VISION
 from clip_core.model.clip import CLIP
+from clip_core.model.projection import ExternalEncoder
+from clip_core.network import TextTower
 
 OPSET = 18  # has LayerNormalization; supported by every ONNX Runtime that the base installation allows
 LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
@@ -37,18 +39,34 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
     images = torch.zeros(2, 3, image.image_size, image.image_size)
-    length = text.context_length if text.reads_padding else min(5, text.context_length)
+    whole = isinstance(text, TextTower) and text.reads_padding
+    length = text.context_length if whole else min(5, text.context_length)
     captions = torch.full((2, length), text.end_token)
-    axes: dict[int, object] = {0: batch} if text.reads_padding else {0: batch, 1: tokens}
+    axes: dict[int, object] = {0: batch} if whole else {0: batch, 1: tokens}
     log = folder / "convert.log"
+    log.touch()
     try:
-        convert_tower(model.image, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
-        convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
+        if isinstance(model.image, ExternalEncoder):
+            convert_external(model.image, folder / VISION, kept_log)
+        else:
+            convert_tower(model.image, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+        if isinstance(model.text, ExternalEncoder):
+            convert_external(model.text, folder / TEXT, kept_log)
+        else:
+            convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = str(error).strip().splitlines()[0]
         raise BackendError(f"the model cannot be converted: {cause} (the whole output is in {kept_log}).") from None
     log.unlink()
+
+
+def convert_external(tower: ExternalEncoder, path: Path, kept_log: Path) -> None:
+    """Write an external encoder and its projection head as one file."""
+    from export.external import convert_joined  # it uses convert_tower
+
+    assert tower.encoder is not None
+    convert_joined(tower.encoder, tower.head, path, kept_log=kept_log, use_tokens=tower.config.head.pool)
 
 
 def convert_tower(

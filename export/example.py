@@ -33,22 +33,24 @@ def load_image(path: str) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, settings: dict[str, Any]) -> Image.Image:
-    """Shortest side resized and centre crop; or both sides resized; or longest side resized and padding."""
+    """Shortest side or both resized and centre crop; or longest side resized and padding."""
     side, (width, height) = settings["crop_size"]["width"], image.size
     if "shortest_edge" in settings["size"]:
-        long = int(side * max(width, height) / min(width, height))
-        size = (side, long) if width <= height else (long, side)
+        short = settings["size"]["shortest_edge"]
+        long = int(short * max(width, height) / min(width, height))
+        size = (short, long) if width <= height else (long, short)
     elif "longest_edge" in settings["size"]:
         ratio = max(width, height) / side
         size = (max(round(width / ratio), 1), max(round(height / ratio), 1))
     else:
-        size = (side, side)
+        size = (settings["size"]["width"], settings["size"]["height"])
     image = image.resize(size, settings["resample"])
     if "longest_edge" in settings["size"]:
         square = Image.new("RGB", (side, side), (settings["fill"],) * 3)
         square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
         return square
-    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    rounded = round if settings.get("crop_rounding") != "floor" else int
+    left, top = rounded((size[0] - side) / 2), rounded((size[1] - side) / 2)
     return image.crop((left, top, left + side, top + side))
 
 

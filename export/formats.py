@@ -72,7 +72,8 @@ def write_weights(job: ExportJob, *, to: Format, force: bool = False, model_name
     loaded, writer = load_model(job.source, model_name=model_name), _WRITERS[to]
     tokenizer, text = loaded.tokenizer, loaded.config.text
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
-    traits = writer.obstacles(loaded.config, tokenizer)
+    external = [f"{tower.encoder.architecture} as its {tower.encoder.side} encoder" for tower in loaded.config.external]
+    traits = external or writer.obstacles(loaded.config, tokenizer)
     if traits:
         raise UsageError(f"{job.source} cannot be written for {writer.reader}: it has {' and '.join(traits)}.")
     out, name = job.out, (loaded.run or loaded.folder).resolve().name
@@ -100,7 +101,7 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     Raises:
         ParityError: naming what differs.
     """
-    found, weights, padded = read_published(folder), model.state_dict(), model.config.text.reads_padding
+    found, weights, padded = read_published(folder), model.state_dict(), model.config.own_text.reads_padding
     names = weights.keys() | found.weights.keys()
     differing = sorted(
         name
@@ -119,12 +120,12 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 def _identity(config: ClipConfig) -> dict[str, Any]:
     """The network and its preprocessing as flat values that are equal for equal networks."""
-    towers: dict[str, ImageTower | TextTower] = {"image": config.image, "text": config.text}
+    towers: dict[str, ImageTower | TextTower] = {"image": config.own_image, "text": config.own_text}
     values = {
         f"{name}.{key}": value for name, tower in towers.items() for key, value in tower.model_dump(mode="json").items()
     }
-    values["image.class_token"] = config.image.has_class_token
-    if config.image.pooling is Pooling.CLASS_TOKEN:
+    values["image.class_token"] = config.own_image.has_class_token
+    if config.own_image.pooling is Pooling.CLASS_TOKEN:
         del values["image.norm_after_pooling"]  # one token: before and after are the same
     values |= {f"preprocessing.{key}": value for key, value in config.preprocessing.model_dump(mode="json").items()}
     if config.preprocessing.resize_mode != "longest":

@@ -20,7 +20,7 @@ def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
 
 
 def _siglip_obstacles(config: ClipConfig) -> list[str]:
-    image, text = config.image, config.text
+    image, text = config.own_image, config.own_text
     head = AttentionPooling(heads=image.heads, mlp_width=image.mlp_width, activation=image.activation)
     found = {
         "another pooling head than its blocks have": image.attention_pooling != head,
@@ -39,7 +39,7 @@ def _siglip_obstacles(config: ClipConfig) -> list[str]:
 
 
 def _clip_obstacles(config: ClipConfig) -> list[str]:
-    image, text = config.image, config.text
+    image, text = config.own_image, config.own_text
     found = {
         "a convolutional stem": image.stem is not Stem.PATCH,
         "mean pooling of the patches": image.pooling is not Pooling.CLASS_TOKEN,
@@ -60,7 +60,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     """Configuration, weights and tokenizer."""
     config, kind = model.config, model_type(model.config)
     save_weights(folder / "model.safetensors", to_hugging_face(model.state_dict(), config))
-    write_tokenizer(folder, tokenizer, config.text, pad_with_end=kind == "clip")
+    write_tokenizer(folder, tokenizer, config.own_text, pad_with_end=kind == "clip")
     described = model_config(config, model.logit_scale().item(), folder / TOKENIZER)
     for tower in ("vision_config", "text_config"):
         described[tower] = {key: value for key, value in described[tower].items() if key not in OWN_TRAITS}

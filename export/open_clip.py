@@ -20,7 +20,7 @@ _EPS = 1e-5
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
     """The traits of a network that open_clip's CLIP cannot express."""
-    image, text = config.image, config.text
+    image, text = config.own_image, config.own_text
     quick = [tower.activation is Activation.QUICK_GELU for tower in (image, text)]
     trunk = image.attention_pooling is not None
     found = {
@@ -45,7 +45,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     """Configuration, weights and tokenizer."""
     config = model.config
     save_weights(folder / "open_clip_model.safetensors", to_open_clip(model.state_dict(), config))
-    write_tokenizer(folder, tokenizer, config.text, pad_with_end=_reads_at_end(config.text))
+    write_tokenizer(folder, tokenizer, config.own_text, pad_with_end=_reads_at_end(config.own_text))
     write_json(
         folder / "open_clip_config.json",
         {
@@ -57,7 +57,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None) -> dict[str, Any]:
     """The architecture, with open_clip's defaults left out."""
-    image, text = config.image, config.text
+    image, text = config.own_image, config.own_text
     trunk = image.attention_pooling is not None
     text_cfg = {
         "context_length": text.context_length,

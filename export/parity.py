@@ -45,7 +45,7 @@ def measure(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -
     whole = tokenizer.encode(samples.captions)  # (N, T)
     texts = _both(text_torch, text, whole, BATCHES[0])
     rows.append(_row(TEXT, BATCHES[0], whole.shape[1], *texts))
-    full = np.full((len(whole), model.config.text.context_length), tokenizer.pad_id)  # padded to the whole context
+    full = np.full((len(whole), tokenizer.context_length), tokenizer.pad_id, np.int64)  # padded to the whole context
     full[:, : whole.shape[1]] = whole
     for batch, input_ids in ((BATCHES[0], full), *((batch, whole[:_FEW]) for batch in BATCHES[1:])):
         rows.append(_row(TEXT, batch, input_ids.shape[1], *_both(text_torch, text, input_ids, batch)))

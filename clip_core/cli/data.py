@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 
 from clip_core.cli.app import run_app
 from clip_core.config import DataConfig, DataFormat
-from clip_core.text import normalise_caption, printable
+from clip_core.text import normalise_caption, plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.formats.detect import Reading
@@ -48,10 +48,11 @@ class ReadFlags:
     def read(self, file: Path) -> "Reading":
         from clip_core.data.formats.detect import read_data
         from clip_core.data.formats.source import ReadOptions
+        from clip_core.data.progress import DecodeProgress
 
-        return read_data(
-            file, ReadOptions(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
-        )
+        options = ReadOptions(self.image_root, self.form, self.image_column, self.caption_column, self.class_template)
+        with DecodeProgress(lambda line: print(line, file=sys.stderr), "read", unit="B") as progress:
+            return read_data(file, options, progress)
 
 
 _NO_FLAGS = ReadFlags()
@@ -73,6 +74,7 @@ class Findings:
 
     usable_pairs: int
     images: int
+    repeated_images: int  # whose file has the same content as that of an earlier one
     image_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
     captions: int  # distinct, normalised
     repeated_captions: int  # usable pairs whose caption an earlier pair has too
@@ -126,7 +128,7 @@ def info(
     bad = [pair for pair in reading.pairs if pair.problem is not None]
     facts = reading_facts(reading) | {
         "pairs": len(reading.pairs),
-        "images": len({pair.image for pair in usable}),
+        "images": len({pair.path for pair in usable}),
         "captions": len({normalise_caption(pair.caption) for pair in usable}),
         "unusable": len(bad),
         "first_unusable": f"{bad[0].place}: {bad[0].problem}" if bad else None,
@@ -134,9 +136,11 @@ def info(
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    counts = f"{facts['pairs']:,} of {facts['images']:,} images, {facts['captions']:,} distinct captions"
+    counts = (
+        f"{facts['pairs']:,} of {plural(facts['images'], 'image')}, {plural(facts['captions'], 'distinct caption')}"
+    )
     lines = [printable(str(reading.path)), *reading_text(facts), row("pairs", counts)]
-    lines.append(row("unusable", f"{len(bad):,} pairs, before any image is decoded"))
+    lines.append(row("unusable", f"{plural(len(bad), 'pair')}, before any image is decoded"))
     lines += [f"  {printable(facts['first_unusable'])}"] if bad else []
     print("\n".join(lines))
 
@@ -192,6 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
+    from clip_core.data.image_files import count_repeated
+    from clip_core.data.pairs import distinct_images
+
     captions = [pair.caption for pair in report.good]
     distinct = {normalise_caption(text) for text in captions}
     by_area = sorted((sizes[path] for path in {pair.image for pair in report.good}), key=math.prod)
@@ -199,6 +206,7 @@ def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
     return Findings(
         usable_pairs=len(captions),
         images=len(by_area),
+        repeated_images=count_repeated(distinct_images(report.good)),
         image_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
         captions=len(distinct),
         repeated_captions=len(captions) - len(distinct),
@@ -227,9 +235,11 @@ def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
 def _text(findings: Findings) -> list[str]:
     """The findings as lines for a person."""
     sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
+    repeated = f"; {findings.repeated_images:,} with the content of an earlier one" * bool(findings.repeated_images)
+    alike = ": all are the same, so there is nothing to learn" * (findings.captions == 1 < findings.usable_pairs)
     lines = [
-        f"images      {findings.images:,}; {', '.join(sizes)} pixels" if sizes else "images      none",
-        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated",
+        f"images      {findings.images:,}; {', '.join(sizes)} pixels{repeated}" if sizes else "images      none",
+        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated{alike}",
         f"longest     {findings.longest_caption:,} characters",
     ]
     lines += [
@@ -237,7 +247,7 @@ def _text(findings: Findings) -> list[str]:
         f"({fit.truncated / findings.usable_pairs:.1%}) are truncated at {fit.context_length}"
         for fit in findings.tokenizers
     ]
-    lines.append(f"unusable    {len(findings.bad_pairs):,} pairs ({findings.bad_share:.1%})")
+    lines.append(f"unusable    {plural(len(findings.bad_pairs), 'pair')} ({findings.bad_share:.1%})")
     lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
     if len(findings.bad_pairs) > _SHOWN:
         lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, UnknownCommandErr
 from cyclopts.exceptions import UnusedCliTokensError
 
 _CLOSE = 0.6  # of difflib
-_MOST = 3  # suggestions
+_MOST = 4  # suggestions
 _LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar", ".txt")
 
 # What other tools call a flag: ours, of which the command's own ones are meant.

@@ -16,15 +16,25 @@ _RESUME = "resume the run at --run-dir; with --data, --image-root or --val-file 
 app = App(name="clip-train", help=_HELP, version_flags=[])
 
 _MODELS = [(name, type(getattr(TrainConfig(), name))) for name in SECTIONS]
-_TITLES = {"data": "Data", "model": "Model", "tune": "Fine-tuning", "optim": "Optimiser", "run": "Run"}
+_TITLES = {
+    "data": "Data",
+    "model": "Model",
+    "encoders": "Pretrained encoders",
+    "tune": "Fine-tuning",
+    "optim": "Optimiser",
+    "run": "Run",
+}
 
 
 def train(**flags: Any) -> int:
     """Called with the flags that were given, out of those of `_signature`."""
     resume, list_models = flags.pop("resume", False), flags.pop("list_models", False)
+    list_encoders = flags.pop("list_encoders", False)
     config = from_flags(flags)
     if list_models:
         return _list_models(config)
+    if list_encoders:
+        return _list_encoders(config)
     from clip_core.training.session import run_training
 
     return run_training(config, resume=resume)
@@ -49,6 +59,8 @@ def _signature() -> inspect.Signature:
     flags.append(_flag("resume", bool, False, "Run", _RESUME, negative=""))
     description = "print parameters and FLOPs of each preset, and exit"
     flags.append(_flag("list_models", bool, False, "Model", description, negative=""))
+    description = "print what --image-encoder and --text-encoder are, or which kinds there are, and exit"
+    flags.append(_flag("list_encoders", bool, False, _TITLES["encoders"], description, negative=""))
     return inspect.Signature(flags)
 
 
@@ -91,13 +103,27 @@ def _list_models(config: TrainConfig) -> int:
     for name in PRESETS:
         sized = model.model_copy(update={"model_size": name})
         network = architecture(sized, vocab_size=vocab_size, end_token=1, context_length=context_length)
-        image, text, size = network.image, network.text, measure(network)
+        image, text, size = network.own_image, network.own_text, measure(network)
         print(
             f"{name:9}{_both(image.width, text.width):>10}{_both(image.heads, text.heads):>7}"
             f"{_both(image.layers, text.layers):>8}{image.image_size:9}{image.patch_size:6}"
             f"{size.image_parameters:14,}{size.text_parameters:13,}"
             f"{size.image_flops / 1e9:16.2f}{size.text_flops / 1e9:16.2f}"
         )
+    return 0
+
+
+def _list_encoders(config: TrainConfig) -> int:
+    """What the given encoders resolve to; without any, the kinds that are understood."""
+    from clip_core.model.encoders.describe import describe_encoders
+
+    image, text = config.encoders.image_encoder, config.encoders.text_encoder
+    if image is None and text is None:
+        print(describe_encoders())
+    if image is not None:
+        print(describe_encoders(image, "image"))
+    if text is not None:
+        print(describe_encoders(text, "text"))
     return 0
 
 

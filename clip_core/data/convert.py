@@ -24,7 +24,7 @@ class Converted:
 
     def sentence(self) -> str:
         text = f"wrote {self.pairs:,} pairs of {self.images:,} images to {self.out}"
-        text += f", without {self.left_out:,} that are not usable" if self.left_out else ""
+        text += f", without {self.left_out:,} unusable" if self.left_out else ""
         if self.image_root is None:
             return f"{text}."
         return f"{text}; its paths start from {self.image_root}: use it with --image-root {self.image_root}."

@@ -19,7 +19,7 @@ from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, Report, distinct_images, fingerprint, sort_pairs
 from clip_core.data.progress import DecodeProgress
 from clip_core.data.splits import Split, split_training, split_validation
-from clip_core.data.store import EXACT, Decoder, ImageStore
+from clip_core.data.store import EXACT, Decoder, Images, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
 from clip_core.network import Preprocessing
@@ -46,21 +46,21 @@ class PairSet:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[Pair]) -> Self:
-        image_rows: dict[Path, int] = {}
+        image_rows: dict[str, int] = {}
         caption_rows: dict[str, int] = {}
         names: list[str] = []
         captions: list[str] = []
         rows = np.empty((len(pairs), 2), dtype=np.int64)
         for number, pair in enumerate(pairs):
-            if pair.image not in image_rows:
-                image_rows[pair.image] = len(image_rows)
-                names.append(pair.name or str(pair.image))
+            if pair.path not in image_rows:
+                image_rows[pair.path] = len(image_rows)
+                names.append(pair.name or pair.path)
             same = normalise_caption(pair.caption)
             if same not in caption_rows:
                 caption_rows[same] = len(caption_rows)
                 captions.append(pair.caption)
-            rows[number] = image_rows[pair.image], caption_rows[same]
-        return cls(list(image_rows), captions, rows[:, 0].copy(), rows[:, 1].copy(), names)
+            rows[number] = image_rows[pair.path], caption_rows[same]
+        return cls(list(map(Path, image_rows)), captions, rows[:, 0].copy(), rows[:, 1].copy(), names)
 
     def __len__(self) -> int:
         return len(self.pair_images)
@@ -85,8 +85,8 @@ class Data:
 
     train: PairSet
     val: PairSet
-    train_store: ImageStore
-    val_store: ImageStore
+    train_store: Images
+    val_store: Images
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
     fingerprint: str  # of the training list, and of a validation list after a "-"; the same wherever the data are
@@ -204,7 +204,8 @@ def load_data(
 
 def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading:
     """The pairs of a file; two lines say how it was read."""
-    reading = read_data(file, ReadOptions.of(config))
+    with DecodeProgress(say, f"reading {file.name}", unit="B") as progress:
+        reading = read_data(file, ReadOptions.of(config), progress)
     for line in two_lines(reading):
         say(line)
     return reading

@@ -35,6 +35,7 @@ Pixels = NDArray[np.uint8]
 
 _FORMAT = 2
 _PART = ".part"
+_FLUSHED_AT = 32_000_000  # bytes written between two flushes to the disk
 _SPARE = 500_000_000  # bytes that stay free on the disk
 _STALE = 86_400.0  # seconds after which an unfinished file belongs to nobody
 _RECENT = 60.0  # seconds in which an entry that was used is not removed: the other set of a run that starts
@@ -116,6 +117,7 @@ class PendingPixels:
         self._cache, self._key, self._shape = cache, key, shape
         self._beside = cache.folder / f"{key}.{uuid.uuid4().hex}.tmp"
         self._lock = threading.Lock()
+        self._unflushed = 0
         self.done = np.zeros(shape[0], dtype=bool)
         self.failed: list[int] = []
         self._continue_part()
@@ -143,6 +145,13 @@ class PendingPixels:
             self._file.seek(self._start + row * _size(self._shape[1:]))
             self._file.write(np.ascontiguousarray(pixels).data)
             self.done[row : row + len(pixels)] = True
+            self._unflushed += pixels.nbytes
+            flush = self._unflushed > _FLUSHED_AT
+            if flush:
+                self._unflushed = 0
+                self._file.flush()
+        if flush:  # now and then, so that little is left to do where the process is interrupted
+            os.fsync(self._file.fileno())
 
     def finish(self, failed: Sequence[int]) -> Pixels:
         """Complete the entry and open it.

@@ -27,7 +27,7 @@ def reading_facts(reading: Reading) -> dict[str, Any]:
         "notes": reading.notes,
         "not_read": reading.not_read,
         "examples": [
-            {"image": str(pair.image), "caption": pair.caption}
+            {"image": pair.path, "caption": pair.caption}
             for pair in spread([pair for pair in reading.pairs if pair.problem is None], _EXAMPLES)
         ],
     }
@@ -68,7 +68,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def _example_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Image and caption of each example, the captions one below the other where no name is too long for that."""
-    root = Path(facts["image_root"])
+    root = Path(facts["image_root"]).absolute()
     names = [_below(Path(example["image"]), root) for example in facts["examples"]]
     widest = max(map(len, names), default=0)
     width = widest if widest <= _NAME else 0

@@ -5,11 +5,13 @@ A member has a path too, so that stores, galleries, probes and lists need not kn
     /photos/00007.tar!/1536+20480/cat.jpg    the 20,480 bytes from byte 1,536 of the shard; the name is for people
 """
 
+import hashlib
 import importlib.util
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +84,24 @@ def is_image_there(path: Path) -> bool:
     """Whether the file, or the shard of a member, exists."""
     member = member_of(path)
     return (member.shard if member else path).is_file()
+
+
+def count_repeated(paths: Sequence[Path]) -> int:
+    """How many images have the content, byte for byte, of an earlier one; only files of the same size are read."""
+    by_size: dict[int, list[Path]] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            by_size.setdefault(image_facts(path)[0], []).append(path)
+    repeated = 0
+    for alike in by_size.values():
+        seen: set[bytes] = set()
+        for path in alike if len(alike) > 1 else []:
+            with suppress(OSError, ImageError):
+                member = member_of(path)
+                digest = hashlib.sha256(member.read() if member else path.read_bytes()).digest()
+                repeated += digest in seen
+                seen.add(digest)
+    return repeated
 
 
 def walk_images(folder: Path) -> Iterator[Path]:

@@ -6,28 +6,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clip_core.data.image_files import image_facts
 from clip_core.errors import ImageError
-from clip_core.text import printable
+from clip_core.text import plural, printable
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One image with one caption.
+class Pair(NamedTuple):
+    """One image with one caption; a tuple, as there may be millions.
 
-    `image` is absolute, and may be a member of a shard (see `images`); `entry` counts from 1 in the list;
-    `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
+    `path` is that of the image, absolute, and may be a member of a shard (see `image_files`); `entry` counts from 1 in
+    the list; `name` is the image's path below the image root, the same wherever the folder lies; `problem` says what is
     wrong before any decoding; `where` is the entry in the terms of its format.
     """
 
-    image: Path
+    path: str
     caption: str
     entry: int
     name: str = ""
     problem: str | None = None
     where: str = ""
     split: str | None = None  # "train", "val" or "test", where the data set says so
+
+    @property
+    def image(self) -> Path:
+        return Path(self.path)
 
     @property
     def place(self) -> str:
@@ -57,8 +61,8 @@ class Report:
 
     def sentence(self) -> str:
         """The counts, and the first unusable pair with its entry number; safe to print."""
-        images = len({pair.image for pair in self.good})
-        text = f"{len(self.good):,} usable pairs with {images:,} images"
+        images = len({pair.path for pair in self.good})
+        text = f"{plural(len(self.good), 'usable pair')} with {plural(images, 'image')}"
         if not self.bad:
             return f"{text}."
         first = self.bad[0]
@@ -72,8 +76,9 @@ class Report:
 def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
     """Separate usable pairs from the others, given the images that could not be decoded and why."""
     report = Report([], [])
+    by_path = {str(path): reason for path, reason in failures.items()}
     for pair in pairs:
-        reason = pair.problem or failures.get(pair.image)
+        reason = pair.problem or by_path.get(pair.path)
         if reason is None:
             report.good.append(pair)
         else:
@@ -126,7 +131,7 @@ def check_pairs(
 
 def distinct_images(pairs: Iterable[Pair]) -> list[Path]:
     """The images worth decoding, each once, in the list's order."""
-    return list(dict.fromkeys(pair.image for pair in pairs if pair.problem is None))
+    return list(map(Path, dict.fromkeys(pair.path for pair in pairs if pair.problem is None)))
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
@@ -135,17 +140,17 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     Equal wherever the folder lies and in whatever order the pairs are listed. Nothing is decoded; pairs already known
     to be unusable are left out, and a missing image counts with its name.
     """
-    sizes: dict[Path, str] = {}
+    sizes: dict[str, str] = {}
     lines = []
     for pair in pairs:
         if pair.problem is not None:
             continue
-        if pair.image not in sizes:
+        if pair.path not in sizes:
             try:
-                sizes[pair.image] = str(image_facts(pair.image)[0])
+                sizes[pair.path] = str(image_facts(pair.image)[0])
             except (OSError, ValueError):
-                sizes[pair.image] = "missing"
-        lines.append("\0".join((pair.name or pair.image.name, sizes[pair.image], pair.caption)))
+                sizes[pair.path] = "missing"
+        lines.append("\0".join((pair.name or pair.image.name, sizes[pair.path], pair.caption)))
     digest = hashlib.sha256()
     for line in sorted(lines):
         digest.update(line.encode("utf-8", "surrogateescape") + b"\0\0")

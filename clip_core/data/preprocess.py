@@ -109,13 +109,19 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         square = Image.new("RGB", (size, size), (preprocessing.fill,) * 3)
         square.paste(image, ((size - resized[0]) // 2, (size - resized[1]) // 2))
         return np.asarray(square, dtype=np.uint8)
-    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    left, top = crop_corner(resized, preprocessing)
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def crop_corner(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Left and top of the centre crop of a resized image; see `Preprocessing.crop_rounding`."""
+    left, top = ((side - preprocessing.image_size) / 2 for side in sides)
+    return (round(left), round(top)) if preprocessing.crop_rounding == "round" else (int(left), int(top))
 
 
 def resized_sides(sides: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Width and height before the crop or the padding."""
-    size, (width, height) = preprocessing.image_size, sides
+    size, (width, height) = preprocessing.resize_size or preprocessing.image_size, sides
     short, long = min(sides), max(sides)
     if preprocessing.resize_mode == "squash":
         return size, size

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import PIL
@@ -38,6 +38,20 @@ def _decode(path: Path, preprocessing: Preprocessing) -> Pixels:
 
 
 EXACT = Decoder(f"pillow {PIL.__version__}", _decode)  # the pixels that inference sees
+
+
+class Images(Protocol):
+    """Images by row: pixels, uint8 (B, S, S, 3), or features of a frozen encoder, float32 (B, F) or (B, P, F)."""
+
+    @property
+    def paths(self) -> list[Path]: ...
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def __len__(self) -> int: ...
+
+    def get(self, rows: NDArray[np.int64]) -> NDArray[Any]: ...
 
 
 @dataclass

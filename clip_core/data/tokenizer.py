@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import tokenizers
@@ -33,6 +33,12 @@ DEFAULT_CONTEXT_LENGTH = 77
 Pad = Literal["zero", "end"] | int  # the padding after the end token: id 0, the end token again, or another id
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
+
+
+class Captions(Protocol):
+    """Captions as token ids, int64 (C, T), or as features of a frozen encoder, float32 (C, F)."""
+
+    def encode(self, captions: list[str]) -> NDArray[Any]: ...
 
 
 class Tokenizer:
@@ -184,9 +190,9 @@ class Tokenizer:
 
 
 def frame(
-    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | None = None, fixed_length: bool | None = None
+    inner: tokenizers.Tokenizer, context_length: int, *, pad: Pad | int | None = None, fixed_length: bool | None = None
 ) -> None:
-    """Set truncation and padding; what is None stays as the file has it.
+    """Set truncation and padding, `pad` being an id or one of its names; what is None stays as the file has it.
 
     Raises:
         ValueError: if the tokenizer adds no end token.

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from clip_core.errors import BundleError
-from clip_core.inference.onnx_file import check_onnx
+from clip_core.model.onnx_file import check_onnx
 from clip_core.network import Frozen, Preprocessing
 from clip_core.run.paths import MANIFEST
 from clip_core.text import printable

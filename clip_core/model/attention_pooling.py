@@ -11,7 +11,7 @@ from clip_core.model.transformer import make_mlp
 from clip_core.network import AttentionPooling
 
 
-class AttentionPool(nn.Module):
+class AttentionPoolHead(nn.Module):
     """A learned query attends to all tokens; a residual MLP follows.  (B, T, W) -> (B, W)
 
     Source: Zhai et al. 2022, "Scaling Vision Transformers" (MAP head), itself from Lee et al. 2019, "Set Transformer".

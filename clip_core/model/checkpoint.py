@@ -20,7 +20,7 @@ from torch import Tensor
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
-from clip_core.model.clip import CLIP, uninitialised_clip
+from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name
 from clip_core.model.published import is_published, read_published
 from clip_core.model.weight_files import read_tensors
@@ -271,7 +271,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
-    model = uninitialised_clip(config)
+    model = attach_encoders(uninitialised_clip(config))
     load_weights(model, folder, assign=True)
     scores, files = dict(meta.get("scores") or {}), (folder / WEIGHTS,)
     return LoadedModel(model.eval(), config, Tokenizer.load(tokenizer), folder, int(meta["step"]), run, scores, files)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clip_core.model.image_encoder import ImageEncoder
+from clip_core.model.projection import ExternalEncoder
 from clip_core.model.text_encoder import TextEncoder
-from clip_core.network import ClipConfig
+from clip_core.network import ClipConfig, ExternalTower
 
 MAX_LOGIT_SCALE = 100.0
 _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit
@@ -43,8 +44,16 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.max_logit_scale = _MAX_WITH_BIAS if config.logit_bias else MAX_LOGIT_SCALE
-        self.image = ImageEncoder(config.image, config.embed_dim)
-        self.text = TextEncoder(config.text, config.embed_dim)
+        self.image: ImageEncoder | ExternalEncoder = (
+            ExternalEncoder(config.image, config.embed_dim)
+            if isinstance(config.image, ExternalTower)
+            else ImageEncoder(config.image, config.embed_dim)
+        )
+        self.text: TextEncoder | ExternalEncoder = (
+            ExternalEncoder(config.text, config.embed_dim)
+            if isinstance(config.text, ExternalTower)
+            else TextEncoder(config.text, config.embed_dim)
+        )
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.logit_bias else None
 
@@ -59,9 +68,9 @@ class CLIP(nn.Module):
         Every training pass calls the module itself, never a tower, so that DDP and FSDP2 can wrap it.
 
         Args:
-            pixel_values: normalised images, (B, 3, S, S).
+            pixel_values: normalised images, (B, 3, S, S), or features of an external encoder, (B, F) or (B, P, F).
             input_ids: int64 token ids, (C, T), or groups of them with lengths of their own, [(C_i, T_i), ...]; text
-                embeddings are in the order of the groups.
+                embeddings are in the order of the groups. Or features of an external encoder, (C, F).
             kept_patches: int64 indices of the patches of each image that are used (patch dropout), (B, K).
         """
         image = None if pixel_values is None else self.image(pixel_values, kept_patches)
@@ -91,6 +100,20 @@ class CLIP(nn.Module):
     def clamp_temperature(self) -> None:
         """Clamp the stored value too: outside its range the clamp has no gradient, and it could never return."""
         self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
+
+
+def attach_encoders(model: CLIP) -> CLIP:
+    """Load the external encoders of a network from their sources, for pixels and token ids; returns the network.
+
+    Raises:
+        CheckpointError: if one is gone, or is not the one that the projection head was trained on.
+    """
+    for tower in (model.image, model.text):
+        if isinstance(tower, ExternalEncoder) and tower.encoder is None:
+            from clip_core.model.encoders.resolve import load_encoder  # it reads CLIPs too, so it imports this module
+
+            tower.attach(load_encoder(tower.config.encoder))
+    return model
 
 
 def uninitialised_clip(config: ClipConfig) -> CLIP:

@@ -46,13 +46,13 @@ def fetch(name: str) -> Path:
     Raises:
         CheckpointError: if the weights are neither in the cache nor on the hub, or the hub cannot be reached.
     """
-    cached = _snapshot(name, ("*",), offline=True)
+    cached = snapshot(name, ("*",), offline=True)
     if cached is not None and _has_weights(cached):
         return cached
-    folder = _snapshot(name, _SMALL, offline=False)
+    folder = snapshot(name, _SMALL, offline=False)
     for config, weights in _FORMATS.items():
         for file in weights if folder is not None and (folder / config).is_file() else ():
-            folder = _snapshot(name, (*_SMALL, file, _SHARDS.get(file, file)), offline=False)
+            folder = snapshot(name, (*_SMALL, file, _SHARDS.get(file, file)), offline=False)
             if folder is not None and (folder / file).is_file():
                 return folder
     raise CheckpointError(
@@ -67,7 +67,7 @@ def _has_weights(folder: Path) -> bool:
     )
 
 
-def _snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path | None:
+def snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path | None:
     """The folder of a repository in the cache, with the files that match; None where it is not in the cache.
 
     Raises:

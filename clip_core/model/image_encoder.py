@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.model.attention_pooling import AttentionPool
+from clip_core.model.attention_pooling import AttentionPoolHead
 from clip_core.model.transformer import Block, initialise_blocks
 from clip_core.network import ImageTower, Pooling, Stem
 
@@ -45,7 +45,7 @@ class ImageEncoder(nn.Module):
         )
         self.norm_post = nn.LayerNorm(width, eps=config.norm_eps)
         head = config.attention_pooling
-        self.attention_pool = None if head is None else AttentionPool(head, width, config.norm_eps)
+        self.attention_pool = None if head is None else AttentionPoolHead(head, width, config.norm_eps)
         self.projection = nn.Linear(width, embed_dim, bias=config.projection_bias) if config.projection else None
         initialise_blocks(self.blocks, width)
         if self.projection is not None:

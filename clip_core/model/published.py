@@ -121,7 +121,7 @@ def read_published(
     text = config.text.model_copy(update={"end_token": tokenizer.end_token})
     config = config.model_copy(update={"text": text})
     weights = read_weights(file.path, known.config, rows, tensors)
-    image = config.image
+    image = config.own_image
     weights["image.positions"] = interpolate_positions(
         weights["image.positions"], image.grid, class_token=image.has_class_token
     )
@@ -225,7 +225,7 @@ def _as_openai(config: ClipConfig) -> ClipConfig:
 
 def _bounded(where: Path | str, known: PublishedConfig, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
     """The architecture, once it has no more blocks than there are tensors: it could ask for billions."""
-    if known.config.image.layers + known.config.text.layers > len(tensors):
+    if known.config.own_image.layers + known.config.own_text.layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
     return known.config
 
@@ -241,10 +241,9 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
     """
     values = config.model_dump()
     if image_size is not None:
-        if image_size % config.image.patch_size:
-            raise UsageError(
-                f"--image-size is {image_size}; it should be a multiple of the patch size, {config.image.patch_size}."
-            )
+        patch_size = config.own_image.patch_size
+        if image_size % patch_size:
+            raise UsageError(f"--image-size is {image_size}; it should be a multiple of the patch size, {patch_size}.")
         values["image"]["image_size"] = values["preprocessing"]["image_size"] = image_size
     if context_length is not None:
         if context_length > config.text.context_length:
@@ -265,7 +264,7 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
     Raises:
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
-    folder, text = path.parent, known.config.text
+    folder, text = path.parent, known.config.own_text
     if known.own_tokenizer:
         tokenizer = find_published_tokenizer(
             folder, context_length, fixed_length=text.reads_padding, cleaning=known.cleaning, siglip=known.siglip

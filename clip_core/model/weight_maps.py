@@ -24,7 +24,7 @@ def to_open_clip(weights: Mapping[str, Tensor], config: ClipConfig) -> dict[str,
 
     A network with attention pooling has a timm trunk there, and a text tower of its own.
     """
-    trunk = config.image.attention_pooling is not None
+    trunk = config.own_image.attention_pooling is not None
     return _written(open_clip_rows(config, text_prefix="text." if trunk else "", trunk=trunk), weights)
 
 

@@ -161,27 +161,27 @@ def open_clip_rows(config: ClipConfig, *, text_prefix: str = "", trunk: bool = F
         text_prefix: `text.` where open_clip keeps the text tower as a module of its own.
         trunk: the image tower is a Vision Transformer of timm.
     """
-    text = OPEN_CLIP_TEXT | (OPEN_CLIP_BIASED if config.text.projection_bias else {})
+    text = OPEN_CLIP_TEXT | (OPEN_CLIP_BIASED if config.own_text.projection_bias else {})
     rows = _named(config, text | LOGITS | ({} if trunk else OPEN_CLIP_IMAGE))
-    rows += _blocks("text", config.text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
+    rows += _blocks("text", config.own_text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
     rows = [_prefixed(row, text_prefix) if row.ours.startswith("text.") else row for row in rows]
     if not trunk:
-        return rows + _blocks("image", config.image.layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK)
+        return rows + _blocks("image", config.own_image.layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK)
     names = dict(TIMM_IMAGE)
-    if not config.image.projection_bias:
+    if not config.own_image.projection_bias:
         names["image.projection.weight"] = "head.proj.weight"
-    image = _named(config, names, TIMM_AXES) + _blocks("image", config.image.layers, "trunk.blocks", TIMM_BLOCK)
+    image = _named(config, names, TIMM_AXES) + _blocks("image", config.own_image.layers, "trunk.blocks", TIMM_BLOCK)
     return rows + [_prefixed(row, "visual.") for row in image]
 
 
 def hugging_face_rows(config: ClipConfig) -> list[Row]:
     """The weight map of a network in the names of transformers' CLIPModel; with attention pooling, of SiglipModel."""
-    if config.image.attention_pooling is not None:
+    if config.own_image.attention_pooling is not None:
         rows = _named(config, SIGLIP, SIGLIP_AXES, SIGLIP_SHARES)
     else:
         rows = _named(config, HUGGING_FACE)
-    rows += _blocks("image", config.image.layers, "vision_model.encoder.layers", HUGGING_FACE_BLOCK)
-    rows += _blocks("text", config.text.layers, "text_model.encoder.layers", HUGGING_FACE_BLOCK)
+    rows += _blocks("image", config.own_image.layers, "vision_model.encoder.layers", HUGGING_FACE_BLOCK)
+    rows += _blocks("text", config.own_text.layers, "text_model.encoder.layers", HUGGING_FACE_BLOCK)
     return rows
 
 

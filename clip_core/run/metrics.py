@@ -231,8 +231,23 @@ def _registered(key: str) -> bool:
 
 
 def log_line(scores: Mapping[str, float]) -> list[str]:
-    """The parts of an evaluation's log line: `val loss 3.790`, `recall@1 image to text 18.9%`, ..."""
-    return [f"{metric.label} {metric.text(scores[metric.key])}" for metric in ordered(scores) if metric.log_line]
+    """The parts of an evaluation's log line: `val loss 3.790`, `recall@1 image to text 18.9%`, ...
+
+    The second validation set's are one part: `second validation set: recall@1 image to text 41.0%, ...`.
+    """
+    shown = [metric for metric in ordered(scores) if metric.log_line]
+    parts = [f"{metric.label} {metric.text(scores[metric.key])}" for metric in shown if not is_second(metric.key)]
+    others = [
+        f"{lookup(metric.key.removeprefix(SECOND)).label} {metric.text(scores[metric.key])}"
+        for metric in shown
+        if is_second(metric.key)
+    ]
+    return [*parts, f"second validation set: {', '.join(others)}"] if others else parts
+
+
+def is_second(key: str) -> bool:
+    """Whether a key is one of the second validation set's."""
+    return key.startswith(SECOND)
 
 
 def best_by(scores: Mapping[str, float]) -> Metric:

@@ -10,20 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_core.config import Captions
 from clip_core.data.dataset import IntArray, PairSet
-from clip_core.data.store import ImageStore
+from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.training.batch_order import BatchOrder
 from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation
+from clip_core.training.frozen_features import CaptionFeatures, FeatureStore
 from clip_core.training.ranks import Rank
 
 _AHEAD = 3
+_VIEWS = 1  # of the seeds, so that views and captions are drawn apart
 _UNCHANGED = CaptionAugmentation()
 _ALONE = Rank()
 _SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
@@ -36,8 +40,9 @@ _WIDTH_MULTIPLE = 8
 class Batch:
     """One step's pairs of this rank; ids say which pairs match, among all ranks too."""
 
-    images: Tensor  # uint8 (b, S, S, 3)
-    input_ids: tuple[Tensor, ...]  # int64 (G, T) each, U rows in all: a repeated caption is encoded once
+    images: Tensor  # uint8 (b, S, S, 3), or features, float32 (b, F) or (b, P, F)
+    # int64 (G, T) each, U rows in all: a repeated caption is encoded once; or features, float32 (U, F)
+    input_ids: tuple[Tensor, ...]
     text_rows: Tensor  # int64 (b,): each pair's row in the concatenated groups
     image_ids: Tensor  # int64 (b,)
     caption_ids: Tensor  # int64 (b,)
@@ -66,8 +71,8 @@ class BatchMaker:
     def __init__(
         self,
         pairs: PairSet,
-        store: ImageStore,
-        tokenizer: Tokenizer,
+        store: Images,
+        tokenizer: Tokenizer | CaptionFeatures,
         *,
         batch_size: int,
         seed: int,
@@ -87,10 +92,16 @@ class BatchMaker:
             TokenizerError: if `bpe_dropout` is not 0 and the tokenizer is no byte-pair encoding.
             UsageError: if there are fewer pairs than ranks.
         """
-        self.pairs, self.store, self.tokenizer, self.seed = pairs, store, tokenizer, seed
+        self.pairs, self.store, self.seed = pairs, store, seed
         self.rank = rank
         self.order = BatchOrder(pairs, batch_size=batch_size, seed=seed, captions=captions, rank=rank)
         self.steps_per_epoch = self.order.steps
+        self._epoch: tuple[int, IntArray] | None = None
+        self.caption_features = None
+        if isinstance(tokenizer, CaptionFeatures):
+            self.caption_features = tokenizer.encode(pairs.captions)
+            return
+        self.tokenizer = tokenizer
         self.whole = tokenizer.pads_to_context  # padding is part of the input
         token_rows = self._widened(tokenizer.encode(pairs.captions))
         self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
@@ -98,7 +109,6 @@ class BatchMaker:
         self.augmentation = augmentation
         self._bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
         self._augmented = np.array([augmentation.changes(caption) for caption in pairs.captions])
-        self._epoch: tuple[int, IntArray] | None = None
 
     def __call__(self, step: int) -> Batch:
         all_rows = self.rows(step)
@@ -106,22 +116,36 @@ class BatchMaker:
         own = self.rank.part(len(all_rows))
         images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
-        token_rows, counts = self.tokens(distinct, step)
-        by_length = np.argsort(counts, kind="stable")
-        position = np.empty_like(by_length)
-        position[by_length] = np.arange(len(by_length))
+        inputs, position = self._captions(distinct, step)
         return Batch(
-            images=torch.from_numpy(self.store.get(images)),
-            input_ids=tuple(
-                torch.from_numpy(token_rows[group, : self._width(counts[group].max())])
-                for group in self.grouped(by_length)
-            ),
+            images=torch.from_numpy(self._images(images, step)),
+            input_ids=inputs,
             text_rows=torch.from_numpy(position[text_rows]),
             image_ids=torch.from_numpy(images),
             caption_ids=torch.from_numpy(captions),
             all_image_ids=torch.from_numpy(all_images),
             all_caption_ids=torch.from_numpy(all_captions),
         )
+
+    def _images(self, rows: IntArray, step: int) -> NDArray[Any]:
+        """Pixels or features of these images; features of a view drawn for each.  (b) -> (b, ...)"""
+        if isinstance(self.store, FeatureStore) and self.store.views > 1:
+            random = np.random.default_rng([self.seed, step, self.rank.rank, _VIEWS])
+            return self.store.get(rows, random.integers(self.store.views, size=len(rows)))
+        return self.store.get(rows)
+
+    def _captions(self, distinct: IntArray, step: int) -> tuple[tuple[Tensor, ...], IntArray]:
+        """What the text tower takes of these captions, and the place of each in it.  (U) -> ..., (U)"""
+        if self.caption_features is not None:
+            return (torch.from_numpy(self.caption_features[distinct]),), np.arange(len(distinct))
+        token_rows, counts = self.tokens(distinct, step)
+        by_length = np.argsort(counts, kind="stable")
+        position = np.empty_like(by_length)
+        position[by_length] = np.arange(len(by_length))
+        groups = tuple(
+            torch.from_numpy(token_rows[group, : self._width(counts[group].max())]) for group in self.grouped(by_length)
+        )
+        return groups, position
 
     def rows(self, step: int) -> IntArray:
         """The pairs of a step's batch, of all ranks.  -> (B,)"""

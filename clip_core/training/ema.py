@@ -1,9 +1,12 @@
 """The weights that are evaluated and saved: LoRA adapters merged, and the EMA over the steps."""
 
+import copy
+
 import torch
 from torch import Tensor
 
 from clip_core.model.clip import CLIP, uninitialised_clip
+from clip_core.model.projection import ExternalEncoder
 from clip_core.training.trainable import adapted_layers, is_adapter, merged_weights
 
 _RAW = "/raw"
@@ -84,7 +87,12 @@ def decay_at(step: int, decay: float) -> float:
 
 def plain_copy(model: CLIP) -> CLIP:
     """A second network with the weights of `model`, adapters merged, all frozen, on the same device."""
+    if any(tower.unfrozen for tower in model.config.external):  # encoders whose network only their source describes
+        return copy.deepcopy(model).requires_grad_(False)
     device = model.log_logit_scale.device
-    copy = uninitialised_clip(model.config).to(device).requires_grad_(False)
-    copy.load_state_dict(merged_weights(model), strict=True)
-    return copy
+    plain = uninitialised_clip(model.config).to(device).requires_grad_(False)
+    plain.load_state_dict(merged_weights(model), strict=True)
+    for mine, theirs in ((plain.image, model.image), (plain.text, model.text)):
+        if isinstance(mine, ExternalEncoder) and isinstance(theirs, ExternalEncoder) and theirs.encoder is not None:
+            mine.attach(theirs.encoder)
+    return plain

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from clip_core.data.dataset import PairSet
-from clip_core.data.store import ImageStore
-from clip_core.data.tokenizer import Tokenizer
+from clip_core.data.store import Images
+from clip_core.data.tokenizer import Captions
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
 from clip_core.run.records import Probe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
 from clip_core.training.device import autocast
-from clip_core.training.image_augmentation import to_pixel_values
+from clip_core.training.image_augmentation import network_input
 from clip_core.training.loss import ContrastiveLoss, matching_pairs
 
 _BATCH = 256
@@ -33,9 +33,9 @@ class ValidationSet:
     """The pairs that are evaluated, decoded and with a tokenizer; `classes` for zero-shot classification."""
 
     pairs: PairSet
-    store: ImageStore
+    store: Images
     classes: list[str] | None
-    tokenizer: Tokenizer
+    tokenizer: Captions
     preprocessing: Preprocessing
 
     def probe_rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -55,7 +55,7 @@ class ValidationSet:
 
 @torch.inference_mode()
 def embed_images(
-    model: CLIP, store: ImageStore, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
+    model: CLIP, store: Images, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
 ) -> Tensor:
     """Every image of a store, on the CPU.  -> (I, D) float32"""
     device = model.log_logit_scale.device
@@ -63,14 +63,14 @@ def embed_images(
     for rows in _in_batches(len(store)):
         images = torch.from_numpy(store.get(np.arange(rows.start, rows.stop))).to(device, non_blocking=True)
         with autocast(device, precision):
-            embeds[rows] = model.encode_image(to_pixel_values(images, preprocessing)).cpu()
+            embeds[rows] = model.encode_image(network_input(images, preprocessing)).cpu()
         beat()
     return embeds
 
 
 @torch.inference_mode()
 def embed_captions(
-    model: CLIP, tokenizer: Tokenizer, captions: list[str], precision: str, beat: Callable[[], None]
+    model: CLIP, tokenizer: Captions, captions: list[str], precision: str, beat: Callable[[], None]
 ) -> Tensor:
     """Captions in their order, on the CPU.  -> (T, D) float32"""
     device = model.log_logit_scale.device

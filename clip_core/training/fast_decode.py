@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_core.data.image_files import member_of
-from clip_core.data.preprocess import MAX_PIXELS, Pixels, load_image, orientation, resize_and_crop, resized_sides
+from clip_core.data.preprocess import (
+    MAX_PIXELS,
+    Pixels,
+    crop_corner,
+    load_image,
+    orientation,
+    resize_and_crop,
+    resized_sides,
+)
 from clip_core.data.store import Decoder
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
@@ -54,7 +62,7 @@ def decode_fast(path: Path, preprocessing: Preprocessing) -> Pixels:
     if (resized_height, resized_width) != (height, width):
         sides, mode = [resized_height, resized_width], preprocessing.interpolation
         decoded = F.interpolate(decoded[None], sides, mode=mode, antialias=True)[0]
-    left, top = round((resized_width - size) / 2), round((resized_height - size) / 2)
+    left, top = crop_corner((resized_width, resized_height), preprocessing)
     pixels: Pixels = decoded.numpy().transpose(1, 2, 0)[top : top + size, left : left + size]
     return pixels
 

@@ -23,6 +23,11 @@ def to_pixel_values(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
+def network_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Images as pixel values; features of a frozen encoder, which are floats, as they are."""
+    return images if images.is_floating_point() else to_pixel_values(images, preprocessing)
+
+
 def random_crop(pixel_values: Tensor, generator: torch.Generator, rank: Rank = _ALONE) -> Tensor:
     """A crop of 80 to 100 % of the side at a random place, resized to the side. No flips, no colour changes.
 

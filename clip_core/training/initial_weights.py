@@ -8,8 +8,9 @@ from torch import Tensor
 from clip_core.config import DataConfig, TrainConfig
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import UsageError
-from clip_core.model.checkpoint import load_model, valid_checkpoints
+from clip_core.model.checkpoint import LoadedModel, load_model, valid_checkpoints
 from clip_core.model.image_encoder import interpolate_positions
+from clip_core.model.projection import ExternalEncoder
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, is_run
@@ -45,7 +46,9 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     if resume and valid_checkpoints(run):
         return stored_start(run)
     start = _read(config.tune.init, config)
-    layers = (start.network.image if config.tune.lock == "image" else start.network.text).layers
+    if start.network.external:
+        return start
+    layers = (start.network.own_image if config.tune.lock == "image" else start.network.own_text).layers
     if config.tune.unlock_last > layers:
         raise UsageError(
             f"--unlock-last is {config.tune.unlock_last}, and "
@@ -91,24 +94,57 @@ def _read(init: str, config: TrainConfig) -> Start:
         )
     loaded = load_model(path)
     network, weights = loaded.config, dict(loaded.model.state_dict())
+    if network.external:
+        return _external(init, loaded, config)
     if length not in (_DEFAULT_LENGTH, network.text.context_length):
         raise UsageError(
             f"--context-length is {length}; {path} was trained with {network.text.context_length} tokens; leave it out."
         )
     if size is not None and size != network.image.image_size:
         network = _with_image_size(network, size)
-        tower = network.image
+        tower = network.own_image
         weights["image.positions"] = interpolate_positions(
             weights["image.positions"], tower.grid, class_token=tower.has_class_token
         )
     return Start(network, loaded.tokenizer, str(loaded.folder), init, weights)
 
 
+def _external(init: str, loaded: LoadedModel, config: TrainConfig) -> Start:
+    """An aligned run to go on from: its heads, and with --unfreeze-last its encoders, which become part of the network.
+
+    Raises:
+        UsageError: if a flag cannot be applied to external encoders, or an encoder has no blocks to unfreeze.
+    """
+    tune, unfreeze = config.tune, config.encoders.unfreeze_last
+    for name, given in (
+        ("--image-size", config.model.image_size), ("--lora", tune.lora), ("--blend", tune.blend),
+        ("--lock", None if tune.lock == "none" else tune.lock),
+    ):  # fmt: skip
+        if given is not None:
+            raise UsageError(
+                f"{name} is not supported for external encoders, and {loaded.folder} has them; leave it out, or "
+                "fine-tune their last blocks with --unfreeze-last N."
+            )
+    network, weights = loaded.config, dict(loaded.model.state_dict())
+    for side in ("image", "text"):
+        tower, module = getattr(network, side), getattr(loaded.model, side)
+        if not isinstance(module, ExternalEncoder) or not unfreeze or module.encoder is None:
+            continue
+        blocks = len(module.encoder.blocks())
+        if not 0 < unfreeze <= blocks:
+            raise UsageError(
+                f"--unfreeze-last is {unfreeze}, and the {side} encoder {tower.encoder.name} has {blocks} blocks that "
+                "can be unfrozen."
+            )
+        network = network.model_copy(update={side: tower.model_copy(update={"unfrozen": unfreeze})})
+        weights |= {f"{side}.unfrozen.{name}": value for name, value in module.encoder.state_dict().items()}
+    return Start(network, loaded.tokenizer, str(loaded.folder), init, weights)
+
+
 def _with_image_size(network: ClipConfig, size: int) -> ClipConfig:
-    if size % network.image.patch_size:
-        raise UsageError(
-            f"--image-size is {size}; it should be a multiple of the patch size, {network.image.patch_size}."
-        )
+    patch_size = network.own_image.patch_size
+    if size % patch_size:
+        raise UsageError(f"--image-size is {size}; it should be a multiple of the patch size, {patch_size}.")
     return network.model_copy(
         update={
             "image": network.image.model_copy(update={"image_size": size}),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
+from clip_core.model.projection import ExternalEncoder
 
 # Parts of a tower before its first block.
 _EMBEDDINGS = ("patches", "class_token", "tokens", "positions", "norm_pre")
@@ -115,11 +116,22 @@ def layers_above(model: CLIP, name: str) -> int:
     tower, _, rest = name.partition(".")
     if tower not in ("image", "text"):
         return 0
-    layers = len(model.image.blocks if tower == "image" else model.text.blocks)
+    module = model.image if tower == "image" else model.text
+    layers = len(module.blocks)
+    if isinstance(module, ExternalEncoder):
+        return _layers_above_external(module, rest)
     part, *place = rest.split(".")
     if part == "blocks":
         return layers - int(place[0])
     return layers + 1 if part in _EMBEDDINGS else 0
+
+
+def _layers_above_external(tower: ExternalEncoder, name: str) -> int:
+    if name.startswith("head."):
+        return 0
+    parameter, blocks = tower.get_parameter(name), tower.blocks
+    inside = (n for n, block in enumerate(blocks) if any(parameter is member for member in block.parameters()))
+    return len(blocks) - next(inside, -1)
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:

@@ -9,7 +9,7 @@ from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConf
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import DataError, UsageError
-from clip_core.network import ClipConfig, Preprocessing
+from clip_core.network import ClipConfig, ExternalTower, Preprocessing
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
 
@@ -38,6 +38,13 @@ _LORA_TIMES = 10  # adapters start at zero and are small
 _TUNE_LAYER_DECAY = 0.8
 _TUNE_EPOCHS = (5, 30)
 
+# Aligning frozen encoders (docs/log.md).
+_HEAD_LR = 1e-3
+_ALIGN_STEPS = 300
+_ALIGN_EPOCHS = (3, 30)
+_ALIGN_STEPS_PER_EPOCH = 8
+_LARGEST_ALIGNED_BATCH = 1024
+
 # Reasons for the defaults, by setting and case; run_description.py puts setting, value and reason into a line.
 _FEW = f"fewer than {FEW_PAIRS:,} pairs"
 _MANY = f"{FEW_PAIRS:,} pairs or more"
@@ -62,6 +69,13 @@ _REASONS: dict[tuple[str, str], str] = {
     ("min_lr", "fine-tune"): "default for fine-tuning",
     ("min_lr", "classes"): "the captions are classes",
     ("min_lr", "many"): _MANY,
+    ("precision", "aligned"): "projection heads are small",
+    ("batch_size", "aligned"): f"about {_ALIGN_STEPS_PER_EPOCH} steps per epoch, at most {_LARGEST_ALIGNED_BATCH}",
+    ("optimizer", "aligned"): "default for projection heads",
+    ("lr", "aligned"): "default for projection heads",
+    ("weight_decay", "aligned"): "default for projection heads",
+    ("ema", "aligned"): "evaluated and saved in place of the raw weights",
+    ("epochs", "aligned"): f"about {_ALIGN_STEPS} steps, {_ALIGN_EPOCHS[0]} to {_ALIGN_EPOCHS[1]} epochs",
     ("weight_decay", "scratch"): "default for training from scratch",
     ("weight_decay", "fine-tune"): "it pulls towards zero, not towards the pretrained weights",
     ("layer_decay", "fine-tune"): "early layers are general",
@@ -125,50 +139,60 @@ def resolve_recipe(
             + ("." if config.data.val_file else ", or give the validation set with --val-file.")
         )
     optim, tune = config.optim, config.tune
-    tuning = tune.init is not None
-    few = train_pairs < FEW_PAIRS and not tuning and not classes
+    aligned = len(network.external) == 2 and not any(tower.unfrozen for tower in network.external)
+    tuning = tune.init is not None and not aligned
+    few = train_pairs < FEW_PAIRS and not tuning and not aligned and not classes
     very_few = few and train_pairs < _VERY_FEW
-    start = "fine-tune" if tuning else "scratch"
-    decide = _Decisions([] if tuning else _of_network(config, network, train_pairs))
+    start = "aligned" if aligned else "fine-tune" if tuning else "scratch"
+    decide = _Decisions(
+        _of_heads(config, network) if aligned else [] if tuning else _of_network(config, network, train_pairs)
+    )
 
     device = choose_device(config.run.device)
     precision = choose_precision(device, config.run.precision)
-    decide.choose("precision", config.run.precision, precision, precision)
+    if aligned and config.run.precision is None:
+        precision = "fp32"
+    decide.choose("precision", config.run.precision, precision, "aligned" if aligned else precision)
+    on_cpu = device.type == "cpu"
     batch_size = min(
         decide.choose(
             "batch_size",
             optim.batch_size,
-            _default_batch_size(epoch_pairs, on_cpu=device.type == "cpu"),
-            "cpu" if device.type == "cpu" else "gpu",
+            _aligned_batch_size(epoch_pairs) if aligned else _default_batch_size(epoch_pairs, on_cpu=on_cpu),
+            "aligned" if aligned else "cpu" if on_cpu else "gpu",
         ),
         epoch_pairs,
     )
     steps_per_epoch = epoch_pairs // batch_size
     loss = _loss(config, network, decide)
-    muon = precision == "bf16" and not tuning
+    muon = precision == "bf16" and not tuning and not aligned
     optimizer = decide.choose(
         "optimizer", optim.optimizer, "muon" if muon else "adamw",
-        "fine-tune" if tuning else "muon" if muon else "adamw",
+        start if tuning or aligned else "muon" if muon else "adamw",
     )  # fmt: skip
     lr = (
         decide.choose("lr", optim.lr, _tune_lr(network, tune), "lora" if tune.lora else "fine-tune")
         if tuning
+        else decide.choose("lr", optim.lr, _HEAD_LR, "aligned")
+        if aligned
         else decide.choose("lr", optim.lr, *_scratch_lr(config, train_pairs))
     )
     layer_decay = decide.choose(
         "layer_decay", tune.layer_decay, _TUNE_LAYER_DECAY if tuning and not tune.lora else 1.0, start, off=1.0
     )
     ema = tune.ema if tune.ema is not None else 0.0 if tuning else _EMA
-    min_lr = decide.choose("min_lr", optim.min_lr, *_min_lr(config, ema=bool(ema), classes=classes, few=few))
+    case = _min_lr(config, ema=bool(ema), classes=classes, few=few)
+    min_lr = decide.choose("min_lr", optim.min_lr, *((1.0, "constant") if aligned and ema else case))
     if optim.warmup == type(optim).model_fields["warmup"].default:
         decide.note("warmup", optim.warmup, "")
     weight_decay = decide.choose("weight_decay", optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY, start)
-    if optim.augment:
+    if optim.augment and not aligned:
         decide.note("augment", True, "on")
     dropout = _PATCH_AND_WORD_DROPOUT if very_few else 0.0
     patch_dropout = decide.choose("patch_dropout", optim.patch_dropout, dropout, "very few", off=0.0)
     word_dropout = decide.choose("word_dropout", optim.word_dropout, dropout, "very few", off=0.0)
-    trains_bpe = config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
+    own_text = not isinstance(network.text, ExternalTower)
+    trains_bpe = own_text and config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
     bpe_dropout = decide.choose(
         "bpe_dropout", optim.bpe_dropout, _BPE_DROPOUT if trains_bpe and few else 0.0, "", off=0.0
     )
@@ -177,7 +201,11 @@ def resolve_recipe(
     smoothing = _LABEL_SMOOTHING if loss == "softmax" and few else 0.0
     label_smoothing = decide.choose("label_smoothing", optim.label_smoothing, smoothing, "few", off=0.0)
     decide.choose("ema", tune.ema, ema, start, off=0.0)
-    epochs = optim.epochs or _epochs(steps_per_epoch, _TUNE_EPOCHS if tuning else _EPOCHS)
+    epochs = optim.epochs or (
+        _epochs(steps_per_epoch, _ALIGN_EPOCHS, _ALIGN_STEPS)
+        if aligned
+        else _epochs(steps_per_epoch, _TUNE_EPOCHS if tuning else _EPOCHS)
+    )
     if optim.minutes is None:
         decide.choose("epochs", optim.epochs, epochs, start)
 
@@ -225,13 +253,32 @@ def _of_network(config: TrainConfig, network: ClipConfig, train_pairs: int) -> l
     preset = preset_for(config.model, train_pairs)
     decide.choose("model_size", config.model.model_size, preset, preset)
     size = network.preprocessing.image_size
-    if config.model.image_size is None and size == _LARGER_IMAGES:
+    if not isinstance(network.image, ExternalTower) and config.model.image_size is None and size == _LARGER_IMAGES:
         decide.note("image_size", size, "large")
-    if config.data.tokenizer is None and config.data.reads_characters:
-        decide.note("tokenizer", "char", "char")
-    elif config.data.tokenizer is None and config.data.vocab_size is None:
-        decide.note("vocab_size", network.text.vocab_size, "bpe")
+    if not isinstance(network.text, ExternalTower) and config.data.tokenizer is None:
+        if config.data.reads_characters:
+            decide.note("tokenizer", "char", "char")
+        elif config.data.vocab_size is None:
+            decide.note("vocab_size", network.text.vocab_size, "bpe")
     return decide.made
+
+
+def _of_heads(config: TrainConfig, network: ClipConfig) -> list[Decision]:
+    """Defaults of the projection heads."""
+    decide, given = _Decisions(), config.encoders
+    if config.tune.init is None:
+        head = network.external[0].head
+        decide.choose("head", given.head, head.kind, "")
+        decide.choose("head_width", given.head_width, head.hidden, "")
+        decide.choose("head_dropout", given.head_dropout, head.dropout, "")
+        decide.choose("embed_dim", given.embed_dim, network.embed_dim, "")
+    return decide.made
+
+
+def _aligned_batch_size(epoch_pairs: int) -> int:
+    """The power of two that gives about 8 steps an epoch: a step on features costs little."""
+    by_data = 1 << int(math.log2(max(epoch_pairs / _ALIGN_STEPS_PER_EPOCH, 1)))
+    return min(max(by_data, _SMALLEST_BATCH), _LARGEST_ALIGNED_BATCH)
 
 
 def _default_batch_size(epoch_pairs: int, *, on_cpu: bool) -> int:
@@ -268,10 +315,12 @@ def _scratch_lr(config: TrainConfig, train_pairs: int) -> tuple[float, str]:
 def _tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     """About a fiftieth of the rate from scratch, lower for wider networks; higher where fewer weights are trainable."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
-    return float(f"{times * _TUNE_LR * _TUNE_WIDTH / network.image.width:.1g}")
+    image = network.image
+    width = image.head_input if isinstance(image, ExternalTower) else image.width
+    return float(f"{times * _TUNE_LR * _TUNE_WIDTH / width:.1g}")
 
 
-def _epochs(steps_per_epoch: int, bounds: tuple[int, int]) -> int:
-    """The number of epochs with about 1,000 steps, within bounds."""
+def _epochs(steps_per_epoch: int, bounds: tuple[int, int], steps: int = _STEPS) -> int:
+    """The number of epochs with about so many steps, within bounds."""
     fewest, most = bounds
-    return min(max(math.ceil(_STEPS / steps_per_epoch), fewest), most)
+    return min(max(math.ceil(steps / steps_per_epoch), fewest), most)

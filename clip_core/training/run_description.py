@@ -34,6 +34,10 @@ _LIBRARIES = ("clip-tui", "torch", "tokenizers", "numpy", "pillow", "safetensors
 
 _PHRASES: dict[str, str | Callable[[Any], str]] = {
     "model_size": "preset {}",
+    "head": "{} projection heads",
+    "head_width": "hidden width {} of the heads",
+    "head_dropout": "dropout {:g} of the heads",
+    "embed_dim": "embedding of {}",
     "image_size": "images of {} px",
     "tokenizer": "character tokenizer",
     "vocab_size": "BPE vocabulary of {:,} tokens",

@@ -6,9 +6,11 @@ import numpy as np
 
 from clip_core.config import DataConfig, TuneConfig
 from clip_core.data.dataset import PairSet, refuse_bad
+from clip_core.data.describe import two_lines
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.pairs import Pair, distinct_images, sort_pairs
+from clip_core.data.splits import split_validation
 from clip_core.data.store import ImageStore
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.network import Preprocessing
@@ -22,7 +24,17 @@ def read_second_validation(tune: TuneConfig) -> list[Pair]:
     Raises:
         DataError: if it is missing or no list of pairs.
     """
-    return read_data(tune.guard_data, ReadOptions(tune.guard_root)).pairs if tune.guard_data else []
+    return _read(tune)[0]
+
+
+def _read(tune: TuneConfig) -> tuple[list[Pair], list[str]]:
+    """The pairs for validation, and what is said of how they were read."""
+    if tune.guard_data is None:
+        return [], []
+    reading = read_data(tune.guard_data, ReadOptions(tune.guard_root))
+    split = split_validation(reading.pairs, reading.columns)
+    said = [f"{tune.guard_data}: {split.said}."] if split.said is not None else []
+    return split.val or [], [*two_lines(reading), *map(printable, said)]
 
 
 def load_second_validation(
@@ -39,7 +51,9 @@ def load_second_validation(
     """
     if tune.guard_data is None:
         return None
-    pairs = read_second_validation(tune)
+    pairs, said = _read(tune)
+    for line in said:
+        say(line)
     store = ImageStore.build(distinct_images(pairs), preprocessing, cache_gb=data.cache_gb, workers=data.workers)
     report = sort_pairs(pairs, {store.paths[row]: why for row, why in store.failures.items()})
     say(printable(f"second validation set {tune.guard_data}: {report.sentence()}"))

@@ -7,22 +7,33 @@ import torch
 
 from clip_core.config import LossName, TrainConfig, architecture
 from clip_core.data.dataset import Data, load_data, read_lists
+from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError
-from clip_core.model.clip import CLIP
+from clip_core.model.clip import CLIP, attach_encoders
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Decision, Recipe, RunRecord
 from clip_core.run.writer import RunWriter
+from clip_core.training.aligned import (
+    Encoders,
+    alternative,
+    begin_heads,
+    compute_features,
+    find_encoders,
+    say_encoders,
+    with_encoders,
+)
 from clip_core.training.batch_order import pairs_an_epoch
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import store_initial_weights
 from clip_core.training.caption_augmentation import CaptionAugmentation
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
-from clip_core.training.image_augmentation import to_pixel_values
+from clip_core.training.frozen_features import CaptionFeatures
+from clip_core.training.image_augmentation import network_input
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
@@ -55,15 +66,25 @@ def build_trainer(
     use_all_cores()
     torch.manual_seed(config.run.seed)
     record = RunReader(writer.path).record() if resume else None
-    data = _load(config, start, record, writer, log)
+    encoders = find_encoders(config, record.model if record else start.network if start else None)
+    if encoders is not None:
+        say_encoders(encoders, log.say)
+    data = _load(config, start, encoders, record, writer, log)
     preprocessing = data.train_store.preprocessing
-    tokenizer = _tokenizer(config, writer.path, data, start, resume=resume)
+    tokenizer = _tokenizer(config, writer.path, data, start, encoders, resume=resume)
     second = load_second_validation(config.tune, config.data, preprocessing, tokenizer, log.say)
-    plan = _plan(config, data, tokenizer, start, record)
+    plan = _plan(config, data, tokenizer, start, encoders, record)
     if plan.recipe.device == "cpu":
         keep_freed_memory()
-    batches = _batches(config, data, tokenizer, plan.recipe)
+    captions: Tokenizer | CaptionFeatures = tokenizer
+    if encoders is not None:
+        data, captions, second = compute_features(
+            encoders, data, tokenizer, second, config, plan.recipe.device, log.say
+        )
+    batches = _batches(config, data, captions, plan.recipe)
     model = _model(config, plan, start, writer.path, batches)
+    if encoders is not None:
+        begin_heads(model, encoders, data, captions, fit=start is None)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if record is None:
         store_hashes(writer.path, pair_hashes(data.report.good))
@@ -72,13 +93,23 @@ def build_trainer(
         write_validation_pairs(writer, data)
         record.model_copy(update={"config": stored}).write(writer.paths.config)
     log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
-    validation = ValidationSet(data.val, data.val_store, data.classes, tokenizer, preprocessing)
+    other = alternative(config, len(data.train)) if record is None else None
+    if other is not None:
+        log.say(other)
+    validation = ValidationSet(data.val, data.val_store, data.classes, captions, preprocessing)
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=plan.recipe, config=config, second_validation=second
     )
 
 
-def _load(config: TrainConfig, start: Start | None, record: RunRecord | None, writer: RunWriter, log: Log) -> Data:
+def _load(
+    config: TrainConfig,
+    start: Start | None,
+    encoders: Encoders | None,
+    record: RunRecord | None,
+    writer: RunWriter,
+    log: Log,
+) -> Data:
     """The pairs and their decoded images.
 
     Raises:
@@ -88,7 +119,10 @@ def _load(config: TrainConfig, start: Start | None, record: RunRecord | None, wr
     lists = read_lists(config.data, config.run.seed, log.say)
     network = start.network if start else record.model if record else None
     preprocessing = network.preprocessing if network else choose_preprocessing(config, lists[0].pairs)
-    data = load_data(config.data, preprocessing, config.run.seed, log.say, FAST, lists)
+    if encoders is not None and encoders.image is not None:
+        preprocessing = encoders.image.info.preprocessing or preprocessing
+    decoder = EXACT if encoders is not None and encoders.image is not None else FAST  # both sets share the features
+    data = load_data(config.data, preprocessing, config.run.seed, log.say, decoder, lists)
     if record is not None:
         refuse_other_pairs(writer.path, record.data.fingerprint, lists[0].file, data)
     train = data.train
@@ -101,7 +135,9 @@ def _load(config: TrainConfig, start: Start | None, record: RunRecord | None, wr
     return data
 
 
-def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, *, resume: bool) -> Tokenizer:
+def _tokenizer(
+    config: TrainConfig, run: Path, data: Data, start: Start | None, encoders: Encoders | None, *, resume: bool
+) -> Tokenizer:
     path = RunPaths(run).tokenizer
     if resume and path.exists():
         return Tokenizer.load(path)
@@ -109,6 +145,8 @@ def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, 
     length = config.data.context_length
     if start is not None:
         tokenizer = start.tokenizer
+    elif encoders is not None and encoders.text is not None and encoders.text.tokenizer is not None:
+        tokenizer = encoders.text.tokenizer
     elif isinstance(requested, Path):
         tokenizer = Tokenizer.load(requested)
     elif config.data.reads_characters:
@@ -119,22 +157,31 @@ def _tokenizer(config: TrainConfig, run: Path, data: Data, start: Start | None, 
     return tokenizer
 
 
-def _plan(config: TrainConfig, data: Data, tokenizer: Tokenizer, start: Start | None, record: RunRecord | None) -> Plan:
+def _plan(
+    config: TrainConfig,
+    data: Data,
+    tokenizer: Tokenizer,
+    start: Start | None,
+    encoders: Encoders | None,
+    record: RunRecord | None,
+) -> Plan:
     """What was decided when a resumed run began, else what is decided now."""
     if record is not None:
         return Plan(record.model, record.resolved, record.decisions)
     size = data.train_store.preprocessing.image_size
-    network = (
-        start.network
-        if start
-        else architecture(
-            config.model.model_copy(update={"image_size": size}),
+    if start is not None:
+        network = start.network
+    else:
+        external = encoders is not None and encoders.image is not None
+        network = architecture(
+            config.model if external else config.model.model_copy(update={"image_size": size}),
             vocab_size=tokenizer.vocab_size,
             end_token=tokenizer.end_token,
             context_length=tokenizer.context_length,
             pairs=len(data.train),
         )
-    )
+        if encoders is not None:
+            network = with_encoders(network, encoders, config.encoders)
     epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
     classes = data.classes is not None
     recipe, decisions = resolve_recipe(config, len(data.train), network, epoch_pairs=epoch_pairs, classes=classes)
@@ -143,7 +190,7 @@ def _plan(config: TrainConfig, data: Data, tokenizer: Tokenizer, start: Start | 
     return Plan(network, recipe, decisions)
 
 
-def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer, recipe: Recipe) -> BatchMaker:
+def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe) -> BatchMaker:
     return BatchMaker(
         data.train,
         data.train_store,
@@ -161,6 +208,8 @@ def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path, batc
     """The network with its initial weights; frozen parameters and adapters as configured."""
     network, recipe = plan.network, plan.recipe
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
+    if any(tower.unfrozen for tower in network.external):
+        attach_encoders(model)
     weights = start.weights if start is not None else {}
     if weights is not None:  # else a checkpoint of this run has them
         new_bias = network.logit_bias and "logit_bias" not in weights
@@ -180,7 +229,7 @@ def _fit_bias(model: CLIP, batch: Batch) -> None:
     """Set the logit bias that fits the first batch best, so that training need not begin with correcting it."""
     batch = batch.to(model.log_logit_scale.device)
     model.eval()
-    images = model.encode_image(to_pixel_values(batch.images, model.config.preprocessing))
+    images = model.encode_image(network_input(batch.images, model.config.preprocessing))
     texts = torch.cat([model.encode_text(group) for group in batch.input_ids])
     logits = model.logit_scale() * images @ texts[batch.text_rows].T
     matches = matching_pairs(batch.image_ids, batch.caption_ids)

@@ -15,13 +15,15 @@ from clip_core.model.clip import CLIP, Embeddings
 from clip_core.run.records import Recipe
 from clip_core.training.batches import Batch
 from clip_core.training.ema import EvalWeights
-from clip_core.training.image_augmentation import draw_kept_patches, random_crop, to_device, to_pixel_values
+from clip_core.training.image_augmentation import draw_kept_patches, network_input, random_crop, to_device
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.ranks import Rank, gather
+from clip_core.training.regularisation import consistency_loss, structure_loss
 
 _ALONE = Rank()
+_SEEDS = 2**63 - 1
 
 
 class TrainStep:
@@ -40,6 +42,8 @@ class TrainStep:
         self.mixed_precision = MixedPrecision(self.model, recipe.precision)
         self.network: nn.Module = self.mixed_precision.network
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
+        self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.network.modules())
+        self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(
             self.model,
             lr=recipe.lr,
@@ -74,6 +78,8 @@ class TrainStep:
 
     def embed(self, batch: Batch, step: int) -> Embeddings:
         """The embeddings of each pair, image and text (b, D), after augmentation and patch dropout."""
+        if self.draws_in_network:  # dropout, by the step alone, so that resuming is exact
+            torch.manual_seed(hash((self.seed, step, self.rank.rank)) & _SEEDS)
         embeddings: Embeddings = self.network(self.images(batch, step), batch.input_ids, self.kept_patches(batch, step))
         assert embeddings.text is not None
         return embeddings._replace(text=embeddings.text[batch.text_rows])
@@ -89,8 +95,10 @@ class TrainStep:
         logits: Logits
         loss, logits = self.loss(image, text, logit_scale, matches, logit_bias, gathered)
         image_top1, text_top1 = batch_top1(logits, matches)
+        contrastive = loss.detach()
+        loss = loss + self.regularisation(image, text, batch)
         measured = {
-            "loss": loss.detach(),
+            "loss": contrastive,
             "chance": self.loss.chance(matches),
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
@@ -98,6 +106,18 @@ class TrainStep:
             "repeated_captions": repeated_share(batch.caption_ids, batch.all_caption_ids),
         }
         return loss, measured if logit_bias is None else measured | {"logit_bias": logit_bias.detach()}
+
+    def regularisation(self, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
+        """The weighted terms beside the contrastive loss; 0 where there are none."""
+        total = image.new_zeros(())
+        if self.structure:
+            if batch.images.is_floating_point():  # features of a frozen encoder
+                total = total + self.structure * structure_loss(batch.images, image)
+            if batch.input_ids[0].is_floating_point():
+                total = total + self.structure * structure_loss(batch.input_ids[0][batch.text_rows], text)
+        if self.cyclip:
+            total = total + self.cyclip * consistency_loss(image, text)
+        return total
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the fp32 weights."""
@@ -118,9 +138,9 @@ class TrainStep:
     # ------------------------------------------------------------ inside them
 
     def images(self, batch: Batch, step: int) -> Tensor:
-        """Normalised and augmented, in the precision of the network.  -> (b, 3, S, S)"""
-        pixel_values = to_pixel_values(batch.images, self.model.config.preprocessing)
-        if self.optim.augment:
+        """Normalised and augmented, in the precision of the network.  -> (b, 3, S, S); features stay as they are"""
+        pixel_values = network_input(batch.images, self.model.config.preprocessing)
+        if self.optim.augment and not batch.images.is_floating_point():
             pixel_values = random_crop(pixel_values, _generator(self.seed, step), self.rank)
         return pixel_values.to(self.mixed_precision.dtype)
 
@@ -129,7 +149,7 @@ class TrainStep:
         if not self.recipe.patch_dropout:
             return None
         generator = _generator(self.seed, ~step)  # not the one of the crops
-        patches = self.model.config.image.grid**2
+        patches = self.model.config.own_image.grid**2
         kept = draw_kept_patches(len(batch), patches, self.recipe.patch_dropout, generator, self.rank)
         return to_device(kept, self.device)
 

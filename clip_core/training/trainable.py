@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_core.config import LossName, TuneConfig
-from clip_core.model.attention_pooling import AttentionPool
+from clip_core.model.attention_pooling import AttentionPoolHead
 from clip_core.model.clip import CLIP
 from clip_core.model.image_encoder import ImageEncoder
+from clip_core.model.projection import ExternalEncoder
 from clip_core.model.text_encoder import TextEncoder
 from clip_core.model.transformer import Attention
 
@@ -27,11 +28,16 @@ def choose_trainable(model: CLIP, tune: TuneConfig, loss: LossName = "softmax") 
     adapters and the temperature alone are trainable; blocks that would be frozen get no adapters. The logit bias is
     trainable with the sigmoid loss alone, as it has no gradient in the softmax loss.
     """
+    for tower in (model.image, model.text):
+        if isinstance(tower, ExternalEncoder):
+            _unfreeze(tower)
     if tune.lock != "none":
-        _lock(model.image if tune.lock == "image" else model.text, tune.unlock_last)
+        locked = model.image if tune.lock == "image" else model.text
+        assert not isinstance(locked, ExternalEncoder)  # refused when the weights were read
+        _lock(locked, tune.unlock_last)
     if tune.lora is not None:
         blocks = [block for tower in (model.image, model.text) for block in tower.blocks if has_trainable(block)]
-        pool = model.image.attention_pool
+        pool = model.image.attention_pool if isinstance(model.image, ImageEncoder) else None
         pool = pool if pool is not None and has_trainable(pool) else None
         model.requires_grad_(False)
         add_adapters(blocks, tune.lora, tune.lora_alpha)
@@ -41,6 +47,14 @@ def choose_trainable(model: CLIP, tune: TuneConfig, loss: LossName = "softmax") 
             parameter.requires_grad_(is_adapter(name) or name == TEMPERATURE)
     if model.logit_bias is not None:
         model.logit_bias.requires_grad_(loss == "sigmoid")
+
+
+def _unfreeze(tower: ExternalEncoder) -> None:
+    """Its head is trainable, and the last blocks of its encoder, where they are unfrozen."""
+    if tower.unfrozen is not None:
+        tower.unfrozen.requires_grad_(False)
+        for block in tower.blocks[-tower.config.unfrozen :]:
+            block.requires_grad_(True)
 
 
 def _lock(tower: ImageEncoder | TextEncoder, unlock_last: int) -> None:
@@ -110,7 +124,7 @@ def add_adapters(blocks: Iterable[nn.Module], rank: int, alpha: float | None) ->
         _adapt_mlp(mlp, rank, alpha)
 
 
-def add_pool_adapters(pool: AttentionPool, rank: int, alpha: float | None) -> None:
+def add_pool_adapters(pool: AttentionPoolHead, rank: int, alpha: float | None) -> None:
     """Add adapters to the linear layers of attention pooling; `alpha` as in `add_adapters`."""
     alpha = alpha or 2.0 * rank
     pool.query, pool.key_value = LoRALinear(pool.query, rank, alpha), LoRALinear(pool.key_value, rank, alpha)

@@ -30,7 +30,7 @@ MAINS = {
         ("clip-train -lr 3", "unknown option -lr; did you mean --lr?"),
         ("clip-train --ephocs 3", "unknown option --ephocs; did you mean --epochs?"),
         ("clip-train --no-augmnt", "unknown option --no-augmnt; did you mean --no-augment?"),
-        ("clip-train --dropout 0.1", "did you mean --patch-dropout, --word-dropout or --bpe-dropout?"),
+        ("clip-train --dropout 0.1", "did you mean --head-dropout, --patch-dropout, --word-dropout or --bpe-dropout?"),
         ("clip-train epochs 3", "did you mean --epochs?"),
         ("clip-train --data a.tar b.tar c.tar", "b.tar is not expected; put a pattern of shards in quotes"),
         ("clip-train --xyzzy 3", "unknown option --xyzzy; clip-train --help lists the options."),

@@ -51,6 +51,17 @@ def test_a_list_with_nothing_usable_is_still_reported(tmp_path: Path, capsys: py
     assert "images      none" in capsys.readouterr().out
 
 
+def test_equal_images_and_equal_captions_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for number in range(4):
+        Image.new("RGB", (4, 4), (number // 2, 0, 0)).save(tmp_path / f"{number}.bmp")
+    entries = [{"image": f"{number}.bmp", "caption": "A photo"} for number in range(4)]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    assert main(["check", str(tmp_path / "pairs.json")]) == 0
+    out = capsys.readouterr().out
+    assert "pixels; 2 with the content of an earlier one\n" in out
+    assert "captions    1 distinct, 3 repeated: all are the same, so there is nothing to learn\n" in out
+
+
 def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     drawn = [
         "synthetic",
@@ -112,14 +123,14 @@ def test_any_format_is_checked(shard: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(shard)]) == 0
     out = capsys.readouterr().out
     assert "format      webdataset: 1 .tar shard\n" in out
-    assert "2 usable pairs with 1 images" in out
+    assert "2 usable pairs with 1 image" in out
     assert main(["check", str(shard), "--format", "csv"]) == 1
 
 
 def test_a_list_is_converted_without_moving_an_image(mixed: Path, capsys: pytest.CaptureFixture[str]):
     beside = mixed.with_name("out.json")
     assert main(["convert", str(mixed), str(beside)]) == 0
-    assert "without 2 that are not usable." in capsys.readouterr().out
+    assert "without 2 unusable." in capsys.readouterr().out
     assert json.loads(beside.read_text())[0]["image"] == "wide.png"
     elsewhere = mixed.parent / "other" / "out.json"
     assert main(["convert", str(mixed), str(elsewhere)]) == 0

@@ -25,9 +25,7 @@ pair_lists = st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abcdefgh"))
 
 
 def pair_set(pairs: list[tuple[int, str]], root: str = "/data") -> PairSet:
-    return PairSet.from_pairs(
-        [Pair(Path(f"{root}/{n}.png"), text, i, f"{n}.png") for i, (n, text) in enumerate(pairs, 1)]
-    )
+    return PairSet.from_pairs([Pair(f"{root}/{n}.png", text, i, f"{n}.png") for i, (n, text) in enumerate(pairs, 1)])
 
 
 def spelt_out(pairset: PairSet) -> list[tuple[str, str]]:

@@ -16,7 +16,9 @@ from clip_core.data.pairs import Pair
 def reading() -> Reading:
     root = Path("/data")
     splits = ["train", "train", "val"]
-    pairs = [Pair(root / f"{n}.png", f"a \x1b[2Jcat {n}", n, f"{n}.png", split=split) for n, split in enumerate(splits)]
+    pairs = [
+        Pair(str(root / f"{n}.png"), f"a \x1b[2Jcat {n}", n, f"{n}.png", split=split) for n, split in enumerate(splits)
+    ]
     return Reading(
         path=root / "pairs.csv",
         format="csv",

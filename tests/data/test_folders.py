@@ -273,7 +273,7 @@ def test_loops_devices_and_links_to_nothing_are_named(tmp_path: Path):
     reading = read_data(top)
     assert set(captions(reading)) == {"cat/1.jpg", "dog/2.jpg"}
     assert reading.not_read == {
-        "links to folders above, or read already": 2,
+        "linked folders that are above, or read already": 2,
         "links that lead to no file": 3,
         "devices, pipes and sockets": 1,
     }

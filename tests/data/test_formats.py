@@ -97,10 +97,10 @@ def test_a_json_line_that_is_torn_or_lacks_a_key_is_named(folder: Path):
     good = '{"image": "images/0.png", "caption": "a"}\n'
     path = write(folder / "a.jsonl", good + '{"image": "images/1.png"}')
     assert problem(path) == "line 2: it has no caption"
-    with pytest.raises(DataError, match="line 2: not JSON"):
-        read(write(folder / "b.jsonl", good + good[:20]))
-    with pytest.raises(DataError, match=r"line 2: \[1\] is not an object"):
-        read(write(folder / "c.jsonl", good + "[1]"))
+    assert problem(write(folder / "b.jsonl", good + good[:20])) == "line 2: it is not JSON"
+    assert problem(write(folder / "c.jsonl", good + "\n[1]")) == "line 3: [1] is no object"
+    with pytest.raises(DataError, match=r"line 1: it is not JSON; it should be JSON lines"):
+        read(write(folder / "d.jsonl", good[:20]))
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])

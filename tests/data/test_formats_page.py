@@ -48,15 +48,15 @@ def test_the_layouts_of_folders_are_read_as_drawn(tmp_path: Path):
             if "/" in word:
                 file = tmp_path / name / word
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text("a caption")
+                file.write_text('{"caption": "a caption"}' if file.suffix == ".json" else "a caption")
         reading = read_data(next((tmp_path / name).iterdir()))
         assert reading.format == name
-        assert len(reading.pairs) == 3
+        assert len(reading.pairs) == {"sidecar": 4}.get(name, 3)
         assert [pair.problem for pair in reading.pairs if pair.problem] == []
 
 
 def test_the_line_about_splits_is_what_is_said():
     splits = ["train"] * 700 + ["val"] * 150 + ["test"] * 150
-    pairs = [Pair(Path(f"/{n}.jpg"), "a cat", n, split=split) for n, split in enumerate(splits)]
+    pairs = [Pair(f"/{n}.jpg", "a cat", n, split=split) for n, split in enumerate(splits)]
     said = split_training(pairs, {"split": "split"}, val_file=False).said
     assert f"pairs.csv: {said}." in PAGE

@@ -73,9 +73,16 @@ def test_a_caption_that_is_empty_or_no_text_is_a_bad_pair(folder: Path, captions
     assert reason_for(folder, caption=captions).startswith("the caption ")
 
 
-@pytest.mark.parametrize("image", ["", " ", None, 7, ["a.png"]])
+@pytest.mark.parametrize("image", ["", " ", None, 7, [], [7], {"a": 1}])
 def test_an_image_that_is_no_path_is_a_bad_pair(folder: Path, image: Any):
     assert "is not a path" in reason_for(folder, image=image)
+
+
+def test_an_image_in_an_object_or_a_list_of_one_is_read_and_of_two_is_not(folder: Path):
+    good = "photos/good.png"
+    images = [{"path": good, "bytes": None}, [good], {"file_name": good}, [good, good]]
+    pairs = read_pairs(write_list(folder, [entry(image=image) for image in images]))
+    assert [pair.problem for pair in pairs] == [None, None, None, "it has 2 images; one is needed"]
 
 
 @pytest.mark.parametrize("image", ["a\0b.png", "a\0/b.png", "\ud800.png", "\ud800/a.png", "x" * 5000, "a/" * 3000])
@@ -152,7 +159,7 @@ def test_the_report_counts_and_names_the_first_bad_entry(folder: Path):
     report = check_pairs(read_pairs(write_list(folder, [entry(), entry(image="x.png"), entry(caption="")])))
     assert report.bad_share == pytest.approx(2 / 3)
     expected = (
-        f"1 usable pairs with 1 images; 2 of 3 pairs are unusable, "
+        f"1 usable pair with 1 image; 2 of 3 pairs are unusable, "
         f"first entry 2: no image at {folder / 'x.png'}; correct the path."
     )
     assert report.sentence() == expected
@@ -170,7 +177,6 @@ def test_sizes_are_those_of_the_upright_image(folder: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: not JSON"),
         ('[{"image": "a.png",\n "caption": }]', "line 2: not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("{}", "holds no pairs"),

@@ -1,7 +1,5 @@
 """Splits that a data set states: who is trained on, who is for validation, and what is said of the others."""
 
-from pathlib import Path
-
 import pytest
 
 from clip_core.data.pairs import Pair
@@ -13,7 +11,7 @@ COLUMN = {"image": "file", "caption": "text", "split": "split"}
 def pairs(**counts: int) -> list[Pair]:
     """So many pairs of each split; `none` states none."""
     splits = [None if name == "none" else name for name, count in counts.items() for _ in range(count)]
-    return [Pair(Path(f"/{n}.png"), str(n), n, split=split) for n, split in enumerate(splits, 1)]
+    return [Pair(f"/{n}.png", str(n), n, split=split) for n, split in enumerate(splits, 1)]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_the_log_line_has_the_metrics_that_ask_for_it_in_table_order() -> None:
         "val loss 3.790",
         "recall@1 image to text 18.9%",
         "zero-shot top-1 50.0%",
-        "second validation set, recall@1 image to text 18.9%",
+        "second validation set: recall@1 image to text 18.9%",
     ]
 
 

@@ -115,7 +115,7 @@ def test_the_image_size_is_larger_for_large_images_and_a_convolutional_stem(
     tmp_path: Path, side: int, model: dict[str, Any], seen: int
 ) -> None:
     Image.new("RGB", (side + 9, side)).save(tmp_path / "a.png")
-    pairs = [Pair(tmp_path / "a.png", "a", 1)]
+    pairs = [Pair(str(tmp_path / "a.png"), "a", 1)]
     assert choose_preprocessing(parse_config({"model": model}), pairs).image_size == seen
 
 

@@ -1,7 +1,6 @@
 """The same pairs are recognised wherever they are stored; any change is found and named."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def pairs_in(folder: Path, count: int = 5) -> list[Pair]:
     for number in range(count):
         image = folder / f"{number}.png"
         image.write_bytes(b"x" * (10 + number))
-        pairs.append(Pair(image, f"caption {number}", number + 1, name=image.name))
+        pairs.append(Pair(str(image), f"caption {number}", number + 1, name=image.name))
     return pairs
 
 
@@ -42,7 +41,7 @@ def test_moved_pairs_are_the_same_and_another_order_is_not(tmp_path: Path, run: 
     pairs = pairs_in(tmp_path / "a")
     store_hashes(run, pair_hashes(pairs))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    moved = [replace(pair, image=tmp_path / "b" / pair.name) for pair in pairs]
+    moved = [pair._replace(path=str(tmp_path / "b" / pair.name)) for pair in pairs]
     refuse_other_pairs(run, "", Path("list.json"), data_of(moved))
     with pytest.raises(RunError, match="their order or number differs"):
         refuse_other_pairs(run, "", Path("list.json"), data_of(pairs[::-1]))

@@ -51,8 +51,22 @@ def test_its_rows_are_its_valid_pairs_and_the_others_are_reported(
     ]
     assert found.store.paths == list(found.pairs.images)
     assert not found.store.failures
-    assert len(said) == 1
-    assert said[0].startswith(f"second validation set {tmp_path / 'second.json'}: 39 usable pairs with 39 images; 1 of")
+    assert len(said) == 3
+    assert "second.json read as json" in said[0]
+    assert said[2].startswith(f"second validation set {tmp_path / 'second.json'}: 39 usable pairs with 39 images; 1 of")
+
+
+def test_of_a_list_with_splits_only_the_validation_pairs_are_used_and_that_is_said(
+    shapes: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    splits = ["train", "val", "test", "train"]
+    pairs = [pair | {"split": split} for pair, split in zip(json.loads(shapes.read_text()), splits, strict=False)]
+    (tmp_path / "second.json").write_text(json.dumps(pairs))
+    said: list[str] = []
+    found = load(tmp_path / "second.json", tokenizer, said, root=shapes.parent)
+    assert found is not None
+    assert [image.name for image in found.pairs.images] == [Path(pairs[1]["image"]).name]
+    assert any("1 val for validation, 2 train not used, 1 test not used" in line for line in said)
 
 
 def test_too_many_invalid_pairs_are_refused(shapes: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -1,16 +1,22 @@
-"""Captions in files of their own: `1.txt`, `1.caption`, `1.TXT` or `1.jpg.txt`, beside the image or apart."""
+"""Captions in files of their own: `1.txt`, `1.caption`, `1.TXT` or `1.jpg.txt`, beside the image or apart.
+
+A `1.json` with a caption in it, as img2dataset writes them, is read where an image has no other.
+"""
 
 import codecs
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clip_core.data.formats.folder import CAPTION_SUFFIXES, Folder
 from clip_core.errors import DataError
 
 MOST_BYTES = 1_000_000  # of a file of captions
+CAPTION_KEYS = ("caption", "text", "TEXT", "captions")  # of a .json beside an image, or in a shard
 
 _LINES = re.compile(r"\r\n|\r|\n")
 _BOXES = re.compile(r"\d+(\s+-?[\d.]+){4,}\s*")  # a class and a box, as YOLO's labels have them
@@ -27,6 +33,7 @@ class CaptionFiles:
     alone: int = 0  # files that belong to no image
     shared: int = 0  # files that belong to several, which differ in the suffix only
     second: Counter[str] = field(default_factory=Counter)  # by suffix: files of images that have captions already
+    in_json: int = 0  # images whose captions are in a .json
     apart: str = ""  # the folders, where images and captions are in different ones
 
 
@@ -41,12 +48,13 @@ def match(folder: Folder) -> CaptionFiles:
     """
     if folder.matched is None:
         beside = _beside(folder)
+        _add_json(folder, beside)
         folder.matched = beside if beside.of or not folder.captions else _apart(folder)
     return folder.matched
 
 
-def read_captions(file: Path) -> tuple[list[str], str | None]:
-    """The lines of a file that are not blank, or why there are none."""
+def read_captions(file: Path) -> tuple[list[Any], str | None]:
+    """The lines of a file that are not blank, or what a .json holds under a caption's key; or why there are none."""
     try:
         if not file.is_file():
             return [], f"there is no {file.name}"
@@ -57,16 +65,42 @@ def read_captions(file: Path) -> tuple[list[str], str | None]:
         return [], f"{file.name} is not text in UTF-8 or UTF-16"
     except OSError as error:
         return [], f"{file.name} cannot be read ({error.strerror})"
+    if file.suffix.lower() == ".json":
+        return _captions_in_json(file.name, text)
     captions = [line.strip() for line in _LINES.split(text) if line.strip()]
     return captions, None if captions else f"{file.name} is empty"
 
 
+def _captions_in_json(name: str, text: str) -> tuple[list[Any], str | None]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return [], f"{name} is not JSON"
+    key = next((key for key in CAPTION_KEYS if key in value), None) if isinstance(value, dict) else None
+    if key is None:
+        return [], f"{name} has no caption"
+    return (value[key] if isinstance(value[key], list) else [value[key]]), None
+
+
+def json_beside(folder: Folder) -> dict[Path, Path]:
+    """The 1.json or 1.jpg.json of each image that has one, with captions or without."""
+    files = {(file.parent, file.stem): file for file in folder.lists if file.suffix.lower() == ".json"}
+    found = {}
+    for image in folder.images if files else []:
+        file = files.get((image.parent, image.name)) or files.get((image.parent, image.stem))
+        if file is not None:
+            found[image] = file
+    return found
+
+
 def decode_text(content: bytes) -> str:
-    """UTF-8, or UTF-16 with a byte order mark or the zeros that Latin letters have in it.
+    """UTF-8, or UTF-16 or UTF-32 with a byte order mark, or UTF-16 with the zeros that Latin letters have in it.
 
     Raises:
         UnicodeDecodeError: if it is neither.
     """
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return content.decode("utf-32")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
@@ -99,6 +133,14 @@ def _beside(folder: Folder) -> CaptionFiles:
     found.second = Counter(file.suffix.lower() for file, count in used.items() if not count)
     found.alone = len(folder.captions) - len(used)
     return found
+
+
+def _add_json(folder: Folder, found: CaptionFiles) -> None:
+    """The .json of images without other captions, unless the first of them hold none either."""
+    beside = {image: file for image, file in json_beside(folder).items() if image not in found.of}
+    if any(read_captions(file)[1] is None for file in list(beside.values())[:_SAMPLE]):
+        found.of |= beside
+        found.in_json = len(beside)
 
 
 def _apart(folder: Folder) -> CaptionFiles:

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from clip_core.text import printable
 
@@ -47,6 +48,22 @@ def clean_caption(caption: object) -> tuple[str, str | None]:
     if not text:
         return "", "the caption is empty"
     return "", f"the caption is missing ({text!r})" if text.isprintable() else "the caption has no visible character"
+
+
+def sound_captions(captions: Sequence[object]) -> list[str] | None:
+    """Captions without white space around them, if nothing else has to be said of any; else None."""
+    try:
+        texts = list(map(str.strip, captions))  # type: ignore[arg-type]
+    except TypeError:  # not all are texts
+        return None
+    together = "".join(texts)
+    if together.isascii() and together.isprintable() and min(map(len, texts)) > _LONGEST_MISSING:
+        listed = ("]" in together or ")" in together) and any(text[0] in "[(" for text in texts)
+        return None if listed else texts
+    cleaned = [clean_caption(text) for text in texts]
+    if any(mistake is not None or text[0] in "[(" for text, mistake in cleaned):
+        return None
+    return [text for text, _ in cleaned]
 
 
 def list_in_cell(text: str) -> list[str] | None:

@@ -6,10 +6,11 @@ train/cat/1.jpg and cat/train/1.jpg are the same class and split. Where captions
 import re
 from pathlib import Path
 
+from clip_core.data.formats.caption_files import json_beside
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.folder import SPLITS, Folder
 from clip_core.data.formats.source import Contents, Source
-from clip_core.data.formats.unsupported import unread_list
+from clip_core.data.formats.unsupported import name_a_list, unread_list
 from clip_core.data.image_files import SUFFIXES
 from clip_core.errors import DataError
 from clip_core.text import printable
@@ -42,11 +43,11 @@ def detect(source: Source) -> str | None:
         _check_unread(folder)
         return None
     classes = list(_classes(folder))
-    lists = [file for file in folder.lists if len(classes) < 2 or _names_images(file)]
+    beside = set(json_beside(folder).values())  # without captions: they would be sidecars
+    lists = [file for file in folder.lists if file not in beside and (len(classes) < 2 or _names_images(file))]
     lists += [file for file in folder.captions[:_LISTS] if _names_images(file)]  # Flickr8k's captions.txt
     if lists:
-        listed = " or ".join(map(str, lists[:_NAMED]))
-        raise DataError(f"{source.path} is a folder with lists and no data set itself; name a list: {listed}.")
+        raise DataError(name_a_list(source.path, lists))
     if len(classes) >= 2 and not _NO_CLASSES.intersection(name.casefold() for name in classes):
         _check_splits(source.path, classes)
         return f"it holds {len(classes):,} folders with images"
@@ -150,6 +151,9 @@ def _without_captions(folder: Folder, classes: list[str]) -> str:
     if unread is not None:
         return unread
     none = f"no captions ({texts:,} .txt match no image by name)" if texts else "no captions"
+    jsons = len(json_beside(folder))
+    if jsons and not texts:
+        none = f"no captions ({jsons:,} .json beside them have none under caption or text)"
     way_out = "add a NAME.txt beside each, or name a list of pairs"
     named = ", ".join(printable(name, 60) for name in classes[:_NAMED])
     if not classes:

@@ -4,20 +4,22 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from clip_core.data.formats.captions import clean_caption, list_in_cell
-from clip_core.data.formats.image_root import ADVICE, ImageRoot, is_url, shown
+from clip_core.data.formats.captions import clean_caption, list_in_cell, sound_captions
+from clip_core.data.formats.image_root import ADVICE, ImageRoot, is_inline, is_url, shown
 from clip_core.data.formats.source import Contents
 from clip_core.data.formats.spelling import Spelling
 from clip_core.data.image_files import SUFFIXES
+from clip_core.data.listed import Block, ListedPairs
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
 from clip_core.text import printable
 
 __all__ = ["Collector", "find_root", "folders_beside", "is_file_below", "many_objects", "shown"]
 
+_PATH_KEYS = ("path", "file_name", "filename", "image", "url")  # of an image that is an object
+_FEW = 64  # entries that are looked at one by one
 _MOST_FOLDERS = 64  # beside a list that its images are looked for in
 
 
@@ -28,7 +30,7 @@ class Collector:
         if not root.is_dir():
             raise DataError(f"no folder at {root}; correct --image-root.")
         self.root = root
-        self.pairs: list[Pair] = []
+        self.pairs = ListedPairs(root)
         self.notes: list[str] = []
         self._place = ImageRoot(root)
         self._missing: dict[int, str] = {}  # of a pair: its image as the list spells it
@@ -55,6 +57,9 @@ class Collector:
             problem: what the format's reader found.
             split: as in `Pair`.
         """
+        if not isinstance(image, str):
+            image, wrong = _path_in(image)
+            problem = problem or wrong
         path, name, lost, missing = self._place.find(image)
         if isinstance(captions, str) and captions[-1:] in ("]", ")"):
             listed = list_in_cell(captions)
@@ -67,7 +72,42 @@ class Collector:
             text, mistake = clean_caption(caption)
             if missing and problem is None:
                 self._missing[len(self.pairs)] = str(image)
-            self.pairs.append(Pair(path, text, entry, name, problem or lost or mistake, where, split))
+            self.pairs.append(Pair(str(path), text, entry, name, problem or lost or mistake, where, split))
+
+    def add_many(
+        self,
+        entry: int,
+        images: Sequence[object],
+        captions: Sequence[object],
+        where: str = "",
+        numbers: Sequence[int] = (),
+        splits: Sequence[str | None] | None = None,
+    ) -> None:
+        """What `add` does for each, in columns of one length; where all is well, at once.
+
+        Args:
+            entry: the number of the first, from 1.
+            where: said before an entry's number in `numbers`; "entry N" if empty.
+        """
+        count = len(images)
+        if not count:
+            return
+        texts = sound_captions(captions)
+        all_paths = texts is not None and set(map(type, images)) == {str}
+        names = self._place.names(images) if all_paths else None  # type: ignore[arg-type]
+        numbers = numbers or range(entry, entry + count)
+        if names is not None and texts is not None:
+            self.pairs.extend(Block(names, texts, entry, where, numbers, splits))
+        elif count > _FEW:
+            half = count // 2
+            for part in (slice(half), slice(half, None)):
+                own = None if splits is None else splits[part]
+                start = entry + (part.start or 0)
+                self.add_many(start, images[part], captions[part], where, numbers[part], own)
+        else:
+            for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+                said = f"{where}{numbers[place]}" if where else ""
+                self.add(entry + place, image, caption, said, None, splits[place] if splits else None)
 
     def contents(self, source: Path, columns: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> Contents:
         """All that was added, after misspelt paths are repaired.
@@ -77,6 +117,9 @@ class Collector:
         """
         if self._url_count and self._url_count == len({pair.entry for pair in self.pairs}):
             first = shown(self._urls[0])
+            if is_inline(self._urls[0]):
+                count = f"{self._url_count:,} images"
+                raise DataError(f"{source}: its {count} are written in it as base64; write them to files.")
             raise DataError(f"{source}: its {self._url_count:,} images are URLs, first {first}; {ADVICE}.")
         said = list(notes)
         own, root = source.parent.resolve(), self.root.resolve()
@@ -101,14 +144,26 @@ class Collector:
                     path, name, lost, _ = self._place.find(name)
                     pair = self.pairs[place]
                     mistake = None if pair.caption else clean_caption(pair.caption)[1]
-                    self.pairs[place] = replace(pair, image=path, name=name, problem=lost or mistake)
+                    self.pairs.replace(place, pair._replace(path=str(path), name=name, problem=lost or mistake))
         for place, spelt in self._missing.items():
             nearest = None if rule and spelt in rule.names else spelling.nearest(spelt)
             if nearest is not None:
-                image = printable(str(self.pairs[place].image))
+                pair = self.pairs[place]
+                image = printable(pair.path)
                 said = f"no image at {image}; the nearest is {nearest}, correct the path"
-                self.pairs[place] = replace(self.pairs[place], problem=said)
+                self.pairs.replace(place, pair._replace(problem=said))
         return [rule.note] if rule else []
+
+
+def _path_in(image: object) -> tuple[object, str | None]:
+    """The path of an image that is given as an object or a list, as {"path": "1.jpg", "bytes": null} and ["1.jpg"]."""
+    if isinstance(image, list | tuple) and image:
+        if len(image) > 1:
+            return image[0], f"it has {len(image):,} images; one is needed"
+        image = image[0]
+    if isinstance(image, dict):
+        image = next((image[key] for key in _PATH_KEYS if isinstance(image.get(key), str)), image)
+    return image, None
 
 
 @contextmanager

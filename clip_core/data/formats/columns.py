@@ -1,5 +1,7 @@
 """Which column of a table holds the images, which the captions, and which the split."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,6 +34,12 @@ _SPLITS = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 
+_SPLIT_FLAGS = (
+    "train", "val", "valid", "validation", "test", "is_train", "is_val", "is_valid", "is_validation", "is_test",
+    "is_training", "for_training",
+)  # fmt: skip
+
+_SPLIT_NAME = re.compile(r"([A-Za-z]+)(?:[-_.]|$)")
 _SAMPLE = 40  # rows whose values are looked at
 _MANY = 0.5  # share of a column's values that must look like images
 
@@ -80,6 +88,13 @@ def choose_columns(source: Source, names: Sequence[str], rows: Sequence[Sequence
 def split_of(value: object) -> str | None:
     """Which split a value names: "train", "val" or "test" as data sets spell them; None for anything else."""
     return _SPLITS.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def split_of_file(top: Path, file: Path) -> str | None:
+    """By a file's name, as in train-00000-of-00003.parquet, or by a folder below `top` that it is in."""
+    names = [file.name, *(part.name for part in file.parents if part != top and part.is_relative_to(top))]
+    found = (_SPLIT_NAME.match(name) for name in names)
+    return next((part for part in (split_of(match[1]) for match in found if match) if part), None)
 
 
 def _named(source: Source, names: Sequence[str], wanted: str | None, flag: str) -> int | None:
@@ -136,7 +151,7 @@ def _caption_column(
             listed = _listed([names[place] for place in choice])
             raise DataError(f"{source.path}: the captions may be in {listed}; choose one with --caption-column.")
     numbered = [place for place in others if _is_called(names[place], (*CAPTION_NAMES, *_CLASS_NAMES))]
-    if numbered and not any(letter.isalpha() for text in texts[numbered[0]] for letter in text):
+    if numbered and not any(_says(letter) for text in texts[numbered[0]] for letter in text):
         name = names[numbered[0]]
         wanted = f"write the names of the classes there, or take it as it is with --caption-column {printable(name)}"
         raise DataError(f"{source.path}: column {shown(name)} holds only numbers, which are no captions; {wanted}.")
@@ -160,8 +175,11 @@ def _split_column(names: Sequence[str], rows: Sequence[Sequence[object]], image:
         odd = next((value for value in values if split_of(value) is None), None)
         if values and sum(split_of(value) is not None for value in values) > _MANY * len(values):
             return place, []
-        if odd is not None and name.strip().casefold() in ("split", "splits", "subset", "partition"):
+        if odd is not None:
             return None, [f"column {shown(name)} is ignored: {shown(odd)} is not train, val or test."]
+    flags = [shown(name) for place, name in enumerate(names) if place != image and _is_called(name, _SPLIT_FLAGS)]
+    if flags:
+        return None, [f"column {', '.join(flags)} is ignored; a column called split with train, val and test is read."]
     return None, []
 
 
@@ -178,7 +196,12 @@ def _has_words(texts: Sequence[str]) -> bool:
 
 
 def _is_worded(text: str) -> bool:
-    return any(letter.isalpha() for letter in text) and not is_url(text) and not _is_image(text)
+    return any(map(_says, text)) and not is_url(text) and not _is_image(text)
+
+
+def _says(letter: str) -> bool:
+    """Whether a character says something, as a letter or an emoji does and a digit does not."""
+    return letter.isalpha() or unicodedata.category(letter) == "So"
 
 
 def _is_phrase(text: str) -> bool:

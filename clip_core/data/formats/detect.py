@@ -1,6 +1,6 @@
 """The table of formats, and which of them a path is in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,11 @@ from clip_core.data.formats import (
     table,
     webdataset,
 )
-from clip_core.data.formats.folder import METADATA, hub_snapshot
+from clip_core.data.formats.folder import LIST_SUFFIXES, METADATA, hub_snapshot
 from clip_core.data.formats.source import Contents, ReadOptions, Source
-from clip_core.data.formats.unsupported import not_found, what_it_is
+from clip_core.data.formats.unsupported import not_found, what_bytes_say, what_it_is
 from clip_core.data.pairs import Pair
+from clip_core.data.progress import Progress, no_progress
 from clip_core.errors import DataError
 
 
@@ -41,8 +42,8 @@ FORMATS: dict[str, Format] = {
     "webdataset": Format(webdataset.SHAPE, webdataset.detect, webdataset.read),
     "parquet": Format(parquet.SHAPE, parquet.detect, parquet.read),
     "flickr": Format(flickr.SHAPE, flickr.detect, flickr.read),
-    "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "jsonl": Format(json_lines.SHAPE, json_lines.detect, json_lines.read),
+    "coco": Format(coco.SHAPE, coco.detect, coco.read),
     "json": Format(json_list.SHAPE, json_list.detect, json_list.read),
     "csv": Format(table.SHAPE, table.detect, table.read),
     "sidecar": Format(sidecar_captions.SHAPE, sidecar_captions.detect, sidecar_captions.read),
@@ -61,7 +62,7 @@ class Reading:
     why: str
     root: Path
     columns: dict[str, str]
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     notes: list[str]
     not_read: dict[str, int]
 
@@ -74,7 +75,7 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, str]:
+def detect(path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress) -> tuple[Source, str, str]:
     """What to read, the name of its format, and why.
 
     Raises:
@@ -85,24 +86,27 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS) -> tuple[Source, str, s
     inner = hub_snapshot(path)
     if options.format in ("csv", "jsonl"):  # of a folder: its metadata
         inner = next((inner / name for name in METADATA if (inner / name).is_file()), inner)
-    source = Source(inner, options)
+    source = Source(inner, options, progress)
+    if options.format is not None:
+        if options.format not in FORMATS:
+            raise DataError(f"--format {options.format} is unknown; it may be {', '.join(FORMATS)}.")
+        _check_kind(source, options.format)
+    _check_content(source)
     name, why = (options.format, "given by --format") if options.format else _detect(source)
-    if name not in FORMATS:
-        raise DataError(f"--format {name} is unknown; it may be {', '.join(FORMATS)}.")
-    _check_kind(source, name)
     return source, name, why
 
 
-def read_data(path: Path, options: ReadOptions = _DEFAULTS) -> Reading:
+def read_data(path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no_progress) -> Reading:
     """Detect the format of a path, and read its pairs.
 
     Args:
         path: a list, a folder, or a pattern of shards.
         options: the user's options.
+        progress: called with the bytes read of a list so far, and all.
     Raises:
         DataError: saying what the path is, if it is in no format; else as the format's reader says.
     """
-    source, name, why = detect(path, options)
+    source, name, why = detect(path, options, progress)
     contents = FORMATS[name].read(source)
     return Reading(
         source.path, name, why, contents.root, contents.columns, contents.pairs, contents.notes, contents.not_read
@@ -115,6 +119,18 @@ def _detect(source: Source) -> tuple[str, str]:
         if why is not None:
             return name, why
     raise DataError(what_it_is(source))
+
+
+def _check_content(source: Source) -> None:
+    """Refuse a file without any text, and a list that is something else by its first bytes."""
+    path, head = source.path, source.head
+    if not path.is_file():
+        return
+    if path.stat().st_size == len(head) and not head.strip(b"\xef\xbb\xbf\0 \t\r\n"):
+        raise DataError(f"{path} is empty; name a list with images and captions.")
+    mistaken = what_bytes_say(source) if path.suffix.lower() in LIST_SUFFIXES else None
+    if mistaken is not None:
+        raise DataError(mistaken)
 
 
 def _check_kind(source: Source, name: str) -> None:

@@ -121,7 +121,7 @@ def scan(path: Path) -> Folder:
             if place != path:
                 identity = _identity(place)
                 if identity in seen:
-                    folder.left_alone["links to folders above, or read already"] += 1
+                    folder.left_alone["linked folders that are above, or read already"] += 1
                     continue
                 seen.add(identity)
                 folder.links += place.is_symlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 from clip_core.data.formats import json_lines, parquet, table
 from clip_core.data.formats.folder import METADATA, SPLITS, Folder
 from clip_core.data.formats.source import Contents, Source
-from clip_core.data.pairs import Pair
+from clip_core.data.listed import ListedPairs
 from clip_core.errors import DataError
 
 SHAPE = "a folder of images with a metadata.csv, metadata.jsonl or metadata.parquet, or one in each of train, val, test"
@@ -27,7 +27,7 @@ def detect(source: Source) -> str | None:
     top = next((file for file in found if file.parent == source.path), None)
     if top is not None:
         return f"it holds {top.name}"
-    if source.folder.others[".tar"]:
+    if source.folder.others[".tar"] and not source.folder.images:
         return None
     names = " and ".join(str(file.relative_to(source.path)) for file in found[:2])
     return f"it holds {names}{' and more' if len(found) > 2 else ''}" if found else None
@@ -43,15 +43,16 @@ def read(source: Source) -> Contents:
     files = _first_of_each_folder(folder.metadata)
     if not files:
         raise DataError(f"{source.path} holds no metadata.csv, .jsonl or .parquet; it should be {SHAPE}.")
-    pairs: list[Pair] = []
+    pairs = ListedPairs(source.path)
     notes: list[str] = []
     not_read: Counter[str] = Counter()
     columns: dict[str, str] = {}
     for file in files:
         contents = _reader(file)(replace(source, path=file))
         prefix = file.parent.relative_to(source.path)
-        before = pairs[-1].entry if pairs else 0
-        pairs += [_placed(pair, prefix, file, before) for pair in contents.pairs]
+        below = "" if prefix == Path() else f"{prefix.as_posix()}/"
+        assert isinstance(contents.pairs, ListedPairs)  # of a list
+        pairs.join(contents.pairs.placed(source.path, below, f"{below}{file.name}, ", pairs[-1].entry if pairs else 0))
         columns = columns or contents.columns
         said = "" if len(files) == 1 else f"{prefix / file.name}: "
         notes += [said + note for note in contents.notes]
@@ -80,29 +81,29 @@ def _reader(file: Path) -> Callable[[Source], Contents]:
     return table.read if suffix == ".csv" else json_lines.read
 
 
-def _placed(pair: Pair, prefix: Path, file: Path, before: int) -> Pair:
-    """A pair of one metadata file as a pair of the whole folder."""
-    name = (prefix / pair.name).as_posix() if pair.name else ""
-    return replace(pair, entry=before + pair.entry, name=name, where=f"{(prefix / file.name).as_posix()}, {pair.place}")
-
-
-def _with_splits(pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
+def _with_splits(pairs: ListedPairs) -> tuple[ListedPairs, list[str]]:
     """Pairs with the split that their images' folders are called by, if all are, and a note on it."""
-    splits = [_split(pair.name) for pair in pairs]
-    if any(pair.split for pair in pairs) or not all(splits):
+    known: dict[str, str | None] = {}
+    splits: list[str | None] = []
+    for name in pairs.names():
+        folder = name[: name.rfind("/") + 1]
+        if folder not in known:
+            known[folder] = _split(folder)
+        splits.append(known[folder])
+    if any(pairs.splits()) or not all(splits):
         return pairs, []
     counts = ", ".join(f"{name} ({count:,} pairs)" for name, count in Counter(splits).items())
-    placed = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
-    return placed, [f"splits by the folders' names: {counts}"]
+    return pairs.with_splits(splits), [f"splits by the folders' names: {counts}"]
 
 
-def _split(name: str) -> str | None:
-    return next((SPLITS[part.casefold()] for part in name.split("/")[:-1] if part.casefold() in SPLITS), None)
+def _split(folder: str) -> str | None:
+    return next((SPLITS[part.casefold()] for part in folder.split("/")[:-1] if part.casefold() in SPLITS), None)
 
 
-def _unnamed(folder: Folder, pairs: list[Pair]) -> int:
+def _unnamed(folder: Folder, pairs: ListedPairs) -> int:
     """How many images of the folder are in no pair."""
-    used = {str(pair.image) for pair in pairs}
+    root = folder.path.absolute()
+    used = {f"{root}/{name}" for name in set(pairs.names())}
     images = [str(image.absolute()) for image in folder.images]
     if folder.links:  # an image's path may be that of another link to the same file
         used, images = set(map(os.path.realpath, used)), list(map(os.path.realpath, images))

@@ -5,6 +5,7 @@ file in a snapshot of huggingface_hub is a link.
 """
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ _MOST_LISTED = 4_000_000  # names kept
 _MOST_FOLDERS = 50_000
 
 URLS = ("http://", "https://", "s3://", "gs://", "ftp://", "data:")
+_INLINE = "data:"  # an image itself, in base64
+INLINE_ADVICE = "is written in the list itself as base64; write them to files"
 ADVICE = "download them first, for example with img2dataset"
 
 
@@ -29,7 +32,7 @@ class Found(NamedTuple):
 
 
 class _Folder(NamedTuple):
-    files: dict[str, Found | None]  # regular files, and what was found; all else is looked at one by one
+    files: set[str]  # regular files, each with the folder before it as the list spells it; all else is looked at
     path: Path
     below: str  # before the names of its files
 
@@ -42,39 +45,57 @@ class ImageRoot:
         self._real = self.path.resolve()
         self._resolved = lru_cache(maxsize=4096)(self._resolve_folder)
         self._folders: dict[str, _Folder] = {}
+        self._plain: set[str] = set()  # files of all folders whose names are those below the root
         self._listed = 0
         self._linked: dict[Path, str] = {}  # where links lead, outside -> the first of them
-        self._absent = Found(self.path, "", missing=True)
         self._last: tuple[object, Found] = object(), Found(self.path, "")
 
     def find(self, spelt: object) -> Found:
         """An image as the list spells it."""
+        if spelt == self._last[0]:  # the captions of an image are mostly consecutive
+            return self._last[1]
+        found = None
         if isinstance(spelt, str):
             folder, slash, name = spelt.rpartition("/")
-            known = self._folders.get(folder + slash)
-            if known is None:
-                known = self._list(folder + slash)
-            found = known.files.get(name, self._absent)
-            if found is None:  # there, and not asked for yet: the captions of an image share its path
-                found = known.files[name] = Found(known.path / name, known.below + name)
-            if found is not self._absent:
-                return found
-        if spelt != self._last[0]:  # the captions of an image are mostly consecutive
-            self._last = spelt, self._look(spelt)
+            known = self._folder(folder + slash)
+            if spelt in known.files:
+                found = Found(known.path / name, known.below + name)
+        self._last = spelt, found or self._look(spelt)
         return self._last[1]
+
+    def names(self, spelt: Sequence[str]) -> Sequence[str] | None:
+        """The names of images that are all regular files, in folders that need no look at each; else None."""
+        if all(map(self._plain.__contains__, spelt)):
+            return spelt
+        left = set(spelt) - self._plain
+        prefixes = {image[: image.rfind("/") + 1] for image in left}
+        folders = [self._folder(prefix) for prefix in prefixes]
+        if all(folder.files is self._plain for folder in folders):
+            return None if left - self._plain else spelt
+        ((folder, prefix),) = zip(folders, prefixes, strict=True) if len(folders) == 1 else ((None, ""),)
+        if folder is None or len(left) < len(set(spelt)) or left - folder.files:
+            return None
+        return [folder.below + image[len(prefix) :] for image in spelt]
+
+    def _folder(self, prefix: str) -> _Folder:
+        known = self._folders.get(prefix)
+        return self._list(prefix) if known is None else known
 
     def _list(self, folder: str) -> _Folder:
         """The regular files of a folder below the root; none where it is not, or has too many."""
         if len(self._folders) >= _MOST_FOLDERS:
             self._folders.clear()
-            self._listed = 0
-        listed = _Folder({}, self.path, "")
+            self._listed, self._plain = 0, set()
+        listed = _Folder(set(), self.path, "")
         try:
             real, below = self._resolved(self.path / folder)
             if below is not None and "\0" not in folder and self._listed < _MOST_LISTED:
                 with os.scandir(real) as items:
-                    files = dict.fromkeys(item.name for item in items if item.is_file(follow_symlinks=False))
+                    files = {folder + item.name for item in items if item.is_file(follow_symlinks=False)}
                 self._listed += len(files)
+                if below == folder:
+                    self._plain |= files
+                    files = self._plain
                 listed = _Folder(files, self.path / below, below)
         except (OSError, ValueError, RuntimeError):  # missing, or no path: said for each image
             pass
@@ -85,7 +106,8 @@ class ImageRoot:
         if not isinstance(spelt, str | Path) or not str(spelt).strip():
             return Found(self.path, "", f"the image {shown(spelt)} is not a path")
         if is_url(str(spelt)):
-            return Found(self.path, "", f"the image {shown(spelt)} is a URL; {ADVICE.replace('them', 'it')}")
+            advice = INLINE_ADVICE if is_inline(str(spelt)) else f"is a URL; {ADVICE}"
+            return Found(self.path, "", f"the image {shown(spelt)} {advice.replace('them', 'it')}")
         try:
             below = self._below(self.path / spelt)
             if below is None:
@@ -139,6 +161,10 @@ class ImageRoot:
 
 def is_url(spelt: str) -> bool:
     return spelt.lstrip()[:8].casefold().startswith(URLS)
+
+
+def is_inline(spelt: str) -> bool:
+    return spelt.lstrip()[:8].casefold().startswith(_INLINE)
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.data.formats.collect import shown
-from clip_core.data.formats.columns import KNOWN_NAMES, split_of
+from clip_core.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, KNOWN_NAMES, split_of
 from clip_core.data.image_files import SUFFIXES
 from clip_core.errors import DataError
 
@@ -42,7 +42,7 @@ def entries_of(path: Path, value: Any) -> Entries:
         return _in_object(path, value)
     if not isinstance(value, list):
         raise DataError(f"{path} is not a list but {shown(value)}; correct it.")
-    entries = [_paired(entry) for entry in value]
+    entries = [paired(entry) for entry in value]
     return Entries(entries, conversation_notes(entries))
 
 
@@ -61,32 +61,41 @@ def count_answers(turns: object) -> int:
     return sum(map(_is_answer, turns)) if isinstance(turns, list) else 0
 
 
-def answers_note(others: int) -> str:
-    return f"of each conversation the first answer is the caption; {others:,} other answers are not used."
+def answers_note(others: int) -> list[str]:
+    """That only first answers are used, where there are others."""
+    are = "1 other answer is" if others == 1 else f"{others:,} other answers are"
+    return [f"of each conversation the first answer is the caption; {are} not used."] if others else []
 
 
 def conversation_notes(entries: list[Any]) -> list[str]:
     """That only the first answers are used, where there are conversations."""
     talks = [entry[key] for entry in entries if isinstance(entry, dict) for key in CONVERSATIONS if key in entry]
-    return [answers_note(sum(max(count_answers(turns) - 1, 0) for turns in talks))] if talks else []
+    return answers_note(sum(max(count_answers(turns) - 1, 0) for turns in talks)) if talks else []
 
 
 def _is_answer(turn: object) -> bool:
     return isinstance(turn, dict) and (turn.get("from") or turn.get("role")) in _ANSWERS
 
 
-def _paired(entry: Any) -> Any:
-    """[image, caption] as an object."""
+def paired(entry: Any) -> Any:
+    """[image, caption], or the other way round where only the second is called like an image, as an object."""
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
-        return {"image": entry[0], "caption": entry[1]}
+        swapped = _is_image(entry[1]) and not _is_image(entry[0])
+        return {"image": entry[swapped], "caption": entry[not swapped]}
     return entry
+
+
+def _is_image(value: object) -> bool:
+    return isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES
 
 
 def _in_object(path: Path, value: dict[str, Any]) -> Entries:
     images = value.get("images")
     if isinstance(images, list) and any(isinstance(item, dict) and "sentences" in item for item in images):
         return Entries([_karpathy(item) for item in images], spelt={"image": "filename", "caption": "sentences.raw"})
-    columns = _by_column(value)
+    if _is_pair(value):
+        return Entries([value])
+    columns = _by_column(path, value)
     if columns is not None:
         return Entries(columns)
     if any(Path(key).suffix.lower() in SUFFIXES for key in value) or all(_is_caption(item) for item in value.values()):
@@ -94,7 +103,7 @@ def _in_object(path: Path, value: dict[str, Any]) -> Entries:
     lists = {key: item for key, item in value.items() if isinstance(item, list) and any(map(_is_entry, item))}
     if len(lists) > 1 and all(split_of(key) for key in lists):
         entries = [
-            {**_paired(entry), "split": key} if isinstance(_paired(entry), dict) else entry
+            {**paired(entry), "split": key} if isinstance(paired(entry), dict) else entry
             for key, listed in lists.items()
             for entry in listed
         ]
@@ -121,14 +130,27 @@ def _karpathy(item: Any) -> Any:
     return found | ({"caption": item["sentences"]} if "sentences" in item else {})
 
 
-def _by_column(value: dict[str, Any]) -> list[Any] | None:
-    """The rows of columns: lists of one length, or objects with the same keys; None if it is nothing like that."""
+def _is_pair(value: dict[str, Any]) -> bool:
+    """Whether an object is one entry itself: an image and a caption by their names, both texts."""
+    texts = {key.strip().casefold() for key, item in value.items() if isinstance(item, str)}
+    return bool(texts & {*IMAGE_NAMES}) and bool(texts & {*CAPTION_NAMES})
+
+
+def _by_column(path: Path, value: dict[str, Any]) -> list[Any] | None:
+    """The rows of columns: lists of one length, or objects with the same keys; None if it is nothing like that.
+
+    Raises:
+        DataError: if the lists differ in length.
+    """
     if not {name.casefold() for name in value} & KNOWN_NAMES or len(value) < 2:
         return None
     columns = list(value.values())
     rows: list[list[Any]] | None
     if all(isinstance(column, list) and not any(map(_is_entry, column)) for column in columns):
-        rows = [list(row) for row in zip(*columns, strict=True)] if len({len(c) for c in columns}) == 1 else None
+        if len({len(column) for column in columns}) > 1:
+            lengths = ", ".join(f"{len(column):,} of {shown(name)}" for name, column in value.items())
+            raise DataError(f"{path} holds columns of different lengths, {lengths}; correct it.")
+        rows = [list(row) for row in zip(*columns, strict=True)]
     elif all(isinstance(column, dict) for column in columns):
         keys = list(columns[0])
         rows = [[column.get(key) for column in columns] for key in keys]

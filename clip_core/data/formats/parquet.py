@@ -6,7 +6,6 @@ list needs a path.
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_core.data.formats.collect import Collector, many_objects
-from clip_core.data.formats.columns import Columns, choose_columns, split_of
+from clip_core.data.formats.columns import Columns, choose_columns, split_of, split_of_file
 from clip_core.data.formats.source import Contents, Source
 from clip_core.errors import DataError, MissingExtraError
 from clip_core.files import cache_folder, sha256
@@ -35,7 +34,6 @@ _KINDS = (
     (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
     (b"MM\0*", ".tif"), (b"P6", ".ppm"), (b"\0\0\0\x0cjP", ".jp2"),
 )  # fmt: skip
-_SPLIT = re.compile(r"([A-Za-z]+)(?:[-_.]|$)")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,15 @@ class _Table:
     binary: frozenset[str]  # columns of bytes, or of bytes with a path
     classes: dict[str, list[str]]  # by column: names of the numbers in it
 
+    def columns(self, names: list[str], count: int) -> Iterator[list[list[Any]]]:
+        """Some columns, so many rows at a time."""
+        for batch in self.file.iter_batches(batch_size=count, columns=names):
+            yield [self._values(batch, name) for name in names]
+
     def rows(self, names: list[str], count: int) -> Iterator[list[Any]]:
         """Some columns, row by row, read so many at a time."""
-        for batch in self.file.iter_batches(batch_size=count, columns=names):
-            yield from map(list, zip(*(self._values(batch, name) for name in names), strict=True))
+        for columns in self.columns(names, count):
+            yield from map(list, zip(*columns, strict=True))
 
     def _values(self, batch: Any, name: str) -> list[Any]:
         values: list[Any] = batch.column(batch.schema.get_field_index(name)).to_pylist()
@@ -88,9 +91,7 @@ def read(source: Source) -> Contents:
     files = find_files(source.path)
     if not files:
         raise DataError(f"{source.path} has no Parquet file in it; it should be {SHAPE}.")
-    splits = [_split_of_file(source.path, file) for file in files]
-    if len(set(splits)) < 2:
-        splits = [None] * len(files)
+    splits = [split_of_file(source.path, file) for file in files]
     try:
         import pyarrow
     except ModuleNotFoundError:
@@ -125,7 +126,7 @@ def read(source: Source) -> Contents:
     assert collector is not None
     if in_bytes:
         notes.append(f"the images are in the file; they are kept in {collector.root} ({written:,} written now).")
-    if any(splits):
+    if any(splits) and "split" not in named:
         named["split"] = "the files' names"
     return collector.contents(source.path, named, notes)
 
@@ -184,17 +185,38 @@ def _add(
     names = [named["caption"], *([named["split"]] if "split" in named else [])]
     names = names if in_bytes else [*names, named["image"]]
     template = source.options.class_template if named["caption"] in table.classes else None
-    before = f"{table.path.name}, " if several else ""
-    start = collector.pairs[-1].entry if collector.pairs else 0
-    for number, row in enumerate(table.rows(names, _ROWS), start=1):
-        image = images.get(number, "") if in_bytes else _path_of(row[-1])
-        caption = row[0]
-        if template is not None and isinstance(caption, str):
-            caption = template.replace("{}", caption)
-        problem = "it has no image" if in_bytes and not image else None
-        part = split_of(row[1]) if "split" in named else split
-        collector.add(start + number, image, caption, f"{before}row {number}", problem, part)
+    where = f"{table.path.name}, row " if several else "row "
+    start, done = collector.pairs[-1].entry if collector.pairs else 0, 0
+    rows, size = table.file.metadata.num_rows, table.path.stat().st_size
+    for columns in table.columns(names, _ROWS):
+        captions, count = columns[0], len(columns[0])
+        if template is not None:
+            captions = [template.replace("{}", name) if isinstance(name, str) else name for name in captions]
+        parts = list(map(split_of, columns[1])) if "split" in named else [split] * count
+        numbers = range(done + 1, done + count + 1)
+        if in_bytes:
+            names_of = [images.get(number) for number in numbers]
+            _add_extracted(collector, names_of, captions, where, start, numbers, parts)
+        else:
+            collector.add_many(start + done + 1, columns[-1], captions, where, numbers, parts if any(parts) else None)
+        done += count
+        source.progress(done * size // max(rows, 1), size)
     return written
+
+
+def _add_extracted(
+    collector: Collector,
+    images: list[str | None],
+    captions: list[Any],
+    where: str,
+    start: int,
+    numbers: range,
+    splits: list[str | None],
+) -> None:
+    """Rows whose images were in the file, or were not."""
+    for image, caption, number, split in zip(images, captions, numbers, splits, strict=True):
+        problem = None if image else "it has no image"
+        collector.add(start + number, image or "", caption, f"{where}{number}", problem, split)
 
 
 def _extract(table: _Table, column: str, folder: Path) -> tuple[dict[int, str], int]:
@@ -238,23 +260,12 @@ def _bytes_of(value: Any) -> bytes | None:
     return content if isinstance(content, bytes) and content else None
 
 
-def _path_of(value: Any) -> Any:
-    return value.get("path") if isinstance(value, dict) else value
-
-
 def _suffix(content: bytes) -> str:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return ".webp"
     if content[4:8] == b"ftyp":
         return ".avif" if b"avif" in content[8:32] else ".heic"
     return next((suffix for mark, suffix in _KINDS if content.startswith(mark)), ".img")
-
-
-def _split_of_file(top: Path, file: Path) -> str | None:
-    """By the name, as in train-00000-of-00003.parquet, or by the folder that it is in."""
-    names = [file.name, *(part.name for part in file.parents if part != top and part.is_relative_to(top))]
-    found = (_SPLIT.match(name) for name in names)
-    return next((part for part in (split_of(match[1]) for match in found if match) if part), None)
 
 
 def _short(error: Exception) -> str:

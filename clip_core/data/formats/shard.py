@@ -15,13 +15,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from clip_core.data.formats.caption_files import MOST_BYTES, decode_text
+from clip_core.data.formats.caption_files import CAPTION_KEYS, MOST_BYTES, decode_text
 from clip_core.data.formats.folder import CAPTION_SUFFIXES
 from clip_core.data.image_files import SUFFIXES, Member
 from clip_core.errors import DataError
 from clip_core.text import printable
 
-_CAPTION_KEYS = ("caption", "text", "TEXT", "captions")
 _BLOCK = 512
 _CHUNK = 2048 * _BLOCK
 
@@ -138,7 +137,7 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> tupl
         value = json.loads(text)
     except (ValueError, RecursionError):
         return "", f"its {suffix} is not {'JSON' if suffix == '.json' else 'text in UTF-8'}"
-    known = next((value[key] for key in _CAPTION_KEYS if key in value), None) if isinstance(value, dict) else value
+    known = next((value[key] for key in CAPTION_KEYS if key in value), None) if isinstance(value, dict) else value
     return known, None
 
 

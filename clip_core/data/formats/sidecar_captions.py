@@ -1,6 +1,7 @@
 """A folder of images with a .txt or .caption beside each: every line that is not blank is a caption."""
 
 from pathlib import Path
+from typing import Any
 
 from clip_core.data.formats.caption_files import CaptionFiles, hold_boxes, match, read_captions
 from clip_core.data.formats.class_folders import NUMBERED
@@ -9,16 +10,18 @@ from clip_core.data.formats.source import Contents, Source
 from clip_core.errors import DataError
 from clip_core.text import printable
 
-SHAPE = "a folder of images with a .txt or .caption of captions beside each"
+SHAPE = "a folder of images with a .txt, .caption or .json of captions beside each"
 
 
 def detect(source: Source) -> str | None:
     """One image with captions is enough: what folders are called is no caption where captions are."""
-    if not source.path.is_dir() or not source.folder.captions:
+    if not source.path.is_dir() or not (source.folder.captions or source.folder.lists):
         return None
     found = match(source.folder)
     if not found.of:
         return None
+    if found.in_json == len(found.of):
+        return f"{len(found.of):,} of {len(source.folder.images):,} images have a .json with captions beside them"
     where = f"in another folder ({found.apart})" if found.apart else "beside them"
     return f"{len(found.of):,} of {len(source.folder.images):,} images have a file of captions {where}"
 
@@ -50,7 +53,7 @@ def read(source: Source) -> Contents:
         collector.pairs,
         root,
         notes=[*folder.notes(), *_notes(root, folder.images, found)],
-        not_read=folder.not_read(captions=found.alone) | second,
+        not_read=folder.not_read(frozenset(found.of.values()), captions=found.alone) | second,
     )
 
 
@@ -62,6 +65,8 @@ def _notes(root: Path, images: list[Path], found: CaptionFiles) -> list[str]:
     if found.shared:
         files = "file of captions is" if found.shared == 1 else "files of captions are"
         notes.append(f"{found.shared:,} {files} for two images each, which differ in their suffix only")
+    if found.in_json and found.in_json < len(found.of):
+        notes.append(f"the captions of {found.in_json:,} images without a .txt are read from the .json beside them")
     if found.apart:
         notes.append(f"captions matched to images by their names in {found.apart}")
     numbered = next((image.parent.name for image in images if NUMBERED.match(image.parent.name)), None)
@@ -70,7 +75,7 @@ def _notes(root: Path, images: list[Path], found: CaptionFiles) -> list[str]:
     return notes
 
 
-def _captions(image: Path, file: Path | None, inside: Path) -> tuple[list[str], str | None]:
+def _captions(image: Path, file: Path | None, inside: Path) -> tuple[list[Any], str | None]:
     if file is None:
         return [], f"there is no {image.stem}.txt beside it"
     if file.is_symlink():

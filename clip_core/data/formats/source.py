@@ -2,20 +2,27 @@
 
 import codecs
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 from clip_core.config import DataConfig
 from clip_core.data.formats.folder import Folder, scan
 from clip_core.data.pairs import Pair
+from clip_core.data.progress import Progress, no_progress
 from clip_core.errors import DataError, UsageError
 
 _LOOKED_AT = 1000  # images of a folder that a format is detected by
 _HEAD = 65536  # bytes that a format is detected by
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_BLOCK = 10_000  # lines between two reports of progress
+_MARKS = (  # a mark of UTF-32 begins with one of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class ReadOptions:
 class Contents:
     """What a format's reader found; `root` is the folder that the names of the pairs start from."""
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     root: Path
     columns: dict[str, str] = field(default_factory=dict)  # taken for "image", "caption" and "split"
     notes: list[str] = field(default_factory=list)  # what was assumed or repaired, a sentence each
@@ -60,6 +67,7 @@ class Source:
 
     path: Path
     options: ReadOptions = ReadOptions()
+    progress: Progress = no_progress  # bytes read, of how many
 
     @cached_property
     def head(self) -> bytes:
@@ -85,7 +93,7 @@ class Source:
 
     @cached_property
     def text(self) -> str:
-        """The whole file: UTF-8, or UTF-16 with a byte order mark.
+        """The whole file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
         Raises:
             DataError: naming the line that is not.
@@ -103,16 +111,22 @@ class Source:
             raise DataError(f"{self.path}, line {line}: not text in UTF-8; save it as UTF-8.") from None
 
     def lines(self, newline: str) -> Iterator[str]:
-        """The lines of the file with their ends, read one at a time.
+        """The lines of the file with their ends, read some at a time.
 
         Args:
             newline: as `open` takes it.
         Raises:
             DataError: as `text` does.
         """
+        return chain.from_iterable(self._blocks(newline))
+
+    def _blocks(self, newline: str) -> Iterator[list[str]]:
         try:
             with self.path.open(encoding=self._encoding, newline=newline) as handle:
-                yield from handle
+                size = os.fstat(handle.fileno()).st_size
+                while block := list(islice(handle, _BLOCK)):
+                    yield block
+                    self.progress(min(os.lseek(handle.fileno(), 0, os.SEEK_CUR), size), size)
         except FileNotFoundError:
             raise DataError(f"no pair list at {self.path}; correct the path.") from None
         except OSError as error:
@@ -152,11 +166,12 @@ class Source:
     @property
     def _encoding(self) -> str:
         head = self.head[:1000]
-        if head[:2] not in _MARKS and len(head) > 3 and b"\0" in head:  # UTF-16 of mostly Latin letters, no mark
+        marked = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+        if marked is None and len(head) > 3 and b"\0" in head:  # UTF-16 of mostly Latin letters, no mark
             for name, rare in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
                 if rare.count(0) > 0.8 * len(rare) and head.count(0) < 0.6 * len(head):
                     return name
-        return _MARKS.get(self.head[:2], "utf-8-sig")
+        return marked or "utf-8-sig"
 
     def _unreadable(self, error: OSError) -> DataError:
         return DataError(f"{self.path} cannot be read ({error.strerror}); give a readable file.")

@@ -3,12 +3,12 @@
 import difflib
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
-from clip_core.data.formats.folder import LIST_SUFFIXES, Folder
+from clip_core.data.formats.folder import LIST_SUFFIXES, SPLITS, Folder
 from clip_core.data.formats.source import Source
 from clip_core.data.image_files import SUFFIXES
 
@@ -62,12 +62,18 @@ def what_it_is(source: Source) -> str:
         kind = _IMAGE
     if kind is None:
         kind = next((known for mark, known in _MAGIC if head.startswith(mark)), None)
-    if kind is None and not head:
-        kind = "empty: name a list with images and captions"
     if kind is None:
         what = "no text" if b"\0" in head[:4096] else "no list of images and captions"
         kind = f"{what} that can be read: give a CSV, JSON or Parquet file, a folder or tar shards (docs/formats.md)"
     return f"{path} is {kind}."
+
+
+def what_bytes_say(source: Source) -> str | None:
+    """One sentence about a file that is called a list and begins like something else; None for a list."""
+    kind = next((known for mark, known in _MAGIC if source.head.startswith(mark)), None)
+    if source.head.startswith(b"PK\x03\x04") and (b"xl/" in source.head or b"[Content_Types].xml" in source.head):
+        kind = _EXCEL
+    return kind and f"{source.path} is not what its name says but {kind}."
 
 
 def not_found(path: Path) -> str:
@@ -139,13 +145,22 @@ def unread_list(folder: Path) -> str | None:
     return next((f"{item} is {_KINDS[item.suffix.lower()]}." for item in found if item.is_file()), None)
 
 
+def name_a_list(path: Path, lists: Sequence[Path]) -> str:
+    """One sentence about a folder whose lists have to be named themselves."""
+    splits = {SPLITS[file.stem.lower()]: file for file in reversed(lists) if file.stem.lower() in SPLITS}
+    val = splits.get("val") or splits.get("test")
+    named = " or ".join(map(str, lists[:_LISTED]))
+    if "train" in splits and val:
+        named = f"{splits['train']}, and {val} as --val-file"
+    return f"{path} is a folder with lists and no data set itself; name a list: {named}."
+
+
 def _folder(folder: Folder) -> str:
     """A folder without images, which is no data set: the lists in it, else what else lies there."""
     path = folder.path
-    lists = [file for file in folder.lists if file.parent == path][:_LISTED]
+    lists = [file for file in folder.lists if file.parent == path]
     if lists:
-        named = " or ".join(map(str, lists))
-        return f"{path} is a folder with lists and no data set itself; name a list: {named}."
+        return name_a_list(path, lists)
     unread = unread_list(path)
     if unread is not None:
         return unread

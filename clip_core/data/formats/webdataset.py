@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from clip_core.data.formats.collect import shown
+from clip_core.data.formats.caption_files import match
+from clip_core.data.formats.captions import clean_caption
+from clip_core.data.formats.columns import split_of_file
 from clip_core.data.formats.shard import Sample, Shard, read_shard
 from clip_core.data.formats.source import Contents, Source
 from clip_core.data.pairs import Pair
@@ -30,6 +32,8 @@ def detect(source: Source) -> str | None:
     if source.path.name.lower().endswith(_COMPRESSED) and source.path.is_file():
         raise DataError(f"{source.path} is compressed, so nothing in it can be read in place; unpack it first.")
     shards = find_shards(source.path)
+    if source.path.is_dir() and shards and not _are_the_data(source, len(shards)):
+        return None
     return f"{len(shards):,} .tar {'shard' if len(shards) == 1 else 'shards'}" if shards else None
 
 
@@ -40,9 +44,11 @@ def read(source: Source) -> Contents:
         DataError: naming the shard that is missing, compressed or damaged.
     """
     pairs: list[Pair] = []
+    columns: dict[str, str] = {}
     found = find_shards(source.path)
     if not found:
         raise DataError(f"no .tar at {source.path}; it should be {SHAPE}.")
+    root = source.path.absolute() if source.path.is_dir() else found[0].parent
     without_samples: list[Shard] = []  # without their samples
     not_read = _beside(source.path, found)
     for path in found:
@@ -52,17 +58,23 @@ def read(source: Source) -> Contents:
             raise DataError(
                 f"{path} holds no images with captions{again}; it should hold cat.jpg and cat.txt, and so on."
             )
+        below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        split = split_of_file(source.path.absolute(), path) if len(found) > 1 else None
+        if split is not None:
+            columns = {"split": "the shards' names"}
         for sample in shard.samples:
-            pairs += _pairs(path, sample, len(pairs) + 1)
+            pairs += _pairs(path, below, sample, len(pairs) + 1, split)
         not_read.update(shard.not_read)
         without_samples.append(replace(shard, samples=[]))
-    return Contents(pairs, found[0].parent, notes=_notes(without_samples), not_read=dict(not_read))
+    return Contents(pairs, root, columns, notes=_notes(without_samples), not_read=dict(not_read))
 
 
 def find_shards(path: Path) -> list[Path]:
     """The .tar files that a path, a folder or a pattern names, absolute and sorted; none if it names no such file."""
     if path.is_dir():
-        found = [item for item in path.iterdir() if item.suffix.lower() == ".tar" and item.is_file()]
+        found = _tars(path)
+        if not found:  # in a folder for each split, or for each part
+            found = [tar for item in path.iterdir() if item.is_dir() and item.name[:1] != "." for tar in _tars(item)]
     elif path.is_file() or not _is_pattern(path):
         found = [path] if path.suffix.lower() == ".tar" and path.is_file() else []
     else:
@@ -73,6 +85,19 @@ def find_shards(path: Path) -> list[Path]:
         if missing is not None:
             raise DataError(f"no shard at {missing}, which {path} names; fetch it, or correct the pattern.")
     return sorted({item.absolute() for item in found})
+
+
+def _tars(folder: Path) -> list[Path]:
+    try:
+        return [item for item in folder.iterdir() if item.suffix.lower() == ".tar" and item.is_file()]
+    except OSError:
+        return []
+
+
+def _are_the_data(source: Source, shards: int) -> bool:
+    """Whether shards in a folder are what it holds, and not an archive beside images or their list."""
+    folder = source.folder
+    return not folder.images or (len(folder.images) <= shards and not match(folder).of)
 
 
 def _is_pattern(path: Path) -> bool:
@@ -107,21 +132,22 @@ def _expand(pattern: str) -> Iterator[str]:
 # ---------------------------------------------------------------- pairs
 
 
-def _pairs(shard: Path, sample: Sample, entry: int) -> list[Pair]:
+def _pairs(shard: Path, below: str, sample: Sample, entry: int, split: str | None) -> list[Pair]:
     again = f" #{sample.repeat}" if sample.repeat > 1 else ""
-    where = f"{shard.name}, {sample.key}{again}"
+    where = f"{below}, {sample.key}{again}"
     part, caption = sample.image, sample.caption
     if part is None or part.image is None:
-        return [Pair(shard, "", entry, f"{shard.name}/{sample.key}{again}", "it has a caption and no image", where)]
-    image, name = part.image.path(part.name), f"{shard.name}/{part.name}{again}"
+        return [
+            Pair(str(shard), "", entry, f"{below}/{sample.key}{again}", "it has a caption and no image", where, split)
+        ]
+    image, name = str(part.image.path(part.name)), f"{below}/{part.name}{again}"
     if caption is None:
-        return [Pair(image, "", entry, name, "it has no .txt or .json with a caption", where)]
+        return [Pair(image, "", entry, name, "it has no .txt or .json with a caption", where, split)]
     texts = caption.caption if isinstance(caption.caption, list) else [caption.caption]
     pairs = []
     for value in texts or [""]:
-        text = value.strip() if isinstance(value, str) else ""
-        wrong = "the caption is empty" if isinstance(value, str) else f"the caption {shown(value)} is not a text"
-        pairs.append(Pair(image, text, entry, name, caption.problem or (None if text else wrong), where))
+        text, mistake = clean_caption(value)
+        pairs.append(Pair(image, text, entry, name, caption.problem or mistake, where, split))
     return pairs
 
 
@@ -129,7 +155,7 @@ def _beside(path: Path, shards: list[Path]) -> Counter[str]:
     """The other files of a folder with shards, by suffix."""
     if not path.is_dir():
         return Counter()
-    names = {shard.name for shard in shards}
+    names = {shard.name for shard in shards if shard.parent == path.absolute()}
     others = (item for item in path.iterdir() if item.name not in names and not item.name.startswith("."))
     return Counter(item.suffix.lower() or "files without a suffix" for item in others if item.is_file())
 

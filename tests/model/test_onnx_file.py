@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from clip_core.errors import BundleError
-from clip_core.inference.onnx_file import check_onnx
+from clip_core.model.onnx_file import check_onnx
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])

@@ -2,7 +2,8 @@
 
 The `onnx` package is no part of the base installation, so this walks the protobuf wire format itself: the few
 fields that can name an operator, a subgraph or a file outside; everything else is skipped. A file passes when
-it uses standard ONNX operators only and carries all of its weights.
+it uses standard ONNX operators only and carries all of its weights, or, where that is allowed, has them in files
+beside it.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -47,7 +48,7 @@ _REFUSED = {
     (Message.MODEL, 25): "operators of its own",
     (Message.TENSOR, 13): "weights in another file",
 }
-_DATA_LOCATION = 14  # of a tensor; 0 is inside the file
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor; location 0 is inside the file
 
 
 def check_onnx(content: bytes, name: str) -> None:
@@ -56,26 +57,57 @@ def check_onnx(content: bytes, name: str) -> None:
     Raises:
         BundleError: naming the file and what it asks for.
     """
+    _checked(content, name, None)
+
+
+def files_beside(content: bytes, name: str) -> list[str]:
+    """The same for a file that may have weights in files beside it; their names, which are no paths.
+
+    Raises:
+        BundleError: naming the file and what it asks for.
+    """
+    named: dict[str, None] = {}
+    _checked(content, name, named)
+    for file in named:
+        if file in ("", ".", "..") or "/" in file or "\\" in file or "\0" in file:
+            raise BundleError(
+                f"{name} has weights in {file[:80]!r}, which is outside its folder; such a file is refused."
+            )
+    return list(named)
+
+
+def _checked(content: bytes, name: str, beside: dict[str, None] | None) -> None:
     try:
-        _check(Message.MODEL, memoryview(content), name, 0)
+        _check(Message.MODEL, memoryview(content), name, 0, beside)
     except (TornError, UnicodeDecodeError):
-        raise BundleError(f"{name} is not a readable ONNX file; export the bundle again.") from None
+        raise BundleError(f"{name} is cut short or no ONNX file; export it again.") from None
 
 
-def _check(message: Message, content: memoryview, name: str, depth: int) -> None:
+def _check(message: Message, content: memoryview, name: str, depth: int, beside: dict[str, None] | None) -> None:
     if depth > _DEEPEST:
         raise BundleError(f"{name} nests its graphs more than {_DEEPEST} deep; such a file is refused.")
     for field, value in fields(content):
         refused = _REFUSED.get((message, field))
-        if refused or (message is Message.TENSOR and field == _DATA_LOCATION and value != 0):
+        outside = message is Message.TENSOR and (field == _DATA_LOCATION and value != 0)
+        if beside is not None and message is Message.TENSOR and field == _EXTERNAL_DATA:
+            beside |= _location(value)
+            continue
+        if refused or (outside and beside is None):
             raise BundleError(
-                f"{name} asks for {refused or 'weights in another file'}, which a bundle may not; "
-                "export it again with clip-export."
+                f"{name} asks for {refused or 'weights in another file'}, which is not allowed; export it again."
             )
         if not isinstance(value, memoryview):
             continue
         if field == _DOMAIN.get(message) and (domain := str(value, "utf-8")) not in STANDARD_DOMAINS:
-            raise BundleError(f"{name} uses operators of the domain {domain!r}; a bundle may hold ONNX's own only.")
+            raise BundleError(f"{name} uses operators of the domain {domain!r}; only ONNX's own are allowed.")
         inner = _OPEN.get(message, {}).get(field)
         if inner:
-            _check(inner, value, name, depth + 1)
+            _check(inner, value, name, depth + 1, beside)
+
+
+def _location(entry: int | memoryview) -> dict[str, None]:
+    """The file that an entry of a tensor's external data names, if it is that entry."""
+    if not isinstance(entry, memoryview):
+        raise TornError("external data that is a number")
+    words = {field: str(value, "utf-8") for field, value in fields(entry) if isinstance(value, memoryview)}
+    return {words.get(2, ""): None} if words.get(1) == "location" else {}

@@ -1,0 +1,1 @@
+"""Pretrained encoders of other libraries, frozen, behind one small protocol (base.py); found by resolve.py."""
