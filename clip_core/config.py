@@ -225,7 +225,7 @@ class EncoderConfig(Section):
     head: Literal["linear", "mlp", "residual"] | None = Field(
         None, description="projection heads: one layer, an MLP, or both added (default: residual)"
     )
-    head_width: int | None = Field(None, ge=8, le=65536, description="hidden width of the heads (default: 1024)")
+    head_width: int | None = Field(None, ge=8, le=65536, description="hidden width of the heads (default: 2048)")
     head_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the heads (default: 0.5)")
     embed_dim: int | None = Field(None, ge=8, le=8192, description="width of the embedding (default: 512)")
     normalise_features: bool = Field(True, description="L2-normalise the features before the heads")

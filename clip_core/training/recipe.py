@@ -40,8 +40,9 @@ _TUNE_EPOCHS = (5, 30)
 
 # Aligning frozen encoders (docs/log.md).
 _HEAD_LR = 1e-3
-_ALIGN_STEPS = 300
-_ALIGN_EPOCHS = (3, 30)
+_HEAD_WEIGHT_DECAY = 1.0
+_ALIGN_STEPS = 200
+_ALIGN_EPOCHS = (3, 20)
 _ALIGN_STEPS_PER_EPOCH = 8
 _LARGEST_ALIGNED_BATCH = 1024
 
@@ -185,7 +186,9 @@ def resolve_recipe(
     min_lr = decide.choose("min_lr", optim.min_lr, *((1.0, "constant") if aligned and ema else case))
     if optim.warmup == type(optim).model_fields["warmup"].default:
         decide.note("warmup", optim.warmup, "")
-    weight_decay = decide.choose("weight_decay", optim.weight_decay, 0.0 if tuning else _WEIGHT_DECAY, start)
+    weight_decay = decide.choose(
+        "weight_decay", optim.weight_decay, _HEAD_WEIGHT_DECAY if aligned else 0.0 if tuning else _WEIGHT_DECAY, start
+    )
     if optim.augment and not aligned:
         decide.note("augment", True, "on")
     dropout = _PATCH_AND_WORD_DROPOUT if very_few else 0.0
