@@ -2,20 +2,34 @@
 
     python -m benchmarks.published_parity
 
-Tiny networks with random weights, made by open_clip and transformers on the spot, with every trait that the tests know;
-fp32. Printed is the largest difference of image features, text features and logits, over captions whose end token
-stands in different places, padded with zeros and with the end token.
+Tiny networks with random weights, made by open_clip (also with timm trunks) and transformers on the spot, with every
+trait that the tests know; fp32. Printed is the largest difference of image features, text features and logits, over
+captions whose end token stands in different places, padded with zeros and with the end token, or as the model's own
+tokenizer pads them; and for SigLIP, SigLIP2 and MetaCLIP 2 that of the ONNX bundle from the network here.
 """
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.train_run import header, row
 from clip_core.model.published import read_published
+from export.bundle import export_bundle
+from tests.export.checkpoints import photographs
+from tests.parity import test_siglip
 from tests.parity.test_published import OPEN_CLIP, differences, hugging_face_says, open_clip_says
 from tests.published import END, hugging_face_model, ids, open_clip_model, save_open_clip
+from tests.published_siglip import (
+    CAPTIONS,
+    metaclip_2_model,
+    save_hugging_face,
+    save_trunk,
+    siglip_model,
+    trunk_model,
+    trunk_settings,
+)
 
 
 def main() -> None:
@@ -47,6 +61,35 @@ def main() -> None:
                 tokens = ids(padding=padding)
                 found = differences(read_published(folder / act), hugging_face_says(theirs, tokens), tokens)
                 show("transformers", act, padding, found)
+        sentence_models(folder)
+
+
+def sentence_models(folder: Path) -> None:
+    """SigLIP, SigLIP2 and MetaCLIP 2, with captions as their tokenizers pad them, and their ONNX bundles."""
+    photos = folder / "photos"
+    photos.mkdir()
+    for number, photo in enumerate(photographs()):
+        photo.save(photos / f"{number}.png")
+    for trait, (kind, changes) in test_siglip.HUGGING_FACE.items():
+        model = siglip_model(kind, **changes)
+        compare("transformers", trait, model, save_hugging_face(folder / f"hf {trait}", model, kind), photos)
+    model = metaclip_2_model()
+    compare("transformers", "MetaCLIP 2", model, save_hugging_face(folder / "m", model, "metaclip 2"), photos)
+    for trait in ("SigLIP", "SigLIP2"):
+        kind, trunk, changes = test_siglip.TRUNKS[trait]
+        settings = trunk_settings(kind, trunk, **changes)
+        model = trunk_model(settings)
+        compare("open_clip, timm trunk", trait, model, save_trunk(folder / trait, model, settings, kind), photos)
+
+
+def compare(maker: str, trait: str, theirs: Any, folder: Path, photos: Path) -> None:
+    """Two rows: read here against the library, and the ONNX bundle against what was read."""
+    published = read_published(folder)
+    tokens, side = torch.from_numpy(published.tokenizer.encode(CAPTIONS)), published.config.image.image_size
+    says = open_clip_says if maker.startswith("open_clip") else hugging_face_says
+    print(row(maker, trait, "its own", f"{differences(published, says(theirs, tokens, side), tokens, side):.1e}"))
+    _, manifest = export_bundle(folder, folder / "bundle", images=photos)
+    print(row(f"{maker}, as ONNX", trait, "its own", f"{manifest.parity.max_abs_diff:.1e}"), flush=True)
 
 
 def show(maker: str, trait: str, padding: int, found: float) -> None:

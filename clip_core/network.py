@@ -4,7 +4,7 @@ Stored with every weight file, since weights mean nothing without it; config.py 
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,6 +21,7 @@ class Pooling(StrEnum):
     END_OF_TEXT = "end_of_text"
     FIRST = "first"
     LAST = "last"
+    ATTENTION = "attention"
 
 
 class Activation(StrEnum):
@@ -34,27 +35,64 @@ class Stem(StrEnum):
     CONV = "conv"
 
 
-class ImageTower(Frozen):
+class _Tower(Frozen):
+    """What both towers have. `mlp_width`: of the hidden layer; 4 x width unless given."""
+
+    width: Annotated[int, Field(ge=8)] = 256
+    heads: Annotated[int, Field(ge=1)] = 4
+    layers: Annotated[int, Field(ge=1)] = 6
+    mlp_width: Annotated[int, Field(ge=1)] = 1024
+    activation: Activation = Activation.GELU
+    norm_eps: float = 1e-5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_mlp_width(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "mlp_width" not in values and isinstance(values.get("width"), int):
+            return values | {"mlp_width": 4 * values["width"]}
+        return values
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class AttentionPooling(Frozen):
+    """A learned query attends to every patch; a residual MLP follows (Zhai et al. 2022, "Scaling Vision Transformers").
+
+    Width and eps are those of the tower. SigLIP's image towers end in one.
+    """
+
+    heads: Annotated[int, Field(ge=1)]
+    mlp_width: Annotated[int, Field(ge=1)]
+    activation: Activation = Activation.GELU
+
+
+class ImageTower(_Tower):
     """A Vision Transformer (Dosovitskiy et al. 2020).
 
+    `image_size` may be more than a multiple of `patch_size`: the last pixels are not seen, as in SigLIP's so400m/14 at
+    384 pixels.
     `class_token`: one stands before the patches, also where the mean is pooled (which never includes it).
-    `norm_after_pooling`: without it every token is normalised, and then the mean is taken.
+    `norm_after_pooling`: without it every token is normalised, and then the tokens are pooled.
+    `attention_pooling`: with Pooling.ATTENTION alone.
+    `projection`: without it the pooled vector is the embedding, and the width is the embedding size.
+    `projection_bias`: the projection has a bias, as timm's classifier heads have.
     """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
     patch_size: Annotated[int, Field(ge=2, le=128)] = 8
-    width: Annotated[int, Field(ge=8)] = 256
-    heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 6
-    mlp_ratio: float = 4.0
     stem: Stem = Stem.PATCH
-    pooling: Literal[Pooling.MEAN, Pooling.CLASS_TOKEN] = Pooling.MEAN
+    pooling: Literal[Pooling.MEAN, Pooling.CLASS_TOKEN, Pooling.ATTENTION] = Pooling.MEAN
+    attention_pooling: AttentionPooling | None = None
     class_token: bool = False
     norm_after_pooling: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
-    activation: Activation = Activation.GELU
-    norm_eps: float = 1e-5
+    projection: bool = True
+    projection_bias: bool = False
 
     @property
     def grid(self) -> int:
@@ -66,10 +104,15 @@ class ImageTower(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size or (self.stem is Stem.CONV and self.image_size % self.patch_size):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        head = self.attention_pooling
+        if (head is not None) != (self.pooling is Pooling.ATTENTION):
+            raise ValueError("attention pooling and its settings belong together")
+        if head is not None and self.norm_after_pooling:
+            raise ValueError("attention pooling needs norm_after_pooling to be false")
+        if head is not None and self.width % head.heads:
+            raise ValueError(f"width {self.width} is not a multiple of the pooling's heads {head.heads}")
         if self.stem is Stem.CONV and self.patch_size & (self.patch_size - 1):
             raise ValueError(
                 f"--patch-size {self.patch_size} is no power of two, and --stem conv halves the image until a "
@@ -78,7 +121,7 @@ class ImageTower(Frozen):
         return self
 
 
-class TextTower(Frozen):
+class TextTower(_Tower):
     """A causal Transformer whose answer stands at the end-of-text token (Radford et al. 2021).
 
     Where it is not causal, or its answer stands at the first or last token, captions must be padded to the full
@@ -88,15 +131,14 @@ class TextTower(Frozen):
     vocab_size: Annotated[int, Field(ge=3)]
     end_token: Annotated[int, Field(ge=0)]
     context_length: Annotated[int, Field(ge=3, le=4096)] = 77
-    width: Annotated[int, Field(ge=8)] = 256
-    heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 6
-    mlp_ratio: float = 4.0
     causal: bool = True
     pooling: Literal[Pooling.END_OF_TEXT, Pooling.FIRST, Pooling.LAST] = Pooling.END_OF_TEXT
     projection_bias: bool = False
-    activation: Activation = Activation.GELU
-    norm_eps: float = 1e-5
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether what follows the end token changes the embedding: then captions are never trimmed."""
+        return not self.causal or self.pooling is not Pooling.END_OF_TEXT
 
 
 class Preprocessing(Frozen):
@@ -224,6 +266,16 @@ class ClipConfig(Frozen):
     text: TextTower | ExternalTower
     preprocessing: Preprocessing
     logit_bias: bool = False
+
+    @model_validator(mode="after")
+    def _embeds(self) -> Self:
+        image = self.image
+        if isinstance(image, ImageTower) and not image.projection and image.width != self.embed_dim:
+            raise ValueError(
+                f"without an image projection, embed_dim {self.embed_dim} must be the width of the image tower, "
+                f"{image.width}"
+            )
+        return self
 
     @property
     def own_image(self) -> ImageTower:

@@ -43,7 +43,7 @@ def export(
     run
         Run directory, checkpoint folder, or published weights (a file, a folder, or org/name on the hub).
     format
-        onnx: a bundle for ONNX Runtime. hf: a folder for transformers' CLIPModel. open_clip: one for open_clip.
+        onnx: a bundle for ONNX Runtime. hf: a folder for transformers. open_clip: one for open_clip.
     out
         Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
     images
@@ -79,7 +79,7 @@ def _write_weights(job: ExportJob, to: Literal["hf", "open_clip"], *, force: boo
     size = sum(file.stat().st_size for file in job.out.iterdir()) / 2**20
     job.say(f"{job.out}: {size:.1f} MB, equal to the model bit for bit. Load it with:")
     if to == "hf":
-        job.say(f'  CLIPModel.from_pretrained("{job.out}"), CLIPProcessor.from_pretrained("{job.out}")')
+        job.say(f'  transformers.AutoModel.from_pretrained("{job.out}"), AutoProcessor.from_pretrained("{job.out}")')
     else:
         job.say(f'  open_clip.create_model_from_pretrained("local-dir:{job.out}")')
 

@@ -14,22 +14,28 @@ _ACTIVATIONS = {
     Activation.QUICK_GELU: "quick_gelu",
     Activation.GELU_TANH: "gelu_pytorch_tanh",
 }
-# Keys of our own, for towers that differ from OpenAI's.
+# Keys of our own, for towers that differ from OpenAI's and SigLIP's.
 OWN_TRAITS = ("pooling", "stem", "pre_norm", "class_token", "norm_after_pooling")
+_METACLIP_2_END = 2  # which CLIPModel would take for an old mistake
 
 
 def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dict[str, Any]:
     """config.json, with OWN_TRAITS beside the keys of Hugging Face, and `encoder` for an external tower."""
     image, text = config.image, config.text
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
+    kind = model_type(config)
+    head = {} if kind == "siglip" else {"projection_dim": config.embed_dim}
+    scale = {} if kind == "siglip" else {"logit_scale_init_value": math.log(logit_scale)}
     return {
-        "model_type": "clip",
-        "projection_dim": config.embed_dim,
-        "logit_scale_init_value": math.log(logit_scale),
+        "model_type": kind,
+        **head,
+        **scale,
         "vision_config": _tower(image, config.embed_dim)
+        | head
         | {"image_size": image.image_size, "num_channels": 3}
         | ({} if isinstance(image, ExternalTower) else _image_traits(image)),
         "text_config": _tower(text, config.embed_dim)
+        | (head or {"projection_size": config.embed_dim})
         | {
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context_length,
@@ -39,6 +45,13 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
         }
         | ({} if isinstance(text, ExternalTower) else {"pooling": text.pooling.value}),
     }
+
+
+def model_type(config: ClipConfig) -> str:
+    """transformers' name of the architecture: `clip`, `siglip` or `metaclip_2`."""
+    if isinstance(config.image, ImageTower) and config.image.attention_pooling is not None:
+        return "siglip"
+    return "metaclip_2" if config.text.end_token == _METACLIP_2_END else "clip"
 
 
 def _image_traits(image: ImageTower) -> dict[str, Any]:
@@ -59,17 +72,16 @@ def _tower(tower: ImageTower | TextTower | ExternalTower, embed_dim: int) -> dic
         return {"projection_dim": embed_dim, "encoder": kept | {"licence": encoder.licence}}
     return {
         "hidden_size": tower.width,
-        "intermediate_size": int(tower.width * tower.mlp_ratio),
+        "intermediate_size": tower.mlp_width,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
         "hidden_act": _ACTIVATIONS[tower.activation],
         "layer_norm_eps": tower.norm_eps,
-        "projection_dim": embed_dim,
     }
 
 
-def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """preprocessor_config.json"""
+def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProcessor") -> dict[str, Any]:
+    """preprocessor_config.json for transformers' image processor `kind`."""
     square = {"height": preprocessing.image_size, "width": preprocessing.image_size}
     mode = preprocessing.resize_mode
     resized = preprocessing.resize_size or preprocessing.image_size
@@ -80,7 +92,7 @@ def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
     }
     padding = {"do_pad": True, "pad_size": square, "fill": preprocessing.fill} if mode == "longest" else {}
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": kind,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": sizes[mode],
@@ -107,5 +119,6 @@ def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[s
         "bos_token": start,
         "eos_token": end,
         "pad_token": (inner.padding or {}).get("pad_token", end),
+        "padding_side": (inner.padding or {}).get("direction", "right"),
         "clean_up_tokenization_spaces": False,
     }

@@ -1,4 +1,7 @@
-"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes."""
+"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes.
+
+A text tower that reads its padding, as SigLIP's does, takes exactly its context.
+"""
 
 import copy
 import os
@@ -16,6 +19,7 @@ from clip_core.errors import BackendError
 from clip_core.inference.bundle import TEXT, VISION
 from clip_core.model.clip import CLIP
 from clip_core.model.projection import ExternalEncoder
+from clip_core.network import TextTower
 
 OPSET = 18  # has LayerNormalization; supported by every ONNX Runtime that the base installation allows
 LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
@@ -35,7 +39,10 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     batch = torch.export.Dim("batch")
     tokens = torch.export.Dim("tokens", min=2, max=text.context_length)
     images = torch.zeros(2, 3, image.image_size, image.image_size)
-    captions = torch.full((2, min(5, text.context_length)), text.end_token)
+    whole = isinstance(text, TextTower) and text.reads_padding
+    length = text.context_length if whole else min(5, text.context_length)
+    captions = torch.full((2, length), text.end_token)
+    axes: dict[int, object] = {0: batch} if whole else {0: batch, 1: tokens}
     log = folder / "convert.log"
     log.touch()
     try:
@@ -46,7 +53,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
         if isinstance(model.text, ExternalEncoder):
             convert_external(model.text, folder / TEXT, kept_log)
         else:
-            convert_tower(model.text, captions, "input_ids", "text_embeds", {0: batch, 1: tokens}, folder / TEXT, log)
+            convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = str(error).strip().splitlines()[0]

@@ -32,7 +32,7 @@ class _Writer(NamedTuple):
 
 
 _WRITERS: dict[Format, _Writer] = {
-    "hf": _Writer("transformers' CLIPModel", hugging_face.obstacles, hugging_face.write),
+    "hf": _Writer("transformers", hugging_face.obstacles, hugging_face.write),
     "open_clip": _Writer("open_clip", open_clip.obstacles, open_clip.write),
 }
 
@@ -51,7 +51,7 @@ def export_weights(
     Args:
         path: a run (its best checkpoint), a checkpoint, or published weights.
         out: the folder to write; by default `hf` or `open_clip` in the run.
-        to: `hf` for transformers' CLIPModel and CLIPProcessor, `open_clip` for open_clip's `local-dir:`.
+        to: `hf` for transformers, `open_clip` for open_clip's `local-dir:`.
         force: replace an export that was made from another run.
         model_name: open_clip's name of the architecture, where published weights do not say it.
         say: called with each line for the user.
@@ -102,7 +102,7 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     Raises:
         ParityError: naming what differs.
     """
-    found, weights = read_published(folder), model.state_dict()
+    found, weights, padded = read_published(folder), model.state_dict(), model.config.own_text.reads_padding
     names = weights.keys() | found.weights.keys()
     differing = sorted(
         name
@@ -111,7 +111,7 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     )
     here, there = _identity(model.config), _identity(found.config)
     differing += sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
-    if _captions(tokenizer) != _captions(found.tokenizer):
+    if _captions(tokenizer, padded) != _captions(found.tokenizer, padded):
         differing.append("the tokens of captions")
     if differing:
         raise ParityError(
@@ -125,8 +125,6 @@ def _identity(config: ClipConfig) -> dict[str, Any]:
     values = {
         f"{name}.{key}": value for name, tower in towers.items() for key, value in tower.model_dump(mode="json").items()
     }
-    for name, tower in towers.items():
-        values[f"{name}.mlp_ratio"] = int(tower.width * tower.mlp_ratio)
     values["image.class_token"] = config.own_image.has_class_token
     if config.own_image.pooling is Pooling.CLASS_TOKEN:
         del values["image.norm_after_pooling"]  # one token: before and after are the same
@@ -136,9 +134,11 @@ def _identity(config: ClipConfig) -> dict[str, Any]:
     return values | {"embed_dim": config.embed_dim, "logit_bias": config.logit_bias}
 
 
-def _captions(tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of a few captions up to their end; what they are padded with may differ."""
-    rows = [row.tolist() for row in tokenizer.encode(_CAPTIONS)]
+def _captions(tokenizer: Tokenizer, padded: bool) -> list[list[int]]:
+    """The tokens of a few captions up to their end, or with their padding, where the text tower reads it."""
+    rows: list[list[int]] = [row.tolist() for row in tokenizer.encode(_CAPTIONS)]
+    if padded:
+        return rows
     return [row[: row.index(tokenizer.end_token) + 1] for row in rows]
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from clip_core.data.cleaning import Cleaning
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.files import write_json
 from clip_core.model.clip import CLIP
+from clip_core.model.published_config import mlp_ratio
+from clip_core.model.timm_trunk import trunk_name
 from clip_core.model.weight_maps import to_open_clip
 from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
 from export.published_files import save_weights, write_tokenizer
@@ -19,11 +22,18 @@ def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
     """The traits of a network that open_clip's CLIP cannot express."""
     image, text = config.own_image, config.own_text
     quick = [tower.activation is Activation.QUICK_GELU for tower in (image, text)]
+    trunk = image.attention_pooling is not None
     found = {
+        "attention pooling in a shape that none of timm's SigLIP trunks has": trunk and trunk_name(image) is None,
         "a convolutional stem": image.stem is not Stem.PATCH,
-        "mean pooling without a class token": not image.has_class_token,
-        "a bias in its patch embedding": image.patch_bias,
-        "QuickGELU in one tower only": quick[0] != quick[1],
+        "mean pooling without a class token": image.pooling is Pooling.MEAN and not image.has_class_token,
+        "a bias in its patch embedding": image.patch_bias and not trunk,
+        "a bias in its image projection": image.projection_bias,
+        "no projection of its images": not image.projection and not trunk,
+        "QuickGELU in one tower only": quick[0] != quick[1] and not trunk,
+        "captions whose white space is not collapsed, as open_clip's always is": (
+            tokenizer.cleaning is Cleaning.SIGLIP2
+        ),
         'padding with "!", which transformers would take out of captions': (
             tokenizer.is_clip and tokenizer.pad_id == 0 and not _is_open_clips(tokenizer) and not _reads_at_end(text)
         ),
@@ -48,18 +58,7 @@ def write(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None) -> dict[str, Any]:
     """The architecture, with open_clip's defaults left out."""
     image, text = config.own_image, config.own_text
-    vision_cfg = {
-        "image_size": image.image_size,
-        "layers": image.layers,
-        "width": image.width,
-        "head_width": image.width // image.heads,
-        "patch_size": image.patch_size,
-        **_shared(image),
-    }
-    if not image.pre_norm:
-        vision_cfg["no_ln_pre"] = True
-    if image.pooling is Pooling.MEAN:
-        vision_cfg |= {"pool_type": "avg", "final_ln_after_pool": image.norm_after_pooling}
+    trunk = image.attention_pooling is not None
     text_cfg = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
@@ -71,18 +70,47 @@ def model_cfg(config: ClipConfig, tokenizer: Tokenizer, logit_bias: float | None
     if text.pooling is not Pooling.END_OF_TEXT:
         text_cfg["pool_type"] = text.pooling.value
     elif text.end_token != tokenizer.vocab_size - 1:  # open_clip's default reads at the highest number
-        text_cfg |= {"pool_type": "eos", "eos_id": text.end_token}
+        text_cfg["pool_type"] = "eos"
+    text_cfg["eos_id"] = text.end_token  # which open_clip compares with the tokenizer's
     if not text.causal:
         text_cfg["no_causal_mask"] = True
     if text.projection_bias:
         text_cfg["proj_bias"] = True
     if not _is_open_clips(tokenizer) or (tokenizer.pad_id and not _reads_at_end(text)):
         text_cfg["hf_tokenizer_name"] = "tokenizer.json"  # any name: for a local folder it means that folder
-    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    if image.activation is Activation.QUICK_GELU:
+        if tokenizer.cleaning in (Cleaning.LOWER, Cleaning.CANONICALIZE):  # tokenizer.json itself has the others
+            text_cfg["tokenizer_kwargs"] = {"clean": tokenizer.cleaning.value}
+    cfg: dict[str, Any] = {"embed_dim": config.embed_dim, "vision_cfg": _vision_cfg(image), "text_cfg": text_cfg}
+    if trunk:
+        cfg["custom_text"] = True
+    if text.activation is Activation.QUICK_GELU:
         cfg["quick_gelu"] = True
     if logit_bias is not None:
         cfg["init_logit_bias"] = logit_bias
+    return cfg
+
+
+def _vision_cfg(image: ImageTower) -> dict[str, Any]:
+    if image.attention_pooling is not None:
+        return {
+            "image_size": image.image_size,
+            "timm_model_name": trunk_name(image),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "linear" if image.projection else "none",
+        }
+    cfg: dict[str, Any] = {
+        "image_size": image.image_size,
+        "layers": image.layers,
+        "width": image.width,
+        "head_width": image.width // image.heads,
+        "patch_size": image.patch_size,
+        **_shared(image),
+    }
+    if not image.pre_norm:
+        cfg["no_ln_pre"] = True
+    if image.pooling is Pooling.MEAN:
+        cfg |= {"pool_type": "avg", "final_ln_after_pool": image.norm_after_pooling}
     return cfg
 
 
@@ -97,7 +125,7 @@ def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
-    cfg: dict[str, Any] = {"mlp_ratio": tower.mlp_ratio}
+    cfg: dict[str, Any] = {"mlp_ratio": mlp_ratio(tower.width, tower.mlp_width)}
     if tower.activation is Activation.GELU_TANH:
         cfg["act_kwargs"] = {"approximate": "tanh"}
     if tower.norm_eps != _EPS:
@@ -107,7 +135,7 @@ def _shared(tower: ImageTower | TextTower) -> dict[str, Any]:
 
 def _reads_at_end(text: TextTower) -> bool:
     """Whether tokens after the end token have no effect."""
-    return text.causal and text.pooling is Pooling.END_OF_TEXT
+    return not text.reads_padding
 
 
 def _is_open_clips(tokenizer: Tokenizer) -> bool:

@@ -54,13 +54,21 @@ def is_clip_bpe(inner: tokenizers.Tokenizer) -> bool:
 def clean(text: str) -> str:
     """Fix mojibake, resolve HTML entities twice, collapse white space, lower case.
 
-    Source: `basic_clean` and `whitespace_clean` of Radford et al. 2021's tokenizer.
+    Source: `whitespace_clean` after `basic_clean` of Radford et al. 2021's tokenizer.
     """
-    if not text.isascii() or not text.isprintable() or "&" in text:  # other texts are whole as they are
-        import ftfy  # here, so that the start of a command does not wait for its tables
+    return " ".join(fix(text).split()).lower()
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+
+def fix(text: str) -> str:
+    """Fix mojibake and resolve HTML entities twice.
+
+    Source: `basic_clean` of Radford et al. 2021's tokenizer, without its `strip`.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # whole as it is
+    import ftfy  # here, so that the start of a command does not wait for its tables
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def split(text: str) -> list[str]:

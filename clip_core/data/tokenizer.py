@@ -3,8 +3,9 @@
 The file holds everything (normaliser, truncation, padding, start and end), so that a plain
 `tokenizers.Tokenizer.from_file` gives the same ids. The special tokens are in the vocabulary but not
 among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
-CLIP's own BPE is the exception: captions are read as its published weights were trained to (see clip_text.py),
-which no such file can say, so that the plain library gives the same numbers for ordinary captions only.
+Published tokenizers are the exception: captions are read as their weights were trained to (CLIP's own BPE by
+clip_text.py, others by cleaning.py), which no such file can say in full, so that the plain library gives the same
+numbers for ordinary captions only.
 
 Shapes: N captions, T tokens of the longest of them.
 """
@@ -20,6 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from clip_core.data.cleaning import Cleaning, clean, set_cleaning, take_cleaning
 from clip_core.data.clip_text import ClipWords, is_clip_bpe
 from clip_core.errors import TokenizerError
 from clip_core.files import write_text
@@ -28,7 +30,7 @@ PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
 
-Pad = Literal["zero", "end"]  # the padding after the end token: id 0, or the end token again
+Pad = Literal["zero", "end"] | int  # the padding after the end token: id 0, the end token again, or another id
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
 
@@ -56,6 +58,7 @@ class Tokenizer:
         self._frame = {self._pad, *empty}
         self._start: int = empty[0]
         self._clip_words = ClipWords(inner.model, empty[0], empty[-1]) if is_clip_bpe(inner) else None
+        self._cleaning = take_cleaning(inner)
 
     @classmethod
     def load(
@@ -86,7 +89,11 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the tokenizer.json, whole or not at all."""
-        write_text(path, self._inner.to_str(pretty=True))
+        whole = self._inner
+        if self._cleaning is not None and self._cleaning is not Cleaning.SIGLIP2:
+            whole = tokenizers.Tokenizer.from_str(whole.to_str())
+            set_cleaning(whole, self._cleaning)
+        write_text(path, whole.to_str(pretty=True))
 
     @property
     def vocab_size(self) -> int:
@@ -101,6 +108,11 @@ class Tokenizer:
     def is_clip(self) -> bool:
         """Whether it is CLIP's own BPE."""
         return self._clip_words is not None
+
+    @property
+    def cleaning(self) -> Cleaning | None:
+        """How captions are cleaned for a published tokenizer other than CLIP's own BPE."""
+        return None if self.is_own else self._cleaning
 
     @property
     def pad_id(self) -> int:
@@ -144,9 +156,12 @@ class Tokenizer:
         """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
         if self._clip_words is not None:
             return self._encode_clip(texts)
-        encodings = self._inner.encode_batch_fast([_well_formed(text) for text in texts])
+        encodings = self._inner.encode_batch_fast([self._cleaned(text) for text in texts])
         width = len(encodings[0].ids) if encodings else len(self._inner.encode("").ids)
         return np.array([e.ids for e in encodings], dtype=np.int64).reshape(len(texts), width)
+
+    def _cleaned(self, text: str) -> str:
+        return _well_formed(text if self._cleaning is None else clean(text, self._cleaning))
 
     def _encode_clip(self, texts: Sequence[str]) -> NDArray[np.int64]:
         assert self._clip_words is not None
@@ -170,7 +185,7 @@ class Tokenizer:
         """How many of the captions are longer than `context_length`."""
         if self._clip_words is not None:
             return sum(len(self._clip_words(text)) + 2 > self.context_length for text in texts)
-        encodings = self._inner.encode_batch([_well_formed(text) for text in texts])
+        encodings = self._inner.encode_batch([self._cleaned(text) for text in texts])
         return sum(1 for encoding in encodings if encoding.overflowing)
 
 
@@ -182,17 +197,22 @@ def frame(
     Raises:
         ValueError: if the tokenizer adds no end token.
     """
+    cut = inner.truncation or {"direction": "right"}
     inner.no_truncation()
-    stored = inner.padding or {"pad_id": 0, "length": None}
+    stored = inner.padding or {"pad_id": 0, "length": None, "direction": "right"}
     inner.no_padding()
     empty: list[int] = inner.encode("").ids
     if not empty:
         raise ValueError("no end token")
-    number = pad if isinstance(pad, int) else {"zero": 0, "end": empty[-1], None: stored["pad_id"]}[pad]
+    names: dict[Any, int] = {"zero": 0, "end": empty[-1], None: stored["pad_id"]}
+    number = pad if isinstance(pad, int) else names[pad]
     fixed = stored["length"] is not None if fixed_length is None else fixed_length
-    inner.enable_truncation(context_length)
+    inner.enable_truncation(context_length, direction=cut["direction"])
     inner.enable_padding(
-        pad_id=number, pad_token=inner.id_to_token(number) or PAD, length=context_length if fixed else None
+        direction=stored["direction"],
+        pad_id=number,
+        pad_token=inner.id_to_token(number) or PAD,
+        length=context_length if fixed else None,
     )
 
 

@@ -69,7 +69,7 @@ class OnnxEncoder(BatchedEncoder):
             note=note,
         )
         super().__init__(about, tokenizer)
-        self._vision, self._text = _sessions(bundle, device, provider)
+        self._vision, self._text = _sessions(bundle, device, provider, padded=tokenizer.pads_to_context)
 
     def _images(self, pixel_values: FloatArray) -> FloatArray:
         return _run(self._vision, "image_embeds", {"pixel_values": pixel_values})
@@ -82,18 +82,24 @@ def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArra
     return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
 
 
-def _sessions(bundle: Bundle, device: str, provider: str) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    side = bundle.manifest.preprocessing.image_size
+def _sessions(
+    bundle: Bundle, device: str, provider: str, *, padded: bool
+) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    """Both towers. A text tower may take its whole context alone where captions are `padded` to it."""
+    side, length = bundle.manifest.preprocessing.image_size, bundle.manifest.context_length
     vision = make_session(bundle.vision, str(bundle.folder / VISION), device, provider)
     text = make_session(bundle.text, str(bundle.folder / TEXT), device, provider)
-    for session, name, expected in (
-        (vision, VISION, ("pixel_values", "tensor(float)", [3, side, side], "image_embeds")),
-        (text, TEXT, ("input_ids", "tensor(int64)", [], "text_embeds")),
-    ):
+    lengths: tuple[list[int], ...] = ([], [length]) if padded else ([],)
+    wanted: tuple[tuple[ort.InferenceSession, str, list[str], tuple[list[int], ...]], ...] = (
+        (vision, VISION, ["pixel_values", "tensor(float)", "image_embeds"], ([3, side, side],)),
+        (text, TEXT, ["input_ids", "tensor(int64)", "text_embeds"], lengths),
+    )
+    for session, name, expected, shapes in wanted:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         fixed = [size for size in inputs[0].shape if isinstance(size, int)]
-        found = (inputs[0].name, inputs[0].type, fixed, outputs[0].name)
-        if len(inputs) != 1 or found != expected or outputs[0].shape[-1] != bundle.manifest.embed_dim:
+        found = [inputs[0].name, inputs[0].type, outputs[0].name]
+        same = len(inputs) == 1 and found == expected and fixed in shapes
+        if not same or outputs[0].shape[-1] != bundle.manifest.embed_dim:
             raise BundleError(
                 f"{bundle.folder / name} has other inputs or outputs than its manifest says; export the bundle again."
             )

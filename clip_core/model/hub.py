@@ -21,7 +21,7 @@ _SHARDS = {
 }
 _SMALL = (
     *_FORMATS, "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", "spiece.model",
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

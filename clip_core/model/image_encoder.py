@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip_core.model.attention_pooling import AttentionPoolHead
 from clip_core.model.transformer import Block, initialise_blocks
 from clip_core.network import ImageTower, Pooling, Stem
 
@@ -35,7 +36,7 @@ class ImageEncoder(nn.Module):
             Block(
                 width,
                 config.heads,
-                mlp_ratio=config.mlp_ratio,
+                mlp_width=config.mlp_width,
                 causal=False,
                 activation=config.activation,
                 norm_eps=config.norm_eps,
@@ -43,9 +44,12 @@ class ImageEncoder(nn.Module):
             for _ in range(config.layers)
         )
         self.norm_post = nn.LayerNorm(width, eps=config.norm_eps)
-        self.projection = nn.Linear(width, embed_dim, bias=False)
+        head = config.attention_pooling
+        self.attention_pool = None if head is None else AttentionPoolHead(head, width, config.norm_eps)
+        self.projection = nn.Linear(width, embed_dim, bias=config.projection_bias) if config.projection else None
         initialise_blocks(self.blocks, width)
-        nn.init.normal_(self.projection.weight, std=width**-0.5)
+        if self.projection is not None:
+            nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, pixel_values: Tensor, kept_patches: Tensor | None = None) -> Tensor:
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2)  # (B, P, W)
@@ -60,7 +64,8 @@ class ImageEncoder(nn.Module):
             pooled = self.norm_post(self.pool(tokens))  # (B, W)
         else:
             pooled = self.pool(self.norm_post(tokens))
-        return F.normalize(self.projection(pooled).float(), dim=-1)  # (B, D)
+        embeds = pooled if self.projection is None else self.projection(pooled)
+        return F.normalize(embeds.float(), dim=-1)  # (B, D)
 
     def keep(self, tokens: Tensor, kept_patches: Tensor) -> Tensor:
         """The class token, where there is one, and the kept patches.  (B, T, W), (B, K) -> (B, K (+ 1), W)"""
@@ -69,7 +74,10 @@ class ImageEncoder(nn.Module):
         return torch.cat([tokens[:, :first], patches], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """The class token, or the mean over patches.  (B, T, W) -> (B, W)"""
+        """Attention pooling, the class token, or the mean over patches.  (B, T, W) -> (B, W)"""
+        if self.attention_pool is not None:
+            pooled: Tensor = self.attention_pool(tokens)
+            return pooled
         if self.config.pooling is Pooling.CLASS_TOKEN:
             return tokens[:, 0]
         return tokens[:, int(self.config.has_class_token) :].mean(dim=1)

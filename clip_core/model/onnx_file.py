@@ -5,13 +5,13 @@ fields that can name an operator, a subgraph or a file outside; everything else 
 it uses standard ONNX operators only and carries all of its weights, or, where that is allowed, has them in files
 beside it.
 
-Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto and https://protobuf.dev/programming-guides/encoding
+Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
-from collections.abc import Iterator
 from enum import StrEnum
 
 from clip_core.errors import BundleError
+from clip_core.protobuf import TornError, fields
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 _DEEPEST = 100  # protobuf's own limit on nesting
@@ -79,18 +79,14 @@ def files_beside(content: bytes, name: str) -> list[str]:
 def _checked(content: bytes, name: str, beside: dict[str, None] | None) -> None:
     try:
         _check(Message.MODEL, memoryview(content), name, 0, beside)
-    except (_TornError, UnicodeDecodeError):
+    except (TornError, UnicodeDecodeError):
         raise BundleError(f"{name} is cut short or no ONNX file; export it again.") from None
-
-
-class _TornError(ValueError):
-    """Bytes that are no protobuf message."""
 
 
 def _check(message: Message, content: memoryview, name: str, depth: int, beside: dict[str, None] | None) -> None:
     if depth > _DEEPEST:
         raise BundleError(f"{name} nests its graphs more than {_DEEPEST} deep; such a file is refused.")
-    for field, value in _fields(content):
+    for field, value in fields(content):
         refused = _REFUSED.get((message, field))
         outside = message is Message.TENSOR and (field == _DATA_LOCATION and value != 0)
         if beside is not None and message is Message.TENSOR and field == _EXTERNAL_DATA:
@@ -112,42 +108,6 @@ def _check(message: Message, content: memoryview, name: str, depth: int, beside:
 def _location(entry: int | memoryview) -> dict[str, None]:
     """The file that an entry of a tensor's external data names, if it is that entry."""
     if not isinstance(entry, memoryview):
-        raise _TornError("external data that is a number")
-    words = {field: str(value, "utf-8") for field, value in _fields(entry) if isinstance(value, memoryview)}
+        raise TornError("external data that is a number")
+    words = {field: str(value, "utf-8") for field, value in fields(entry) if isinstance(value, memoryview)}
     return {words.get(2, ""): None} if words.get(1) == "location" else {}
-
-
-def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field number and value of each field of one message: an int, or the bytes of a length-delimited one."""
-    at = 0
-    while at < len(content):
-        tag, at = _varint(content, at)
-        field, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(content, at)
-            yield field, value
-            continue
-        if wire == 2:
-            length, at = _varint(content, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise _TornError("a wire type that ONNX does not use")
-        if field == 0 or at + length > len(content):
-            raise _TornError("a field that reaches past the end")
-        yield field, content[at : at + length]
-        at += length
-
-
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    """A base-128 number and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(content):
-            break
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _TornError("a number without an end")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_core.config import PRESETS
+from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError, UsageError
-from clip_core.model.published_config import PublishedConfig, make_config, mlp_ratio, number, unsupported
+from clip_core.model.published_config import SQUASHED, PublishedConfig, make_config, number, unsupported
+from clip_core.model.timm_trunk import image_tower
 from clip_core.model.torch_files import StoredTensor
 from clip_core.network import Activation, Pooling
 
@@ -21,7 +23,6 @@ _QUICK = "-quickgelu"
 # Settings that change what a network computes and that our towers do not have, for messages.
 _REFUSED = {
     "multimodal_cfg": "CoCa's text decoder",
-    "timm_model_name": "a timm trunk",
     "attentional_pool": "attentional pooling",
     "hf_model_name": "a Hugging Face text tower",
     "embed_cls": "a class token among the words",
@@ -41,7 +42,8 @@ _KNOWN = frozenset(
         "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id", "no_causal_mask",
         "proj_bias", "proj_type", "block_type", "pos_embed_type", "patch_dropout", "output_tokens",
         "attn_pooler_queries", "attn_pooler_heads", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
-        "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path",
+        "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
+        "timm_drop_path",
     }
 )  # fmt: skip
 _IMAGE_POOLING = {"tok": Pooling.CLASS_TOKEN, "avg": Pooling.MEAN}
@@ -99,51 +101,82 @@ def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -
         raise unsupported(where, "a ResNet as its image tower")
     if (text.get("proj_type") or "linear") != "linear":
         raise unsupported(where, f"text projection {text['proj_type']!r}")
-    for key, wanted in (("clean", "whitespace"), ("strip_sep_token", False)):
-        said = (text.get("tokenizer_kwargs") or {}).get(key, wanted)
-        if said != wanted:
-            raise unsupported(where, f"a tokenizer with {key} {said!r}")
     quick = bool(settings.get("quick_gelu"))
-    image_size = number(where, vision, "image_size", 224)
-    width = number(where, vision, "width", 768)
-    pooling = _chosen(where, "pool_type", vision.get("pool_type", "tok"), _IMAGE_POOLING)
+    trunk = bool(vision.get("timm_model_name"))
+    image = image_tower(where, vision) if trunk else _image_tower(where, vision, quick)
     vocab_size = number(where, text, "vocab_size", 49408)
     pooled_at = text.get("pool_type", "argmax")
-    end_token = number(where, text, "eos_id", 2) if pooled_at == "eos" else None
+    end_token = number(where, text, "eos_id", 2) if pooled_at == "eos" or text.get("eos_id") is not None else None
+    text_width = number(where, text, "width", 512)
     config = {
         "embed_dim": number(where, settings, "embed_dim"),
         "logit_bias": settings.get("init_logit_bias") is not None,
-        "image": {
-            "image_size": image_size,
-            "patch_size": number(where, vision, "patch_size", 16),
-            "width": width,
-            "heads": max(1, width // number(where, vision, "head_width", HEAD_WIDTH)),
-            "layers": number(where, vision, "layers", 12),
-            "mlp_ratio": vision.get("mlp_ratio", 4.0),
-            "pooling": pooling,
-            "class_token": True,
-            "norm_after_pooling": pooling is Pooling.CLASS_TOKEN or bool(vision.get("final_ln_after_pool")),
-            "pre_norm": not vision.get("no_ln_pre"),
-            "patch_bias": False,
-            **_shared(where, vision, quick),
-        },
+        "image": image,
         "text": {
             "vocab_size": vocab_size,
             "end_token": vocab_size - 1 if end_token is None else end_token,
             "context_length": number(where, text, "context_length", CONTEXT_LENGTH),
-            "width": number(where, text, "width", 512),
+            "width": text_width,
             "heads": number(where, text, "heads", 8),
             "layers": number(where, text, "layers", 12),
-            "mlp_ratio": text.get("mlp_ratio", 4.0),
+            "mlp_width": _mlp_width(where, text, text_width),
             "causal": not text.get("no_causal_mask"),
             "pooling": _chosen(where, "pool_type", pooled_at, _TEXT_POOLING),
             "projection_bias": bool(text.get("proj_bias")),
             **_shared(where, text, quick),
         },
-        "preprocessing": _preprocessing(preprocess, image_size),
+        "preprocessing": _preprocessing(preprocess, image, trunk=trunk),
     }
-    own_tokenizer = bool(text.get("hf_tokenizer_name"))
-    return PublishedConfig(make_config(where, config), end_token, pooled_at == "argmax", own_tokenizer)
+    return PublishedConfig(
+        make_config(where, config),
+        end_token,
+        highest_token=pooled_at == "argmax",
+        own_tokenizer=bool(text.get("hf_tokenizer_name")),
+        cleaning=_cleaning(where, text),
+        trunk=trunk,
+    )
+
+
+def _image_tower(where: Path | str, vision: Settings, quick: bool) -> dict[str, Any]:
+    """The values of open_clip's own Vision Transformer."""
+    width = number(where, vision, "width", 768)
+    pooling = _chosen(where, "pool_type", vision.get("pool_type", "tok"), _IMAGE_POOLING)
+    return {
+        "image_size": number(where, vision, "image_size", 224),
+        "patch_size": number(where, vision, "patch_size", 16),
+        "width": width,
+        "heads": max(1, width // number(where, vision, "head_width", HEAD_WIDTH)),
+        "layers": number(where, vision, "layers", 12),
+        "mlp_width": _mlp_width(where, vision, width),
+        "pooling": pooling,
+        "class_token": True,
+        "norm_after_pooling": pooling is Pooling.CLASS_TOKEN or bool(vision.get("final_ln_after_pool")),
+        "pre_norm": not vision.get("no_ln_pre"),
+        "patch_bias": False,
+        **_shared(where, vision, quick),
+    }
+
+
+def _mlp_width(where: Path | str, tower: Settings, width: int) -> int:
+    ratio = tower.get("mlp_ratio", 4.0)
+    if not isinstance(ratio, int | float) or not 0 < width * ratio < 2**31:
+        raise CheckpointError(f"{where}: mlp_ratio is {ratio!r:.60}; it must be a positive number.")
+    return int(width * ratio)
+
+
+def _cleaning(where: Path | str, text: Settings) -> Cleaning | None:
+    """How the text is cleaned before a tokenizer that is not CLIP's own."""
+    said = text.get("tokenizer_kwargs") or {}
+    if said.get("strip_sep_token"):
+        raise unsupported(where, "a tokenizer with strip_sep_token True")
+    if text.get("tokenizer_mode"):
+        raise unsupported(where, f"a tokenizer with tokenizer_mode {text['tokenizer_mode']!r:.40}")
+    clean = said.get("clean", "whitespace")
+    known = {"whitespace": Cleaning.WHITESPACE, "lower": Cleaning.LOWER, "canonicalize": Cleaning.CANONICALIZE}
+    own = bool(text.get("hf_tokenizer_name"))
+    if clean not in known or not (own or clean in ("whitespace", "lower")):  # CLIP's own lower-cases in any case
+        raise unsupported(where, f"a tokenizer with clean {clean!r:.40}")
+    return known[clean] if own else None
 
 
 def from_shapes(
@@ -187,7 +220,7 @@ def from_shapes(
             "width": width,
             "heads": width // HEAD_WIDTH,
             "layers": _count(tensors, "visual.transformer.resblocks."),
-            "mlp_ratio": mlp_ratio(width, shape["hidden"][0]),
+            "mlp_width": shape["hidden"][0],
             "pooling": Pooling.CLASS_TOKEN,
             "class_token": True,
             "pre_norm": "visual.ln_pre.weight" in tensors,
@@ -201,7 +234,7 @@ def from_shapes(
             "width": text_width,
             "heads": text_width // HEAD_WIDTH,
             "layers": _count(tensors, f"{text_prefix}transformer.resblocks."),
-            "mlp_ratio": mlp_ratio(text_width, shape["text_hidden"][0]),
+            "mlp_width": shape["text_hidden"][0],
             "projection_bias": f"{text_prefix}text_projection.bias" in tensors,
             "activation": activation,
         },
@@ -248,9 +281,10 @@ def _shared(where: Path | str, tower: Settings, quick: bool) -> dict[str, Any]:
     return {"activation": activation, "norm_eps": norm.get("eps", 1e-5)}
 
 
-def _preprocessing(said: Settings, image_size: int) -> dict[str, Any]:
-    """The values of `preprocess_cfg`, and CLIP's defaults."""
+def _preprocessing(said: Settings, image: Settings, *, trunk: bool) -> dict[str, Any]:
+    """The values of `preprocess_cfg`, and the defaults of CLIP, or of SigLIP for its trunks."""
+    defaults = SQUASHED if trunk and image["attention_pooling"] else {}
     ours = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize_mode"}
     values = {name: said[key] for key, name in ours.items() if said.get(key) is not None}
     fill = said.get("fill_color")
-    return {"image_size": image_size} | values | ({"fill": fill} if fill is not None else {})
+    return {"image_size": image["image_size"], **defaults, **values} | ({"fill": fill} if fill is not None else {})

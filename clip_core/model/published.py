@@ -1,7 +1,7 @@
 """Published weights as a network of ours: found, described, checked against their description, read.
 
-Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's CLIP folders, and their names on the
-Hugging Face hub. Nothing in them is executed; see weight_files.py.
+Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's folders of CLIP, SigLIP and MetaCLIP 2,
+and their names on the Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
 import json
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from clip_core.config import explain
 from clip_core.data.clip_bpe import find_clip_tokenizer
+from clip_core.data.published_tokenizer import find_published_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
-from clip_core.model import hugging_face_config, open_clip_config, weight_maps
+from clip_core.model import hugging_face_config, open_clip_config
 from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import fetch, hub_name, local_source
 from clip_core.model.image_encoder import interpolate_positions
@@ -32,16 +33,17 @@ from clip_core.model.weight_folders import (
     missing_beside,
     one_tower,
 )
-from clip_core.model.weight_maps import NOT_WEIGHTS, Row, check_names_and_shapes, read_weights
-from clip_core.network import Activation, ClipConfig, Pooling
+from clip_core.model.weight_maps import check_names_and_shapes, read_weights
+from clip_core.model.weight_names import NOT_WEIGHTS, Row, hugging_face_rows, open_clip_rows
+from clip_core.network import Activation, ClipConfig
 from clip_core.text import printable
 
 _OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
 _ACTIVATIONS = {"gelu": Activation.GELU, "quickgelu": Activation.QUICK_GELU}  # that --init-model may name alone
+_TRUNK = "visual.trunk."  # timm's names
 
 # Parts of names that only weights of other architectures have.
 _FOREIGN = {
-    "visual.trunk.": "a timm trunk as its image tower",
     "visual.layer1.": "a ResNet as its image tower",
     "visual.attnpool.": "a ResNet as its image tower",
     "visual.attn_pool": "attentional pooling",
@@ -50,7 +52,7 @@ _FOREIGN = {
     "text.transformer.shared.": "a Hugging Face text tower",
     "text_decoder.": "CoCa's text decoder",
     "cls_emb": "a class token among the words",
-    "vision_model.head.": "SigLIP's attentional pooling",
+    "positional_embedding_res": "LongCLIP's second table of positions",
     ".ls_1.": "layer scale",
     ".attn.ln_q": "normalised queries and keys",
     ".attn.head_scale": "scaled heads",
@@ -200,13 +202,18 @@ def _described(
         if not config.is_file():
             raise CheckpointError(f"{file.path} has Hugging Face's names; put its config.json beside it.")
         known = _parsed(config)
-        return known, weight_maps.hugging_face_rows(_bounded(config, known, tensors)), config
+        return known, hugging_face_rows(_bounded(config, known, tensors)), config
     activation = _ACTIVATIONS.get((model_name or "").lower())
     if model_name is not None and activation is None:
         where: Path | str = f"open_clip's {model_name}"
         known = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
     elif described is not None:
         where, known = described, _parsed(described)
+    elif any(name.startswith(_TRUNK) for name in tensors):
+        raise CheckpointError(
+            f"{file.path} has a timm trunk as its image tower and no configuration beside it; name its architecture "
+            "with --init-model, as ViT-B-16-SigLIP."
+        )
     else:
         openai = file.torchscript or (not nested and file.path.suffix in (".pt", ".pth"))
         assumed = Activation.QUICK_GELU if openai else Activation.GELU
@@ -215,7 +222,7 @@ def _described(
         known = replace(known, config=_with_activation(known.config, activation))
     elif file.torchscript:  # OpenAI's archives have QuickGELU, also where a configuration says GELU
         known = replace(known, config=_with_activation(known.config, Activation.QUICK_GELU))
-    return known, weight_maps.open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix), where
+    return known, open_clip_rows(_bounded(where, known, tensors), text_prefix=prefix, trunk=known.trunk), where
 
 
 def _parsed(path: Path) -> PublishedConfig:
@@ -255,6 +262,9 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
     """
     values = config.model_dump()
     if image_size is not None:
+        patch_size = config.own_image.patch_size
+        if image_size % patch_size:
+            raise UsageError(f"--image-size is {image_size}; it should be a multiple of the patch size, {patch_size}.")
         values["image"]["image_size"] = values["preprocessing"]["image_size"] = image_size
     if context_length is not None:
         if context_length > config.text.context_length:
@@ -276,10 +286,12 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
     folder, text = path.parent, known.config.own_text
-    if known.own_tokenizer and not (folder / "tokenizer.json").is_file():
-        raise TokenizerError(f"{path} needs a tokenizer of its own, and there is no tokenizer.json beside it.")
-    whole = not text.causal or text.pooling is not Pooling.END_OF_TEXT
-    tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=whole)
+    if known.own_tokenizer:
+        tokenizer = find_published_tokenizer(
+            folder, context_length, fixed_length=text.reads_padding, cleaning=known.cleaning, siglip=known.siglip
+        )
+    else:
+        tokenizer = find_clip_tokenizer(folder, context_length, fixed_length=text.reads_padding)
     end, size = tokenizer.end_token, tokenizer.vocab_size
     if size > text.vocab_size:
         raise TokenizerError(
@@ -294,7 +306,7 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
                 f"2 in {HUGGING_FACE_CONFIG} means the highest token of a caption; set it to {end} in text_config."
             )
         raise TokenizerError(
-            f"the tokenizer found for {path} ends captions with token {end}, and the text tower pools at "
-            f"{wanted}; put the tokenizer.json that belongs to it beside it."
+            f"the tokenizer found for {path} ends captions with token {end}, and the text tower expects {wanted} as "
+            "their end; put the tokenizer.json that belongs to it beside it."
         )
     return tokenizer

@@ -8,8 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from clip_core.config import explain
+from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError
 from clip_core.network import ClipConfig
+
+# SigLIP's preprocessing.
+SQUASHED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_mode": "squash"}
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,18 @@ class PublishedConfig:
     the last token of the vocabulary until the tokenizer is known.
     `highest_token`: the text tower pools at the highest token id of the caption.
     `own_tokenizer`: the tokenizer is not CLIP's BPE, so it must come with the weights.
+    `cleaning`: of text before such a tokenizer; None: as its tokenizer.json has it.
+    `siglip`: they are a SiglipModel of transformers, whose tokenizer files say little of framing and cleaning.
+    `trunk`: the image tower is a timm trunk.
     """
 
     config: ClipConfig
     end_token: int | None
     highest_token: bool
     own_tokenizer: bool = False
+    cleaning: Cleaning | None = None
+    siglip: bool = False
+    trunk: bool = False
 
 
 def make_config(where: Path | str, values: Mapping[str, Any]) -> ClipConfig:

@@ -28,7 +28,7 @@ class TextEncoder(nn.Module):
             Block(
                 width,
                 config.heads,
-                mlp_ratio=config.mlp_ratio,
+                mlp_width=config.mlp_width,
                 causal=config.causal,
                 activation=config.activation,
                 norm_eps=config.norm_eps,

@@ -24,6 +24,11 @@ def make_activation(activation: Activation) -> nn.Module:
     return nn.GELU("tanh" if activation is Activation.GELU_TANH else "none")
 
 
+def make_mlp(width: int, hidden: int, activation: Activation) -> nn.Sequential:
+    """Two layers with an activation between them.  (..., W) -> (..., W)"""
+    return nn.Sequential(nn.Linear(width, hidden), make_activation(activation), nn.Linear(hidden, width))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), causal or not.  (B, T, W) -> (B, T, W)"""
 
@@ -52,14 +57,13 @@ class Block(nn.Module):
     """A pre-norm residual block: attention, then a two-layer MLP.  (B, T, W) -> (B, T, W)"""
 
     def __init__(
-        self, width: int, heads: int, *, mlp_ratio: float, causal: bool, activation: Activation, norm_eps: float
+        self, width: int, heads: int, *, mlp_width: int, causal: bool, activation: Activation, norm_eps: float
     ) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
         self.norm_1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads, causal=causal)
         self.norm_2 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), make_activation(activation), nn.Linear(hidden, width))
+        self.mlp = make_mlp(width, mlp_width, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm_1(x))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_core.config import LossName, TuneConfig
+from clip_core.model.attention_pooling import AttentionPoolHead
 from clip_core.model.clip import CLIP
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.projection import ExternalEncoder
@@ -36,8 +37,12 @@ def choose_trainable(model: CLIP, tune: TuneConfig, loss: LossName = "softmax") 
         _lock(locked, tune.unlock_last)
     if tune.lora is not None:
         blocks = [block for tower in (model.image, model.text) for block in tower.blocks if has_trainable(block)]
+        pool = model.image.attention_pool if isinstance(model.image, ImageEncoder) else None
+        pool = pool if pool is not None and has_trainable(pool) else None
         model.requires_grad_(False)
         add_adapters(blocks, tune.lora, tune.lora_alpha)
+        if pool is not None:
+            add_pool_adapters(pool, tune.lora, tune.lora_alpha)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_adapter(name) or name == TEMPERATURE)
     if model.logit_bias is not None:
@@ -55,9 +60,12 @@ def _unfreeze(tower: ExternalEncoder) -> None:
 def _lock(tower: ImageEncoder | TextEncoder, unlock_last: int) -> None:
     tower.requires_grad_(False)
     if unlock_last:
-        last = tower.norm_post if isinstance(tower, ImageEncoder) else tower.norm_final
-        for part in (*tower.blocks[-unlock_last:], last, tower.projection):
-            part.requires_grad_(True)
+        last: tuple[nn.Module | None, ...] = (
+            (tower.norm_post, tower.attention_pool) if isinstance(tower, ImageEncoder) else (tower.norm_final,)
+        )
+        for part in (*tower.blocks[-unlock_last:], *last, tower.projection):
+            if part is not None:
+                part.requires_grad_(True)
 
 
 def has_trainable(module: nn.Module) -> bool:
@@ -113,9 +121,21 @@ def add_adapters(blocks: Iterable[nn.Module], rank: int, alpha: float | None) ->
             raise TypeError(f"{type(block).__name__} is not a Transformer block")
         attention.qkv = LoRALinear(attention.qkv, rank, alpha)
         attention.out = LoRALinear(attention.out, rank, alpha)
-        for index, layer in enumerate(mlp):
-            if isinstance(layer, nn.Linear):
-                mlp[index] = LoRALinear(layer, rank, alpha)
+        _adapt_mlp(mlp, rank, alpha)
+
+
+def add_pool_adapters(pool: AttentionPoolHead, rank: int, alpha: float | None) -> None:
+    """Add adapters to the linear layers of attention pooling; `alpha` as in `add_adapters`."""
+    alpha = alpha or 2.0 * rank
+    pool.query, pool.key_value = LoRALinear(pool.query, rank, alpha), LoRALinear(pool.key_value, rank, alpha)
+    pool.out = LoRALinear(pool.out, rank, alpha)
+    _adapt_mlp(pool.mlp, rank, alpha)
+
+
+def _adapt_mlp(mlp: nn.Sequential, rank: int, alpha: float) -> None:
+    for index, layer in enumerate(mlp):
+        if isinstance(layer, nn.Linear):
+            mlp[index] = LoRALinear(layer, rank, alpha)
 
 
 def is_adapter(name: str) -> bool:

@@ -45,7 +45,7 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def test_the_command_writes_and_says_how_to_read(tmp_path: Path):
     checkpoint(tmp_path / "model")
-    for to, call in (("hf", "CLIPModel.from_pretrained"), ("open_clip", "local-dir:")):
+    for to, call in (("hf", "AutoModel.from_pretrained"), ("open_clip", "local-dir:")):
         done = python("-m", "export.cli", tmp_path / "model", "--format", to, "--out", tmp_path / to)
         assert done.returncode == 0, done.stderr
         assert call in done.stdout

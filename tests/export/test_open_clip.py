@@ -20,9 +20,9 @@ from tests.export.checkpoints import CAPTIONS, CONTEXT, MEAN, checkpoint, clip_b
     [
         {},
         {"image": {"activation": "quick_gelu"}, "text": {"activation": "quick_gelu"}},
-        {"image": {"activation": "gelu_tanh", "norm_eps": 1e-4}, "text": {"mlp_ratio": 3.0}},
+        {"image": {"activation": "gelu_tanh", "norm_eps": 1e-4}, "text": {"mlp_width": 96}},
         {"image": MEAN},
-        {"image": {**MEAN, "norm_after_pooling": False, "pre_norm": False, "mlp_ratio": 2.71}},
+        {"image": {**MEAN, "norm_after_pooling": False, "pre_norm": False, "mlp_width": 86}},
         {"text": {"pooling": "last", "causal": False, "projection_bias": True}, "tokenizer": clip_bpe(True)},
         {"text": {"pooling": "first", "causal": False}, "tokenizer": clip_bpe(True, "end"), "logit_bias": True},
         {"preprocessing": {"resize_mode": "longest", "interpolation": "bilinear", "fill": 127}},

@@ -139,10 +139,17 @@ def test_every_architecture_of_open_clip_is_understood_or_refused_by_name() -> N
     assert {"ViT-B-32", "ViT-H-14", "ViT-bigG-14", "ViT-g-14", "ViT-L-14-336"} <= {name for name, _ in understood}
     for name, config in understood:
         settings = open_clip.get_model_config(name)
-        assert config.image.width // config.image.heads == settings["vision_cfg"].get("head_width", 64)
-        assert (config.image.activation is Activation.QUICK_GELU) == settings.get("quick_gelu", False)
+        if "timm_model_name" not in settings["vision_cfg"]:
+            assert config.image.width // config.image.heads == settings["vision_cfg"].get("head_width", 64)
+            assert (config.image.activation is Activation.QUICK_GELU) == settings.get("quick_gelu", False)
+    siglip = {name: config for name, config in understood if "SigLIP" in name}
+    assert siglip.keys() == {name for name in open_clip.list_models() if "-SigLIP" in name}
+    assert all(config.preprocessing.resize_mode == "squash" for config in siglip.values())
+    so400m = siglip["ViT-SO400M-14-SigLIP-384"]
+    assert (so400m.image.grid, so400m.image.mlp_width, so400m.text.mlp_width) == (27, 4304, 4304)
+    assert so400m.image.width / so400m.image.heads == 72
     for name, part in (
-        ("RN50", "a ResNet"), ("ViT-B-16-SigLIP", "a timm trunk (vit_base_patch16_siglip_224)"),
+        ("RN50", "a ResNet"), ("ViTamin-B", "the timm trunk vitamin_base_224"),
         ("roberta-ViT-B-32", "a Hugging Face text tower (roberta-base)"), ("coca_ViT-B-32", "CoCa"),
         ("ViT-M-16-alt", "layer scale"), ("ViT-L-14-CLIPA", "strip_sep_token"),
     ):  # fmt: skip
@@ -172,7 +179,9 @@ def test_what_is_missing_or_left_over_is_named(folder: Path) -> None:
         ({"model_cfg__vision_cfg__layers": 3}, "visual.transformer.resblocks.2"),
         ({"model_cfg__vision_cfg__layers": 10**9}, "more blocks"),
         ({"model_cfg__vision_cfg__image_size": 48}, "visual.positional_embedding"),
-        ({"model_cfg__vision_cfg__patch_size": 7}, "multiple"),
+        ({"model_cfg__vision_cfg__patch_size": 7}, "visual.conv1.weight has the shape [64, 3, 8, 8]"),
+        ({"model_cfg__text_cfg__mlp_ratio": "4"}, "mlp_ratio is '4'"),
+        ({"model_cfg__text_cfg__eos_id": 2}, "expects token 2 as their end"),
         ({"model_cfg__vision_cfg__patch_size": "8"}, "whole number"),
         ({"model_cfg__text_cfg__context_length": 77}, "positional_embedding has the shape [16, 64]"),
         ({"model_cfg__text_cfg__mlp_ratio": 2.0}, "mlp"),
@@ -197,7 +206,7 @@ def test_a_configuration_that_disagrees_or_cannot_be(folder: Path, values: dict[
 
 def test_weights_of_another_architecture(tmp_path: Path, hugging_face: Path) -> None:
     foreign = {
-        "visual.trunk.patch_embed.weight": "a timm trunk", "visual.layer1.0.conv1.weight": "a ResNet",
+        "positional_embedding_res": "LongCLIP", "visual.layer1.0.conv1.weight": "a ResNet",
         "visual.attn_pool.query": "attentional pooling", "text.transformer.embeddings.word": "Hugging Face text tower",
         "visual.transformer.resblocks.0.ls_1.gamma": "layer scale", "layer1.0.conv1.weight": "holds no CLIP",
     }  # fmt: skip
@@ -205,8 +214,10 @@ def test_weights_of_another_architecture(tmp_path: Path, hugging_face: Path) -> 
         path = tmp_path / "w.pt"
         torch.save({name: torch.ones(2), "fc.weight": torch.ones(2)}, path)
         assert reason in refused(path)
-    changed(hugging_face / "config.json", model_type="siglip")
-    assert "model_type 'siglip'" in refused(hugging_face)
+    changed(hugging_face / "config.json", model_type="align")
+    assert "model_type 'align'" in refused(hugging_face)
+    changed(hugging_face / "config.json", model_type="siglip2")
+    assert "SigLIP2's NaFlex tower" in refused(hugging_face)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

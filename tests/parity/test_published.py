@@ -68,8 +68,8 @@ def open_clip_says(model: Any, tokens: Tensor, side: int = 32) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def hugging_face_says(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    said = model(input_ids=tokens, pixel_values=images())
+def hugging_face_says(model: Any, tokens: Tensor, side: int = 32) -> tuple[Tensor, Tensor, Tensor]:
+    said = model(input_ids=tokens, pixel_values=images(side))
     return said.image_embeds, said.text_embeds, said.logits_per_image
 
 
