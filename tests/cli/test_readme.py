@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import command_environment
+from tests.encoders import PREPROCESSOR, onnx_encoder, text_folder
 from tests.published import open_clip_model, save_open_clip
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -52,18 +53,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     for name in ("images/red_apple.png", "photo.png", "a.jpg", "b.jpg"):
         Image.open(drawn).save(here / name)
     save_open_clip(here / "weights", open_clip_model())
+    onnx_encoder(here / "encoders" / "mobilenet.onnx")
+    (here / "encoders" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    text_folder(here / "encoders" / "minilm", "bert", pooling="mean_tokens")
     return here
 
 
 def test_the_readme_has_the_whole_main_job() -> None:
     names = [command.split()[0] for command in shell_commands()]
-    assert names == ["clip-data", "clip-train", "clip-train", "clip-export", "clip-export", "clip-infer"]
+    assert names == ["clip-data", *["clip-train"] * 3, "clip-export", "clip-export", "clip-infer"]
 
 
 def test_every_command_of_the_readme_works_as_it_stands(folder: Path) -> None:
-    check, train, tune, write, export, infer = (run(command, folder) for command in shell_commands())
+    check, train, align, tune, write, export, infer = (run(command, folder) for command in shell_commands())
     assert "180 usable pairs" in check
     assert "finished at step" in train
+    assert "trainable parameters of" in align
     assert "the best checkpoint is blend_0.5" in tune
     assert "equal to the model bit for bit" in write
     assert "accepted" in export
