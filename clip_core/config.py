@@ -199,7 +199,8 @@ class TuneConfig(Section):
     )
     guard_data: Path | None = Field(
         None,
-        description="second validation set, to detect forgetting: pairs, builtin[,FOLDER] or none (default: none; init: builtin)",
+        description="second validation set, to detect forgetting: pairs, builtin[,FOLDER] or none "
+        "(default: none; init: builtin)",
     )
     guard_root: Path | None = Field(
         None, description="image root of the second validation set (default: the folder of its list)"
