@@ -198,7 +198,9 @@ class TuneConfig(Section):
         description="interpolate at the end between initial (0) and fine-tuned weights (1), as in WiSE-FT; try 0.5",
     )
     guard_data: Path | None = Field(
-        None, description="second validation set: pairs, builtin[,FOLDER] or none (default: none; init: builtin)"
+        None,
+        description="second validation set, to detect forgetting: pairs, builtin[,FOLDER] or none "
+        "(default: none; init: builtin)",
     )
     guard_root: Path | None = Field(
         None, description="image root of the second validation set (default: the folder of its list)"

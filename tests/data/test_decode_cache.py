@@ -283,10 +283,11 @@ def test_an_interrupted_build_is_continued_and_ends_as_if_it_had_not_been(images
 
 
 def test_an_interrupted_build_can_be_interrupted_again(images: list[Path], cache: Path):
-    first = int(interrupted_build(images, after=1).split()[0])
-    second = int(interrupted_build(images, after=first + 1).split()[0])
+    many = images * 6  # more than are decoded ahead
+    first = int(interrupted_build(many, after=1).split()[0])
+    second = int(interrupted_build(many, after=first + 1).split()[0])
     assert 16 <= first < second
-    assert set(build(images)[0].failures) == {3, 39}
+    assert set(build(many)[0].failures) == {row + 40 * copy for row in (3, 39) for copy in range(6)}
 
 
 @pytest.mark.parametrize("damage", ["pixels", "record", "done"])

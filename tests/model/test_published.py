@@ -143,7 +143,9 @@ def test_every_architecture_of_open_clip_is_understood_or_refused_by_name() -> N
             assert config.image.width // config.image.heads == settings["vision_cfg"].get("head_width", 64)
             assert (config.image.activation is Activation.QUICK_GELU) == settings.get("quick_gelu", False)
     siglip = {name: config for name, config in understood if "SigLIP" in name}
-    assert siglip.keys() == {name for name in open_clip.list_models() if "-SigLIP" in name}
+    unprojected = "ViT-SO400M-16-SigLIP-i18n-256"
+    assert siglip.keys() == {name for name in open_clip.list_models() if "-SigLIP" in name} - {unprojected}
+    assert "text projection 'none'" in refusals[unprojected]
     assert all(config.preprocessing.resize_mode == "squash" for config in siglip.values())
     so400m = siglip["ViT-SO400M-14-SigLIP-384"]
     assert (so400m.image.grid, so400m.image.mlp_width, so400m.text.mlp_width) == (27, 4304, 4304)
@@ -175,13 +177,12 @@ def test_what_is_missing_or_left_over_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"model_cfg__embed_dim": 48}, "visual.proj has the shape [64, 32]"),
+        ({"model_cfg__embed_dim": 48}, "text_projection has the shape [64, 32]"),
         ({"model_cfg__vision_cfg__layers": 3}, "visual.transformer.resblocks.2"),
         ({"model_cfg__vision_cfg__layers": 10**9}, "more blocks"),
         ({"model_cfg__vision_cfg__image_size": 48}, "visual.positional_embedding"),
         ({"model_cfg__vision_cfg__patch_size": 7}, "visual.conv1.weight has the shape [64, 3, 8, 8]"),
         ({"model_cfg__text_cfg__mlp_ratio": "4"}, "mlp_ratio is '4'"),
-        ({"model_cfg__text_cfg__eos_id": 2}, "expects token 2 as their end"),
         ({"model_cfg__vision_cfg__patch_size": "8"}, "whole number"),
         ({"model_cfg__text_cfg__context_length": 77}, "positional_embedding has the shape [16, 64]"),
         ({"model_cfg__text_cfg__mlp_ratio": 2.0}, "mlp"),
@@ -242,8 +243,10 @@ def test_sizes_that_cannot_be(folder: Path) -> None:
 def test_a_tokenizer_that_does_not_fit(folder: Path, hugging_face: Path) -> None:
     changed(hugging_face / "config.json", text_config__eos_token_id=5)
     assert "ends captions with token 49407" in refused(hugging_face, TokenizerError)
+    changed(folder / "open_clip_config.json", model_cfg__text_cfg__eos_id=2)
+    assert "expects token 2 as their end" in refused(folder, TokenizerError)
     changed(folder / "open_clip_config.json", model_cfg__text_cfg__hf_tokenizer_name="org/name")
-    assert "no tokenizer.json" in refused(folder, TokenizerError)
+    assert "neither tokenizer.json nor spiece.model" in refused(folder, TokenizerError)
 
 
 def test_what_is_not_there(tmp_path: Path, folder: Path) -> None:

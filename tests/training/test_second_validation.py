@@ -166,4 +166,4 @@ def test_its_recalls_have_keys_of_their_own_and_do_not_choose_the_best_checkpoin
     best = RunReader(tmp_path / "run").best()
     assert best is not None
     assert best.metric == "zero_shot_top1"  # of the first set, whose captions are classes
-    assert "second validation set, recall@1 image to text" in (tmp_path / "run" / "train.log").read_text()
+    assert "second validation set: recall@1 image to text" in (tmp_path / "run" / "train.log").read_text()
