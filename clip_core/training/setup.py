@@ -68,7 +68,7 @@ def build_trainer(
     record = RunReader(writer.path).record() if resume else None
     encoders = find_encoders(config, record.model if record else start.network if start else None)
     if encoders is not None:
-        say_encoders(encoders, log.say)
+        say_encoders(encoders, config.encoders, log.say)
     data = _load(config, start, encoders, record, writer, log)
     preprocessing = data.train_store.preprocessing
     tokenizer = _tokenizer(config, writer.path, data, start, encoders, resume=resume)
