@@ -83,8 +83,8 @@ def say_encoders(encoders: Encoders, config: EncoderConfig, say: Callable[[str],
         licence = f"licence {info.licence}" if info.licence else "no licence named"
         say(
             printable(
-                f"{info.side} encoder {typed or info.name}: {info.architecture}, {info.parameters:,} parameters, frozen, "
-                f"{info.feature_size} features, {licence}"
+                f"{info.side} encoder {typed or info.name}: {info.architecture}, {info.parameters:,} parameters, "
+                f"frozen, {info.feature_size} features, {licence}"
             )
         )
         for note in info.notes:
