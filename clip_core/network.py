@@ -4,7 +4,7 @@ Stored with every weight file, since weights mean nothing without it; config.py 
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -255,6 +255,15 @@ class ExternalTower(Frozen):
         return self.encoder.end_token or 0
 
 
+Own = TypeVar("Own", ImageTower, TextTower)
+
+
+def _own(tower: Own | ExternalTower) -> Own:
+    if isinstance(tower, ExternalTower):
+        raise TypeError(f"the {tower.encoder.side} tower is an external encoder")
+    return tower
+
+
 class ClipConfig(Frozen):
     """The identity of a network: both towers, the shared embedding, and how its images are prepared.
 
@@ -284,9 +293,7 @@ class ClipConfig(Frozen):
         Raises:
             TypeError: if it is an external encoder.
         """
-        if isinstance(self.image, ExternalTower):
-            raise TypeError("the image tower is an external encoder")
-        return self.image
+        return _own(self.image)
 
     @property
     def own_text(self) -> TextTower:
@@ -295,9 +302,19 @@ class ClipConfig(Frozen):
         Raises:
             TypeError: if it is an external encoder.
         """
-        if isinstance(self.text, ExternalTower):
-            raise TypeError("the text tower is an external encoder")
-        return self.text
+        return _own(self.text)
+
+    def with_encoder(self, side: Side, name: str) -> "ClipConfig":
+        """With another name of the external encoder of a side: the same encoder at another place.
+
+        Raises:
+            TypeError: if that tower is not an external encoder.
+        """
+        tower = self.image if side == "image" else self.text
+        if not isinstance(tower, ExternalTower):
+            raise TypeError(f"the {side} tower is not an external encoder")
+        encoder = tower.encoder.model_copy(update={"name": name})
+        return self.model_copy(update={side: tower.model_copy(update={"encoder": encoder})})
 
     @property
     def external(self) -> tuple[ExternalTower, ...]:

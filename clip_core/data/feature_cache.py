@@ -105,6 +105,8 @@ class FeatureCache:
                     with (self.folder / "features.bin").open("ab") as handle:
                         handle.truncate(count * self._bytes)
                         handle.write(rows.tobytes())
+                        handle.flush()
+                        os.fsync(handle.fileno())  # after a power cut no key may stand for features that are not there
                     with (self.folder / "keys.bin").open("ab") as handle:
                         handle.truncate(count * KEY_BYTES)
                         handle.write(b"".join(keys))

@@ -248,6 +248,16 @@ def load_weights(model: CLIP, folder: Path, *, assign: bool = False) -> None:
     model.load_state_dict(weights, strict=True, assign=assign)
 
 
+def _encoders_moved(config: ClipConfig, run: Path | None) -> ClipConfig:
+    """External encoders by the names that the run has now: they may have been moved since the checkpoint."""
+    if run is None or not config.external:
+        return config
+    names = {tower.encoder.side: tower.encoder.name for tower in RunReader(run).record().model.external}
+    for tower in config.external:
+        config = config.with_encoder(tower.encoder.side, names.get(tower.encoder.side, tower.encoder.name))
+    return config
+
+
 def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     """The network of a run directory (its best checkpoint), of a checkpoint folder, or of published weights.
 
@@ -273,6 +283,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{folder / META} does not describe a network: {error}.") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
+    config = _encoders_moved(config, run)
     places = (RunPaths(each).tokenizer for each in (folder, folder.parent.parent))
     tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:

@@ -1,9 +1,8 @@
-"""Pretrained encoders that are aligned: loaded, described for the network, their features computed, the heads begun.
+"""Pretrained encoders that are aligned: loaded, described for the network, features computed, heads initialised.
 
 The encoders of both sides, or of one with the other trained from scratch.
 """
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,11 +12,13 @@ import torch
 from clip_core.config import FEW_PAIRS, EncoderConfig, TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.tokenizer import Captions, Tokenizer
+from clip_core.errors import UsageError
 from clip_core.model.clip import CLIP
 from clip_core.model.encoders.base import FrozenEncoder
+from clip_core.model.encoders.files import absolute
 from clip_core.model.encoders.resolve import load_encoder, load_image_encoder, load_text_encoder
 from clip_core.model.projection import ExternalEncoder
-from clip_core.network import ClipConfig, ExternalTower, Head
+from clip_core.network import ClipConfig, ExternalTower, Head, Side
 from clip_core.text import printable
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore, image_features
@@ -51,7 +52,7 @@ def find_encoders(config: TrainConfig, network: ClipConfig | None) -> Encoders |
     """
     given = config.encoders
     if network is not None:
-        frozen = [tower for tower in network.external if not tower.unfrozen]
+        frozen = [tower for tower in at_their_places(network, given).external if not tower.unfrozen]
         image, text = (
             next((load_encoder(tower.encoder) for tower in frozen if tower.encoder.side == side), None)
             for side in ("image", "text")
@@ -75,6 +76,22 @@ def find_encoders(config: TrainConfig, network: ClipConfig | None) -> Encoders |
     return Encoders(image, text)
 
 
+def at_their_places(network: ClipConfig, config: EncoderConfig) -> ClipConfig:
+    """The network of a run with the encoders' names as they were given last: a resumed run may have moved them.
+
+    Raises:
+        UsageError: if an encoder is given and the run has none on that side.
+    """
+    sides: tuple[tuple[Side, str | None], ...] = (("image", config.image_encoder), ("text", config.text_encoder))
+    for side, name in sides:
+        if name is None:
+            continue
+        if all(tower.encoder.side != side for tower in network.external):
+            raise UsageError(f"--{side}-encoder: this run has no pretrained {side} encoder; leave it out.")
+        network = network.with_encoder(side, absolute(name))
+    return network
+
+
 def say_encoders(encoders: Encoders, config: EncoderConfig, say: Callable[[str], None]) -> None:
     """One line an encoder: what it is, its size, its licence; then what was assumed."""
     for encoder in encoders.both:
@@ -92,13 +109,12 @@ def say_encoders(encoders: Encoders, config: EncoderConfig, say: Callable[[str],
 
 
 def alternative(config: TrainConfig, pairs: int) -> str | None:
-    """What aligning pretrained encoders reaches, and the command, for training from scratch on few pairs."""
+    """What aligning pretrained encoders reaches, and the flags for it, where few pairs are trained on from scratch."""
     if pairs >= FEW_PAIRS or config.tune.init is not None or config.encoders.given or config.data.create_synthetic:
         return None
-    data = shlex.quote(str(config.data.data_file))
     return (
         f"fewer than {FEW_PAIRS:,} pairs: heads on pretrained encoders reach more in less time ({_REACHED}); "
-        f"clip-train --data {data} --image-encoder timm:vit_small_patch14_dinov2.lvd142m "
+        "add --image-encoder timm:vit_small_patch14_dinov2.lvd142m "
         "--text-encoder sentence-transformers/all-MiniLM-L6-v2"
     )
 
@@ -126,11 +142,19 @@ def compute_features(
     data: Data,
     tokenizer: Tokenizer,
     second: ValidationSet | None,
-    config: TrainConfig,
+    network: ClipConfig,
+    *,
+    views: int,
     device: str,
     say: Callable[[str], None],
 ) -> tuple[Data, Tokenizer | CaptionFeatures, ValidationSet | None]:
-    """Features in place of images and of captions, where their encoder is frozen: computed once, kept in a cache."""
+    """Features in place of images and of captions, where their encoder is frozen: computed once, kept in a cache.
+
+    Args:
+        second: the second validation set, if there is one.
+        network: whose heads take the features.
+        views: of each training image; the first is the image itself.
+    """
     where = torch.device(device)
     captions: Tokenizer | CaptionFeatures = tokenizer
     if encoders.text is not None:
@@ -144,8 +168,8 @@ def compute_features(
                 stores,
                 where,
                 say,
-                views=config.encoders.views or 1,
-                patches=config.encoders.image_features == "patches",
+                views=views,
+                patches=isinstance(network.image, ExternalTower) and network.image.head.pool,
             )
         )
     data = replace(data, train_store=stores[0], val_store=stores[1])
@@ -154,7 +178,7 @@ def compute_features(
     return data, captions, second
 
 
-def begin_heads(model: CLIP, encoders: Encoders, data: Data, captions: Captions, *, fit: bool) -> None:
+def initialise_heads(model: CLIP, encoders: Encoders, data: Data, captions: Captions, *, fit: bool) -> None:
     """Attach the encoders; `fit`: give each new head the statistics of the training features."""
     for tower, encoder in ((model.image, encoders.image), (model.text, encoders.text)):
         if isinstance(tower, ExternalEncoder) and encoder is not None:

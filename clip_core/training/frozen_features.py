@@ -15,9 +15,11 @@ from clip_core.data.feature_cache import FeatureCache, content_key
 from clip_core.data.progress import DecodeProgress
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
+from clip_core.errors import CheckpointError
 from clip_core.model.encoders.base import FrozenEncoder
 from clip_core.network import Preprocessing
 from clip_core.scoring import FloatArray
+from clip_core.text import printable
 from clip_core.training.image_augmentation import random_crop, to_pixel_values
 
 IntArray = NDArray[np.int64]
@@ -78,7 +80,7 @@ class CaptionFeatures:
             chosen = ids[[by_length[place] for place in places]]
             if not self.tokenizer.pads_to_context:
                 chosen = chosen[:, : max(len(rows[by_length[place]]) for place in places)]
-            return _array(self.encoder(torch.from_numpy(chosen).to(self._device)))
+            return _array(self.encoder, self.encoder(torch.from_numpy(chosen).to(self._device)))
 
         with DecodeProgress(self._say, "encoded", "caption") as progress:
             features = self._cache.compute([keys[place] for place in by_length], encode, progress)
@@ -134,7 +136,7 @@ def image_features(
                             for image, seed in zip(pixel_values, seeds, strict=True)
                         ]
                     )
-                return _array(run(pixel_values))
+                return _array(encoder, run(pixel_values))
 
             with DecodeProgress(say, "encoded") as progress:
                 per_view.append(cache.compute(keys, encode, progress))
@@ -151,6 +153,12 @@ def _keys(store: Images) -> list[bytes]:
     return keys
 
 
-def _array(features: torch.Tensor) -> FloatArray:
+def _array(encoder: FrozenEncoder, features: torch.Tensor) -> FloatArray:
+    """Raises: CheckpointError: if a feature is not finite."""
     array: FloatArray = features.float().cpu().numpy()
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"the {encoder.info.side} encoder {printable(encoder.info.name)} gives features that are not finite; "
+            "its weights are damaged, or overflow: use other weights."
+        )
     return array

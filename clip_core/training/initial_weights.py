@@ -16,6 +16,7 @@ from clip_core.model.published import read_published
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
+from clip_core.text import printable
 
 _DEFAULT_LENGTH = DataConfig().context_length
 
@@ -121,27 +122,35 @@ def _external(init: str, loaded: LoadedModel, config: TrainConfig) -> Start:
     tune, unfreeze = config.tune, config.encoders.unfreeze_last
     for name, given in (
         ("--image-size", config.model.image_size), ("--lora", tune.lora), ("--blend", tune.blend),
-        ("--lock", None if tune.lock == "none" else tune.lock),
+        ("--lock", None if tune.lock == "none" else tune.lock), ("--patch-dropout", config.optim.patch_dropout),
+        ("--word-dropout", config.optim.word_dropout), ("--bpe-dropout", config.optim.bpe_dropout),
     ):  # fmt: skip
         if given is not None:
             raise UsageError(
                 f"{name} is not supported for external encoders, and {loaded.folder} has them; leave it out, or "
                 "fine-tune their last blocks with --unfreeze-last N."
             )
-    network, weights = loaded.config, dict(loaded.model.state_dict())
+    network, weights, notes = loaded.config, dict(loaded.model.state_dict()), list(loaded.notes)
     for side in ("image", "text"):
         tower, module = getattr(network, side), getattr(loaded.model, side)
         if not isinstance(module, ExternalEncoder) or not unfreeze or module.encoder is None:
             continue
         blocks = len(module.encoder.blocks())
-        if not 0 < unfreeze <= blocks:
+        if not blocks:
+            notes.append(
+                f"the {side} encoder {printable(tower.encoder.name)} stays frozen: it has no blocks to unfreeze"
+            )
+            continue
+        if unfreeze > blocks:
             raise UsageError(
-                f"--unfreeze-last is {unfreeze}, and the {side} encoder {tower.encoder.name} has {blocks} blocks that "
-                "can be unfrozen."
+                f"--unfreeze-last is {unfreeze}, and the {side} encoder {printable(tower.encoder.name)} has "
+                f"{blocks} blocks."
             )
         network = network.model_copy(update={side: tower.model_copy(update={"unfrozen": unfreeze})})
         weights |= {f"{side}.unfrozen.{name}": value for name, value in module.encoder.state_dict().items()}
-    return Start(network, loaded.tokenizer, str(loaded.folder), init, weights)
+    if unfreeze and not any(tower.unfrozen for tower in network.external):
+        raise UsageError(f"--unfreeze-last is {unfreeze}, and no encoder of {init} has blocks that can be unfrozen.")
+    return Start(network, loaded.tokenizer, str(loaded.folder), init, weights, tuple(notes))
 
 
 def _with_image_size(network: ClipConfig, size: int) -> ClipConfig:

@@ -12,6 +12,7 @@ from clip_core.data.formats.unsupported import not_found
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
+from clip_core.model.encoders.files import absolute
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.training.device import choose_device, choose_precision
@@ -22,8 +23,13 @@ from clip_core.training.second_validation import guard_of, read_second_validatio
 _TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
 _LONGEST_WARMUP = 0.5  # of the steps
 
-# What --resume takes: where the data are now.
-_PLACES = {"data": ("data_file", "image_root", "val_file"), "tune": ("guard_data", "guard_root"), "run": ("run_dir",)}
+# What --resume takes: where data and encoders are now.
+_PLACES = {
+    "data": ("data_file", "image_root", "val_file"),
+    "encoders": ("image_encoder", "text_encoder"),
+    "tune": ("guard_data", "guard_root"),
+    "run": ("run_dir",),
+}
 
 
 def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
@@ -128,8 +134,13 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     }
     if config.tune.guard_data is not None:
         guard = guard_of(config.tune)
-        absolute = guard._replace(data=guard.data.absolute() if guard.data else None)
-        paths["tune"]["guard_data"] = Path(str(absolute))
+        placed = guard._replace(data=guard.data.absolute() if guard.data else None)
+        paths["tune"]["guard_data"] = Path(str(placed))
+    paths["encoders"] = {
+        name: absolute(value)
+        for name in ("image_encoder", "text_encoder")
+        if (value := getattr(config.encoders, name)) is not None
+    }
     init = config.tune.init
     if init is not None and Path(init).expanduser().exists():
         paths["tune"]["init"] = str(Path(init).expanduser().absolute())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
 from clip_core.data.pairs import Pair, distinct_images
@@ -17,10 +17,10 @@ from clip_core.training.device import choose_device, choose_precision
 _PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
 _VIT_PEAK_LR = 5e-4  # of CLIP's own ViT-B (Radford et al. 2021)
 _STEPS = 1000
-_EPOCHS = (10, 60)
+_EPOCHS = {"scratch": (10, 60), "fine-tune": (5, 30), "aligned": (3, 20)}
 _STEPS_PER_EPOCH = 16
 _SMALLEST_BATCH, _LARGEST_BATCH, _LARGEST_BATCH_GPU = 16, 128, 256
-_WEIGHT_DECAY = 0.1
+_WEIGHT_DECAY = {"scratch": 0.1, "fine-tune": 0.0, "aligned": 1.0}
 _EVALUATIONS = 30
 _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs, below which a run overfits within minutes without dropout of patches and words
@@ -36,13 +36,10 @@ _TUNE_WIDTH = 768
 _LOCKED_TIMES = 3  # one tower is frozen, so the other may change more
 _LORA_TIMES = 10  # adapters start at zero and are small
 _TUNE_LAYER_DECAY = 0.8
-_TUNE_EPOCHS = (5, 30)
 
 # Aligning frozen encoders (docs/log.md).
 _HEAD_LR = 1e-3
-_HEAD_WEIGHT_DECAY = 1.0
 _ALIGN_STEPS = 200
-_ALIGN_EPOCHS = (3, 20)
 _ALIGN_STEPS_PER_EPOCH = 8
 _LARGEST_ALIGNED_BATCH = 1024
 
@@ -76,7 +73,6 @@ _REASONS: dict[tuple[str, str], str] = {
     ("lr", "aligned"): "default for projection heads",
     ("weight_decay", "aligned"): "default for projection heads",
     ("ema", "aligned"): "evaluated and saved in place of the raw weights",
-    ("epochs", "aligned"): f"about {_ALIGN_STEPS} steps, {_ALIGN_EPOCHS[0]} to {_ALIGN_EPOCHS[1]} epochs",
     ("weight_decay", "scratch"): "default for training from scratch",
     ("weight_decay", "fine-tune"): "it pulls towards zero, not towards the pretrained weights",
     ("layer_decay", "fine-tune"): "early layers are general",
@@ -86,8 +82,9 @@ _REASONS: dict[tuple[str, str], str] = {
     ("label_smoothing", "few"): _FEW,
     ("ema", "scratch"): "evaluated and saved in place of the raw weights",
     ("loss", "sigmoid"): "the pretrained weights have a logit bias",
-    ("epochs", "scratch"): f"about {_STEPS:,} steps, {_EPOCHS[0]} to {_EPOCHS[1]} epochs",
-    ("epochs", "fine-tune"): f"about {_STEPS:,} steps, {_TUNE_EPOCHS[0]} to {_TUNE_EPOCHS[1]} epochs",
+} | {
+    ("epochs", start): f"about {_ALIGN_STEPS if start == 'aligned' else _STEPS:,} steps, {fewest} to {most} epochs"
+    for start, (fewest, most) in _EPOCHS.items()
 }
 
 T = TypeVar("T")
@@ -139,99 +136,114 @@ def resolve_recipe(
             f"a contrastive loss needs at least 2 training pairs, and there is {epoch_pairs}; add pairs"
             + ("." if config.data.val_file else ", or give the validation set with --val-file.")
         )
-    optim, tune = config.optim, config.tune
-    aligned = len(network.external) == 2 and not any(tower.unfrozen for tower in network.external)
-    tuning = tune.init is not None and not aligned
-    few = train_pairs < FEW_PAIRS and not tuning and not aligned and not classes
-    very_few = few and train_pairs < _VERY_FEW
-    start = "aligned" if aligned else "fine-tune" if tuning else "scratch"
-    decide = _Decisions(
-        _of_heads(config, network) if aligned else [] if tuning else _of_network(config, network, train_pairs)
-    )
-
+    case = _case_of(config, network, train_pairs, classes=classes)
+    decide = _Decisions(_of_model(config, network, train_pairs, case))
     device = choose_device(config.run.device)
     precision = choose_precision(device, config.run.precision)
-    if aligned and config.run.precision is None:
+    if case.start == "aligned" and config.run.precision is None:
         precision = "fp32"
-    decide.choose("precision", config.run.precision, precision, "aligned" if aligned else precision)
-    on_cpu = device.type == "cpu"
+    decide.choose("precision", config.run.precision, precision, "aligned" if case.start == "aligned" else precision)
     batch_size = min(
-        decide.choose(
-            "batch_size",
-            optim.batch_size,
-            _aligned_batch_size(epoch_pairs) if aligned else _default_batch_size(epoch_pairs, on_cpu=on_cpu),
-            "aligned" if aligned else "cpu" if on_cpu else "gpu",
-        ),
-        epoch_pairs,
+        decide.choose("batch_size", config.optim.batch_size, *_batch_size(epoch_pairs, device.type, case)), epoch_pairs
     )
     steps_per_epoch = epoch_pairs // batch_size
     loss = _loss(config, network, decide)
-    muon = precision == "bf16" and not tuning and not aligned
+    values = {"device": str(device), "precision": precision, "loss": loss, "batch_size": batch_size}
+    values |= _optimisation(config, network, train_pairs, case, precision, decide)
+    values |= _regularisation(config, network, case, loss, decide)
+    # The EMA's line stands after those of regularisation; its decay was chosen with the learning rate.
+    decide.choose("ema", config.tune.ema, values["ema"] or 0.0, case.start, off=0.0)
+    epochs = config.optim.epochs or _epochs(steps_per_epoch, case.start)
+    if config.optim.minutes is None:
+        decide.choose("epochs", config.optim.epochs, epochs, case.start)
+    seconds = None if config.optim.minutes is None else 60 * config.optim.minutes
+    schedule = _schedule(config, steps_per_epoch * epochs, steps_per_epoch)
+    return Recipe(**values, seconds=seconds, steps_per_epoch=steps_per_epoch, **schedule), decide.made
+
+
+class _Case(NamedTuple):
+    """What the defaults depend on. `few`, `very_few`: pairs to train a whole network on."""
+
+    start: Literal["scratch", "aligned", "fine-tune"]
+    few: bool
+    very_few: bool
+    classes: bool
+
+
+def _case_of(config: TrainConfig, network: ClipConfig, train_pairs: int, *, classes: bool) -> _Case:
+    if len(network.external) == 2 and not any(tower.unfrozen for tower in network.external):
+        return _Case("aligned", few=False, very_few=False, classes=classes)
+    if config.tune.init is not None:
+        return _Case("fine-tune", few=False, very_few=False, classes=classes)
+    few = train_pairs < FEW_PAIRS and not classes
+    return _Case("scratch", few=few, very_few=few and train_pairs < _VERY_FEW, classes=classes)
+
+
+def _of_model(config: TrainConfig, network: ClipConfig, train_pairs: int, case: _Case) -> list[Decision]:
+    """Defaults of a new network, or of the projection heads."""
+    if case.start == "fine-tune":
+        return []
+    return _of_heads(config, network) if case.start == "aligned" else _of_network(config, network, train_pairs)
+
+
+def _optimisation(
+    config: TrainConfig, network: ClipConfig, train_pairs: int, case: _Case, precision: str, decide: _Decisions
+) -> dict[str, Any]:
+    """Optimiser, learning rate and its schedule, EMA, weight decay."""
+    optim, tune, start = config.optim, config.tune, case.start
+    muon = precision == "bf16" and start == "scratch"
     optimizer = decide.choose(
         "optimizer", optim.optimizer, "muon" if muon else "adamw",
-        start if tuning or aligned else "muon" if muon else "adamw",
+        start if start != "scratch" else "muon" if muon else "adamw",
     )  # fmt: skip
-    lr = (
-        decide.choose("lr", optim.lr, tune_lr(network, tune), "lora" if tune.lora else "fine-tune")
-        if tuning
-        else decide.choose("lr", optim.lr, _HEAD_LR, "aligned")
-        if aligned
-        else decide.choose("lr", optim.lr, *_scratch_lr(config, train_pairs))
-    )
-    layer_decay = decide.choose(
-        "layer_decay", tune.layer_decay, _TUNE_LAYER_DECAY if tuning and not tune.lora else 1.0, start, off=1.0
-    )
-    ema = tune.ema if tune.ema is not None else 0.0 if tuning else _EMA
-    case = _min_lr(config, ema=bool(ema), classes=classes, few=few)
-    min_lr = decide.choose("min_lr", optim.min_lr, *((1.0, "constant") if aligned and ema else case))
+    if start == "fine-tune":
+        rate, why = tune_lr(network, tune), "lora" if tune.lora else "fine-tune"
+    elif start == "aligned":
+        rate, why = _HEAD_LR, "aligned"
+    else:
+        rate, why = _scratch_lr(config, train_pairs)
+    lr = decide.choose("lr", optim.lr, rate, why)
+    decay_by_layer = _TUNE_LAYER_DECAY if start == "fine-tune" and not tune.lora else 1.0
+    layer_decay = decide.choose("layer_decay", tune.layer_decay, decay_by_layer, start, off=1.0)
+    ema = tune.ema if tune.ema is not None else 0.0 if start == "fine-tune" else _EMA
+    min_lr = decide.choose("min_lr", optim.min_lr, *_min_lr(case, ema=bool(ema)))
     if optim.warmup == type(optim).model_fields["warmup"].default:
         decide.note("warmup", optim.warmup, "")
-    weight_decay = decide.choose(
-        "weight_decay", optim.weight_decay, _HEAD_WEIGHT_DECAY if aligned else 0.0 if tuning else _WEIGHT_DECAY, start
+    weight_decay = decide.choose("weight_decay", optim.weight_decay, _WEIGHT_DECAY[start], start)
+    return {
+        "optimizer": optimizer, "lr": lr, "min_lr": min_lr, "weight_decay": weight_decay, "layer_decay": layer_decay,
+        "ema": ema or None,
+    }  # fmt: skip
+
+
+def _regularisation(
+    config: TrainConfig, network: ClipConfig, case: _Case, loss: LossName, decide: _Decisions
+) -> dict[str, Any]:
+    """Augmentation, dropout and label smoothing; what is of images or captions, where features do not replace them."""
+    optim = config.optim
+    images, captions = (
+        not isinstance(tower, ExternalTower) or tower.unfrozen > 0 for tower in (network.image, network.text)
     )
-    if optim.augment and not aligned:
-        decide.note("augment", True, "on")
-    dropout = _PATCH_AND_WORD_DROPOUT if very_few else 0.0
-    patch_dropout = decide.choose("patch_dropout", optim.patch_dropout, dropout, "very few", off=0.0)
-    word_dropout = decide.choose("word_dropout", optim.word_dropout, dropout, "very few", off=0.0)
-    own_text = not isinstance(network.text, ExternalTower)
+    if optim.augment and (images or captions):
+        decide.note("augment", True if images and captions else "images" if images else "captions", "on")
+    own_image, own_text = (not isinstance(tower, ExternalTower) for tower in (network.image, network.text))
+    dropout = _PATCH_AND_WORD_DROPOUT if case.very_few else 0.0
+    patch_dropout = decide.choose(
+        "patch_dropout", optim.patch_dropout, dropout if own_image else 0.0, "very few", off=0.0
+    )
+    word_dropout = decide.choose("word_dropout", optim.word_dropout, dropout if own_text else 0.0, "very few", off=0.0)
     trains_bpe = own_text and config.data.tokenizer in ("bpe", None) and not config.data.reads_characters
     bpe_dropout = decide.choose(
-        "bpe_dropout", optim.bpe_dropout, _BPE_DROPOUT if trains_bpe and few else 0.0, "", off=0.0
+        "bpe_dropout", optim.bpe_dropout, _BPE_DROPOUT if trains_bpe and case.few else 0.0, "", off=0.0
     )
     # Not for classes: smoothing over the other classes would teach that a red square is no closer to a red circle than
     # a green triangle is. Unseen combinations of the synthetic shapes fall from 70 to 25 %.
-    smoothing = _LABEL_SMOOTHING if loss == "softmax" and few else 0.0
+    smoothing = _LABEL_SMOOTHING if loss == "softmax" and case.few else 0.0
     label_smoothing = decide.choose("label_smoothing", optim.label_smoothing, smoothing, "few", off=0.0)
-    decide.choose("ema", tune.ema, ema, start, off=0.0)
-    epochs = optim.epochs or (
-        _epochs(steps_per_epoch, _ALIGN_EPOCHS, _ALIGN_STEPS)
-        if aligned
-        else _epochs(steps_per_epoch, _TUNE_EPOCHS if tuning else _EPOCHS)
-    )
-    if optim.minutes is None:
-        decide.choose("epochs", optim.epochs, epochs, start)
-
-    recipe = Recipe(
-        device=str(device),
-        precision=precision,
-        optimizer=optimizer,
-        loss=loss,
-        batch_size=batch_size,
-        lr=lr,
-        min_lr=min_lr,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        label_smoothing=label_smoothing,
-        ema=ema or None,
-        patch_dropout=patch_dropout,
-        word_dropout=word_dropout,
-        bpe_dropout=bpe_dropout,
-        seconds=None if optim.minutes is None else 60 * optim.minutes,
-        steps_per_epoch=steps_per_epoch,
-        **_schedule(config, steps_per_epoch * epochs, steps_per_epoch),
-    )
-    return recipe, decide.made
+    return {
+        "patch_dropout": patch_dropout, "word_dropout": word_dropout, "bpe_dropout": bpe_dropout,
+        "label_smoothing": label_smoothing,
+    }  # fmt: skip
 
 
 def with_steps(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
@@ -278,16 +290,15 @@ def _of_heads(config: TrainConfig, network: ClipConfig) -> list[Decision]:
     return decide.made
 
 
-def _aligned_batch_size(epoch_pairs: int) -> int:
-    """The power of two that gives about 8 steps an epoch: a step on features costs little."""
-    by_data = 1 << int(math.log2(max(epoch_pairs / _ALIGN_STEPS_PER_EPOCH, 1)))
-    return min(max(by_data, _SMALLEST_BATCH), _LARGEST_ALIGNED_BATCH)
-
-
-def _default_batch_size(epoch_pairs: int, *, on_cpu: bool) -> int:
-    """The power of two that gives about 16 steps an epoch, within what the device computes efficiently."""
-    by_data = 1 << int(math.log2(max(epoch_pairs / _STEPS_PER_EPOCH, 1)))
-    return min(max(by_data, _SMALLEST_BATCH), _LARGEST_BATCH if on_cpu else _LARGEST_BATCH_GPU)
+def _batch_size(epoch_pairs: int, device: str, case: _Case) -> tuple[int, str]:
+    """The power of two that gives about so many steps an epoch, within what the device computes efficiently."""
+    if case.start == "aligned":  # a step on features costs little
+        steps, largest, why = _ALIGN_STEPS_PER_EPOCH, _LARGEST_ALIGNED_BATCH, "aligned"
+    else:
+        steps = _STEPS_PER_EPOCH
+        largest, why = (_LARGEST_BATCH, "cpu") if device == "cpu" else (_LARGEST_BATCH_GPU, "gpu")
+    by_data = 1 << int(math.log2(max(epoch_pairs / steps, 1)))
+    return min(max(by_data, _SMALLEST_BATCH), largest), why
 
 
 def _loss(config: TrainConfig, network: ClipConfig, decide: _Decisions) -> LossName:
@@ -302,12 +313,12 @@ def _loss(config: TrainConfig, network: ClipConfig, decide: _Decisions) -> LossN
     return loss
 
 
-def _min_lr(config: TrainConfig, *, ema: bool, classes: bool, few: bool) -> tuple[float, str]:
-    """The last learning rate as a share of the peak, and the case."""
-    if few and ema:
+def _min_lr(case: _Case, *, ema: bool) -> tuple[float, str]:
+    """The last learning rate as a share of the peak, and the reason."""
+    if ema and (case.few or case.start == "aligned"):
         return 1.0, "constant"
-    case = "no ema" if not ema else "fine-tune" if config.tune.init else "classes" if classes else "many"
-    return _MIN_LR, case
+    why = "no ema" if not ema else "fine-tune" if case.start == "fine-tune" else "classes" if case.classes else "many"
+    return _MIN_LR, why
 
 
 def _scratch_lr(config: TrainConfig, train_pairs: int) -> tuple[float, str]:
@@ -323,7 +334,8 @@ def tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     return float(f"{times * _TUNE_LR * _TUNE_WIDTH / width:.1g}")
 
 
-def _epochs(steps_per_epoch: int, bounds: tuple[int, int], steps: int = _STEPS) -> int:
-    """The number of epochs with about so many steps, within bounds."""
-    fewest, most = bounds
+def _epochs(steps_per_epoch: int, start: str) -> int:
+    """The number of epochs with about as many steps as are usual, within bounds."""
+    steps = _ALIGN_STEPS if start == "aligned" else _STEPS
+    fewest, most = _EPOCHS[start]
     return min(max(math.ceil(steps / steps_per_epoch), fewest), most)

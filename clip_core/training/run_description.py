@@ -33,6 +33,10 @@ from clip_core.training.trainable import trainable_parameters
 
 _LIBRARIES = ("clip-tui", "torch", "tokenizers", "numpy", "pillow", "safetensors", "simplejpeg")
 
+_AUGMENTATIONS = {
+    "images": "random crops of at least 80% of a side",
+    "captions": "keyword lists shuffled and thinned",
+}
 _PHRASES: dict[str, str | Callable[[Any], str]] = {
     "model_size": "preset {}",
     "head": "{} projection heads",
@@ -51,7 +55,7 @@ _PHRASES: dict[str, str | Callable[[Any], str]] = {
     "warmup": "{:.0%} linear warm-up",
     "weight_decay": lambda value: f"weight decay {value:g}" if value else "no weight decay",
     "layer_decay": "layer-wise learning rate decay {:g}",
-    "augment": lambda _: "random crops of at least 80% of a side, keyword lists shuffled and thinned",
+    "augment": lambda value: ", ".join(_AUGMENTATIONS[part] for part in _AUGMENTATIONS if value in (True, part)),
     "patch_dropout": "patch dropout {:g}",
     "word_dropout": "word dropout {:g}",
     "bpe_dropout": "BPE dropout {:g}",

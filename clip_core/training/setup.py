@@ -20,9 +20,10 @@ from clip_core.run.writer import RunWriter
 from clip_core.training.aligned import (
     Encoders,
     alternative,
-    begin_heads,
+    at_their_places,
     compute_features,
     find_encoders,
+    initialise_heads,
     say_encoders,
     with_encoders,
 )
@@ -79,19 +80,20 @@ def build_trainer(
     captions: Tokenizer | CaptionFeatures = tokenizer
     if encoders is not None:
         data, captions, second = compute_features(
-            encoders, data, tokenizer, second, config, plan.recipe.device, log.say
-        )
+            encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
+            device=plan.recipe.device, say=log.say,
+        )  # fmt: skip
     batches = _batches(config, data, captions, plan.recipe)
     model = _model(config, plan, start, writer.path, batches)
     if encoders is not None:
-        begin_heads(model, encoders, data, captions, fit=start is None)
+        initialise_heads(model, encoders, data, captions, fit=start is None)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if record is None:
         store_hashes(writer.path, pair_hashes(data.report.good))
         write_record(writer, stored, plan.recipe, plan.decisions, model, data, start)
-    elif record.config != stored:  # its data were moved
+    elif record.config != stored:  # its data or its encoders were moved
         write_validation_pairs(writer, data)
-        record.model_copy(update={"config": stored}).write(writer.paths.config)
+        record.model_copy(update={"config": stored, "model": plan.network}).write(writer.paths.config)
     log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
     other = alternative(config, len(data.train)) if record is None else None
     if other is not None:
@@ -167,7 +169,7 @@ def _plan(
 ) -> Plan:
     """What was decided when a resumed run began, else what is decided now."""
     if record is not None:
-        return Plan(record.model, record.resolved, record.decisions)
+        return Plan(at_their_places(record.model, config.encoders), record.resolved, record.decisions)
     size = data.train_store.preprocessing.image_size
     if start is not None:
         network = start.network

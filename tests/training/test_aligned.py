@@ -111,7 +111,7 @@ def test_an_encoder_that_changed_since_is_refused(
     run = Path(shutil.copytree(aligned, tmp_path / "run"))
     record = json.loads((run / "config.json").read_text())
     moved = str(changed / "onnx" / "image.onnx")
-    record["model"]["image"]["encoder"]["name"] = moved
+    record["model"]["image"]["encoder"]["name"] = record["config"]["encoders"]["image_encoder"] = moved
     (run / "config.json").write_text(json.dumps(record))
     model = onnx.load(moved)
     weights = numpy_helper.to_array(model.graph.initializer[0])
@@ -187,3 +187,85 @@ def test_flags_that_do_not_fit_are_refused(
 def test_flags_of_encoders_need_one(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(["--data", str(shapes), "--run-dir", str(tmp_path / "run"), "--head", "mlp"]) == 2
     assert "--head needs a pretrained encoder; add --image-encoder or --text-encoder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def sentences(shapes: Path) -> Path:
+    """Few pairs whose captions are no classes: every one its own."""
+    pairs = json.loads(shapes.read_text())[:60]
+    path = shapes.parent / "sentences.json"
+    path.write_text(json.dumps([pair | {"caption": f"{pair['caption']} number {n}"} for n, pair in enumerate(pairs)]))
+    return path
+
+
+@pytest.mark.parametrize(("side", "other"), [("image", "dinov2"), ("text", "bert")])
+def test_of_few_pairs_a_side_from_scratch_has_its_dropout_and_features_have_none(
+    encoders: Path, sentences: Path, tmp_path: Path, side: str, other: str
+) -> None:
+    run = tmp_path / "run"
+    own = ["--model-size", "nano", "--layers", "1", "--width", "64"]
+    assert train(["--data", str(sentences), "--run-dir", str(run), f"--{side}-encoder", str(encoders / other), *own,
+                  *COMMON]) == 0  # fmt: skip
+    recipe = RunReader(run).record().resolved
+    assert (recipe.patch_dropout > 0, recipe.word_dropout > 0) == (side == "text", side == "image")
+    augment = next(d.value for d in RunReader(run).record().decisions if d.setting == "augment")
+    assert augment == ("captions" if side == "image" else "images")
+
+
+def test_a_run_whose_encoder_was_moved_is_told_its_new_place_once(
+    encoders: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(encoders, tmp_path / "here")
+    run = tmp_path / "run"
+    assert train(flags(tmp_path / "here", shapes, run)) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert train(["--resume", "--run-dir", str(run)]) == 1
+    assert "clip-train --resume --run-dir RUN --image-encoder PATH" in capsys.readouterr().err
+    moved = ["--image-encoder", str(tmp_path / "there/onnx/image.onnx"), "--text-encoder", str(tmp_path / "there/bert")]
+    assert train(["--resume", "--run-dir", str(run), *moved]) == 0
+    assert train(["--resume", "--run-dir", str(run)]) == 0
+    assert load_model(run).model.encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 24)
+    other = ["--image-encoder", str(tmp_path / "there/dinov2")]
+    assert train(["--resume", "--run-dir", str(run), *other]) == 1
+    assert "changed since the run began" in capsys.readouterr().err
+
+
+def test_an_aligned_run_on_patches_is_trained_further_on_patches(encoders: Path, shapes: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train(flags(encoders, shapes, first, "--image-features", "patches", image="dinov2")) == 0
+    assert train(["--data", str(shapes), "--init", str(first), "--run-dir", str(second), *COMMON]) == 0
+    assert lines(second, "eval")[0]["val_loss"] == pytest.approx(lines(first, "eval")[-1]["val_loss"], abs=1e-4)
+
+
+def test_an_encoder_without_blocks_stays_frozen_and_the_other_is_fine_tuned(
+    encoders: Path, shapes: Path, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    more = ["--unfreeze-last", "1", *COMMON]
+    assert train(["--data", str(shapes), "--init", str(aligned), "--run-dir", str(run), *more]) == 0
+    assert "stays frozen: it has no blocks to unfreeze" in capsys.readouterr().out
+    assert [tower.unfrozen for tower in RunReader(run).record().model.external] == [0, 1]
+    assert any(name.startswith("text.unfrozen.") for name in weights(run))
+
+
+def test_flags_that_would_be_ignored_are_refused(
+    shapes: Path, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("--word-dropout", "--patch-dropout", "--bpe-dropout"):
+        assert (
+            train(["--data", str(shapes), "--init", str(aligned), "--run-dir", str(tmp_path / "x"), name, "0.5"]) == 2
+        )
+        assert f"{name} is not supported for external encoders" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_are_refused(
+    encoders: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(encoders, tmp_path / "encoders"))
+    path = broken / "onnx" / "image.onnx"
+    model = onnx.load(path)
+    values = numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full_like(values, np.inf), "weights"))
+    onnx.save(model, path)
+    assert train(flags(broken, shapes, tmp_path / "run")) == 1
+    assert "gives features that are not finite" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def hub_folder(name: str) -> Path | None:
     """The folder of a name on the Hugging Face hub, from its cache or downloaded; None where `name` is not one.
 
     Raises:
-        CheckpointError: if it is neither in the cache nor to be had.
+        CheckpointError: if it is neither in the cache nor downloaded.
     """
     found = hub_name(name)
     if found is None:

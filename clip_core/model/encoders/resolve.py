@@ -127,6 +127,12 @@ def load_encoder(info: EncoderInfo) -> FrozenEncoder:
     Raises:
         CheckpointError: if it is gone, or is not the same any more.
     """
+    path = Path(info.name)
+    if path.is_absolute() and not path.exists():
+        raise CheckpointError(
+            f"the {info.side} encoder that this model was trained on is no longer at {printable(info.name)}: put it "
+            f"back, or give the run its new place with clip-train --resume --run-dir RUN --{info.side}-encoder PATH."
+        )
     if info.side == "image":
         encoder = load_image_encoder(
             info.name,
