@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import clip_core
-from clip_core.errors import BundleError, ParityError
+from clip_core.errors import BundleError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
     CONFIG,
@@ -16,9 +17,10 @@ from clip_core.inference.bundle import (
     TOKENIZER_CONFIG,
     FileFacts,
     Manifest,
-    Parity,
+    Precision,
     Source,
-    open_bundle,
+    Variant,
+    check_bundle,
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
@@ -32,8 +34,9 @@ from export.convert import OPSET, convert
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
 from export.model_card import model_card
 from export.output_folder import check_output, put_in_place, temporary_folder
-from export.parity import measure, table
+from export.parity import Reference
 from export.parity_samples import find_samples
+from export.variants import make_variants
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
@@ -45,6 +48,8 @@ def export_bundle(
     images: Path | None = None,
     force: bool = False,
     model_name: str | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    accept_loss: bool = False,
     say: Say = silent,
 ) -> tuple[Path, Manifest]:
     """Convert a run (its best checkpoint), a checkpoint or published weights into a bundle.
@@ -54,20 +59,36 @@ def export_bundle(
         images: folder of images to measure parity on; by default the run's validation images.
         force: replace a bundle that was made from another run.
         model_name: open_clip's name of the architecture, where published weights do not say it.
+        precisions: the variants to write.
+        accept_loss: keep a variant that loses more than one point of recall@1.
         say: called with each line for the user.
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files differ from the model; whatever was at `out` is left as it was.
+        ParityError: if the ONNX files differ from the model, or a variant loses too much; whatever was at
+            `out` is left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
     with ExportJob(path, out, BUNDLE_FOLDER, say) as job:
-        return job.out, write_bundle(job, images=images, force=force, model_name=model_name)
+        return job.out, write_bundle(
+            job,
+            images=images,
+            force=force,
+            model_name=model_name,
+            precisions=precisions,
+            accept_loss=accept_loss,
+        )
 
 
 def write_bundle(
-    job: ExportJob, *, images: Path | None = None, force: bool = False, model_name: str | None = None
+    job: ExportJob,
+    *,
+    images: Path | None = None,
+    force: bool = False,
+    model_name: str | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    accept_loss: bool = False,
 ) -> Manifest:
     """`export_bundle` with a lock that the caller holds."""
     loaded = load_model(job.source, model_name=model_name)
@@ -79,17 +100,12 @@ def write_bundle(
     samples = find_samples(loaded, images)
     with temporary_folder(out) as folder:
         job.now(f"converting {loaded.folder}", step=loaded.step)
-        convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
-        job.now(f"measuring parity on {len(samples.pixel_values)} images and {len(samples.captions)} captions")
-        parity = measure(loaded.model, folder, tokenizer, samples)
-        job.say(table(parity))
-        if not parity.accepted:
-            raise ParityError(
-                f"the ONNX files of {loaded.folder} differ from the model: max |diff| {parity.max_abs_diff:.1e}, "
-                f"top-1 agreement {parity.top1_agreement:.1%}; nothing was written to {out}."
-            )
-        manifest = _write(folder, loaded, parity)
-        open_bundle(folder)
+        convert(loaded.model, folder, out.with_name(f"{out.name}.log"), tokenizer.pad_id)
+        job.now(f"computing {len(samples.pixel_values)} images and {len(samples.captions)} captions in PyTorch")
+        reference = Reference(loaded.model, tokenizer, samples)
+        variants = make_variants(job, folder, precisions, reference, tokenizer, samples, accept_loss=accept_loss)
+        manifest = _write(folder, loaded, variants)
+        check_bundle(folder)
         put_in_place(folder, out)
     return manifest
 
@@ -101,7 +117,7 @@ def _made_from(folder: Path) -> str | None:
         return None
 
 
-def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
+def _write(folder: Path, loaded: LoadedModel, variants: tuple[Variant, ...]) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
@@ -132,7 +148,7 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
         classes=trained_classes(loaded),
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        parity=parity,
+        variants=variants,
         files=files,
     )
     towers = parameters(loaded.model.image), parameters(loaded.model.text)

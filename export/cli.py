@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from clip_core import __version__
 from clip_core.cli.app import run_app
 from clip_core.errors import UsageError
+from clip_core.inference.bundle import Precision
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
 
@@ -30,6 +31,8 @@ def export(
     format: Literal["onnx", "hf", "open_clip"] = "onnx",
     out: Path | None = None,
     images: Path | None = None,
+    precision: Annotated[list[Precision] | None, Parameter(consume_multiple=True, negative="")] = None,
+    accept_loss: Annotated[bool, Parameter(negative="")] = False,
     force: Annotated[bool, Parameter(negative="")] = False,
     init_model: str | None = None,
 ) -> int:
@@ -47,7 +50,11 @@ def export(
     out
         Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
     images
-        Folder of images to measure parity on (default: the run's validation images).
+        Folder of images to measure parity on, and to calibrate int8 (default: the run's validation images).
+    precision
+        Variants of an ONNX bundle: --precision fp32 fp16 int8 (default: fp32). The first of these is its default.
+    accept_loss
+        Keep a variant that loses more than one point of recall@1.
     force
         Replace an export that was made from another run.
     init_model
@@ -55,18 +62,32 @@ def export(
     """
     if format != "onnx" and images is not None:
         raise UsageError(f"--images is for the parity of an ONNX export; leave it out with --format {format}.")
+    if format != "onnx" and (precision or accept_loss):
+        raise UsageError(f"--precision is for an ONNX export; leave it out with --format {format}.")
     with ExportJob(run, out, BUNDLE_FOLDER if format == "onnx" else format, _say) as job:
         if format == "onnx":
-            _write_bundle(job, images, force=force, init_model=init_model)
+            _write_bundle(
+                job, images, precision or ["fp32"], accept_loss=accept_loss, force=force, init_model=init_model
+            )
         else:
             _write_weights(job, format, force=force, init_model=init_model)
     return 0
 
 
-def _write_bundle(job: ExportJob, images: Path | None, *, force: bool, init_model: str | None) -> None:
+def _write_bundle(
+    job: ExportJob,
+    images: Path | None,
+    precisions: Sequence[Precision],
+    *,
+    accept_loss: bool,
+    force: bool,
+    init_model: str | None,
+) -> None:
     from export.bundle import write_bundle
 
-    manifest = write_bundle(job, images=images, force=force, model_name=init_model)
+    manifest = write_bundle(
+        job, images=images, precisions=precisions, accept_loss=accept_loss, force=force, model_name=init_model
+    )
     size = sum(facts.size for facts in manifest.files.values()) / 2**20
     job.say(f"{job.out}: {size:.1f} MB. Try:")
     job.say(f'  python {job.out / "example.py"} IMAGE "a caption" "another caption"')

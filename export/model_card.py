@@ -36,10 +36,8 @@ def model_card(manifest: Manifest, record: RunRecord | None, parameters: tuple[i
         "## Usage",
         _USAGE,
         "## Parity",
-        (
-            "ONNX Runtime against PyTorch, fp32 on the CPU, on the same images and captions:\n\n"
-            f"```\n{table(manifest.parity)}\n```"
-        ),
+        "ONNX Runtime against PyTorch in fp32, on the CPU, on the same images and captions:",
+        *(f"```\n{table(variant)}\n```" for variant in manifest.variants),
         "## Limits",
         (
             "Expect lower scores on images and captions that differ from the training pairs: the validation images "

@@ -46,6 +46,7 @@ class About:
     step: int = 0
     checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    precision: str = "fp32"
     classes: tuple[str, ...] | None = None  # the captions of the training pairs, where they are classes
     note: str | None = None  # what a user should know: "bundle of step 1020, best checkpoint is step 1374"
 
@@ -63,7 +64,8 @@ class About:
     def summary(self) -> str:
         """One line for a terminal: `runs/birds, step 1,374, mean recall 68.7%, onnx on cpu`."""
         step = f"step {self.step:,}" if self.checkpoint else None
-        parts = (printable(self.source), step, self.best_metric, f"{self.backend} on {self.device}")
+        backend = self.backend if self.precision == "fp32" else f"{self.backend} {self.precision}"
+        parts = (printable(self.source), step, self.best_metric, f"{backend} on {self.device}")
         return ", ".join(part for part in parts if part)
 
 
@@ -127,10 +129,16 @@ class BatchedEncoder(ABC):
         )
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
-        return _joined(
-            (self._texts(self.tokenizer.encode(list(batch))) for batch in _batches(texts)),
+        """Texts of similar length go through the tower together, so that little padding is computed."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        sorted_texts = [texts[row] for row in order]
+        embeds = _joined(
+            (self._texts(self.tokenizer.encode(list(batch))) for batch in _batches(sorted_texts)),
             self.about.embed_dim,
         )
+        answer = np.empty_like(embeds)
+        answer[order] = embeds
+        return answer
 
 
 def read_pixels(image: ImageSource, preprocessing: Preprocessing) -> PixelArray:

@@ -6,7 +6,7 @@ import pytest
 
 from clip_core.errors import BackendError, BundleError
 from clip_core.inference.bundle import read_manifest
-from clip_core.inference.onnx_encoder import PROVIDERS, OnnxEncoder, make_session
+from clip_core.inference.onnx_encoder import OnnxEncoder, make_session
 
 
 def test_its_facts_are_those_of_the_manifest(tiny_bundle: Path) -> None:
@@ -23,5 +23,5 @@ def test_another_device_is_never_used_in_place_of_the_named_one(tiny_bundle: Pat
 
 def test_bytes_that_are_no_model_are_one_sentence() -> None:
     with pytest.raises(BundleError, match=r"does not accept x\.onnx") as caught:
-        make_session(b"no model", "x.onnx", "cpu", PROVIDERS["cpu"])
+        make_session(b"no model", "x.onnx")
     assert "\n" not in str(caught.value)
