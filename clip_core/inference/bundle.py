@@ -305,6 +305,10 @@ def _checked(folder: Path, manifest: Manifest, name: str) -> Stamp:
     with _opened(folder, name) as handle:
         stamp = _stamp(folder / name)
         size = os.fstat(handle.fileno()).st_size
+        if name.endswith(DATA) and os.fstat(handle.fileno()).st_nlink > 1:
+            raise BundleError(
+                f"{folder / name} is a hard link, which weights beside a model may not be; copy the file."
+            )
         content = _content(handle) if size == facts.size else b""
         if size != facts.size or hashlib.sha256(content).hexdigest() != facts.sha256:
             raise BundleError(f"{folder / name} is not the file that its manifest describes; export the bundle again.")
