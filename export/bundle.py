@@ -29,6 +29,7 @@ from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
+from export.check import write_reference
 from export.config_files import model_config, preprocessor_config, tokenizer_config
 from export.convert import OPSET, convert
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
@@ -123,6 +124,7 @@ def _write(folder: Path, loaded: LoadedModel, variants: tuple[Variant, ...]) -> 
     logit_scale = loaded.model.logit_scale().item()
     loaded.tokenizer.save(folder / TOKENIZER)
     shutil.copyfile(Path(__file__).with_name(EXAMPLE), folder / EXAMPLE)
+    write_reference(folder, variants, loaded.tokenizer, config.preprocessing)
     write_json(folder / CONFIG, model_config(config, logit_scale, folder / TOKENIZER))
     write_json(folder / PREPROCESSOR, preprocessor_config(config.preprocessing))
     write_json(folder / TOKENIZER_CONFIG, tokenizer_config(folder / TOKENIZER, config.text))

@@ -16,6 +16,8 @@ from clip_core.inference.bundle import Precision
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
 
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:N, tensorrt, coreml or directml: of ONNX Runtime")]
+
 app = App(
     name="clip-export",
     version=__version__,
@@ -35,6 +37,7 @@ def export(
     accept_loss: Annotated[bool, Parameter(negative="")] = False,
     force: Annotated[bool, Parameter(negative="")] = False,
     init_model: str | None = None,
+    push: str | None = None,
 ) -> int:
     """Convert a run's best checkpoint to ONNX and check its parity with PyTorch.
 
@@ -59,7 +62,13 @@ def export(
         Replace an export that was made from another run.
     init_model
         open_clip's name of the architecture where published weights do not say it, or gelu or quickgelu.
+    push
+        ORG/NAME on the Hugging Face hub: upload the export there, README.md as its model card.
     """
+    if push is not None:
+        from export.push import check_push
+
+        check_push(push)
     if format != "onnx" and images is not None:
         raise UsageError(f"--images is for the parity of an ONNX export; leave it out with --format {format}.")
     if format != "onnx" and (precision or accept_loss):
@@ -71,6 +80,49 @@ def export(
             )
         else:
             _write_weights(job, format, force=force, init_model=init_model)
+        if push is not None:
+            from export.push import push as upload
+
+            job.now(f"uploading to {push}")
+            job.say(f"uploaded to {upload(job.out, push)}")
+    return 0
+
+
+@app.command
+def verify(bundle: Path, /, *, device: Device = None, against: Path | None = None) -> int:
+    """Check the files of a bundle, and that its variants compute here what they did where they were exported.
+
+    Exits with 5 if they do not. Where PyTorch is installed and the checkpoint is there, parity with it is measured too.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    against
+        The run, checkpoint or published weights that it was exported from (default: the run that it is in).
+    """
+    from export.check import verify as check
+    from export.check import verify_against
+
+    manifest = check(bundle, device or "cpu", _say)
+    verify_against(bundle, manifest, against, _say)
+    return 0
+
+
+@app.command
+def bench(bundle: Path, /, *, device: Device = None, rounds: int = 10) -> int:
+    """Measure latency and throughput of each variant of a bundle, on each provider, beside PyTorch.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    rounds
+        Runs of each way and batch size.
+    """
+    from export.bench import bench as measure
+
+    measure(bundle, device, max(1, rounds), _say)
     return 0
 
 

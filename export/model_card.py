@@ -45,8 +45,21 @@ def model_card(manifest: Manifest, record: RunRecord | None, parameters: tuple[i
             "one unlike all captions."
         ),
     ]
-    return "\n\n".join(sections) + "\n"
+    return _METADATA + "\n\n".join(sections) + "\n"
 
+
+# Read by the Hugging Face hub, where the card is shown; the licence is the publisher's to name.
+_METADATA = """\
+---
+library_name: onnxruntime
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- onnx
+- transformers.js
+---
+
+"""
 
 _USAGE = """\
 Without clip-tui, with numpy, Pillow, tokenizers and onnxruntime (see `example.py`):

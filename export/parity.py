@@ -53,7 +53,7 @@ class Reference:
     """What the PyTorch model gives, computed once for all variants."""
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer, samples: Samples) -> None:
-        image, text = _torch(model.encode_image), _torch(model.encode_text)
+        image, text = torch_encode(model.encode_image), torch_encode(model.encode_text)
         pixels, whole = samples.pixel_values, tokenizer.encode(samples.captions)  # (N, T)
         self.captions = len(samples.captions)
         self.images = [
@@ -171,7 +171,9 @@ def _row(file: str, case: _Case, theirs: FloatArray) -> ParityRow:
     )
 
 
-def _torch(encode: Callable[[torch.Tensor], torch.Tensor]) -> Encode:
+def torch_encode(encode: Callable[[torch.Tensor], torch.Tensor]) -> Encode:
+    """One tower as a function of NumPy arrays."""
+
     def run(inputs: Array) -> FloatArray:
         with torch.inference_mode():
             return np.asarray(encode(torch.from_numpy(inputs)).numpy())

@@ -4,6 +4,7 @@ bundle/manifest.json   written last; names every file that is loaded or run, wit
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
 bundle/onnx/vision_model.onnx, text_model.onnx    of each variant: fp32, *_fp16.onnx, *_quantized.onnx (int8)
 bundle/onnx/*.onnx.data                           weights of a file that would be larger than 2 GB
+bundle/reference.npy   what each variant computed when it was exported
 bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
 
@@ -35,6 +36,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MODEL_CARD = "README.md"
 EXAMPLE = "example.py"
+REFERENCE = "reference.npy"  # embeddings of each variant, for clip-export verify
 REQUIRED = (TOKENIZER, CONFIG, PREPROCESSOR, TOKENIZER_CONFIG)
 SUFFIXES: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # as transformers.js names them
 DATA = ".data"  # after the name of an ONNX file: its weights, where it would be larger than 2 GB

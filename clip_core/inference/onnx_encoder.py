@@ -175,6 +175,13 @@ def _settings(provider: str, device: str) -> dict[str, Any]:
     return {}
 
 
+def available_devices() -> list[str]:
+    """The devices that this ONNX Runtime has a provider for, by their first name."""
+    there = ort.get_available_providers()
+    names = {provider: name for name, provider in reversed(PROVIDERS.items())}
+    return [name for provider, name in names.items() if provider in there]
+
+
 def _provider(device: str) -> str:
     kind, colon, number = device.partition(":")
     provider = PROVIDERS.get(kind)

@@ -47,7 +47,7 @@ def test_a_bundle_is_whole_and_describes_itself(tiny_run: Path, tiny_bundle: Pat
     assert {row.batch for row in manifest.parity.rows} == {1, 3, 8}
     assert {path.name for path in tiny_bundle.iterdir()} == {
         "README.md", "config.json", "example.py", "manifest.json", "onnx",
-        "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+        "preprocessor_config.json", "reference.npy", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     leftovers = [path.name for path in tiny_run.iterdir() if path.name.startswith(".")]
     assert leftovers == [".export.lock"]
