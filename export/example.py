@@ -5,10 +5,14 @@
 Prints, for each text and best first, the probability among these texts and the cosine similarity.
 """
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
 
 import numpy as np
 import onnxruntime
@@ -16,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-BUNDLE = Path(__file__).resolve().parent
+BUNDLE = Path(__file__).absolute().parent  # not resolved: in a hub cache this file is a link
 
 
 def read_json(name: str) -> Any:
@@ -84,6 +88,8 @@ def main(path: str, *texts: str) -> None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what the terminal cannot show
     if len(sys.argv) < 3:
         sys.exit("usage: python example.py IMAGE TEXT [TEXT ...]")
     main(*sys.argv[1:])

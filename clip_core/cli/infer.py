@@ -127,6 +127,7 @@ def similarity(
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Cosine similarity of an image with each text, in the order of the texts."""
+    _refuse_nothing(texts, "--texts")
     clip = options.load()
     _warn_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
@@ -160,6 +161,7 @@ def classification(
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
+    _refuse_nothing(classes, "--classes")
     clip = options.load()
     _note_commas(classes or [])
     names = classes or list(clip.encoder.about.classes or ())
@@ -220,6 +222,7 @@ def text_retrieval(
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Image-to-text retrieval: the texts by similarity, best first."""
+    _refuse_nothing(texts, "--texts")
     clip = options.load()
     _warn_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
@@ -299,6 +302,11 @@ def _gallery(clip: "CLIPInference", folder: Path) -> "Gallery":
     if not len(gallery):
         raise UsageError(f"there is no readable image below {folder}; choose another --image-dir.")
     return gallery
+
+
+def _refuse_nothing(words: Sequence[str] | None, flag: str) -> None:
+    if words is not None and not words:
+        raise UsageError(f'{flag} is given without a value; name at least one: {flag} "a cat" "a dog"')
 
 
 def _warn_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:

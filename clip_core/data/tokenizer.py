@@ -2,7 +2,8 @@
 
 The file holds everything (normaliser, truncation, padding, start and end), so that a plain
 `tokenizers.Tokenizer.from_file` gives the same ids. The special tokens are in the vocabulary but not
-among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
+among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text. Words that
+were added to a vocabulary (textual inversion) are tokens of a caption.
 Published tokenizers are the exception: captions are read as their weights were trained to (CLIP's own BPE by
 clip_text.py, others by cleaning.py), which no such file can say in full, so that the plain library gives the same
 numbers for ordinary captions only.
@@ -46,7 +47,6 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.encode_special_tokens = True  # for published files, whose special tokens are `added_tokens`
-        self._inner = inner
         nothing = inner.encode("")
         empty: list[int] = [i for i, real in zip(nothing.ids, nothing.attention_mask, strict=True) if real]
         if not inner.truncation or not inner.padding or not empty:
@@ -57,7 +57,9 @@ class Tokenizer:
         self._fixed_length: int | None = inner.padding["length"]
         self._frame = {self._pad, *empty}
         self._start: int = empty[0]
-        self._clip_words = ClipWords(inner.model, empty[0], empty[-1]) if is_clip_bpe(inner) else None
+        inner = self._inner = _settled(inner, self._frame)
+        words = {n: token for n, token in inner.get_added_tokens_decoder().items() if not token.special}
+        self._clip_words = ClipWords(inner.model, empty[0], empty[-1], words) if is_clip_bpe(inner) else None
         self._cleaning = take_cleaning(inner)
 
     @classmethod
@@ -214,6 +216,23 @@ def frame(
         pad_token=inner.id_to_token(number) or PAD,
         length=context_length if fixed else None,
     )
+
+
+def _settled(inner: tokenizers.Tokenizer, frame_ids: Collection[int]) -> tokenizers.Tokenizer:
+    """The tokenizer with only those added tokens `special` (never read in a caption) that stand around one, or that
+    its own vocabulary has; what was added to the vocabulary is a word, as it is to transformers."""
+    added = inner.get_added_tokens_decoder()
+    wanted = {
+        n: n in frame_ids or (t.special and inner.model.token_to_id(t.content) is not None) for n, t in added.items()
+    }
+    if all(token.special == wanted[number] for number, token in added.items()):
+        return inner
+    stored = json.loads(inner.to_str())
+    for token in stored["added_tokens"]:
+        token["special"] = wanted[token["id"]]
+    settled = tokenizers.Tokenizer.from_str(json.dumps(stored))
+    settled.encode_special_tokens = True
+    return settled
 
 
 def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from clip_core.data.preprocess import ImageSource, load_image, normalise, resize_and_crop
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import TokenizerError
+from clip_core.inference.inputs import as_images, as_texts
 from clip_core.network import Preprocessing
 from clip_core.run.metrics import best_by
 from clip_core.scoring import FloatArray, IntArray
@@ -76,7 +77,7 @@ class Encoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
+    def encode_images(self, images: Iterable[ImageSource]) -> FloatArray:
         """Paths, PIL images or arrays -> (N, D).
 
         Raises:
@@ -88,7 +89,7 @@ class Encoder(Protocol):
         """Images already resized and cropped, uint8 (N, S, S, 3) -> (N, D)."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+    def encode_texts(self, texts: Iterable[str]) -> FloatArray:
         """Texts -> (N, D); longer texts are truncated to the context, with the end token kept."""
         ...
 
@@ -108,8 +109,8 @@ class BatchedEncoder(ABC):
     def _texts(self, input_ids: IntArray) -> FloatArray:
         """(B, T) -> (B, D)"""
 
-    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
-        prepared = self.about.preprocessing
+    def encode_images(self, images: Iterable[ImageSource]) -> FloatArray:
+        prepared, images = self.about.preprocessing, as_images(images)
         with ThreadPoolExecutor(cores()) as pool:
             batches = (
                 self.encode_pixels(np.stack(list(pool.map(lambda image: read_pixels(image, prepared), batch))))
@@ -126,9 +127,9 @@ class BatchedEncoder(ABC):
             self.about.embed_dim,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+    def encode_texts(self, texts: Iterable[str]) -> FloatArray:
         return _joined(
-            (self._texts(self.tokenizer.encode(list(batch))) for batch in _batches(texts)),
+            (self._texts(self.tokenizer.encode(batch)) for batch in _batches(as_texts(texts))),
             self.about.embed_dim,
         )
 
