@@ -22,18 +22,20 @@ from clip_core.inference.bundle import (
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
-from clip_core.inference.torch_encoder import trained_classes
+from clip_core.inference.threshold import Threshold, calibrate
+from clip_core.inference.torch_encoder import TorchEncoder, trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
 from export.config_files import model_config, preprocessor_config, tokenizer_config
+from export.consumer_parity import check_consumers
 from export.convert import OPSET, convert
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
 from export.model_card import model_card
 from export.output_folder import check_output, put_in_place, temporary_folder
 from export.parity import measure, table
-from export.parity_samples import find_samples
+from export.parity_samples import find_samples, sample_images, validation_pairs
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
@@ -58,7 +60,8 @@ def export_bundle(
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files differ from the model; whatever was at `out` is left as it was.
+        ParityError: if the ONNX files, example.py or CLIPInference differ from the model; whatever was at `out` is
+            left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
@@ -88,8 +91,11 @@ def write_bundle(
                 f"the ONNX files of {loaded.folder} differ from the model: max |diff| {parity.max_abs_diff:.1e}, "
                 f"top-1 agreement {parity.top1_agreement:.1%}; nothing was written to {out}."
             )
-        manifest = _write(folder, loaded, parity)
+        threshold = calibrate(TorchEncoder(loaded.folder, "cpu", loaded=loaded), validation_pairs(loaded))
+        job.say(threshold.summary if threshold else "no threshold: there are no validation pairs to choose one on")
+        manifest = _write(folder, loaded, parity, threshold)
         open_bundle(folder)
+        job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
     return manifest
 
@@ -101,7 +107,7 @@ def _made_from(folder: Path) -> str | None:
         return None
 
 
-def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
+def _write(folder: Path, loaded: LoadedModel, parity: Parity, threshold: Threshold | None) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
@@ -130,6 +136,7 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
         logit_bias=None if loaded.model.logit_bias is None else loaded.model.logit_bias.item(),
         preprocessing=config.preprocessing,
         classes=trained_classes(loaded),
+        threshold=threshold,
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         parity=parity,

@@ -120,5 +120,6 @@ def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[s
         "eos_token": end,
         "pad_token": (inner.padding or {}).get("pad_token", end),
         "padding_side": (inner.padding or {}).get("direction", "right"),
+        "truncation_side": (inner.truncation or {}).get("direction", "right"),
         "clean_up_tokenization_spaces": False,
     }

@@ -65,6 +65,13 @@ def pixel_values(image: Image.Image, settings: dict[str, Any]) -> NDArray[np.flo
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
 
+def input_ids(texts: list[str]) -> NDArray[np.int64]:
+    """int64 (texts, tokens): start, tokens, end and padding, as tokenizer.json has them."""
+    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a caption with the name of a special token has no special token
+    return np.array([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=np.int64)
+
+
 def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(str(BUNDLE / "onnx" / model), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, inputs)[0])
@@ -72,12 +79,8 @@ def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 def main(path: str, *texts: str) -> None:
     manifest, settings = read_json("manifest.json"), read_json("preprocessor_config.json")
-    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # a caption with the name of a special token has no special token
-    input_ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
-
     image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
-    text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both L2-normalised
+    text_embeds = run("text_model.onnx", {"input_ids": input_ids(list(texts))})  # (texts, D), both L2-normalised
 
     similarities = (image_embeds @ text_embeds.T)[0]
     logits = manifest["logit_scale"] * similarities

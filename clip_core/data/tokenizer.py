@@ -112,6 +112,18 @@ class Tokenizer:
         return self._clip_words is not None
 
     @property
+    def added_words(self) -> tuple[str, ...]:
+        """Words that were added to the vocabulary, as textual inversion does."""
+        return tuple(t.content for _, t in sorted(self._inner.get_added_tokens_decoder().items()) if not t.special)
+
+    def is_plain(self, text: str) -> bool:
+        """Whether a plain `tokenizers.Tokenizer` certainly reads the same ids from the saved file (see above)."""
+        if self.is_own:
+            return _well_formed(text) == text
+        marks = ("&", "<start_of_text>", "<end_of_text>")
+        return text.isascii() and text.isprintable() and not any(mark in text for mark in marks)
+
+    @property
     def cleaning(self) -> Cleaning | None:
         """How captions are cleaned for a published tokenizer other than CLIP's own BPE."""
         return None if self.is_own else self._cleaning

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from clip_core.errors import BundleError
+from clip_core.inference.threshold import Threshold
 from clip_core.model.onnx_file import check_onnx
 from clip_core.network import Frozen, Preprocessing
 from clip_core.run.paths import MANIFEST
@@ -90,6 +91,7 @@ class Manifest(Frozen):
     logit_bias: float | None = None  # of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
+    threshold: Threshold | None = None  # None: the source has no validation pairs, or too few
     opset: int
     versions: dict[str, str]
     parity: Parity

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,9 +15,11 @@ from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.inference.inputs import as_folder_or_paths, as_image, as_images, as_text, as_texts
+from clip_core.inference.threshold import NONE_OF_THESE, Threshold, calibrate
 from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
+from clip_core.run.records import ValidationPair, ValidationPairs
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
 from clip_core.text import printable
 
@@ -43,7 +46,8 @@ class CLIPInference:
     def __init__(
         self, path: str | Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
     ) -> None:
-        self._encoder = open_encoder(Path(path), backend, device, model_name)
+        self._path = Path(path)
+        self._encoder = open_encoder(self._path, backend, device, model_name)
 
     @property
     def encoder(self) -> Encoder:
@@ -61,16 +65,28 @@ class CLIPInference:
         scores = similarity(self._encoder.encode_images([image]), self._encoder.encode_texts(texts))
         return np.asarray(scores[0])
 
+    @cached_property
+    def threshold(self) -> Threshold | None:
+        """The cosine from which an image and a text match: the bundle's, else chosen on the run's validation pairs
+        (which are encoded for it, once); None where there are none."""
+        return self._encoder.about.threshold or calibrate(self._encoder, _validation_pairs(self._path))
+
     def zero_shot_classification(
-        self, image: ImageSource, classes: Iterable[str], template: str | Iterable[str] = TEMPLATE
+        self,
+        image: ImageSource,
+        classes: Iterable[str],
+        template: str | Iterable[str] = TEMPLATE,
+        none_of_these: bool = False,
     ) -> list[tuple[str, float]]:
         """Classes with their probabilities, best first.
 
         Args:
             classes: at least one name.
             template: a text with `{}` where the class goes; several are ensembled (Radford et al. 2021).
+            none_of_these: add the class "none of these", whose cosine is the `threshold`: it comes first where no
+                class reaches that.
         Raises:
-            UsageError: if there is no class, or a template without `{}`.
+            UsageError: if there is no class, a template without `{}`, or no threshold for `none_of_these`.
         """
         image, classes = as_image(image), as_texts(classes, "classes", ordered=False)
         templates = [template] if isinstance(template, str) else as_texts(template, "template")
@@ -79,9 +95,20 @@ class CLIPInference:
         texts = [fill(each, name) for each in templates for name in classes]
         prototypes = class_prototypes(self._encoder.encode_texts(texts), len(classes))
         scores = similarity(self._encoder.encode_images([image]), prototypes)
+        if none_of_these:
+            classes = [*classes, NONE_OF_THESE]
+            scores = np.append(scores, [[self._known_threshold().value]], axis=1).astype(np.float32)
         probabilities = softmax(self._encoder.about.logit_scale * scores)
         order, values = top_k(probabilities, len(classes))
         return [(classes[row], float(value)) for row, value in zip(order[0], values[0], strict=True)]
+
+    def _known_threshold(self) -> Threshold:
+        if self.threshold is None:
+            raise UsageError(
+                f"{self._path} has no threshold for {NONE_OF_THESE!r}: there are no validation pairs (ten or more) to "
+                "choose one on; use a run, or a bundle that was exported from one."
+            )
+        return self.threshold
 
     def text_image_retrieval(
         self, text: str, images: Iterable[ImageSource] | Gallery, top_k: int | None = None
@@ -172,6 +199,13 @@ def stale_note(bundle: Path) -> str | None:
     if not is_run(run) or RunPaths(run).bundle != bundle.resolve():
         return None
     return RunReader(run).stale_bundle()
+
+
+def _validation_pairs(path: Path) -> list[ValidationPair]:
+    """Those of a run, or of the run of a checkpoint or a bundle."""
+    run = next((each for each in (path, path.parent, path.parent.parent) if is_run(each)), None)
+    found = ValidationPairs.find(RunPaths(run).validation) if run else None
+    return found.pairs if found else []
 
 
 def _torch_installed() -> bool:

@@ -17,6 +17,7 @@ from clip_core.data.preprocess import ImageSource, load_image, normalise, resize
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import TokenizerError
 from clip_core.inference.inputs import as_images, as_texts
+from clip_core.inference.threshold import Threshold
 from clip_core.network import Preprocessing
 from clip_core.run.metrics import best_by
 from clip_core.scoring import FloatArray, IntArray
@@ -48,6 +49,7 @@ class About:
     checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None  # the captions of the training pairs, where they are classes
+    threshold: Threshold | None = None  # of cosines, where the model's export measured one
     note: str | None = None  # what a user should know: "bundle of step 1020, best checkpoint is step 1374"
 
     @property

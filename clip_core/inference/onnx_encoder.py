@@ -66,6 +66,7 @@ class OnnxEncoder(BatchedEncoder):
             checkpoint=manifest.source.checkpoint if manifest.source.step else "",
             scores=manifest.source.scores,
             classes=manifest.classes,
+            threshold=manifest.threshold,
             note=note,
         )
         super().__init__(about, tokenizer)

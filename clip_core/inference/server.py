@@ -5,7 +5,8 @@
                       "note": "bundle of step 1020, best checkpoint is step 1374" | null}}
     stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
-                     {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...]}
+                     {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...],
+                      "none_of_these": false}
                      {"id": n, "op": "similarity", "image": ..., "texts": [...]}
     stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"}
 
@@ -67,9 +68,10 @@ class Classification(Frozen):
     image: Path
     classes: list[str]
     templates: list[str] = Field(default_factory=lambda: [TEMPLATE])
+    none_of_these: bool = False
 
     def answer(self, model: CLIPInference) -> dict[str, Any]:
-        ranked = model.zero_shot_classification(self.image, self.classes, self.templates)
+        ranked = model.zero_shot_classification(self.image, self.classes, self.templates, self.none_of_these)
         return {"classes": [name for name, _ in ranked], "probabilities": [value for _, value in ranked]}
 
 

@@ -21,14 +21,21 @@ class TorchEncoder(BatchedEncoder):
         path: a run directory, a checkpoint folder, or published weights (see read_published).
         model_name: open_clip's name of the architecture, where published weights do not say it.
         device: cuda, cuda:N, mps or cpu (default: the first that is available).
+        loaded: what `path` holds, where it has been loaded already.
     Raises:
         CheckpointError: if there is no complete checkpoint.
         BackendError: if PyTorch cannot use the device that was asked for.
     """
 
-    def __init__(self, path: Path, device: str | None = None, model_name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str | None = None,
+        model_name: str | None = None,
+        loaded: LoadedModel | None = None,
+    ) -> None:
         self._device, self._process = _device(device), os.getpid()
-        loaded = load_model(path, model_name=model_name)
+        loaded = loaded or load_model(path, model_name=model_name)
         text = loaded.config.text
         check_tokenizer(
             loaded.tokenizer,
