@@ -1,6 +1,5 @@
 """From any model to a folder that transformers or open_clip reads; read back and compared bit for bit."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +9,7 @@ import torch
 import clip_core
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError, UsageError
-from clip_core.files import flush_directory, flush_file, write_json
+from clip_core.files import flush_directory, flush_file, load_json, write_json
 from clip_core.inference.encoder import check_tokenizer
 from clip_core.model.checkpoint import load_model
 from clip_core.model.clip import CLIP
@@ -145,7 +144,7 @@ def _captions(tokenizer: Tokenizer, padded: bool) -> list[list[int]]:
 def _made_from(folder: Path, to: Format) -> str | None:
     """The run of an export, if the folder holds that and nothing else."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = load_json(folder / MARKER)
         whole = {each.name for each in folder.iterdir()} == {*marker["files"], MARKER}
         return str(marker["source"]["run"]) if whole and marker["format"] == to else None
     except (OSError, ValueError, KeyError, TypeError):

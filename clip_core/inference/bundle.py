@@ -83,12 +83,13 @@ class Parity(Frozen):
 class Manifest(Frozen):
     format_version: Literal[1] = 1
     source: Source
-    embed_dim: int
-    vocab_size: int
-    end_token: int
-    context_length: int
+    embed_dim: Annotated[int, Field(ge=1, le=65536)]
+    vocab_size: Annotated[int, Field(ge=1)]
+    end_token: Annotated[int, Field(ge=0)]
+    context_length: Annotated[int, Field(ge=3, le=4096)]
     logit_scale: Annotated[float, Field(gt=0, le=1000.01)]
-    logit_bias: float | None = None  # of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability
+    # Of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability.
+    logit_bias: Annotated[float, Field(allow_inf_nan=False)] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     threshold: Threshold | None = None  # None: the source has no validation pairs, or too few
@@ -189,7 +190,7 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
         raise BundleError(f"{folder / shown} is not a regular file; export the bundle again.")
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
-            return handle.read(largest + 1)
+            return handle.read(min(os.fstat(handle.fileno()).st_size, largest) + 1)
     except OSError as error:
         raise BundleError(f"{folder / shown} cannot be read: {error.strerror}.") from None
 

@@ -5,7 +5,7 @@ Shapes: N inputs, B rows of a batch, S side of the image, T tokens, D embedding 
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clip_core.data.preprocess import ImageSource, load_image, normalise, resize_and_crop
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.errors import TokenizerError
+from clip_core.errors import BackendError, TokenizerError
 from clip_core.inference.inputs import as_images, as_texts
 from clip_core.inference.threshold import Threshold
 from clip_core.network import Preprocessing
@@ -26,7 +26,9 @@ from clip_core.text import printable
 Backend = Literal["torch", "onnx"]
 PixelArray = NDArray[np.uint8]
 Item = TypeVar("Item")
+Inputs = TypeVar("Inputs", FloatArray, IntArray)
 
+_LENGTH_ERROR = 0.01  # of the length 1 of an embedding; fp16 rounds to 0.001
 BATCH = 64  # rows that go through a tower at once
 
 
@@ -123,7 +125,7 @@ class BatchedEncoder(ABC):
     def encode_pixels(self, pixels: PixelArray) -> FloatArray:
         return _joined(
             (
-                self._images(normalise(pixels[start : start + BATCH], self.about.preprocessing))
+                self._checked(self._images, normalise(pixels[start : start + BATCH], self.about.preprocessing))
                 for start in range(0, len(pixels), BATCH)
             ),
             self.about.embed_dim,
@@ -131,9 +133,26 @@ class BatchedEncoder(ABC):
 
     def encode_texts(self, texts: Iterable[str]) -> FloatArray:
         return _joined(
-            (self._texts(self.tokenizer.encode(batch)) for batch in _batches(as_texts(texts))),
+            (self._checked(self._texts, self.tokenizer.encode(batch)) for batch in _batches(as_texts(texts))),
             self.about.embed_dim,
         )
+
+    def _checked(self, encode: Callable[[Inputs], FloatArray], inputs: Inputs) -> FloatArray:
+        """The embeddings of one batch, if they are what an Encoder promises.
+
+        Raises:
+            BackendError: if they are not one finite vector of length 1 for each input.
+        """
+        embeds, wanted = encode(inputs), (len(inputs), self.about.embed_dim)
+        if embeds.shape != wanted:
+            problem = f"embeddings of shape {embeds.shape} in place of {wanted}"
+        elif not np.isfinite(embeds).all():
+            problem = "embeddings that are not finite (NaN or infinite)"
+        elif np.abs(np.linalg.norm(embeds, axis=1) - 1).max(initial=0) > _LENGTH_ERROR:
+            problem = "embeddings that are not of length 1"
+        else:
+            return embeds
+        raise BackendError(f"{printable(self.about.source)} gives {problem}; it is damaged: export or train it again.")
 
 
 def read_pixels(image: ImageSource, preprocessing: Preprocessing) -> PixelArray:
@@ -154,7 +173,7 @@ def check_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, end_token: int, co
     found = (tokenizer.vocab_size, tokenizer.end_token, tokenizer.context_length)
     wanted = (vocab_size, end_token, context_length)
     room = vocab_size > tokenizer.vocab_size and not tokenizer.is_own  # published tables may be rounded up
-    if found[1:] != wanted[1:] or (found[0] != wanted[0] and not room):
+    if found[1:] != wanted[1:] or (found[0] != wanted[0] and not room) or tokenizer.largest_id >= vocab_size:
         raise TokenizerError(
             "tokenizer.json does not fit the model: its vocabulary, end token and context are "
             f"{found}, the model's {wanted}; restore the tokenizer.json that the model was trained with."

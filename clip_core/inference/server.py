@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, TextIO, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
+from clip_core.files import parse_json
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.network import Frozen
 from clip_core.text import printable
@@ -126,7 +127,7 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             continue
         number: Any = None
         try:
-            question = json.loads(line)
+            question = parse_json(line)
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
