@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clip_core.config import explain
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, load_json, read_json, sha256, write_json
@@ -296,8 +297,10 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     meta = read_meta(folder)
     try:
         config = ClipConfig.model_validate(meta["model"])
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{folder / META} does not describe a network: {error}.") from None
+    except KeyError as error:
+        raise CheckpointError(f"{folder / META} does not describe a network: it has no {error}.") from None
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / META} does not describe a network: {explain(error)}") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
     config = _encoders_moved(config, run)
     places = (RunPaths(each).tokenizer for each in (folder, folder.parent.parent))
