@@ -177,12 +177,12 @@ def test_an_encoder_with_batch_normalisation_is_fine_tuned_in_bf16(
     more = ["--unfreeze-last", "1", "--epochs", "1", "--batch-size", "64", "--device", "cpu", "--precision", "bf16"]
     assert train(["--data", str(shapes), "--init", str(first), "--run-dir", str(second), *more]) == 0
     stored = weights(second)
-    assert all(torch.isfinite(tensor).all() for tensor in stored.values())
+    assert all(np.isfinite(tensor).all() for tensor in stored.values())
     before = load_model(first).model.image
     assert isinstance(before, ExternalEncoder)
     assert before.encoder is not None
     weights_before = before.encoder.named_parameters()
-    changed = [name for name, old in weights_before if not old.equal(stored[f"image.unfrozen.{name}"])]
+    changed = [name for name, old in weights_before if (old.numpy() != stored[f"image.unfrozen.{name}"]).any()]
     assert any(name.endswith("bn1.weight") for name in changed)
 
 
