@@ -8,6 +8,7 @@ import clip_core
 from clip_core.errors import BundleError, ParityError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
+    COMBINED,
     CONFIG,
     EXAMPLE,
     MODEL_CARD,
@@ -34,6 +35,7 @@ from export.end_token import restore_end_token
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
 from export.model_card import model_card
 from export.more_graphs import NO_MORE, MoreGraphs, write_more
+from export.other_software import other_software
 from export.output_folder import check_output, put_in_place, temporary_folder
 from export.parity import measure, table
 from export.parity_samples import find_samples, sample_images
@@ -153,7 +155,8 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity, of_preprocessing: 
     )
     towers = parameters(loaded.model.image), parameters(loaded.model.text)
     record = RunReader(loaded.run).record() if loaded.run else None
-    write_text(folder / MODEL_CARD, model_card(manifest, record, towers))
+    readers = other_software(config, combined=COMBINED in files)
+    write_text(folder / MODEL_CARD, model_card(manifest, record, towers, readers))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     flush_directory(folder)
     return manifest

@@ -2,8 +2,9 @@
 
 The graph resizes as Pillow does: in 8 bits, horizontally and then vertically, with the filter widened for smaller
 sizes. Where the height loses more than twice the pixels of the width it is vertically first, as in Pillow 13 (earlier
-versions differ by a level or two there). ONNX Runtime's weights are those of Pillow, in float where Pillow has double, so that now and then a level is
-rounded to the other side; its bilinear filter counts the pixel at the border for those beyond it.
+versions differ by a level or two there). ONNX Runtime's weights are those of Pillow, in float where Pillow has double,
+so that now and then a level is rounded to the other side; its bilinear filter counts the pixel at the border for those
+beyond it.
 
 Shapes: H x W the image, S the side that the model sees, D embedding size.
 """
