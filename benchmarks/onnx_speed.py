@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.train_run import header, row
 from clip_core.data.synthetic import create_synthetic
-from clip_core.inference.bundle import PRECISIONS, is_bundle, onnx_files, read_manifest
+from clip_core.inference.bundle import PRECISIONS, Precision, is_bundle, onnx_files, read_manifest
 from clip_core.inference.encoder import cores
 from export.bench import BATCHES, alternate
 from export.bundle import export_bundle
@@ -61,7 +61,7 @@ def main(folder: Path, rounds: int) -> None:
         "captions of 5 to 20 tokens": (torch_encode(normalised(model.encode_text)), *captions()),
     }
     for place, (name, (eager, theirs, ours)) in enumerate(towers.items()):
-        table: dict[str, list[str]] = {each: [] for each in PRECISIONS}
+        table: dict[Precision, list[str]] = {each: [] for each in PRECISIONS}
         for batch in BATCHES:
             ways: dict[str, Encode] = {"open_clip": always(eager, theirs[:batch])}
             ways |= {
@@ -70,9 +70,9 @@ def main(folder: Path, rounds: int) -> None:
             seconds = alternate(ways, theirs[:batch], rounds)
             for each in PRECISIONS:
                 table[each].append(f"{seconds['open_clip'] / seconds[each]:.2f}")
-        for each, cells in table.items():
-            files = [r for r in manifest.variant(each).parity.rows if r.file == onnx_files(each)[place]]
-            print(row(name, each, f"{min(r.least_cosine for r in files):.5f}", *cells))
+        for precision, cells in table.items():
+            files = [r for r in manifest.variant(precision).parity.rows if r.file == onnx_files(precision)[place]]
+            print(row(name, precision, f"{min(r.least_cosine for r in files):.5f}", *cells))
     whole_processes(bundle, weights, next(photos.rglob("*.png")), max(3, rounds // 2))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import clip_core
-from clip_core.errors import BundleError
+from clip_core.errors import BundleError, UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
+    COMBINED,
     CONFIG,
     EXAMPLE,
     MODEL_CARD,
@@ -18,26 +19,33 @@ from clip_core.inference.bundle import (
     FileFacts,
     Manifest,
     Precision,
+    PreprocessingParity,
     Source,
     Variant,
     check_bundle,
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
-from clip_core.inference.torch_encoder import trained_classes
+from clip_core.inference.threshold import Threshold, calibrate
+from clip_core.inference.torch_encoder import TorchEncoder, trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
 from export.check import write_reference
 from export.config_files import model_config, preprocessor_config, tokenizer_config
+from export.consumer_parity import check_consumers
 from export.convert import OPSET, convert
+from export.end_token import restore_end_token
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
 from export.model_card import model_card
+from export.more_graphs import NO_MORE, MoreGraphs, write_more
+from export.other_software import other_software
 from export.output_folder import check_output, put_in_place, temporary_folder
 from export.parity import Reference
-from export.parity_samples import find_samples
-from export.variants import make_variants
+from export.parity_samples import find_samples, sample_images, validation_pairs
+from export.variants import calibration_inputs, make_variants
+from export.with_preprocessing import sentence
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
@@ -51,6 +59,7 @@ def export_bundle(
     model_name: str | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     accept_loss: bool = False,
+    more: MoreGraphs = NO_MORE,
     say: Say = silent,
 ) -> tuple[Path, Manifest]:
     """Convert a run (its best checkpoint), a checkpoint or published weights into a bundle.
@@ -62,12 +71,13 @@ def export_bundle(
         model_name: open_clip's name of the architecture, where published weights do not say it.
         precisions: the variants to write.
         accept_loss: keep a variant that loses more than one point of recall@1.
+        more: the graphs to write beside the two encoders.
         say: called with each line for the user.
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files differ from the model, or a variant loses too much; whatever was at
-            `out` is left as it was.
+        ParityError: if the ONNX files, example.py or CLIPInference differ from the model, or a variant loses too much;
+            whatever was at `out` is left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
@@ -79,6 +89,7 @@ def export_bundle(
             model_name=model_name,
             precisions=precisions,
             accept_loss=accept_loss,
+            more=more,
         )
 
 
@@ -90,6 +101,7 @@ def write_bundle(
     model_name: str | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     accept_loss: bool = False,
+    more: MoreGraphs = NO_MORE,
 ) -> Manifest:
     """`export_bundle` with a lock that the caller holds."""
     loaded = load_model(job.source, model_name=model_name)
@@ -98,15 +110,26 @@ def write_bundle(
     if job.named:
         check_output(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
+    if more != NO_MORE and "fp32" not in precisions:
+        raise UsageError("--combined and --with-preprocessing are fp32; add fp32 to --precision, or leave them out.")
     samples = find_samples(loaded, images)
     with temporary_folder(out) as folder:
         job.now(f"converting {loaded.folder}", step=loaded.step)
-        convert(loaded.model, folder, out.with_name(f"{out.name}.log"), tokenizer.pad_id)
+        convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
+        restore_end_token(folder, tokenizer.end_token, tokenizer.pad_id)
         job.now(f"computing {len(samples.pixel_values)} images and {len(samples.captions)} captions in PyTorch")
         reference = Reference(loaded.model, tokenizer, samples)
-        variants = make_variants(job, folder, precisions, reference, tokenizer, samples, accept_loss=accept_loss)
-        manifest = _write(folder, loaded, variants)
+        rows, of_preprocessing = write_more(more, loaded, folder, samples, sample_images(loaded, images))
+        variants = make_variants(
+            job, folder, precisions, reference, calibration_inputs(tokenizer, samples), rows, accept_loss=accept_loss
+        )
+        threshold = calibrate(TorchEncoder(loaded.folder, "cpu", loaded=loaded), validation_pairs(loaded))
+        job.say(threshold.summary if threshold else "no threshold: there are no validation pairs to choose one on")
+        if of_preprocessing:
+            job.say(f"preprocessing in ONNX: {sentence(of_preprocessing)}")
+        manifest = _write(folder, loaded, variants, threshold, of_preprocessing)
         check_bundle(folder)
+        job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
     return manifest
 
@@ -118,7 +141,13 @@ def _made_from(folder: Path) -> str | None:
         return None
 
 
-def _write(folder: Path, loaded: LoadedModel, variants: tuple[Variant, ...]) -> Manifest:
+def _write(
+    folder: Path,
+    loaded: LoadedModel,
+    variants: tuple[Variant, ...],
+    threshold: Threshold | None,
+    of_preprocessing: PreprocessingParity | None,
+) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
@@ -148,14 +177,17 @@ def _write(folder: Path, loaded: LoadedModel, variants: tuple[Variant, ...]) -> 
         logit_bias=None if loaded.model.logit_bias is None else loaded.model.logit_bias.item(),
         preprocessing=config.preprocessing,
         classes=trained_classes(loaded),
+        threshold=threshold,
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         variants=variants,
+        preprocessing_parity=of_preprocessing,
         files=files,
     )
     towers = parameters(loaded.model.image), parameters(loaded.model.text)
     record = RunReader(loaded.run).record() if loaded.run else None
-    write_text(folder / MODEL_CARD, model_card(manifest, record, towers))
+    readers = other_software(config, combined=COMBINED in files)
+    write_text(folder / MODEL_CARD, model_card(manifest, record, towers, readers))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     flush_directory(folder)
     return manifest

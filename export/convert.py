@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -33,13 +32,12 @@ LARGEST = 2**31 - 2**20  # bytes of weights in one file; protobuf holds less tha
 _IN_THE_FILE = 1024  # bytes; smaller tensors stay in the ONNX file, where shapes are computed from them
 
 
-def convert(model: CLIP, folder: Path, kept_log: Path, pad_id: int = 0) -> None:
+def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
     """Write onnx/vision_model.onnx and onnx/text_model.onnx below `folder`.
 
     Args:
         model: in fp32.
         kept_log: keeps the output of the converter if it fails; none of it reaches the terminal.
-        pad_id: the tokenizer's padding, for captions whose end token was cut off.
     Raises:
         BackendError: if a tower cannot be converted.
     """
@@ -58,14 +56,14 @@ def convert(model: CLIP, folder: Path, kept_log: Path, pad_id: int = 0) -> None:
         if isinstance(model.image, ExternalEncoder):
             convert_external(model.image, folder / VISION, kept_log)
         else:
-            tower = OnnxImageTower(model.image)
-            convert_tower(tower, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+            convert_tower(
+                OnnxImageTower(model.image), images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log
+            )
         if isinstance(model.text, ExternalEncoder):
             convert_external(model.text, folder / TEXT, kept_log)
         else:
-            end = None if whole else (text.end_token, pad_id)
-            written = OnnxTextTower(model.text, pad_id)
-            convert_tower(written, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
+            end, tower = None if whole else text.end_token, OnnxTextTower(model.text)
+            convert_tower(tower, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = str(error).strip().splitlines()[0]
@@ -89,13 +87,13 @@ def convert_tower(
     axes: dict[int, object],
     path: Path,
     log: Path,
-    trim: tuple[int, int] | None = None,
+    trim: int | None = None,
 ) -> None:
     """Write one tower as a file with one input and one output.
 
     Args:
         axes: the dynamic axes of the input, by position.
-        trim: end token and padding of captions that are computed up to their end token alone.
+        trim: the end token of captions that are computed up to it alone.
     Raises:
         BackendError: if an axis came out fixed.
     """
@@ -117,45 +115,28 @@ def convert_tower(
     sizes = proto.graph.input[0].type.tensor_type.shape.dim
     if not all(sizes[axis].dim_param for axis in axes):  # as len() in a tower does, without an error
         raise BackendError(f"{path.name} has a fixed batch size or length: the tower does not support dynamic axes.")
-    if trim:
-        trim_captions(proto, *trim)
+    if trim is not None:
+        trim_captions(proto, trim)
     save_onnx(proto, path)
 
 
-def trim_captions(proto: onnx.ModelProto, end_token: int, pad_id: int) -> None:
-    """Cut `input_ids` inside the graph after the last token that any caption of the batch needs.
+def trim_captions(proto: onnx.ModelProto, end_token: int) -> None:
+    """Cut `input_ids` inside the graph after the last first end token of the batch.
 
-    That is its first end token, or its last token that is no padding where the end token was cut off. Software that
-    pads captions to the whole context is thereby as fast as one that does not.
+    Software that pads captions to the whole context is thereby as fast as one that does not.
     """
     graph, name = proto.graph, "input_ids"
     for node in graph.node:
         node.input[:] = ["trimmed_ids" if each == name else each for each in node.input]
-    constants = {"end": [end_token], "pad": [pad_id], "zero": [0], "one": [1], "axis": [1]}
-    for key, value in constants.items():
-        graph.initializer.append(helper.make_tensor(f"trim/{key}", TensorProto.INT64, [len(value)], value))
-    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("Equal", [name, "trim/end"], "is_end", {}),
-        ("Cast", ["trim/is_end"], "is_end_int", {"to": TensorProto.INT32}),
-        ("ArgMax", ["trim/is_end_int"], "end_place", {"axis": 1, "keepdims": 1}),  # the first of equals
-        ("ReduceMax", ["trim/is_end_int", "trim/axis"], "ends_int", {"keepdims": 1}),
-        ("Cast", ["trim/ends_int"], "ends", {"to": TensorProto.BOOL}),
-        ("Equal", [name, "trim/pad"], "is_pad", {}),
-        ("Shape", [name], "tokens", {"start": 1, "end": 2}),
-        ("Squeeze", ["trim/tokens"], "count", {}),
-        ("Squeeze", ["trim/zero"], "first", {}),
-        ("Squeeze", ["trim/one"], "step", {}),
-        ("Range", ["trim/first", "trim/count", "trim/step"], "places", {}),
-        ("Where", ["trim/is_pad", "trim/zero", "trim/places"], "filled", {}),
-        ("ReduceMax", ["trim/filled", "trim/axis"], "last", {"keepdims": 1}),
-        ("Where", ["trim/ends", "trim/end_place", "trim/last"], "needed", {}),
-        ("ReduceMax", ["trim/needed"], "longest", {"keepdims": 0}),
-        ("Add", ["trim/longest", "trim/one"], "length", {}),
-        ("Slice", [name, "trim/zero", "trim/length", "trim/axis"], "trimmed_ids", {}),
-    ]  # fmt: skip
+    for key, value in {"end": end_token, "zero": 0, "one": 1}.items():
+        graph.initializer.append(helper.make_tensor(f"trim/{key}", TensorProto.INT64, [1], [value]))
     nodes = [
-        helper.make_node(kind, inputs, [out if out == "trimmed_ids" else f"trim/{out}"], f"trim/{out}", **attributes)
-        for kind, inputs, out, attributes in steps
+        helper.make_node("Equal", [name, "trim/end"], ["trim/is_end"]),
+        helper.make_node("Cast", ["trim/is_end"], ["trim/ends"], to=TensorProto.INT32),
+        helper.make_node("ArgMax", ["trim/ends"], ["trim/places"], axis=1, keepdims=1),  # the first of equals
+        helper.make_node("ReduceMax", ["trim/places"], ["trim/longest"], keepdims=0),
+        helper.make_node("Add", ["trim/longest", "trim/one"], ["trim/length"]),
+        helper.make_node("Slice", [name, "trim/zero", "trim/length", "trim/one"], ["trimmed_ids"]),
     ]
     rest = list(graph.node)
     del graph.node[:]
@@ -165,6 +146,8 @@ def trim_captions(proto: onnx.ModelProto, end_token: int, pad_id: int) -> None:
 def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model with the same bytes for the same weights; above 2 GB of weights, they are in PATH.data."""
     proto.producer_name, proto.producer_version = "clip-tui", clip_core.__version__
+    for number, node in enumerate(proto.graph.node):  # layers are kept in fp32 by their names
+        node.name = node.name or f"{node.op_type}_{number}"
     drop_metadata(proto)
     del proto.graph.value_info[:]
     large = [each for each in proto.graph.initializer if len(each.raw_data) >= _IN_THE_FILE]

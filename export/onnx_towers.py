@@ -4,7 +4,6 @@ Shapes: B images or captions, T tokens, W width, H heads, E = W / H, D embedding
 
 - Attention is three matrix products over one (B, T, 3 W): no copies by slices, no shapes computed for each block.
 - The last block computes the pooled token alone, where one token is pooled: 7 % of a 12-block tower.
-- A caption without an end token, which other software may cut off, is pooled at its last token that is no padding.
 """
 
 import torch
@@ -45,15 +44,11 @@ class OnnxImageTower(nn.Module):
 
 
 class OnnxTextTower(nn.Module):
-    """input_ids int64 (B, T) -> text_embeds (B, D), L2-normalised
+    """input_ids int64 (B, T) -> text_embeds (B, D), L2-normalised"""
 
-    `pad_id`: of the padding after the end token.
-    """
-
-    def __init__(self, tower: TextEncoder, pad_id: int) -> None:
+    def __init__(self, tower: TextEncoder) -> None:
         super().__init__()
         self.tower = tower
-        self.pad_id = pad_id
 
     def forward(self, input_ids: Tensor) -> Tensor:
         tower, config = self.tower, self.tower.config
@@ -64,7 +59,7 @@ class OnnxTextTower(nn.Module):
             tokens = run_block(block, tokens, mask)
         last = tower.blocks[-1]
         if config.pooling is Pooling.END_OF_TEXT:
-            end = end_positions(input_ids, config.end_token, self.pad_id)  # (B,)
+            end = (input_ids == config.end_token).int().argmax(dim=1)  # (B,), the first by its id
             index = end[:, None, None].expand(-1, 1, tokens.shape[2])
             query = tokens.gather(1, index)  # (B, 1, W)
             if mask is not None:
@@ -75,14 +70,6 @@ class OnnxTextTower(nn.Module):
             mask = None if mask is None else mask[place : place + 1]
         pooled = tower.norm_final(run_block(last, tokens, mask, query)[:, 0])  # (B, W)
         return F.normalize(tower.projection(pooled).float(), dim=-1)
-
-
-def end_positions(input_ids: Tensor, end_token: int, pad_id: int) -> Tensor:
-    """The first end token of each caption; without one, the last token that is no padding.  (B, T) -> (B,) int64"""
-    is_end = (input_ids == end_token).int()
-    places = torch.arange(input_ids.shape[1])
-    last = torch.where(input_ids == pad_id, 0, places).amax(dim=1)
-    return torch.where(is_end.amax(dim=1) > 0, is_end.argmax(dim=1), last)
 
 
 def run_block(block: nn.Module, x: Tensor, mask: Tensor | None, query: Tensor | None = None) -> Tensor:

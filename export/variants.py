@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError
-from clip_core.inference.bundle import DATA, PRECISIONS, Precision, Variant, onnx_files
+from clip_core.inference.bundle import DATA, PRECISIONS, ParityRow, Precision, Variant, onnx_files
 from export.job import ExportJob
 from export.parity import Reference, Samples, table
 from export.sessions import Array
@@ -18,25 +18,29 @@ def make_variants(
     folder: Path,
     precisions: Sequence[Precision],
     reference: Reference,
-    tokenizer: Tokenizer,
-    samples: Samples,
+    inputs: tuple[list[Array], list[Array]],
+    rows: tuple[ParityRow, ...] = (),
     *,
     accept_loss: bool = False,
 ) -> tuple[Variant, ...]:
     """Make each precision from the fp32 files below `folder` and prove it; fp32 stays only if it is asked for.
 
     Args:
+        inputs: batches of images and of captions, for calibration and for the choice of a way.
+        rows: more rows of the parity of fp32, of files that are made from its own.
         accept_loss: keep a lower precision that loses more than it may.
     Raises:
         ParityError: naming the variant that is not good enough.
         BackendError: if a graph cannot be quantised.
     """
     variants = []
-    inputs = calibration_inputs(tokenizer, samples)
     for precision in (each for each in PRECISIONS if each == "fp32" or each in precisions):
         how = _make(job, folder, precision, inputs) if precision != "fp32" else {}
         job.now(f"measuring the parity of {precision}")
         variant = reference.compare(folder, precision, how)
+        if precision == "fp32":
+            parity = variant.parity.model_copy(update={"rows": variant.parity.rows + rows})
+            variant = variant.model_copy(update={"parity": parity})
         job.say(table(variant))
         judge(job, variant, accept_loss=accept_loss)
         variants.append(variant)

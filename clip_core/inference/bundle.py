@@ -4,6 +4,7 @@ bundle/manifest.json   written last; names every file that is loaded or run, wit
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
 bundle/onnx/vision_model.onnx, text_model.onnx    of each variant: fp32, *_fp16.onnx, *_quantized.onnx (int8)
 bundle/onnx/*.onnx.data                           weights of a file that would be larger than 2 GB
+bundle/onnx/model.onnx and onnx/vision_model_with_preprocessing.onnx, where they were asked for
 bundle/reference.npy   what each variant computed when it was exported
 bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
@@ -20,6 +21,7 @@ from typing import Annotated, BinaryIO, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from clip_core.errors import BackendError, BundleError
+from clip_core.inference.threshold import Threshold
 from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.network import Frozen, Preprocessing
 from clip_core.run.paths import MANIFEST
@@ -30,6 +32,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 VISION = "onnx/vision_model.onnx"
 TEXT = "onnx/text_model.onnx"
+COMBINED = "onnx/model.onnx"
+WITH_PREPROCESSING = "onnx/vision_model_with_preprocessing.onnx"
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
@@ -159,20 +163,37 @@ class Variant(Frozen):
         return self
 
 
+class PreprocessingParity(Frozen):
+    """The resize, crop and normalisation of `file` against Pillow's, on images of their own sizes.
+
+    `max_level_diff`: of 8-bit levels. Cosines: of the embeddings with those of images that Pillow prepared.
+    """
+
+    file: str
+    images: int
+    max_level_diff: int
+    changed_levels: float  # fraction of levels that differ at all
+    mean_cosine: float
+    least_cosine: float
+
+
 class Manifest(Frozen):
     format_version: Literal[2] = 2
     source: Source
-    embed_dim: int
-    vocab_size: int
-    end_token: int
-    context_length: int
+    embed_dim: Annotated[int, Field(ge=1, le=65536)]
+    vocab_size: Annotated[int, Field(ge=1)]
+    end_token: Annotated[int, Field(ge=0)]
+    context_length: Annotated[int, Field(ge=3, le=4096)]
     logit_scale: Annotated[float, Field(gt=0, le=1000.01)]
-    logit_bias: float | None = None  # of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability
+    # Of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability.
+    logit_bias: Annotated[float, Field(allow_inf_nan=False)] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
+    threshold: Threshold | None = None  # None: the source has no validation pairs, or too few
     opset: int
     versions: dict[str, str]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]  # the first is used by default
+    preprocessing_parity: PreprocessingParity | None = None
     files: dict[str, FileFacts]
 
     @property
@@ -295,7 +316,7 @@ Stamp = tuple[int, int, int, int, int]  # device, file, size, time of the conten
 
 def _stamp(path: Path) -> Stamp:
     try:
-        facts = path.lstat()
+        facts = path.stat()
     except OSError:
         return (0, 0, 0, 0, 0)
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
@@ -338,27 +359,49 @@ def _content(handle: BinaryIO) -> "bytes | mmap.mmap":
 def _read(folder: Path, name: str, largest: int) -> bytes:
     """The first `largest` bytes of a file and one more."""
     with _opened(folder, name) as handle:
-        return handle.read(largest + 1)
+        return handle.read(min(os.fstat(handle.fileno()).st_size, largest) + 1)
 
 
 def _opened(folder: Path, name: str) -> BinaryIO:
-    """A regular file inside the folder, reached through no link."""
+    """A regular file inside the folder; reached through no link, except in a hub cache.
+
+    There a snapshot's files are links into the repository's `blobs`; such a link must name a file right in there.
+    """
     parts = PurePosixPath(name).parts
     shown = printable(name, 80)
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; export the bundle again.")
     path = folder
-    for part in parts:
+    for place, part in enumerate(parts, start=1):
         path = path / part
-        try:
-            mode = path.lstat().st_mode
-        except OSError:
-            raise BundleError(f"{folder} has no {shown}: it is not a complete bundle; export it again.") from None
+        mode = _mode(folder, path, shown)
         if stat.S_ISLNK(mode):
-            raise BundleError(f"{folder / shown} is reached through a link, which a bundle may not have.")
+            blob = _blob(folder, path) if place == len(parts) else None
+            if blob is None:
+                raise BundleError(
+                    f"{folder / shown} is a link, and only the files of a hub cache may be links, into its own blobs; "
+                    f"copy the bundle without links: cp -rL {folder} COPY"
+                )
+            path, mode = blob, _mode(folder, blob, shown)
     if not stat.S_ISREG(mode):
         raise BundleError(f"{folder / shown} is not a regular file; export the bundle again.")
     try:
-        return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb")
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)), "rb")
     except OSError as error:
         raise BundleError(f"{folder / shown} cannot be read: {error.strerror}.") from None
+
+
+def _mode(folder: Path, path: Path, shown: str) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        raise BundleError(f"{folder} has no {shown}: it is not a complete bundle; export it again.") from None
+
+
+def _blob(folder: Path, link: Path) -> Path | None:
+    """The file in REPOSITORY/blobs that a link in REPOSITORY/snapshots/REVISION, the folder, points to."""
+    blobs = folder.parent.parent / "blobs"
+    if folder.parent.name != "snapshots" or not stat.S_ISDIR(blobs.lstat().st_mode if blobs.exists() else 0):
+        return None
+    target = Path(os.path.normpath(link.parent / link.readlink()))
+    return target if target.parent == blobs else None
