@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from clip_core.config import DataConfig, TrainConfig
@@ -13,11 +14,22 @@ from clip_core.model.hub import local_source
 from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.published import read_published
-from clip_core.network import ClipConfig
+from clip_core.model.timm_image import TimmImageEncoder
+from clip_core.model.transformers_text import layers_of
+from clip_core.network import (
+    LIBRARY_TOWERS,
+    ClipConfig,
+    ExternalTower,
+    ImageTower,
+    TextTower,
+    TimmTower,
+    TransformersTower,
+)
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.text import printable
 
+_STAYS = "towers of timm and transformers train without dropout and with the batch statistics of their pretraining"
 _DEFAULT_LENGTH = DataConfig().context_length
 
 
@@ -52,13 +64,54 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     start = _read(config.tune.init, config)
     if start.network.external:
         return start
-    layers = (start.network.own_image if config.tune.lock == "image" else start.network.own_text).layers
+    _refuse_for_libraries(start, config)
+    layers = _blocks(start.network.image if config.tune.lock == "image" else start.network.text)
     if config.tune.unlock_last > layers:
         raise UsageError(
             f"--unlock-last is {config.tune.unlock_last}, and "
             f"the {config.tune.lock} tower of {start.source} has {layers} blocks."
         )
     return start
+
+
+def _blocks(tower: ImageTower | TimmTower | TextTower | TransformersTower | ExternalTower) -> int:
+    """The number of blocks of a tower whose weights are in the network."""
+    if isinstance(tower, TransformersTower):
+        return layers_of(tower.settings)
+    if isinstance(tower, TimmTower):
+        with torch.device("meta"):
+            return len(TimmImageEncoder(tower, 8).blocks)
+    assert not isinstance(tower, ExternalTower)
+    return tower.layers
+
+
+def _refuse_for_libraries(start: Start, config: TrainConfig) -> None:
+    """Refuse what has no meaning for the towers that another library builds.
+
+    Raises:
+        UsageError: naming the flag and the way out.
+    """
+    network, optim = start.network, config.optim
+    known = [tower.architecture for tower in (network.image, network.text) if isinstance(tower, LIBRARY_TOWERS)]
+    dropped = optim.patch_dropout and isinstance(network.image, TimmTower)
+    for name, given, instead in (
+        (
+            "--lora",
+            config.tune.lora if known else None,
+            "--lock image or --lock text with --unlock-last N trains fewer",
+        ),
+        ("--patch-dropout", optim.patch_dropout if dropped else None, "its trunk takes whole images"),
+        (
+            "--unfreeze-last",
+            config.encoders.unfreeze_last or None,
+            "use --lock image or --lock text with --unlock-last",
+        ),
+    ):
+        if given is not None:
+            what = (
+                f"{start.source} has {' and '.join(map(printable, known))}" if known else "it is for aligned encoders"
+            )
+            raise UsageError(f"{name} is not supported here: {what}; leave it out ({instead}).")
 
 
 def stored_start(run: Path) -> Start:
@@ -91,7 +144,10 @@ def _read(init: str, config: TrainConfig) -> Start:
             image_size=size,
             context_length=None if length == _DEFAULT_LENGTH else length,
         )
-        return Start(published.config, published.tokenizer, published.source, init, published.weights, published.notes)
+        notes = published.notes
+        if any(isinstance(tower, LIBRARY_TOWERS) for tower in (published.config.image, published.config.text)):
+            notes = (*notes, _STAYS)
+        return Start(published.config, published.tokenizer, published.source, init, published.weights, notes)
     if config.tune.init_model is not None:
         raise UsageError(
             f"--init-model applies to published weights, and {path} is a run or a checkpoint of one; leave it out."
@@ -105,6 +161,11 @@ def _read(init: str, config: TrainConfig) -> Start:
             f"--context-length is {length}; {path} was trained with {network.text.context_length} tokens; leave it out."
         )
     if size is not None and size != network.image.image_size:
+        if isinstance(network.image, TimmTower):
+            raise UsageError(
+                f"--image-size is not supported for the timm trunk {printable(network.image.architecture, 60)}, whose "
+                f"images have {network.image.image_size} pixels; leave it out."
+            )
         network = _with_image_size(network, size)
         tower = network.own_image
         weights["image.positions"] = interpolate_positions(
