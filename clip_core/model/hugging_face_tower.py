@@ -25,12 +25,21 @@ _ROBERTA = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddin
             "layer_norm_eps": 1e-5}  # fmt: skip
 _XLM_R = _ROBERTA | {"model_type": "xlm-roberta", "vocab_size": 250002}
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_MT5 = {"model_type": "mt5", "vocab_size": 250112, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12,
+        "num_heads": 12, "feed_forward_proj": "gated-gelu", "pad_token_id": 0}  # fmt: skip
+_NLLB = {"model_type": "m2m_100", "vocab_size": 256206, "d_model": 1024, "encoder_layers": 12,
+         "encoder_attention_heads": 16, "encoder_ffn_dim": 4096, "max_position_embeddings": 1024,
+         "scale_embedding": True, "pad_token_id": 1}  # fmt: skip
 NAMED: dict[str, dict[str, Any]] = {
     "roberta-base": _ROBERTA,
     "roberta-large": _ROBERTA | _LARGE,
     "xlm-roberta-base": _XLM_R,
     "xlm-roberta-large": _XLM_R | _LARGE,
     "bert-base-uncased": {"model_type": "bert"},
+    "google/mt5-base": _MT5,
+    "google/mt5-xl": _MT5 | {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+    "facebook/nllb-200-distilled-600M": _NLLB,
+    "facebook/nllb-200-distilled-1.3B": _NLLB | {"encoder_layers": 24, "encoder_ffn_dim": 8192},
 }
 
 

@@ -13,7 +13,7 @@ from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError, UsageError
 from clip_core.model.hugging_face_tower import text_tower
 from clip_core.model.published_config import SQUASHED, PublishedConfig, make_config, number, unsupported
-from clip_core.model.timm_trunk import image_tower, prepared_as, timm_tower
+from clip_core.model.timm_trunk import image_tower, timm_tower
 from clip_core.model.torch_files import StoredTensor
 from clip_core.network import Activation, Pooling
 
@@ -41,8 +41,8 @@ _KNOWN = frozenset(
         "image_size", "no_ln_pre", "final_ln_after_pool", "pool_type", "act_kwargs", "norm_kwargs", "context_length",
         "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id", "no_causal_mask",
         "proj_bias", "proj_type", "block_type", "pos_embed_type", "patch_dropout", "output_tokens",
-        "attn_pooler_queries", "attn_pooler_heads", "hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
-        "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
+        "attn_pooler_queries", "attn_pooler_heads", "hf_model_name", "hf_model_pretrained", "hf_proj_type",
+        "hf_pooler_type", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
         "timm_drop_path",
     }
 )  # fmt: skip
@@ -124,7 +124,7 @@ def from_settings(
         "text": text_tower(where, text, described, folder)
         if of_transformers
         else _text_tower(where, text, quick, end_token, pooled_at),
-        "preprocessing": _preprocessing(preprocess, image, str(vision.get("timm_model_name") or "")),
+        "preprocessing": _preprocessing(preprocess, image),
     }
     return PublishedConfig(
         make_config(where, config),
@@ -300,9 +300,9 @@ def _shared(where: Path | str, tower: Settings, quick: bool) -> dict[str, Any]:
     return {"activation": activation, "norm_eps": norm.get("eps", 1e-5)}
 
 
-def _preprocessing(said: Settings, image: Settings, trunk: str) -> dict[str, Any]:
-    """The values of `preprocess_cfg`, and the defaults of CLIP, or of the trunk's kind."""
-    defaults = SQUASHED if image.get("attention_pooling") else prepared_as(trunk)
+def _preprocessing(said: Settings, image: Settings) -> dict[str, Any]:
+    """The values of `preprocess_cfg`, and the defaults of CLIP, or of SigLIP for its trunks."""
+    defaults = SQUASHED if image.get("attention_pooling") else {}
     ours = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize_mode"}
     values = {name: said[key] for key, name in ours.items() if said.get(key) is not None}
     fill = said.get("fill_color")

@@ -26,6 +26,7 @@ from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.not_weights import quantised_note, refuse_adapters
 from clip_core.model.published_config import PublishedConfig, unsupported
 from clip_core.model.timm_image import check_timm_tower
+from clip_core.model.timm_trunk import prepared_as
 from clip_core.model.torch_files import StoredTensor
 from clip_core.model.transformers_text import layers_of
 from clip_core.model.unwrap import unwrap
@@ -233,7 +234,8 @@ def _described(
     if model_name is not None and activation is None:
         where: Path | str = f"open_clip's {model_name}"
         named = open_clip_config.named_settings(model_name)
-        known = open_clip_config.from_settings(where, named, {}, folder=file.path.parent)
+        prepared = prepared_as(str(named["vision_cfg"].get("timm_model_name")))
+        known = open_clip_config.from_settings(where, named, prepared, folder=file.path.parent)
     elif described is not None:
         where, known = described, _parsed(described)
     elif any(name.startswith(_TRUNK) for name in tensors):
@@ -305,8 +307,8 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
     values = config.model_dump()
     if image_size is not None and isinstance(config.image, TimmTower):
         raise UsageError(
-            f"--image-size is not supported for the timm trunk {printable(config.image.architecture, 60)}, whose images "
-            f"have {config.image.image_size} pixels; leave it out."
+            f"--image-size is not supported for the timm trunk {printable(config.image.architecture, 60)}, whose "
+            f"images have {config.image.image_size} pixels; leave it out."
         )
     if image_size is not None:
         patch_size = config.own_image.patch_size
@@ -348,8 +350,8 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
         )
     if isinstance(text, TransformersTower) and tokenizer.pad_id != text.pad_id:
         raise TokenizerError(
-            f"the tokenizer found for {path} pads captions with token {tokenizer.pad_id}, and the text tower masks token "
-            f"{text.pad_id}; put the tokenizer.json that belongs to it beside it."
+            f"the tokenizer found for {path} pads captions with token {tokenizer.pad_id}, and the text tower masks "
+            f"token {text.pad_id}; put the tokenizer.json that belongs to it beside it."
         )
     if (known.end_token not in (None, end)) or (known.highest_token and end != size - 1):
         wanted = "the highest token" if known.end_token is None else f"token {known.end_token}"

@@ -109,9 +109,15 @@ def timm_tower(where: Path | str, vision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepared_as(name: str) -> dict[str, Any]:
-    """How open_clip prepares images for a trunk, where no file says it; {} for CLIP's own way."""
+    """How open_clip prepares images for a trunk's published weights, where no file says it; {} for CLIP's own way.
+
+    Source: open_clip's `pretrained.py`.
+    """
     if name.startswith(("fastvit_mci", "vit_base_mci")):
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bilinear"}
+        values: dict[str, Any] = {"interpolation": "bilinear"}
+        if not name.startswith(("fastvit_mci3", "fastvit_mci4")):
+            values |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return values
     if name.startswith("vit_pe_core"):
         return SQUASHED | {"interpolation": "bilinear"}
     return {}

@@ -143,6 +143,7 @@ def build(settings: Mapping[str, Any], *, pooler: bool) -> nn.Module:
             given = {name: value for name, value in settings.items() if name != "model_type"}
             config = library.AutoConfig.for_model(kind, **given)
             if kind == "mt5":
+                config._attn_implementation = "eager"  # the other has no ONNX conversion with dynamic axes
                 model = library.MT5EncoderModel(config).encoder
             elif kind == "m2m_100":
                 model = library.M2M100Model(_encoder_only(config)).encoder

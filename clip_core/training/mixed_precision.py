@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
+from clip_core.model.library_tower import LibraryTower
 
 
 class MixedPrecision:
@@ -32,6 +33,7 @@ class MixedPrecision:
             self.dtype = torch.bfloat16
             working = {id(master): _rounded(master, self.dtype) for master in model.parameters()}
             self.network = copy.deepcopy(model, memo=dict(working))  # modules alone; fp32 weights are never copied
+            _round_buffers(self.network, self.dtype)
             self._master = [master for master in model.parameters() if master.requires_grad]
             self._working = [working[id(master)] for master in self._master]
         self._gradients = [torch.empty_like(master) for master in self._master]
@@ -47,6 +49,8 @@ class MixedPrecision:
         """Round all weights of the model, the frozen ones too: after a checkpoint was loaded."""
         if self.network is not self.model:
             torch._foreach_copy_(list(self.network.parameters()), list(self.model.parameters()))
+            for mine, theirs in zip(self.network.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(theirs)
 
     @torch.no_grad()
     def gradients_to_master(self) -> None:
@@ -62,6 +66,15 @@ class MixedPrecision:
                 working.grad = None
         if of_master:
             torch._foreach_copy_(of_master, of_working)
+
+
+def _round_buffers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Batch statistics and fixed positions of the towers of other libraries, which compute in the dtype they get."""
+    for tower in network.modules():
+        for module in tower.modules() if isinstance(tower, LibraryTower) else ():
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    setattr(module, name, buffer.to(dtype))
 
 
 def _rounded(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:

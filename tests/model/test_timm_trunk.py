@@ -7,8 +7,8 @@ import timm
 from timm.models import vision_transformer
 
 from clip_core.errors import CheckpointError
-from clip_core.model.timm_trunk import TRUNKS, image_tower, trunk_name
-from clip_core.network import Activation, ImageTower
+from clip_core.model.timm_trunk import TRUNKS, image_tower, timm_tower, trunk_name
+from clip_core.network import Activation, ImageTower, TimmTower
 
 SETTINGS = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
 
@@ -43,30 +43,38 @@ def test_a_tower_finds_its_name_again() -> None:
     for name, trunk in TRUNKS.items():
         if trunk.siglip:
             values = image_tower(name, {**SETTINGS, "timm_model_name": name, "image_size": trunk.image_size})
+            assert values is not None
             found = trunk_name(ImageTower(**values))
             assert found is not None
             assert TRUNKS[found] == trunk
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"timm_model_name": "convnext_base"}, "the timm trunk convnext_base"),
-        ({"timm_pool": "avg"}, "timm_pool 'avg'"),
-        ({"timm_proj": "mlp"}, "timm_proj 'mlp'"),
-        ({"image_size": 256}, "images of 256 pixels for vit_base_patch16_siglip_224"),
-    ],
-)
-def test_another_trunk_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(CheckpointError, match=reason) as caught:
-        image_tower("w.json", {**SETTINGS, **changes})
+def test_another_image_size_than_the_trunks_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="images of 256 pixels for vit_base_patch16_siglip_224") as caught:
+        image_tower("w.json", {**SETTINGS, "image_size": 256})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"timm_model_name": "convnext_base"}, {"timm_pool": "avg"}, {"timm_proj": "mlp"}, {"timm_proj": ""}]
+)
+def test_another_trunk_or_pooling_is_left_to_timm(changes: dict[str, Any]) -> None:
+    vision = {**SETTINGS, **changes}
+    values = timm_tower("w.json", vision)
+    assert TimmTower(**values).architecture == vision["timm_model_name"]
+    assert (image_tower("w.json", vision) is None) is (changes != {"timm_proj": ""})
+
+
+def test_naflex_is_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"naflexvit_base_patch16_siglip.*in their own proportions"):
+        timm_tower("w.json", {**SETTINGS, "timm_model_name": "naflexvit_base_patch16_siglip"})
 
 
 def test_class_pooling_with_a_projection_with_bias_is_mobileclip2s() -> None:
     values = image_tower(
         "w.json", {"timm_model_name": "vit_large_patch14_clip_224", "timm_pool": "token", "timm_proj": None}
     )
+    assert values is not None
     tower = ImageTower(**values)
     assert (tower.has_class_token, tower.projection, tower.projection_bias, tower.pre_norm) == (True, True, True, True)
     assert tower.norm_eps == 1e-5
