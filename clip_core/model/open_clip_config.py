@@ -42,8 +42,8 @@ _KNOWN = frozenset(
         "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id", "no_causal_mask",
         "proj_bias", "proj_type", "block_type", "pos_embed_type", "patch_dropout", "output_tokens",
         "attn_pooler_queries", "attn_pooler_heads", "hf_model_name", "hf_model_pretrained", "hf_proj_type",
-        "hf_pooler_type", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
-        "timm_drop_path",
+        "hf_pooler_type", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+        "timm_drop", "timm_drop_path",
     }
 )  # fmt: skip
 _IMAGE_POOLING = {"tok": Pooling.CLASS_TOKEN, "avg": Pooling.MEAN}

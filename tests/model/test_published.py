@@ -17,7 +17,7 @@ from clip_core.model.checkpoint import load_model
 from clip_core.model.open_clip_config import from_settings, named_settings
 from clip_core.model.published import read_published
 from clip_core.model.weight_maps import to_hugging_face, to_open_clip
-from clip_core.network import Activation, ClipConfig, ImageTower, TransformersTower
+from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, TransformersTower
 from tests.models import make_run, python
 from tests.published import END, hugging_face_model, open_clip_model, save_open_clip
 
@@ -211,7 +211,8 @@ def test_a_configuration_that_disagrees_or_cannot_be(folder: Path, values: dict[
 def test_weights_of_another_architecture(tmp_path: Path, hugging_face: Path) -> None:
     foreign = {
         "positional_embedding_res": "LongCLIP", "visual.layer1.0.conv1.weight": "a ResNet",
-        "visual.attn_pool.query": "attentional pooling", "text.transformer.embeddings.word": "text tower of a CLIP alone",
+        "visual.attn_pool.query": "attentional pooling",
+        "text.transformer.embeddings.word": "text tower of a CLIP alone",
         "visual.transformer.resblocks.0.ls_1.gamma": "layer scale", "layer1.0.conv1.weight": "holds no CLIP",
     }  # fmt: skip
     for name, reason in foreign.items():
