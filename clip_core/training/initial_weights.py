@@ -20,8 +20,6 @@ from clip_core.network import (
     LIBRARY_TOWERS,
     ClipConfig,
     ExternalTower,
-    ImageTower,
-    TextTower,
     TimmTower,
     TransformersTower,
 )
@@ -65,7 +63,7 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     if start.network.external:
         return start
     _refuse_for_libraries(start, config)
-    layers = _blocks(start.network.image if config.tune.lock == "image" else start.network.text)
+    layers = _blocks(start.network, config.tune.lock) if config.tune.unlock_last else 0
     if config.tune.unlock_last > layers:
         raise UsageError(
             f"--unlock-last is {config.tune.unlock_last}, and "
@@ -74,13 +72,14 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     return start
 
 
-def _blocks(tower: ImageTower | TimmTower | TextTower | TransformersTower | ExternalTower) -> int:
+def _blocks(network: ClipConfig, side: str) -> int:
     """The number of blocks of a tower whose weights are in the network."""
+    tower = network.image if side == "image" else network.text
     if isinstance(tower, TransformersTower):
         return layers_of(tower.settings)
     if isinstance(tower, TimmTower):
         with torch.device("meta"):
-            return len(TimmImageEncoder(tower, 8).blocks)
+            return len(TimmImageEncoder(tower, network.embed_dim).blocks)
     assert not isinstance(tower, ExternalTower)
     return tower.layers
 
@@ -91,27 +90,21 @@ def _refuse_for_libraries(start: Start, config: TrainConfig) -> None:
     Raises:
         UsageError: naming the flag and the way out.
     """
-    network, optim = start.network, config.optim
-    known = [tower.architecture for tower in (network.image, network.text) if isinstance(tower, LIBRARY_TOWERS)]
-    dropped = optim.patch_dropout and isinstance(network.image, TimmTower)
-    for name, given, instead in (
-        (
-            "--lora",
-            config.tune.lora if known else None,
-            "--lock image or --lock text with --unlock-last N trains fewer",
-        ),
-        ("--patch-dropout", optim.patch_dropout if dropped else None, "its trunk takes whole images"),
-        (
-            "--unfreeze-last",
-            config.encoders.unfreeze_last or None,
-            "use --lock image or --lock text with --unlock-last",
-        ),
-    ):
-        if given is not None:
-            what = (
-                f"{start.source} has {' and '.join(map(printable, known))}" if known else "it is for aligned encoders"
-            )
-            raise UsageError(f"{name} is not supported here: {what}; leave it out ({instead}).")
+    network, tune, optim = start.network, config.tune, config.optim
+    known = [printable(each.architecture) for each in (network.image, network.text) if isinstance(each, LIBRARY_TOWERS)]
+    has = f"{start.source} has the tower {' and '.join(known)}"
+    if tune.lora and known:
+        raise UsageError(
+            f"--lora is not supported here: {has}; leave it out, or train less with --lock image or --lock text and "
+            "--unlock-last N."
+        )
+    if optim.patch_dropout and isinstance(network.image, TimmTower):
+        raise UsageError(f"--patch-dropout is not supported here: {has}, which takes whole images; leave it out.")
+    if config.encoders.unfreeze_last:
+        raise UsageError(
+            f"--unfreeze-last is not supported here: it is for aligned encoders, and {start.source} is a whole CLIP; "
+            "use --lock image or --lock text with --unlock-last N."
+        )
 
 
 def stored_start(run: Path) -> Start:

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import open_clip
 import pytest
 import timm
 from timm.models import vision_transformer
 
 from clip_core.errors import CheckpointError
-from clip_core.model.timm_trunk import TRUNKS, image_tower, timm_tower, trunk_name
-from clip_core.network import Activation, ImageTower, TimmTower
+from clip_core.model.timm_trunk import TRUNKS, image_tower, prepared_as, timm_tower, trunk_name
+from clip_core.network import Activation, ImageTower, Preprocessing, TimmTower
 
 SETTINGS = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
 
@@ -63,6 +64,19 @@ def test_another_trunk_or_pooling_is_left_to_timm(changes: dict[str, Any]) -> No
     values = timm_tower("w.json", vision)
     assert TimmTower(**values).architecture == vision["timm_model_name"]
     assert (image_tower("w.json", vision) is None) is (changes != {"timm_proj": ""})
+
+
+def test_images_are_prepared_as_open_clip_does_where_no_file_says_it() -> None:
+    compared = 0
+    for name, tag in open_clip.list_pretrained():
+        trunk = open_clip.get_model_config(name)["vision_cfg"]
+        if trunk.get("timm_model_name") and image_tower(name, trunk) is None:
+            said = open_clip.pretrained.get_pretrained_cfg(name, tag)
+            ours = Preprocessing(image_size=224, **prepared_as(trunk["timm_model_name"]))
+            assert (ours.mean, ours.std) == (tuple(said["mean"]), tuple(said["std"])), name
+            assert (ours.interpolation, ours.resize_mode) == (said["interpolation"], said["resize_mode"]), name
+            compared += 1
+    assert compared > 30
 
 
 def test_naflex_is_refused_by_name() -> None:
