@@ -25,7 +25,7 @@ from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name, local_source
 from clip_core.model.published import read_published
 from clip_core.model.weight_files import read_tensors
-from clip_core.network import ClipConfig, ExternalTower, TextTower
+from clip_core.network import ClipConfig, ImageTower, TextTower
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
 
@@ -254,7 +254,7 @@ def _refuse_larger_than_file(config: ClipConfig, folder: Path) -> None:
     """Refuse a description of more weights than the file has bytes, before memory is allocated for them."""
     least = 0
     for tower in (config.image, config.text):
-        if not isinstance(tower, ExternalTower):
+        if isinstance(tower, ImageTower | TextTower):
             least += tower.layers * tower.width * (4 * tower.width + 2 * tower.mlp_width)
             least += tower.vocab_size * tower.width if isinstance(tower, TextTower) else 0
     size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else least

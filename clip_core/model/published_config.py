@@ -51,7 +51,7 @@ def make_config(where: Path | str, values: Mapping[str, Any]) -> ClipConfig:
 
 
 def unsupported(where: Path | str, trait: str) -> CheckpointError:
-    return CheckpointError(f"{where} has {trait}, which is not supported; both towers must be plain Transformers.")
+    return CheckpointError(f"{where} has {trait}, which is not supported.")
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
