@@ -166,6 +166,6 @@ def test_a_network_that_its_file_cannot_hold_is_refused_before_memory_is_taken(
     said = json.loads(path.read_text())
     said["model"][tower] |= changes
     path.write_text(json.dumps(said))
-    with pytest.raises(CheckpointError, match="does not describe a network|do not belong together") as caught:
+    with pytest.raises(CheckpointError, match=r"does not describe a network|do not belong together") as caught:
         load_model(run)
     assert str(caught.value).isprintable()
