@@ -3,6 +3,7 @@
 bundle/manifest.json   written last; names every file that is loaded or run, with size and sha256
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
 bundle/onnx/vision_model.onnx, bundle/onnx/text_model.onnx
+bundle/onnx/model.onnx and onnx/vision_model_with_preprocessing.onnx, where they were asked for
 bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
 
@@ -24,6 +25,8 @@ from clip_core.text import printable
 
 VISION = "onnx/vision_model.onnx"
 TEXT = "onnx/text_model.onnx"
+COMBINED = "onnx/model.onnx"
+WITH_PREPROCESSING = "onnx/vision_model_with_preprocessing.onnx"
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
@@ -80,6 +83,20 @@ class Parity(Frozen):
         return self.max_abs_diff < self.tolerance and self.top1_agreement == 1.0
 
 
+class PreprocessingParity(Frozen):
+    """The resize, crop and normalisation of `file` against Pillow's, on images of their own sizes.
+
+    `max_level_diff`: of 8-bit levels. Cosines: of the embeddings with those of images that Pillow prepared.
+    """
+
+    file: str
+    images: int
+    max_level_diff: int
+    changed_levels: float  # fraction of levels that differ at all
+    mean_cosine: float
+    least_cosine: float
+
+
 class Manifest(Frozen):
     format_version: Literal[1] = 1
     source: Source
@@ -96,6 +113,7 @@ class Manifest(Frozen):
     opset: int
     versions: dict[str, str]
     parity: Parity
+    preprocessing_parity: PreprocessingParity | None = None
     files: dict[str, FileFacts]
 
 
