@@ -113,7 +113,9 @@ class Tokenizer:
             TokenizerError: if it cannot be used.
         """
         if context_length > LARGEST_CONTEXT:
-            raise TokenizerError(f"{path} has captions of {context_length:,} tokens; give one for at most {LARGEST_CONTEXT:,}.")
+            raise TokenizerError(
+                f"{path} has captions of {context_length:,} tokens; give one for at most {LARGEST_CONTEXT:,}."
+            )
         try:
             with library_errors(f"{path} cannot be used"):
                 frame(inner, context_length, pad=pad, fixed_length=fixed_length)
