@@ -110,6 +110,9 @@ def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(
 
 MANIFESTS: dict[str, Callable[[dict], object]] = {
     "a size that no file has": lambda m: m["files"][TEXT].update(size=10**13),
+    "a file named a thousand times": lambda m: m["files"].update(
+        {f"{'./' * n}{TEXT}": m["files"][TEXT] for n in range(1000)}
+    ),
     "a negative size": lambda m: m["files"][TEXT].update(size=-1),
     "a mean out of range": lambda m: m["preprocessing"].update(mean=[1e300] * 3),
     "no deviation": lambda m: m["preprocessing"].update(std=[0, 0.2, 0.2]),
