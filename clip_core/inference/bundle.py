@@ -190,15 +190,10 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
     """
     parts = PurePosixPath(name).parts
     shown = printable(name, 80)
-    if (
-        str(PurePosixPath(name)) != name
-        or not parts
-        or PurePosixPath(name).is_absolute()
-        or ".." in parts
-        or "\\" in name
-        or "\0" in name
-    ):
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; export the bundle again.")
+    if str(PurePosixPath(name)) != name:  # another spelling of the same file
+        raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is no plain path; export the bundle again.")
     path = folder
     for place, part in enumerate(parts, start=1):
         path = path / part
