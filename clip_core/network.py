@@ -6,7 +6,9 @@ Stored with every weight file, since weights mean nothing without it; config.py 
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clip_core.text import printable
 
 
 class Frozen(BaseModel):
@@ -375,3 +377,15 @@ class ClipConfig(Frozen):
     def external(self) -> tuple[ExternalTower, ...]:
         """The towers that are external encoders."""
         return tuple(tower for tower in (self.image, self.text) if isinstance(tower, ExternalTower))
+
+
+def first_mistake(error: ValidationError) -> str:
+    """What is wrong in the description of a network: `image.norm_eps is -1e+300; it should be greater than ...`"""
+    mistakes = error.errors(include_url=False)
+    own = [each for each in mistakes if not {"ExternalTower", "encoder", "head"} & {*map(str, each["loc"])}]
+    mistake = (own or mistakes)[0]
+    place = ".".join(str(part) for part in mistake["loc"] if "Tower" not in str(part))  # not of which kind it might be
+    message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if mistake["type"] == "value_error" or not place:
+        return printable(message, 200)
+    return printable(f"{printable(place, 60)} is {printable(repr(mistake['input']), 40)}; it {message}", 200)

@@ -1,6 +1,7 @@
 """What published weights say of themselves, what is refused and how, and where they can be used."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +326,20 @@ def test_a_run_still_loads(tmp_path: Path) -> None:
     assert loaded.tokenizer.end_token == loaded.config.text.end_token != END
     assert not any(weight.is_meta for weight in loaded.model.state_dict().values())
     assert all(weight.requires_grad for weight in loaded.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_config__layer_norm_eps": -1e300}, r"image\.norm_eps is -1e\+300"),
+        ({"text_config__num_hidden_layers": 10**9}, r"text\.layers is 1000000000"),
+        ({"text_config__vocab_size": 10**12}, r"text\.vocab_size is"),
+        ({"vision_config__hidden_size": 10**7}, r"image\.width is"),
+        ({"projection_dim": 10**12}, "embed_dim is"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_memory_is_taken(
+    hugging_face: Path, change: dict[str, Any], message: str
+) -> None:
+    changed(hugging_face / "config.json", **change)
+    assert re.search(message, refused(hugging_face))
