@@ -24,12 +24,14 @@ from clip_core.inference.bundle import (
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
-from clip_core.inference.torch_encoder import trained_classes
+from clip_core.inference.threshold import Threshold, calibrate
+from clip_core.inference.torch_encoder import TorchEncoder, trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
 from export.config_files import model_config, preprocessor_config, tokenizer_config
+from export.consumer_parity import check_consumers
 from export.convert import OPSET, convert
 from export.end_token import restore_end_token
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
@@ -38,7 +40,7 @@ from export.more_graphs import NO_MORE, MoreGraphs, write_more
 from export.other_software import other_software
 from export.output_folder import check_output, put_in_place, temporary_folder
 from export.parity import measure, table
-from export.parity_samples import find_samples, sample_images
+from export.parity_samples import find_samples, sample_images, validation_pairs
 from export.with_preprocessing import sentence
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
@@ -66,7 +68,8 @@ def export_bundle(
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files differ from the model; whatever was at `out` is left as it was.
+        ParityError: if the ONNX files, example.py or CLIPInference differ from the model; whatever was at `out` is
+            left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
@@ -103,10 +106,13 @@ def write_bundle(
                 f"the ONNX files of {loaded.folder} differ from the model: max |diff| {parity.max_abs_diff:.1e}, "
                 f"top-1 agreement {parity.top1_agreement:.1%}; nothing was written to {out}."
             )
+        threshold = calibrate(TorchEncoder(loaded.folder, "cpu", loaded=loaded), validation_pairs(loaded))
+        job.say(threshold.summary if threshold else "no threshold: there are no validation pairs to choose one on")
         if of_preprocessing:
             job.say(f"preprocessing in ONNX: {sentence(of_preprocessing)}")
-        manifest = _write(folder, loaded, parity, of_preprocessing)
+        manifest = _write(folder, loaded, parity, threshold, of_preprocessing)
         open_bundle(folder)
+        job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
     return manifest
 
@@ -118,7 +124,13 @@ def _made_from(folder: Path) -> str | None:
         return None
 
 
-def _write(folder: Path, loaded: LoadedModel, parity: Parity, of_preprocessing: PreprocessingParity | None) -> Manifest:
+def _write(
+    folder: Path,
+    loaded: LoadedModel,
+    parity: Parity,
+    threshold: Threshold | None,
+    of_preprocessing: PreprocessingParity | None,
+) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
@@ -147,6 +159,7 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity, of_preprocessing: 
         logit_bias=None if loaded.model.logit_bias is None else loaded.model.logit_bias.item(),
         preprocessing=config.preprocessing,
         classes=trained_classes(loaded),
+        threshold=threshold,
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         parity=parity,

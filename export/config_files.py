@@ -126,5 +126,6 @@ def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[s
         "pad_token": pad,
         **({"unk_token": unknown} if unknown else {}),
         "padding_side": (inner.padding or {}).get("direction", "right"),
+        "truncation_side": (inner.truncation or {}).get("direction", "right"),
         "clean_up_tokenization_spaces": False,
     }

@@ -1,6 +1,5 @@
 """From any model to a folder that transformers or open_clip reads; read back and compared bit for bit."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +9,7 @@ import torch
 import clip_core
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError, UsageError
-from clip_core.files import flush_directory, flush_file, write_json
+from clip_core.files import flush_directory, flush_file, load_json, write_json
 from clip_core.inference.encoder import check_tokenizer
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.clip import CLIP
@@ -150,7 +149,7 @@ def finish_export(folder: Path, to: str, name: str, loaded: LoadedModel) -> None
 def made_from(folder: Path, to: str) -> str | None:
     """The run of an export in the format `to`, if the folder holds that and nothing else."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = load_json(folder / MARKER)
         whole = set(_files(folder)) == {*marker["files"], MARKER}
         return str(marker["source"]["run"]) if whole and marker["format"] == to else None
     except (OSError, ValueError, KeyError, TypeError):

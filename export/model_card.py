@@ -50,7 +50,7 @@ def model_card(
         (
             "Expect lower scores on images and captions that differ from the training pairs: the validation images "
             "have the same source as the training images. A similarity is computed for any text, also for "
-            "one unlike all captions."
+            f"one unlike all captions.{_threshold(manifest)}"
         ),
     ]
     return "\n\n".join(sections) + "\n"
@@ -76,6 +76,16 @@ from clip_core import CLIPInference
 clip = CLIPInference("path/to/this/folder")
 clip.image_text_similarity("image.jpg", ["a red circle", "a blue square"])
 ```"""
+
+
+def _threshold(manifest: Manifest) -> str:
+    if manifest.threshold is None:
+        return ""
+    return (
+        f" On the validation pairs, a cosine of {manifest.threshold.value:.4f} tells matching pairs from others best "
+        f"(precision {manifest.threshold.precision:.1%}, recall {manifest.threshold.recall:.1%}, where both are "
+        "equally many); other images and prompts may need another."
+    )
 
 
 def _preprocessing(manifest: Manifest) -> str:

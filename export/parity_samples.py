@@ -31,7 +31,7 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
     Raises:
         DataError: if no image can be read.
     """
-    pairs = _validation_pairs(loaded.run) if loaded.run else []
+    pairs = validation_pairs(loaded)
     captions = [pair.caption for pair in pairs] or list(trained_classes(loaded) or _CAPTIONS)
     pixels = list(_readable(sample_images(loaded, images), loaded.config.preprocessing))
     if not pixels:
@@ -44,12 +44,13 @@ def sample_images(loaded: LoadedModel, images: Path | None) -> list[Path]:
     """The files of up to 40 images, from the folder `images` or the run's validation set; some may be unreadable."""
     if images is not None:
         return _spread(list_images(images))
-    pairs = _validation_pairs(loaded.run) if loaded.run else []
+    pairs = validation_pairs(loaded)
     return _spread([Path(name) for name in dict.fromkeys(pair.image for pair in pairs)])
 
 
-def _validation_pairs(run: Path) -> list[ValidationPair]:
-    found = ValidationPairs.find(RunPaths(run).validation)
+def validation_pairs(loaded: LoadedModel) -> list[ValidationPair]:
+    """The validation pairs of the model's run; none where it has no run."""
+    found = ValidationPairs.find(RunPaths(loaded.run).validation) if loaded.run else None
     return found.pairs if found else []
 
 
