@@ -1,7 +1,7 @@
 """CLIPInference: similarity, zero-shot classification and retrieval, the same with either backend."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -89,8 +89,9 @@ class CLIPInference:
             top_k: how many; all by default.
         """
         if isinstance(images, Gallery):
-            paths, values = images.search(self._encoder.encode_texts([text]), _wanted(top_k, len(images)))
-            return list(paths), values
+            wanted = _wanted(top_k, len(images))
+            hits = images.search(text, wanted)[0] if wanted else []
+            return [hit.path for hit in hits], np.array([hit.score for hit in hits], np.float32)
         query, gallery = self._encoder.encode_texts([text]), self._encoder.encode_images(images)
         order, values = _ranked(query, gallery, _wanted(top_k, len(images)))
         return [images[row] for row in order], values
@@ -104,9 +105,11 @@ class CLIPInference:
         order, values = _ranked(query, gallery, _wanted(top_k, len(texts)))
         return [texts[row] for row in order], values
 
-    def gallery(self, images: Path | Sequence[Path], index: Path | None = None) -> Gallery:
-        """The images below a folder, or those listed, embedded once and stored (see Gallery)."""
-        return Gallery.open(self._encoder, images, index)
+    def gallery(
+        self, images: str | Path | Iterable[str | Path], index: Path | None = None, engine: str | None = None
+    ) -> Gallery:
+        """The images below a folder, or those listed, embedded once and stored (see `Gallery.open`)."""
+        return Gallery.open(self._encoder, images, index, engine=engine)
 
 
 def fill(template: str, name: str) -> str:
