@@ -11,6 +11,7 @@ are removed by writing a new file and naming it in the same transaction as the n
 N rows, D embedding size, Q queries.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -176,7 +177,7 @@ class FolderStore:
                 return self._read()
             except FileNotFoundError:
                 time.sleep(0.02)
-            except (sqlite3.Error, OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError):
                 break
         return self._empty()
 
@@ -327,10 +328,17 @@ class _BusyError(ClipError):
 
 @contextmanager
 def _connected(path: Path, read_only: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection for one transaction, which is committed at the end."""
+    """A connection for one transaction, which is committed at the end.
+
+    Raises:
+        OSError: whatever SQLite cannot do: a full disk, a damaged file.
+    """
     address = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-    with closing(sqlite3.connect(address, uri=True, timeout=60)) as database, database:
-        yield database
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=60)) as database, database:
+            yield database
+    except sqlite3.Error as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _write_facts(database: sqlite3.Connection, **facts: str | int) -> None:
