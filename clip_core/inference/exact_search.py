@@ -14,7 +14,6 @@ of all others the float32 cosine is computed. Rounding of float32 is part of the
 Shapes: N rows, D embedding size, Q queries, B rows of a block, k wanted.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_core.inference.encoder import cores
 from clip_core.scoring import FloatArray, IntArray, top_k
 
 Codes = NDArray[np.int8]
@@ -196,7 +196,7 @@ def _scan_codes(rows: FloatArray, queries: FloatArray, k: int, codes: CompactRow
     product = _integer_product()
     scan = _Scan(rows, codes, _prepare(queries, codes, product.offset), k, dead, product)
     blocks = np.arange(len(codes.codes))
-    workers = max(1, min(_cores(), len(blocks) // 8))
+    workers = max(1, min(cores(), len(blocks) // 8))
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(scan.candidates, np.array_split(blocks, workers)))
     candidates, _ = scan.prune(parts)
@@ -310,7 +310,3 @@ class _IntegerProduct:
 @cache
 def _integer_product() -> _IntegerProduct:
     return _IntegerProduct()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

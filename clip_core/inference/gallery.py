@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from clip_core.files import cache_folder, replacing
 from clip_core.inference.encoder import Encoder
 from clip_core.inference.gallery_images import Looked, Watch, absolute, embed_into, look_at
 from clip_core.inference.gallery_store import INDEX, Entry, FolderStore, Hit, Store
+from clip_core.inference.inputs import as_folder_or_paths
 from clip_core.scoring import FloatArray, l2_normalise
 from clip_core.text import printable
 
@@ -57,7 +59,7 @@ class Gallery:
     def open(
         cls,
         encoder: Encoder,
-        images: str | Path | Iterable[str | Path],
+        images: str | PathLike[str] | Iterable[str | PathLike[str]],
         index: Path | None = None,
         progress: Callable[[int, int], None] = _nothing,
         waiting: Callable[[], None] = _nothing,
@@ -76,9 +78,10 @@ class Gallery:
             engine: the address of a LanceDB database in place of the index, see `gallery_engine`.
         Raises:
             DataError: if the folder does not exist.
+            UsageError: for what is no path.
             KeyboardInterrupt: saying how many images are embedded and kept.
         """
-        listed = Path(images) if isinstance(images, str | Path) else [Path(path) for path in images]
+        listed = as_folder_or_paths(images)
         about = encoder.about
         if engine is not None:
             from clip_core.inference.gallery_engine import EngineStore
@@ -217,7 +220,7 @@ def _query_vectors(encoder: Encoder, queries: Queries) -> FloatArray:
         if not np.isfinite(vectors).all():
             raise UsageError("an embedding to search for is not finite.")
         return l2_normalise(vectors)
-    each: list[Any] = list(queries) if isinstance(queries, list | tuple) else [queries]
+    each = _each(queries)
     vectors = np.empty((len(each), size), np.float32)
     for kind, rows in _by_kind(each).items():
         chosen = [each[row] for row in rows]
@@ -226,6 +229,14 @@ def _query_vectors(encoder: Encoder, queries: Queries) -> FloatArray:
         else:
             vectors[rows] = encoder.encode_texts(chosen) if kind == "text" else encoder.encode_images(chosen)
     return vectors
+
+
+def _each(queries: Any) -> list[Any]:
+    """The queries as a list, also where there is one."""
+    if isinstance(queries, np.ndarray):  # names, a batch of images, or one image
+        return list(queries) if queries.dtype.kind in "OUS" or queries.ndim == 4 else [queries]
+    single = isinstance(queries, str | bytes | dict | set | Path) or not hasattr(queries, "__iter__")
+    return [queries] if single else list(queries)
 
 
 def _by_kind(queries: Sequence[Any]) -> dict[str, list[int]]:

@@ -234,6 +234,7 @@ def test_queries_of_every_kind_are_answered_in_one_batch(clip: CLIPInference, fo
     assert [hit.score for hit in by_text] == sorted((hit.score for hit in by_text), reverse=True)
     assert len(gallery.search(np.stack([vector, vector]), 100)[1]) == 6
     assert gallery.search([], 3) == []
+    assert len(gallery.search(np.array(["a", "b"]), 3)) == len(gallery.search(iter(["a", "b"]), 3)) == 2
 
 
 @pytest.mark.parametrize(
