@@ -6,6 +6,7 @@ last end token of the batch, whatever they are padded to. Weights above 2 GB are
 
 import copy
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from clip_core.inference.bundle import DATA, TEXT, VISION
 from clip_core.model.clip import CLIP
 from clip_core.model.projection import ExternalEncoder
 from clip_core.network import TextTower
+from clip_core.text import printable
 from export.onnx_towers import OnnxImageTower, OnnxTextTower
 
 # Has LayerNormalization; read by every ONNX Runtime that the base installation allows. The Attention operator of 23 is
@@ -30,6 +32,7 @@ from export.onnx_towers import OnnxImageTower, OnnxTextTower
 OPSET = 18
 LARGEST = 2**31 - 2**20  # bytes of weights in one file; protobuf holds less than 2 GB
 _IN_THE_FILE = 1024  # bytes; smaller tensors stay in the ONNX file, where shapes are computed from them
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
@@ -66,7 +69,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
             convert_tower(tower, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
-        cause = str(error).strip().splitlines()[0]
+        cause = cause_of(error)
         raise BackendError(f"the model cannot be converted: {cause} (the whole output is in {kept_log}).") from None
     log.unlink()
 
@@ -185,6 +188,11 @@ def drop_metadata(proto: onnx.ModelProto) -> None:
     for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+
+
+def cause_of(error: Exception) -> str:
+    """The first line of what the converter says, without its colours."""
+    return printable(_COLOUR.sub("", str(error)).strip().partition("\n")[0], 160)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from clip_core.errors import BackendError, BundleError
 from clip_core.files import cache_folder
 from clip_core.inference.bundle import Bundle, Precision, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
+from clip_core.inference.memory_limit import limit_memory
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
 
@@ -32,8 +33,9 @@ _SESSION_ERRORS = (
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
-_WARNINGS_OFF = 3
+_WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
 class OnnxEncoder(BatchedEncoder):
@@ -104,6 +106,7 @@ def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArra
 def _sessions(bundle: Bundle, device: str) -> tuple[ort.InferenceSession, ort.InferenceSession]:
     """Both towers, started at the same time."""
     files = [bundle.file(bundle.variant.vision), bundle.file(bundle.variant.text)]
+    limit_memory(ort.SessionOptions())  # makes the arena that both share, once
     with ThreadPoolExecutor(2) as pool:
         vision, text = pool.map(lambda path: make_session(path, str(path), device), files)
     return vision, text
@@ -148,6 +151,7 @@ def make_session(
     """
     provider = _provider(device)
     options = ort.SessionOptions()
+    limit_memory(options)
     options.log_severity_level = _WARNINGS_OFF
     options.intra_op_num_threads = threads or cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two sessions share the cores
@@ -155,7 +159,8 @@ def make_session(
         options.enable_mem_pattern = False
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     try:
-        session = ort.InferenceSession(model, options, providers=[(provider, _settings(provider, device))])
+        chosen = [(provider, _settings(provider, device))]
+        session = ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]
