@@ -78,9 +78,8 @@ def _flag(name: str, kind: Any, default: object, group: str, description: str, *
     if name in SPELLINGS:
         traits["name"] = SPELLINGS[name]
     kinds = (kind, *get_args(kind))
-    if several := [one for one in kinds if get_origin(one) is tuple]:
-        kind, traits["consume_multiple"] = tuple[str, ...], True
-        kinds = several[:0]
+    if any(get_origin(one) is tuple for one in kinds):
+        kind, kinds, traits["consume_multiple"] = tuple[str, ...] | None, (), True
     if int in kinds or Path in kinds:
         traits["converter"] = _whole_number if int in kinds else _as_typed
     annotation = Annotated[kind, Parameter(group=group, help=description, **traits)]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import give_back_memory
 from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory
@@ -197,6 +198,8 @@ def fits_by_trial(step: TrainStep, batch: Batch, chunk_size: int) -> bool:
             network.zero_grad(set_to_none=True)
         if step.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            give_back_memory()
     return True
 
 

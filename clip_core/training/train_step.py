@@ -17,6 +17,7 @@ from clip_core.config import TrainConfig
 from clip_core.errors import OutOfMemoryError, TrainingError
 from clip_core.model.checkpoint import load_tensors, load_weights
 from clip_core.model.clip import CLIP, Embeddings
+from clip_core.model.cpu_speed import give_back_memory
 from clip_core.run.records import Recipe
 from clip_core.training.activation_checkpointing import checkpoint_activations
 from clip_core.training.batches import Batch
@@ -132,6 +133,8 @@ class TrainStep:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            give_back_memory()
         self.say(
             f"out of memory with {before} pairs in a forward pass: chunks of {smaller} from now on, with the gradient "
             f"of the whole batch"

@@ -24,11 +24,11 @@ def test_tensorboard_reads_the_metrics_of_a_run_under_the_names_of_the_table(sha
     assert done.returncode == 0, done.stderr
     events = EventAccumulator(str(RunPaths(run).tensorboard))
     events.Reload()
-    loss = events.Scalars("Loss/training_loss")
+    loss = events.Scalars("Loss/training loss")
     written = lines(run, "train")
     assert [event.step for event in loss] == [line["step"] for line in written]
     assert [event.value for event in loss] == pytest.approx([line["loss"] for line in written])
-    assert [event.step for event in events.Scalars("Loss/val_loss")] == [line["step"] for line in lines(run, "eval")]
+    assert [event.step for event in events.Scalars("Loss/val loss")] == [line["step"] for line in lines(run, "eval")]
     assert "Throughput/throughput" in events.Tags()["scalars"]
 
 
