@@ -49,6 +49,7 @@ def main() -> None:
     step(batch, 0, recipe.lr)
     seconds: dict[str, list[float]] = defaultdict(list)
     flops: dict[str, float] = {}
+    began, counter = time.perf_counter(), FlopCounterMode(display=False)
 
     def timed(part: str) -> None:
         """The part that ends now."""

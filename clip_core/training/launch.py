@@ -27,7 +27,7 @@ def launch(devices: int, device: str | None, flags: Sequence[str]) -> int:
         UsageError: if the machine does not have so many devices.
     """
     refuse_one_gpu(device, devices)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes speak for themselves
+    logging.disable(logging.CRITICAL)  # the processes speak for themselves, not the launcher
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # training outlives the terminal
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // devices, 1)))

@@ -5,6 +5,7 @@ training goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class Loggers:
         self.say = say
         self._loggers: dict[str, _Logger] = {}
         for name in names:
-            self._try(name, lambda name=name: self._loggers.update({name: _MAKERS[name](run, config, step)}))
+            self._try(name, partial(self._start, name, run, config, step))
 
     def __call__(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Log a line of metrics: `Loss/training loss`, `Recall@1/recall@1 image to text`, ..."""
@@ -68,12 +69,15 @@ class Loggers:
             if isinstance(values[metric.key], int | float)
         }
         for name, logger in list(self._loggers.items()):
-            self._try(name, lambda logger=logger: logger.log(named, step))
+            self._try(name, partial(logger.log, named, step))
 
     def close(self) -> None:
         for name, logger in list(self._loggers.items()):
             self._try(name, logger.close)
         self._loggers.clear()
+
+    def _start(self, name: str, run: Path, config: Mapping[str, Any], step: int) -> None:
+        self._loggers[name] = _MAKERS[name](run, config, step)
 
     def _try(self, name: str, work: Callable[[], object]) -> None:
         try:

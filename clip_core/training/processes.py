@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed.rendezvous import rendezvous
 
 from clip_core.errors import ClipError, TrainingError, UsageError
 from clip_core.text import printable
@@ -176,10 +177,12 @@ def joined(device: str | None) -> Iterator[Processes]:
     if chosen.type == "cuda":
         torch.cuda.set_device(local)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, timeout=_STEP_TIMEOUT)
+    store, number, size = next(rendezvous("env://"))
+    # A name of its own for each start: after a restart the store still has the addresses of the processes that died.
+    store = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_STEP_TIMEOUT)
     group = torch.distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
-    rank = Rank(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    yield Processes(rank, local, group)
+    yield Processes(Rank(number, size), local, group)
     torch.distributed.destroy_process_group()  # not after an error, where it could wait for those that are gone
 
 

@@ -60,7 +60,7 @@ class TrainStep:
             checkpoint_activations(self.mixed_precision.network, draws=self.draws_in_network)
         if rank.size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=devices, broadcast_buffers=False)
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
         self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(
