@@ -10,6 +10,7 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError, BundleError
 from clip_core.inference.bundle import TEXT, VISION, Bundle, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
+from clip_core.inference.memory_limit import limit_memory
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
 
@@ -27,7 +28,7 @@ _SESSION_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-_WARNINGS_OFF = 3
+_WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
 class OnnxEncoder(BatchedEncoder):
@@ -66,6 +67,7 @@ class OnnxEncoder(BatchedEncoder):
             checkpoint=manifest.source.checkpoint if manifest.source.step else "",
             scores=manifest.source.scores,
             classes=manifest.classes,
+            threshold=manifest.threshold,
             note=note,
         )
         super().__init__(about, tokenizer)
@@ -79,7 +81,10 @@ class OnnxEncoder(BatchedEncoder):
 
 
 def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArray | IntArray]) -> FloatArray:
-    return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
+    try:
+        return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
+    except (*_SESSION_ERRORS, MemoryError) as error:  # with names of the file's nodes in it
+        raise BackendError(f"ONNX Runtime could not compute {output}: {printable(str(error), 200)}") from None
 
 
 def _sessions(
@@ -114,6 +119,7 @@ def make_session(model: bytes, name: str, device: str, provider: str) -> ort.Inf
         BackendError: if the provider did not start.
     """
     options = ort.SessionOptions()
+    limit_memory(options)
     options.log_severity_level = _WARNINGS_OFF
     options.intra_op_num_threads = cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two sessions share the cores
