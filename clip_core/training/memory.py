@@ -279,7 +279,7 @@ def block_inputs(network: CLIP) -> Iterator[list[int]]:
     """Bytes of the input of each block that is called."""
     found: list[int] = []
     handles = [
-        block.register_forward_pre_hook(lambda _, inputs: found.append(_bytes(inputs[0])))
+        block.register_forward_pre_hook(lambda _, inputs: found.extend(map(_bytes, inputs[:1])))
         for block in blocks_of(network)
     ]
     try:

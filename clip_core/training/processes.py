@@ -6,6 +6,7 @@ evaluates; if a process dies, its connections close and the others end.
 """
 
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -144,6 +145,8 @@ class Processes:
 
     def wait_for_first(self) -> None:
         """Until rank 0 has finished, or is gone: torchrun ends the others as soon as one has failed."""
+        if not self.rank.writes:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a run that has ended, which rank 0 answers
         with suppress(RuntimeError, EndedError, ClipError):
             self.exchange(None)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clip_core.config import TrainConfig
@@ -18,6 +19,8 @@ from clip_core.errors import OutOfMemoryError, TrainingError
 from clip_core.model.checkpoint import load_tensors, load_weights
 from clip_core.model.clip import CLIP, Embeddings
 from clip_core.model.cpu_speed import give_back_memory
+from clip_core.model.image_encoder import ImageEncoder
+from clip_core.model.text_encoder import TextEncoder
 from clip_core.run.records import Recipe
 from clip_core.training.activation_checkpointing import checkpoint_activations
 from clip_core.training.batches import Batch
@@ -55,12 +58,15 @@ class TrainStep:
         self.mixed_precision = MixedPrecision(self.model, recipe.precision)
         self.network: nn.Module = self.mixed_precision.network
         self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.model.modules())
+        self.normalises_batches = any(isinstance(part, _BatchNorm) for part in self.model.modules())
         self.checkpointing = config.run.checkpoint_activations
         if self.checkpointing:
             checkpoint_activations(self.mixed_precision.network, draws=self.draws_in_network)
         if rank.size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=devices)
+            own = isinstance(self.model.image, ImageEncoder) and isinstance(self.model.text, TextEncoder)
+            # A network of another library may have parameters that CLIP does not use.
+            self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=not own)
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
         self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(

@@ -165,6 +165,9 @@ class Trainer:
             step.chunk_size = int(least) if least < len(batch) else 0
         if 0 < step.chunk_size < len(batch):
             self.log.say(estimate.chunks_line(step.chunk_size))
+        if (step.chunk_size or not self.processes.alone) and step.normalises_batches:
+            where = "chunk" if step.chunk_size else "process"
+            self.warn([f"batch normalisation takes its statistics over each {where}, not over the whole batch"])
         if warning := estimate.warning(step.chunk_size):
             self.warn([warning])
 
