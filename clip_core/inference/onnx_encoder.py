@@ -27,6 +27,7 @@ _SESSION_ERRORS = (
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
 _WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
@@ -127,7 +128,7 @@ def make_session(model: bytes, name: str, device: str, provider: str) -> ort.Inf
     if provider == "CUDAExecutionProvider":  # TF32 would cost three digits of the parity
         chosen = (provider, {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"})
     try:
-        session = ort.InferenceSession(model, options, providers=[chosen])
+        session = ort.InferenceSession(model, options, providers=[chosen], enable_fallback=0)
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]

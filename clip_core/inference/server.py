@@ -27,6 +27,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from clip_core.errors import ClipError, UsageError
 from clip_core.files import parse_json
 from clip_core.inference.clip import TEMPLATE, CLIPInference
+from clip_core.inference.gallery import OpenGalleries
 from clip_core.network import Frozen
 from clip_core.text import printable
 
@@ -41,10 +42,10 @@ class Retrieval(Frozen):
     images: list[Path] | None = None
     top_k: TopK | None = None
 
-    def answer(self, model: CLIPInference) -> dict[str, Any]:
+    def answer(self, model: CLIPInference, galleries: OpenGalleries) -> dict[str, Any]:
         if (self.image_dir is None) == (self.images is None):
             raise UsageError("a retrieval takes either image_dir or images.")
-        gallery = model.gallery(self.image_dir if self.image_dir is not None else self.images or [])
+        gallery = galleries.get(self.image_dir if self.image_dir is not None else self.images or [])
         paths, values = model.text_image_retrieval(self.text, gallery, self.top_k)
         return {
             "images": [str(path) for path in paths],
@@ -122,6 +123,7 @@ def describe(model: CLIPInference) -> dict[str, Any]:
 
 def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> None:
     """Answer each line, in order, until there are no more."""
+    galleries = OpenGalleries(model.encoder)
     for line in questions:
         if not line.strip():
             continue
@@ -131,13 +133,14 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
-        result = _attempt(number, partial(_answer, model, question), answers)
+        result = _attempt(number, partial(_answer, model, galleries, question), answers)
         if result is not None:
             _say(answers, {"id": number, "ok": True, "result": result})
 
 
-def _answer(model: CLIPInference, question: Any) -> dict[str, Any]:
-    return _QUESTION.validate_python(question).answer(model)
+def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any) -> dict[str, Any]:
+    asked = _QUESTION.validate_python(question)
+    return asked.answer(model, galleries) if isinstance(asked, Retrieval) else asked.answer(model)
 
 
 def _attempt(number: Any, work: Callable[[], Result], answers: TextIO) -> Result | None:
