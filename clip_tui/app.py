@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.filter import NoColor
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
@@ -18,14 +18,14 @@ from textual.screen import Screen
 
 from clip_core.errors import ClipError, RunError
 from clip_core.run.paths import is_run
-from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, other
 from clip_tui.glyphs import AsciiFilter
+from clip_tui.output import DiffingApp
 from clip_tui.theme import DARK
-from clip_tui.watcher import RunWatch, Snapshot, Trainer
+from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
@@ -42,7 +42,7 @@ def _screen(page: str, name: str) -> Callable[[], Screen[None]]:
     return make
 
 
-class ClipApp(App[None]):
+class ClipApp(DiffingApp):
     """clip-tui on the runs below `root`."""
 
     TITLE = "clip-tui"
@@ -63,6 +63,7 @@ class ClipApp(App[None]):
 
     snapshot: reactive[Snapshot | None] = reactive(None)
     backend: reactive[Backend] = reactive("torch")
+    overlays: reactive[tuple[Path, ...]] = reactive(())  # runs whose curves are drawn with those of the open one
 
     def __init__(self, root: Path, *, ascii_only: bool = False, open_run: Path | None = None) -> None:
         super().__init__()
@@ -100,7 +101,8 @@ class ClipApp(App[None]):
     def open_run(self, path: Path, page: str = "live") -> None:
         """Attach to a run and show it."""
         self._watch = RunWatch(path)
-        self.snapshot = Snapshot(path, State.STARTING)
+        self.overlays = ()
+        self.snapshot = overview(path, self.started().get(path))  # what is read at once; the rest follows
         self._follow(self._watch)
         self.action_go(page)
 

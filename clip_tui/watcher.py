@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_core.errors import RunError
-from clip_core.run.curve import Bucket
+from clip_core.run.curve import Points
 from clip_core.run.history import Event, History
 from clip_core.run.metrics import lookup
 from clip_core.run.paths import find_runs, is_run
@@ -33,7 +33,8 @@ class Snapshot:
     state: State
     status: Status | None = None
     error: str | None = None  # why it failed
-    curves: Mapping[str, Sequence[Bucket]] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    times: Points | None = None  # of the train lines, in seconds since 1970
     train: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind train
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind eval
     system: Mapping[str, Any] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Snapshot:
     pending: Sequence[Request | Malformed] = ()  # requests that the trainer has not acknowledged yet
     log: Sequence[str] = ()
     probe: Probe | None = None
+    probe_steps: Sequence[int] = ()  # of all evaluations that have a probe
     record: RunRecord | None = None
     stale_bundle: str | None = None  # `bundle of step 1020, best checkpoint is step 1374`
     export: tuple[State, Status] | None = None  # what the run's export does or did
@@ -124,12 +126,14 @@ class RunWatch:
         reader, history = self.reader, self._history
         history.refresh(READ_SECONDS)
         state, status, error = _condition(reader, trainer)
+        probes = reader.probes()
         return Snapshot(
             path=reader.path,
             state=state,
             status=status,
             error=error,
             curves=history.curves(),
+            times=history.times(),
             train=history.last.get("train", {}),
             evaluation=history.last.get("eval", {}),
             system=history.last.get("system", {}),
@@ -139,7 +143,8 @@ class RunWatch:
             events=tuple(history.events),
             pending=tuple(reader.pending_requests()),
             log=reader.log_tail(log_lines),
-            probe=self._read_probe(),
+            probe=self._read_probe(probes),
+            probe_steps=tuple(int(path.stem) for path in probes),
             record=self._read_record(),
             stale_bundle=reader.stale_bundle(),
             export=reader.export_status(),
@@ -147,8 +152,8 @@ class RunWatch:
             exit_code=trainer.exit_code if trainer else None,
         )
 
-    def _read_probe(self) -> Probe | None:
-        newest = next(reversed(self.reader.probes()), None)
+    def _read_probe(self, probes: Sequence[Path]) -> Probe | None:
+        newest = probes[-1] if probes else None
         if newest != self._probe[0]:
             self._probe = (newest, self.reader.probe(newest))
         return self._probe[1]

@@ -10,13 +10,13 @@ from clip_core.run.records import State
 from clip_core.run.requests import Malformed, Request, pending
 from clip_core.run.writer import RunWriter
 from clip_tui.app import ClipApp
-from clip_tui.screens.live import requests_line
+from clip_tui.status_line import requests_line
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.plot import Plot
-from clip_tui.widgets.probe_view import ProbeView
+from clip_tui.widgets.probe_view import PairPanel
 from tests.tui.conftest import BEST_STEP, SIZES
-from tests.tui.pilot import opened, says, screen_text, until
+from tests.tui.pilot import opened, says, screen_text, strip_text, until
 
 
 def queue(run: Path) -> list[str]:
@@ -52,7 +52,7 @@ async def test_a_spike_of_one_step_stays_visible_in_the_curve(runs: Path) -> Non
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, runs / "live", "live")
         await until(pilot, lambda: bool(app.screen.query_one("#plot-0", Plot).chart.lines))
-        top = app.screen.query_one("#plot-0", Plot).render().plain.splitlines()[1]
+        top = strip_text(app.screen.query_one("#plot-0", Plot).render_line(2))
         assert any("\u2800" < sign <= "\u28ff" for sign in top)
 
 
@@ -63,12 +63,12 @@ async def test_two_keys_in_quick_succession_are_two_requests(runs: Path) -> None
         await says(pilot, "p Pause")
         await pilot.press("c", "v")
         assert queue(runs / "live") == ["checkpoint", "evaluate"]
-        await says(pilot, "checkpoint: pending   evaluate: pending")
+        await says(pilot, "checkpoint: pending · evaluate: pending")
         writer = RunWriter(runs / "live")
         first = next(writer.pending_requests())
         writer.acknowledge(first, 40, "done", "checkpoint 40 saved")
         writer.close()
-        await says(pilot, "evaluate: pending   ✓ checkpoint 40 saved")
+        await says(pilot, "evaluate: pending · ✓ checkpoint 40 saved")
 
 
 async def test_every_request_but_pause_can_be_made_while_paused(runs: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_line_of_requests_names_what_is_pending_and_each_outcome() -> None:
     waiting = [Request("c", "pause", 0.0), Malformed("x.txt", "its name does not end in .json")]
     running = Snapshot(Path("run"), State.RUNNING, events=events, pending=waiting)
     said = requests_line(running, now=910.0).plain
-    assert said == "pause: pending   invalid request x.txt: pending   ✗ not while [2J evaluating"
+    assert said == "pause: pending · invalid request x.txt: pending · ✗ not while [2J evaluating"
     stopped = Snapshot(Path("run"), State.STOPPED, pending=waiting[:1])
     assert requests_line(stopped, now=910.0).plain == "pause: no trainer runs"
 
@@ -119,11 +119,11 @@ async def test_opening_another_run_leaves_nothing_of_the_first_on_the_screen(run
         await says(pilot, "blue.png")
         app.open_run(fresh)
         await says(pilot, "no evaluation yet")
+        await until(pilot, lambda: "blue.png" not in screen_text(app))
         shown = screen_text(app)
-        assert "blue.png" not in shown
         assert "a blue square" not in shown
         assert "@30" not in shown
-        assert app.screen.query_one("#probe", ProbeView).query_one(ImageView).path is None
+        assert app.screen.query_one(PairPanel).query_one(ImageView).path is None
         app.open_run(runs / "live")
         await says(pilot, "red.png")
     writer.close()
@@ -148,13 +148,13 @@ async def test_after_a_resume_the_screen_forgets_the_dropped_branch(runs: Path) 
     async with app.run_test(size=(160, 50)) as pilot:
         await opened(pilot, runs / "live", "live")
         plot = app.screen.query_one("#plot-0", Plot)
-        await until(pilot, lambda: bool(plot.chart.lines) and plot.chart.lines[0].buckets[-1].last == 40)
+        await until(pilot, lambda: bool(plot.chart.lines) and plot.chart.lines[0].points[-1].last == 40)
         writer = RunWriter(runs / "live")
         writer.forget_after(20)
         RunPaths(runs / "live").best.unlink()
         writer.metric("train", 21, loss=1.0)
-        await until(pilot, lambda: plot.chart.lines[0].buckets[-1].last == 21)
-        assert [bucket.last for bucket in plot.chart.lines[0].buckets] == list(range(1, 22))
+        await until(pilot, lambda: plot.chart.lines[0].points[-1].last == 21)
+        assert [bucket.last for bucket in plot.chart.lines[0].points] == list(range(1, 22))
         assert f"@{BEST_STEP}" not in screen_text(app)
         writer.close()
 
