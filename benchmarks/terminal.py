@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks.train_run import header, row
 from clip_core.run.metrics import WAYS
-from clip_core.run.records import Probe, State
+from clip_core.run.records import Probe, State, Status
 from clip_core.run.writer import RunWriter
 
 COLUMNS, ROWS = 160, 50
@@ -120,6 +120,8 @@ def make_finished(path: Path, lines: int) -> None:
     writer.status(state=State.FINISHED, step=lines, steps=lines, epoch=5, epochs=5)
     write_step(writer, 1, random.Random(0))
     writer.close()
+    status = Status.read(writer.paths.status)
+    status.model_copy(update={"heartbeat": time.time() - 3600}).write(writer.paths.status)
     line = json.loads(writer.paths.metrics.read_text().splitlines()[0])
     with writer.paths.metrics.open("w", encoding="utf-8") as handle:
         for step in range(1, lines + 1):
