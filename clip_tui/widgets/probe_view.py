@@ -19,7 +19,7 @@ from clip_tui.widgets.heat_map import HeatMap, Matrix
 from clip_tui.widgets.image_view import ImageView
 
 SLIDER = 10  # columns
-_RANGE = (0.0, 1.0)  # of the cosines that are told apart by colour
+_SPREAD = 0.1  # of cosines, at least, from the darkest to the lightest colour
 
 
 class ProbePanel(Vertical):
@@ -51,7 +51,9 @@ class ProbePanel(Vertical):
         self.query_one("#scrubber", Static).update(slider(probe.step if probe else None, steps))
         if probe is None or not rows:
             return
-        self.query_one(HeatMap).show(matrix_of(probe), range=_RANGE, diagonal=True)
+        matrix = matrix_of(probe)
+        low = float(matrix.min())
+        self.query_one(HeatMap).show(matrix, range=(low, max(low + _SPREAD, float(matrix.max()))), diagonal=True)
         names, ranks = self.query_one("#heat-names", Static), self.query_one("#heat-ranks", Static)
         names.update(_lines([Text(printable(Path(image).name), "dim") for image in probe.images[:rows]]))
         ranks.update(_lines([rank_text(probe, row, flagged) for row in range(rows)]))
