@@ -116,7 +116,8 @@ def _cells(strip: Strip) -> Iterator[Cell]:
     for text, style, control in strip:
         if control:
             continue
-        if text.isascii() or len(text) == 1 or _is_narrow(text):
+        text = text.translate(_REFUSED)
+        if text.isascii() or _is_narrow(text):
             for character in text:
                 yield character, style
         else:
@@ -131,6 +132,11 @@ def _is_narrow(text: str) -> bool:
     return all(ord(character) >> 4 in _NARROW for character in text)
 
 
+# The last gate: screens make text from files printable; what they let through does not reach the terminal either.
+_REFUSED = dict.fromkeys((*range(32), *range(127, 160)), "?") | dict.fromkeys(
+    (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+)
+
 # Blocks of 16 characters of one column each: Latin, dashes and dots, arrows, lines and blocks, shapes, braille.
 _NARROW = dict.fromkeys(
     [*range(0x30), 0x201, 0x202, *range(0x219, 0x220), *range(0x250, 0x25F), *range(0x280, 0x290)], True
@@ -142,7 +148,9 @@ def _overwrite(row: list[Cell | None], x: int, cells: list[Cell]) -> None:
     end = x + len(cells)
     head = x
     while head > 0 and _goes_on(row[head]):
+        row[head] = None
         head -= 1
+    if head < x:
         row[head] = None
     tail = end
     while tail < len(row) and _goes_on(row[tail]):

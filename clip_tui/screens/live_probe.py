@@ -52,7 +52,7 @@ class ProbePage(Page):
         pair = self.query_one(PairPanel)
         row, column = heat.cursor
         name = Path(probe.images[row % rows]).name if probe and rows else "Image"
-        pair.border_title = Text(printable(name, 40)).markup
+        pair.border_title = Text(printable(name, 40) or "Image")  # as text, which is never markup
         pair.show(probe, row, column)
 
     @on(HeatMap.Chosen)

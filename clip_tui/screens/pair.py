@@ -46,7 +46,7 @@ class PairScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="pair-large") as box:
-            box.border_title = Text(printable(self._cell.image.name, 60)).markup
+            box.border_title = Text(printable(self._cell.image.name, 60) or "Image")  # as text, which is never markup
             box.border_subtitle = "esc closes"
             yield ImageView(self._cell.image)
             yield Static(describe(self._cell), markup=False, id="pair-text")

@@ -160,8 +160,11 @@ class HeatMap(Widget, can_focus=True):
         return RAMP if "-ascii" in self.app.classes else SHADES
 
     def _levels(self, matrix: Matrix) -> npt.NDArray[np.int64]:
-        low, high = self._range or (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
-        shares = (np.nan_to_num(matrix, nan=low) - low) / ((high - low) or 1.0)
+        known = matrix[np.isfinite(matrix)]
+        if not known.size:
+            return np.zeros(matrix.shape, np.int64)
+        low, high = self._range or (float(known.min()), float(known.max()))
+        shares = (np.nan_to_num(matrix, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
         return (np.clip(shares, 0.0, 1.0) * (LEVELS - 1)).round().astype(np.int64)
 
     def _row(self, levels: npt.NDArray[np.int64], row: int, *, plain: bool) -> Strip:
