@@ -1,6 +1,7 @@
 """The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
@@ -28,6 +29,8 @@ from clip_tui.theme import DARK
 from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
+WARM_UP_SECONDS = 0.2  # after the first frame
+SWITCH_SECONDS = 0.001  # for so long a thread that reads a file may keep the event loop waiting (Python: 0.005)
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
 
@@ -89,8 +92,16 @@ class ClipApp(DiffingApp):
 
     def on_mount(self) -> None:
         self.push_screen("runs")
+        self.set_timer(WARM_UP_SECONDS, self._warm_up)
+        sys.setswitchinterval(SWITCH_SECONDS)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
+
+    def _warm_up(self) -> None:
+        """Import what Live needs, NumPy above all, in a thread, so that opening a run does not wait for it."""
+        self.run_worker(
+            partial(import_module, "clip_tui.screens.live"), thread=True, name="warm-up", exit_on_error=False
+        )
 
     async def on_unmount(self) -> None:
         await self.encoders.close()

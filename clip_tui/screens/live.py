@@ -84,7 +84,7 @@ class LiveScreen(ChartsPage, ProbePage):
         about = _about(snapshot)[: max(0, height - 1 - len(rows))]
         if getattr(panel, "shown", None) != (rows, about):
             panel.shown = rows, about  # type: ignore[attr-defined]
-            panel.update(scores_table(rows, about))
+            panel.update(scores_table(rows, about), layout=False)
 
     # ------------------------------------------------------------ requests
 
@@ -226,6 +226,6 @@ def _show_line(line: Static, text: Text, *, stays: bool = False) -> None:
     """Show a line; it takes no room while it is empty, unless it `stays`."""
     if getattr(line, "shown", None) != text:
         line.shown = text  # type: ignore[attr-defined]
-        line.update(text)
+        line.update(text, layout=not stays)
     if not stays:
         line.display = bool(text.plain)

@@ -1,5 +1,6 @@
 """A matrix as coloured cells: similarities of images and captions, a confusion matrix. Large ones are pooled."""
 
+import math
 from functools import lru_cache
 from typing import ClassVar
 
@@ -25,6 +26,8 @@ _STOPS = np.array([[24, 26, 38], [38, 62, 92], [66, 118, 152], [125, 196, 228], 
 
 class HeatMap(Widget, can_focus=True):
     """Shows a matrix; arrow keys or a click choose a cell, Enter or a second click opens it.
+
+    It has no border and no padding.
 
     Cells are as wide as fits, two columns at least. A matrix with more rows or columns than fit is pooled by its
     maximum, two rows of pixels a line, so that no outlier is lost.
@@ -129,41 +132,37 @@ class HeatMap(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         if self._strips is None:
-            self._strips = self._drawn()
-        inner = y - self.gutter.top
-        if not 0 <= inner < self.content_size.height:
-            return super().render_line(y)
-        width, style = self.content_size.width, self.rich_style
-        left = self.gutter.left
-        strip = self._strips[inner] if inner < len(self._strips) else Strip([])
-        line = strip.apply_style(style).adjust_cell_length(width, style)
-        return (
-            line
-            if not self.gutter.width
-            else Strip([Segment(" " * left, style), *line]).adjust_cell_length(self.size.width, style)
-        )
+            style, width = self.rich_style, self.content_size.width
+            drawn = [strip.adjust_cell_length(width, style) for strip in self._drawn()]
+            self._strips = drawn if not self._plain else [strip.apply_style(style) for strip in drawn]
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    @property
+    def _plain(self) -> bool:
+        """Without colours, or in ASCII."""
+        return "-ascii" in self.app.classes or self.app.no_color
 
     def _drawn(self) -> list[Strip]:
         if not self.matrix.size:
             return []
-        levels = self._levels(self.matrix)
-        plain = "-ascii" in self.app.classes or self.app.no_color
+        plain = self._plain
         if not self.pooled:
+            levels = self._levels(self.matrix)
             return [self._row(levels[row], row, plain=plain) for row in range(len(levels))]
         columns = min(self.content_size.width, self.matrix.shape[1])
-        if plain:
-            return _shaded(pool(levels, min(self.content_size.height, len(levels)), columns), self._ramp)
-        return _halves(pool(levels, min(2 * self.content_size.height, len(levels)), columns))
+        rows = min(self.content_size.height * (1 if plain else 2), len(self.matrix))
+        levels = self._levels(pool(self.matrix, rows, columns))
+        return _shaded(levels, self._ramp) if plain else _halves(levels)
 
     @property
     def _ramp(self) -> str:
         return RAMP if "-ascii" in self.app.classes else SHADES
 
     def _levels(self, matrix: Matrix) -> npt.NDArray[np.int64]:
-        known = matrix[np.isfinite(matrix)]
-        if not known.size:
+        """The levels of a part of the matrix, or of all of it."""
+        low, high = self._range or (float(np.fmin.reduce(self.matrix, None)), float(np.fmax.reduce(self.matrix, None)))
+        if not (math.isfinite(low) and math.isfinite(high)):
             return np.zeros(matrix.shape, np.int64)
-        low, high = self._range or (float(known.min()), float(known.max()))
         shares = (np.nan_to_num(matrix, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
         return (np.clip(shares, 0.0, 1.0) * (LEVELS - 1)).round().astype(np.int64)
 
@@ -201,11 +200,11 @@ def _half_style(upper: int, lower: int) -> Style:
     return Style(color=colour(upper), bgcolor=colour(lower))
 
 
-def pool(levels: npt.NDArray[np.int64], rows: int, columns: int) -> npt.NDArray[np.int64]:
-    """The maximum of each block, so that `rows` x `columns` are left.  (R, C) -> (rows, columns)"""
-    row_starts = np.arange(rows) * levels.shape[0] // rows
-    column_starts = np.arange(columns) * levels.shape[1] // columns
-    return np.maximum.reduceat(np.maximum.reduceat(levels, row_starts, axis=0), column_starts, axis=1)
+def pool(matrix: Matrix, rows: int, columns: int) -> Matrix:
+    """The maximum of each block, so that `rows` x `columns` are left; NaN is ignored.  (R, C) -> (rows, columns)"""
+    row_starts = np.arange(rows) * matrix.shape[0] // rows
+    column_starts = np.arange(columns) * matrix.shape[1] // columns
+    return np.fmax.reduceat(np.fmax.reduceat(matrix, row_starts, axis=0), column_starts, axis=1)
 
 
 def _halves(pixels: npt.NDArray[np.int64]) -> list[Strip]:

@@ -120,12 +120,10 @@ class Plot(Widget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        if self._strips is None:
-            self._strips = self._drawn()
         width, style = self.size.width, self.rich_style
-        if y >= len(self._strips):
-            return Strip.blank(width, style)
-        return self._strips[y].apply_style(style).adjust_cell_length(width, style)
+        if self._strips is None:
+            self._strips = [strip.apply_style(style).adjust_cell_length(width, style) for strip in self._drawn()]
+        return self._strips[y] if y < len(self._strips) else Strip.blank(width, style)
 
     # ------------------------------------------------------------ drawing
 

@@ -48,15 +48,15 @@ class ProbePanel(Vertical):
         """
         rows = rows_of(probe)
         self.query_one("#heat").display = bool(rows)
-        self.query_one("#scrubber", Static).update(slider(probe.step if probe else None, steps))
+        self.query_one("#scrubber", Static).update(slider(probe.step if probe else None, steps), layout=False)
         if probe is None or not rows:
             return
         matrix = matrix_of(probe)
         low = float(matrix.min())
         self.query_one(HeatMap).show(matrix, range=(low, max(low + _SPREAD, float(matrix.max()))), diagonal=True)
         names, ranks = self.query_one("#heat-names", Static), self.query_one("#heat-ranks", Static)
-        names.update(_lines([Text(printable(Path(image).name), "dim") for image in probe.images[:rows]]))
-        ranks.update(_lines([rank_text(probe, row, flagged) for row in range(rows)]))
+        names.update(_lines([Text(printable(Path(image).name), "dim") for image in probe.images[:rows]]), layout=False)
+        ranks.update(_lines([rank_text(probe, row, flagged) for row in range(rows)]), layout=False)
 
     @on(HeatMap.Chosen)
     def _let_pass(self) -> None:
@@ -82,13 +82,13 @@ class PairPanel(Horizontal):
         rows = rows_of(probe)
         if probe is None or not rows:
             image.show(None)
-            line.update("no evaluation yet")
+            line.update("no evaluation yet", layout=False)
             self._show_bars(bars, [])
             return
         row, column = row % rows, column % rows
         path = Path(probe.images[row])
         image.show(path)
-        line.update(cell_text(probe, row, column))
+        line.update(cell_text(probe, row, column), layout=False)
         self._show_bars(bars, probe_bars(probe.captions, probe.image_to_text[row], probe.similarity[row], right=row))
 
     @staticmethod

@@ -23,7 +23,7 @@ class RunBar(Static):
         text = bar_text(snapshot, root, self.app.size.width)
         if text != self._shown:
             self._shown = text
-            self.update(text)
+            self.update(text, layout=False)
 
 
 def state_text(state: State) -> Text:

@@ -59,7 +59,7 @@ class Sparks(Static):
         text = strip_text(snapshot, end, self.content_size.width, max(1, self.content_size.height), bars)
         if text != self._text:
             self._text = text
-            self.update(text)
+            self.update(text, layout=False)
 
 
 def strip_text(snapshot: Snapshot, end: float, width: int, lines: int, bars: str = BARS) -> Text:

@@ -262,7 +262,7 @@ async def test_older_evaluations_are_looked_at_and_a_pair_is_flagged_as_bad(runs
         await says(pilot, "2/2")
         await pilot.press("left_square_bracket")
         await says(pilot, "Probe 6x6, step 10")
-        assert screen_text(app).count("rank 2") == 5
+        await until(pilot, lambda: screen_text(app).count("rank 2") == 5)
         await pilot.press("n", "f")
         await says(pilot, "✗ bad")
         assert [(Path(pair.image).name, pair.caption) for pair in run.flags().pairs] == [("blue.png", "a blue square")]
