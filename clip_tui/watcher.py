@@ -49,6 +49,7 @@ class Snapshot:
     probe: Probe | None = None
     probe_steps: Sequence[int] = ()  # of all evaluations that have a probe
     record: RunRecord | None = None
+    problem: str | None = None  # why config.json cannot be read, where there is one
     stale_bundle: str | None = None  # `bundle of step 1020, best checkpoint is step 1374`
     export: tuple[State, Status] | None = None  # what the run's export does or did
     pace: float | None = None  # steps a second, lately
@@ -138,6 +139,7 @@ class RunWatch:
         self.reader = RunReader(path)
         self._history = History(self.reader)
         self._record: RunRecord | None = None
+        self._problem: str | None = None
         self._probe: tuple[Path | None, Probe | None] = (None, None)
         self._last: tuple[object, Snapshot] | None = None  # of a run that has ended
 
@@ -191,6 +193,7 @@ class RunWatch:
             probe=self._read_probe(probes),
             probe_steps=tuple(int(path.stem) for path in probes),
             record=self._read_record(),
+            problem=self._problem,
             stale_bundle=reader.stale_bundle(),
             export=reader.export_status(),
             pace=history.steps_per_second(),
@@ -206,9 +209,9 @@ class RunWatch:
     def _read_record(self) -> RunRecord | None:
         if self._record is None:
             try:
-                self._record = self.reader.record()
-            except RunError:
-                return None
+                self._record, self._problem = self.reader.record(), None
+            except RunError as error:
+                self._problem = str(error) if self.reader.paths.config.exists() else None
         return self._record
 
 

@@ -28,6 +28,7 @@ from clip_tui.widgets.probe_view import PairPanel, ProbePanel
 from clip_tui.widgets.sparks import Sparks
 
 ROOMY = 150  # columns from which there is room for the names of the probe's images
+SLIM = 78  # columns below which there is no room for the scores
 
 
 class LiveScreen(ChartsPage, ProbePage):
@@ -60,6 +61,7 @@ class LiveScreen(ChartsPage, ProbePage):
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= ROOMY, "-roomy")
+        self.set_class(self.size.width < SLIM, "-slim")
 
     # ------------------------------------------------------------ what is shown
 
