@@ -154,7 +154,9 @@ class RunWatch:
             return self._last[1]
         snapshot = self._read(trainer, log_lines)
         newest = max((stamp for stamp, _ in stamps[:-1]), default=0)
-        ended = not snapshot.state.alive and snapshot.complete and time.time_ns() - newest > _SETTLED_NS
+        exporting = snapshot.export is not None and snapshot.export[0].alive  # its process may die without a word
+        ended = not (snapshot.state.alive or exporting) and snapshot.complete
+        ended = ended and time.time_ns() - newest > _SETTLED_NS
         self._last = (stamps, snapshot) if ended else None
         return snapshot
 
