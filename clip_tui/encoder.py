@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from clip_core.errors import BackendError
+from clip_core.inference.bundle import Precision
 from clip_core.run.paths import RunPaths
 
 Backend = Literal["torch", "onnx"]
@@ -36,10 +37,10 @@ class Answer:
 
 
 class EncoderClient:
-    """One server process for one model and one backend."""
+    """One server process for one model and one backend; `precision`: of a bundle's variant, None for its default."""
 
-    def __init__(self, model: Path, backend: Backend, log: Path) -> None:
-        self.model, self.backend, self.log = model, backend, log
+    def __init__(self, model: Path, backend: Backend, log: Path, precision: Precision | None = None) -> None:
+        self.model, self.backend, self.log, self.precision = model, backend, log, precision
         self.source = ""
         self._process: asyncio.subprocess.Process | None = None
         self._stderr: IO[bytes] | None = None
@@ -91,6 +92,7 @@ class EncoderClient:
         self._stderr = self.log.open("wb")
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", SERVER, str(self.model), "--backend", self.backend,
+            *(["--precision", self.precision] if self.precision else []),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._stderr,
@@ -144,19 +146,24 @@ def _result(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 class Encoders:
-    """The encoder of each backend for the open run, restarted for a new checkpoint or bundle."""
+    """The encoder of each backend for the open run, restarted for a new checkpoint or bundle.
+
+    `precision`: of the bundle's variant that answers for ONNX; None: the bundle's default. It may be set at any time.
+    """
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
+        self.precision: Precision | None = None
         self._clients: dict[Backend, tuple[str, EncoderClient]] = {}
         self._retired: set[EncoderClient] = set()
 
     async def ask(self, run: Path, backend: Backend, op: str, **values: Any) -> Answer:
         """Raises: BackendError."""
-        identity = await asyncio.to_thread(_identity, run, backend)
+        precision = self.precision if backend == "onnx" else None
+        identity = f"{await asyncio.to_thread(_identity, run, backend)}:{precision}"
         known = self._clients.get(backend)
         if known is None or known[0] != identity:
-            client = EncoderClient(run, backend, self._logs / f"encoder-{backend}.log")
+            client = EncoderClient(run, backend, self._logs / f"encoder-{backend}.log", precision)
             self._clients[backend] = (identity, client)
             if known is not None:
                 self._retired.add(known[1])
