@@ -1,6 +1,8 @@
 """The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
@@ -10,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.filter import NoColor
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
@@ -18,16 +20,18 @@ from textual.screen import Screen
 
 from clip_core.errors import ClipError, RunError
 from clip_core.run.paths import is_run
-from clip_core.run.records import State
 from clip_core.text import printable
 from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, other
 from clip_tui.glyphs import AsciiFilter
+from clip_tui.output import DiffingApp
 from clip_tui.theme import DARK
-from clip_tui.watcher import RunWatch, Snapshot, Trainer
+from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
+WARM_UP_SECONDS = 0.2  # after the first frame
+SWITCH_SECONDS = 0.001  # for so long a thread that reads a file may keep the event loop waiting (Python: 0.005)
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
 
@@ -42,7 +46,7 @@ def _screen(page: str, name: str) -> Callable[[], Screen[None]]:
     return make
 
 
-class ClipApp(App[None]):
+class ClipApp(DiffingApp):
     """clip-tui on the runs below `root`."""
 
     TITLE = "clip-tui"
@@ -63,6 +67,7 @@ class ClipApp(App[None]):
 
     snapshot: reactive[Snapshot | None] = reactive(None)
     backend: reactive[Backend] = reactive("torch")
+    overlays: reactive[tuple[Path, ...]] = reactive(())  # runs whose curves are drawn with those of the open one
 
     def __init__(self, root: Path, *, ascii_only: bool = False, open_run: Path | None = None) -> None:
         super().__init__()
@@ -88,8 +93,24 @@ class ClipApp(App[None]):
 
     def on_mount(self) -> None:
         self.push_screen("runs")
+        self.set_timer(WARM_UP_SECONDS, self._warm_up)
+        sys.setswitchinterval(SWITCH_SECONDS)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
+
+    def _warm_up(self) -> None:
+        """Import what Live needs, NumPy and Pillow above all, in a thread, so that opening a run does not wait for it.
+
+        All that is there then stays: the garbage collector need not look at it again, which takes 60 ms each time.
+        """
+
+        def load() -> None:
+            for module in ("clip_tui.screens.live", "clip_tui.widgets.halfblocks"):
+                import_module(module)
+            if not self.is_headless:  # tests make many apps, each of which is garbage afterwards
+                gc.freeze()
+
+        self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
 
     async def on_unmount(self) -> None:
         await self.encoders.close()
@@ -100,7 +121,8 @@ class ClipApp(App[None]):
     def open_run(self, path: Path, page: str = "live") -> None:
         """Attach to a run and show it."""
         self._watch = RunWatch(path)
-        self.snapshot = Snapshot(path, State.STARTING)
+        self.overlays = ()
+        self.snapshot = overview(path, self.started().get(path))  # what is read at once; the rest follows
         self._follow(self._watch)
         self.action_go(page)
 
