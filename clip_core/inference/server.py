@@ -7,7 +7,11 @@
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
                      {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...]}
                      {"id": n, "op": "similarity", "image": ..., "texts": [...]}
-    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"}
+                     {"id": n, "op": "search", "terms": [{"text": ... | "image": ..., "weight": w}], "images": [...] |
+                      "image_dir": ... | "texts": [...], "expected": [...], "top_k": k}
+                     {"id": n, "op": "classification_set", "images": [...], "classes": [...], "templates": [...]}
+    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"},
+                     and while images are embedded {"id": n, "progress": [done, total]}
 
 It ends at the end of its input. Nothing but these lines is ever written to stdout.
 """
@@ -16,6 +20,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,11 +30,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
 from clip_core.inference.clip import TEMPLATE, CLIPInference
+from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
 from clip_core.text import printable
 
 TopK = Annotated[int, Field(ge=1)]
 Result = TypeVar("Result")
+
+_PROGRESS_SECONDS = 0.3
 
 
 class Retrieval(Frozen):
@@ -82,8 +90,9 @@ class Similarity(Frozen):
         return {"similarities": model.image_text_similarity(self.image, self.texts).tolist()}
 
 
-Question = Annotated[Retrieval | TextRetrieval | Classification | Similarity, Field(discriminator="op")]
-_QUESTION: TypeAdapter[Retrieval | TextRetrieval | Classification | Similarity] = TypeAdapter(Question)
+_Any = Retrieval | TextRetrieval | Classification | Similarity | Search | ClassificationSet
+Question = Annotated[_Any, Field(discriminator="op")]
+_QUESTION: TypeAdapter[_Any] = TypeAdapter(Question)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,13 +137,27 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
-        result = _attempt(number, partial(_answer, model, question), answers)
+        result = _attempt(number, partial(_answer, model, question, _Progress(number, answers)), answers)
         if result is not None:
             _say(answers, {"id": number, "ok": True, "result": result})
 
 
-def _answer(model: CLIPInference, question: Any) -> dict[str, Any]:
-    return _QUESTION.validate_python(question).answer(model)
+def _answer(model: CLIPInference, question: Any, progress: Progress) -> dict[str, Any]:
+    asked = _QUESTION.validate_python(question)
+    return asked.answer(model, progress) if isinstance(asked, Search | ClassificationSet) else asked.answer(model)
+
+
+class _Progress:
+    """Says how many images are embedded, a few times a second."""
+
+    def __init__(self, number: Any, answers: TextIO) -> None:
+        self._number, self._answers, self._last = number, answers, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            _say(self._answers, {"id": self._number, "progress": [done, total]})
 
 
 def _attempt(number: Any, work: Callable[[], Result], answers: TextIO) -> Result | None:

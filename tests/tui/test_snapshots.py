@@ -151,7 +151,7 @@ async def test_the_screen_is_the_one_in_its_snapshots(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(time, "time", lambda: NOW)
     app = ClipApp(Path(case.root))
-    app.encoders = FixedEncoders(Path("logs"))
+    app.encoders = FixedEncoders()
     app.backend = "torch"
     differences = []
     async with app.run_test(size=SIZES[0]) as pilot:
