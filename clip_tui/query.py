@@ -40,7 +40,7 @@ def parse_query(typed: str, gallery: Gallery) -> list[Term]:
 
     parts = _JOINT.split(" " + _QUOTED.sub(hide, typed.replace("\0", "")).strip())
     signs = ["+", *parts[1::2]]
-    terms = []
+    terms: list[Term] = []
     for sign, part in zip(signs, parts[::2], strict=True):
         part = part.strip()
         if sign == "+" and not terms and part.startswith("- "):

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from clip_core.run.paths import META, RunPaths
 from clip_core.run.reader import objects
 from clip_core.run.records import Label
 from clip_tui.screens.dialogs import fuzzy
-from clip_tui.watcher import Snapshot, Trainer, list_runs
+from clip_tui.watcher import Snapshot, Trainer, list_runs, overview
 
 Order = Literal["latest", "name", "best", "state"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -28,9 +28,10 @@ _TRENDS_AT_ONCE = 100  # read in one refresh; the others come with the next
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _DELETED = ".clip-tui-deleted-"  # hidden, so that it is no run of a list
 
-_SECONDS = 1.0  # between two refreshes while a run trains
+_SECONDS = 1.0  # between two readings while a run trains
 _IDLE_SECONDS = 5.0
-_SHARE, _IDLE_SHARE = 0.04, 0.004  # of a core that refreshing takes at most
+_LONGEST = 30.0
+_SHARE, _IDLE_SHARE = 0.04, 0.004  # of a core that reading all of them takes at most
 
 
 @dataclass(frozen=True)
@@ -51,48 +52,68 @@ class Item:
 
 
 class RunList:
-    """The runs below a directory; reads again only when it is time or something changed."""
+    """The runs below a directory. All are read again when it is time or a directory came or went; those that train,
+    every second.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._items: list[Item] = []
         self._trends: dict[Path, tuple[int, tuple[float, ...]]] = {}
-        self._read_at = 0.0
+        self._all_at = self._alive_at = -1e9  # when they were read last
         self._pause = 0.0
         self._stamp = 0.0
-        self._complete = False
+        self._complete = False  # every trend was read
 
     def is_due(self) -> bool:
-        """Whether the runs should be read: a directory appeared or went, or the last reading is old enough."""
-        return not self._complete or self._changed() or time.monotonic() - self._read_at >= self._pause
+        """Whether anything should be read."""
+        alive = any(item.snapshot.state.alive for item in self._items)
+        return not self._complete or self._all_due() or (alive and time.monotonic() - self._alive_at >= _SECONDS)
+
+    def _all_due(self) -> bool:
+        return time.monotonic() - self._all_at >= self._pause or _modified(self.root) != self._stamp
 
     def read(self, trainers: Mapping[Path, Trainer]) -> list[Item]:
         """Every run, latest first."""
-        began = time.monotonic()
-        self._stamp = _modified(self.root)
-        snapshots = list_runs(self.root, trainers)
+        if self._all_due():
+            began = time.thread_time()
+            self._stamp = _modified(self.root)
+            self._items = [_labelled(snapshot) for snapshot in list_runs(self.root, trainers)]
+            alive = any(item.snapshot.state.alive for item in self._items)
+            share, least = (_SHARE, _SECONDS) if alive else (_IDLE_SHARE, _IDLE_SECONDS)
+            self._pause = min(_LONGEST, max(least, (time.thread_time() - began) / share))
+            self._all_at = time.monotonic()
+        else:
+            self._items = [
+                replace(item, snapshot=overview(item.path, trainers.get(item.path)))
+                if item.snapshot.state.alive
+                else item
+                for item in self._items
+            ]
+        self._alive_at = time.monotonic()
+        self._read_trends()
+        return self._items
+
+    def _read_trends(self) -> None:
+        """The trends of files that grew, only so many at once."""
         left = _TRENDS_AT_ONCE
-        items = []
         self._complete = True
-        for snapshot in snapshots:
-            size = _size(RunPaths(snapshot.path).metrics)
-            known = self._trends.get(snapshot.path)
+        for row, item in enumerate(self._items):
+            size = _size(RunPaths(item.path).metrics)
+            known = self._trends.get(item.path)
             if (known is None or known[0] != size) and left > 0:
                 left -= 1
-                self._trends[snapshot.path] = known = (size, trend_of(RunPaths(snapshot.path).metrics))
+                known = self._trends[item.path] = (size, trend_of(RunPaths(item.path).metrics))
             self._complete = self._complete and known is not None
-            label = Label.find(RunPaths(snapshot.path).label) or Label()
-            items.append(Item(snapshot, label, known[1] if known else ()))
-        self._read_at = time.monotonic()
-        taken, alive = self._read_at - began, any(item.snapshot.state.alive for item in items)
-        self._pause = max(_SECONDS, taken / _SHARE) if alive else max(_IDLE_SECONDS, taken / _IDLE_SHARE)
-        return items
-
-    def _changed(self) -> bool:
-        return _modified(self.root) != self._stamp
+            self._items[row] = replace(item, trend=known[1] if known else ())
 
     def read_soon(self) -> None:
         """What was read is no longer so."""
-        self._complete = False
+        self._pause = 0.0
+
+
+def _labelled(snapshot: Snapshot) -> Item:
+    return Item(snapshot, Label.find(RunPaths(snapshot.path).label) or Label())
 
 
 def _modified(path: Path) -> float:

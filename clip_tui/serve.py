@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -18,10 +17,9 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 class LocalServer(Server):
     """Answers only pages that it served itself: any site that a browser visits could open its WebSocket otherwise."""
 
-    async def handle_index(self, request: web.Request) -> dict[str, Any]:
+    async def handle_index(self, request: web.Request) -> web.StreamResponse:
         _refuse_foreign(request)
-        page: dict[str, Any] = await super().handle_index(request)
-        return page
+        return await super().handle_index(request)
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         _refuse_foreign(request)

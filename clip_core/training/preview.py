@@ -11,9 +11,8 @@ import sys
 from typing import Any
 
 from clip_core.config import TrainConfig, architecture, parse_config
-from clip_core.data.dataset import few_classes, read_lists
-from clip_core.data.pairs import Pair, PairSet, sort_pairs
-from clip_core.data.splits import split_by_image
+from clip_core.data.dataset import PairSet, few_classes, read_lists, split_by_image
+from clip_core.data.pairs import Pair, sort_pairs
 from clip_core.data.tokenizer import vocabulary_for
 from clip_core.errors import ClipError, UsageError
 from clip_core.text import plural

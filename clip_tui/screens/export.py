@@ -70,7 +70,7 @@ def read_export(run: Path, exit_code: int | None = None) -> ExportState:
     return ExportState(run, reader.export_status(), manifest, error, reader.stale_bundle(), exit_code)
 
 
-PRECISIONS = (("fp32",), ("fp32", "fp16"), ("fp32", "int8"), ("fp32", "fp16", "int8"))
+PRECISIONS: tuple[tuple[str, ...], ...] = (("fp32",), ("fp32", "fp16"), ("fp32", "int8"), ("fp32", "fp16", "int8"))
 
 
 class ExportScreen(Page):
@@ -146,8 +146,11 @@ class ExportScreen(Page):
         if not starter.can_choose_precisions():
             self.clip.say("This clip-export writes fp32 alone.", severity="warning")
             return
-        choices = [Choice(each, " + ".join(each), _REMARKS[each[-1]]) for each in PRECISIONS]
-        self.app.push_screen(Chooser("Precisions of the bundle", choices, self._precisions), self._precision_chosen)
+        choices: list[Choice[tuple[str, ...]]] = [
+            Choice(each, " + ".join(each), _REMARKS[each[-1]]) for each in PRECISIONS
+        ]
+        chooser: Chooser[tuple[str, ...]] = Chooser("Precisions of the bundle", choices, self._precisions)
+        self.app.push_screen(chooser, self._precision_chosen)
 
     def _precision_chosen(self, choice: Choice[tuple[str, ...]] | None) -> None:
         if choice is not None:

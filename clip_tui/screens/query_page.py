@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.widgets import Static
 
@@ -67,10 +68,8 @@ class QueryPage(Page):
         line.display = stale is not None
         line.update(f"onnx is older: {stale}" if stale else "")
 
-    def _load(self, run: Path, changed: bool) -> None:
-        self.run_worker(partial(self._read, run, changed), name="gallery", group="gallery", exclusive=True)
-
-    async def _read(self, run: Path, changed: bool) -> None:
+    @work(name="gallery", group="gallery", exclusive=True)
+    async def _load(self, run: Path, changed: bool) -> None:
         gallery = await asyncio.to_thread(read_gallery, run, self.place)
         if (changed or gallery.images or gallery.note) and not self.closing:
             self.gallery = gallery
@@ -102,9 +101,16 @@ class QueryPage(Page):
         for slot, model in enumerate(self.models()):
             if model not in self.answers:
                 self.problems.pop(model, None)
-                work = partial(self._ask, model)
-                self.run_worker(work, name=f"query {slot}", group=f"query-{slot}", exclusive=True)
+                (self._ask_second if slot else self._ask_first)(model)
         self.show_sources()
+
+    @work(name="query", group="query", exclusive=True)
+    async def _ask_first(self, model: Model) -> None:
+        await self._ask(model)
+
+    @work(name="comparison", group="comparison", exclusive=True)
+    async def _ask_second(self, model: Model) -> None:
+        await self._ask(model)
 
     async def _ask(self, model: Model) -> None:
         query = self.query_sent
