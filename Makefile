@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-js lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clip-tui demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# transformers.js reads bundles; needs node and npm, so it is not part of `make test`. Install scripts are not run.
+test-js: $(VENV)/.installed
+	npm install --prefix tests/javascript --no-package-lock --no-audit --no-fund --ignore-scripts
+	$(BIN)/python -m pytest -q -rP tests/javascript/check_transformers_js.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Train, evaluate and use CLIP models. Names are handed on lazily, so importing this costs nothing (PEP 562)."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,9 @@ if TYPE_CHECKING:
     from clip_core.inference.clip import CLIPInference as CLIPInference
 
 __version__ = "0.1.0"
+
+# Read by ONNX Runtime when it is imported: without it, it writes a device id and contacts its maker's servers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "CLIPInference": "clip_core.inference.clip",

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write beside, flush to disk, rename, flush the directory."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LARGEST_TEXT = 2**28  # bytes of a JSON file; the largest tokenizers of published models have 35 million
 
 
 def flush_directory(path: Path) -> None:
@@ -62,16 +65,46 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path} is not a regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: if it is not one, cannot be opened, or is larger than `largest` bytes.
+    """
+    with open_regular(path) as handle:
+        content = handle.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", str(path))
+    return content
+
+
+def load_json(path: Path) -> Any:
+    """What a regular file holds as JSON, with or without a byte order mark.
+
+    Raises:
+        OSError: as `read_regular`.
+        ValueError: if it is not JSON, or is nested too deeply to be read.
+    """
+    return parse_json(read_regular(path).decode("utf-8-sig"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`, whose RecursionError on deep nesting is a ValueError too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object that a regular file holds, or None where there is none."""
     try:
-        with open_regular(path) as handle:
-            values = json.loads(handle.read().decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = load_json(path)
+    except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
 

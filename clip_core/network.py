@@ -35,15 +35,20 @@ class Stem(StrEnum):
     CONV = "conv"
 
 
+LARGEST_WIDTH = 65536
+Mean = Annotated[float, Field(ge=-10, le=10)]  # of pixel values in [0, 1]
+Deviation = Annotated[float, Field(ge=1e-3, le=100)]
+
+
 class _Tower(Frozen):
     """What both towers have. `mlp_width`: of the hidden layer; 4 x width unless given."""
 
-    width: Annotated[int, Field(ge=8)] = 256
+    width: Annotated[int, Field(ge=8, le=LARGEST_WIDTH)] = 256
     heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 6
-    mlp_width: Annotated[int, Field(ge=1)] = 1024
+    layers: Annotated[int, Field(ge=1, le=1000)] = 6
+    mlp_width: Annotated[int, Field(ge=1, le=16 * LARGEST_WIDTH)] = 1024
     activation: Activation = Activation.GELU
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, Field(ge=0, le=0.1)] = 1e-5
 
     @model_validator(mode="before")
     @classmethod
@@ -66,7 +71,7 @@ class AttentionPooling(Frozen):
     """
 
     heads: Annotated[int, Field(ge=1)]
-    mlp_width: Annotated[int, Field(ge=1)]
+    mlp_width: Annotated[int, Field(ge=1, le=16 * LARGEST_WIDTH)]
     activation: Activation = Activation.GELU
 
 
@@ -128,7 +133,7 @@ class TextTower(_Tower):
     context: the tokenizer.json that belongs to it does so.
     """
 
-    vocab_size: Annotated[int, Field(ge=3)]
+    vocab_size: Annotated[int, Field(ge=3, le=10_000_000)]
     end_token: Annotated[int, Field(ge=0)]
     context_length: Annotated[int, Field(ge=3, le=4096)] = 77
     causal: bool = True
@@ -151,8 +156,8 @@ class Preprocessing(Frozen):
     """
 
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own statistics
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own statistics
+    std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     fill: Annotated[int, Field(ge=0, le=255)] = 0
@@ -270,7 +275,7 @@ class ClipConfig(Frozen):
     `logit_bias`: the weights hold a bias of the logits, as those trained with the sigmoid loss do (Zhai et al. 2023).
     """
 
-    embed_dim: Annotated[int, Field(ge=8)]
+    embed_dim: Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
     image: ImageTower | ExternalTower
     text: TextTower | ExternalTower
     preprocessing: Preprocessing

@@ -45,6 +45,29 @@ def softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
+def best_threshold(matching: FloatArray, others: FloatArray) -> tuple[float, float, float]:
+    """The score that separates two kinds best, halfway between two scores.
+
+    Args:
+        matching, others: scores of either kind, shapes (P,) and (N,), neither empty.
+    Returns:
+        Threshold, precision and recall of `score >= threshold`; the one of the highest F1, and of the highest scores
+        among equals. Both kinds weigh the same, however many there are.
+    """
+    scores = np.concatenate([matching, others]).astype(np.float64)
+    weights = np.concatenate([np.full(len(matching), 1 / len(matching)), np.zeros(len(others))])
+    against = np.concatenate([np.zeros(len(matching)), np.full(len(others), 1 / len(others))])
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    recall, false = np.cumsum(weights[order]), np.cumsum(against[order])
+    last = np.append(scores[1:] < scores[:-1], True)  # a threshold cannot part equal scores
+    f1 = np.where(last, 2 * recall / (recall + false + 1), -1)
+    best = int(f1.argmax())
+    below = scores[best + 1] if best + 1 < len(scores) else scores[best] - 1e-3
+    precision = recall[best] / (recall[best] + false[best])
+    return float((scores[best] + below) / 2), float(min(precision, 1.0)), float(min(recall[best], 1.0))
+
+
 def positive_ranks(queries: FloatArray, gallery: FloatArray, query_rows: IntArray, gallery_rows: IntArray) -> IntArray:
     """For each query, how many gallery rows rank before its best positive.  -> (Q,)
 

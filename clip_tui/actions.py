@@ -19,6 +19,7 @@ class Action:
         label: one or two words for the footer and the tabs.
         help: one line for the palette and the help page.
         tab: shown in the line of tabs instead of the footer.
+        footer: shown in the footer; else only in the palette and on the help page.
     """
 
     scope: str
@@ -27,6 +28,7 @@ class Action:
     label: str
     help: str
     tab: bool = False
+    footer: bool = True
 
     @property
     def keys(self) -> str:
@@ -41,6 +43,11 @@ class Action:
 
 def _tab(number: int, page: str, label: str, help_line: str) -> Action:
     return Action(APP, f"{number},f{number}", f"go('{page}')", label, help_line, tab=True)
+
+
+def _more(key: str, name: str, label: str, help_line: str) -> Action:
+    """An action of Live for which the footer has no room."""
+    return Action("live", key, name, label, help_line, footer=False)
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -76,8 +83,26 @@ ACTIONS: tuple[Action, ...] = (
     Action("live", "c", "ask('checkpoint')", "Save", "Write a checkpoint now"),
     Action("live", "v", "ask('evaluate')", "Eval", "Evaluate now"),
     Action("live", "m", "more", "Charts", "Show the next charts"),
-    Action("live", "l", "log_scale", "Log axis", "Switch between a logarithmic and a linear loss axis"),
     Action("live", "n", "probe", "Next image", "Show the next image of the probe"),
+    Action("live", "f", "flag", "Flag", "Flag the pair of the probe as bad in flags.json, or take it back"),
+    Action("live", "u", "learning_rate", "Set lr", "Request another learning rate"),
+    _more("left_square_bracket", "scrub(-1)", "Earlier", "The probe of the evaluation before"),
+    _more("right_square_bracket", "scrub(1)", "Later", "The probe of the next evaluation"),
+    _more("enter", "open_pair", "Large", "The chosen image and caption, large"),
+    _more("left", "cursor(-1)", "Cursor left", "Move the cursor over all charts to the left"),
+    _more("right", "cursor(1)", "Cursor right", "Move the cursor over all charts to the right"),
+    _more("shift+left", "cursor(-10)", "Far left", "Move the cursor ten times as far"),
+    _more("shift+right", "cursor(10)", "Far right", "Move the cursor ten times as far"),
+    _more("plus,equals_sign", "zoom(2.0)", "Zoom in", "Zoom all charts in around the cursor; also with the wheel"),
+    _more("minus", "zoom(0.5)", "Zoom out", "Zoom all charts out"),
+    _more("less_than_sign,comma", "pan(-0.25)", "Pan left", "Move all charts to earlier steps; also by dragging"),
+    _more("greater_than_sign,full_stop", "pan(0.25)", "Pan right", "Move all charts to later steps"),
+    _more("0", "whole", "Whole run", "Show the whole run again, without the cursor"),
+    _more("w", "smooth", "Smoothing", "Every value, their EMA, or their mean and range"),
+    _more("x", "x_axis", "X axis", "Count steps, time or images"),
+    _more("l", "log_axis('y')", "Log y axis", "Logarithmic y axis of losses and gradient norm, or linear"),
+    _more("L", "log_axis('x')", "Log x axis", "Logarithmic x axis, or linear"),
+    _more("z", "large", "One chart", "One chart over the whole width, or all of them"),
     Action("data", "slash", "search", "Search", "Show only pairs whose caption has these words"),
     Action("data", "t", "part", "Train/val", "Switch between training and validation pairs"),
     Action("retrieve", "slash", "query", "Query", "Type a text, the path of an image, or several with weights"),
@@ -127,8 +152,10 @@ ACTIONS: tuple[Action, ...] = (
 TABS: tuple[Action, ...] = tuple(action for action in ACTIONS if action.tab)
 
 _KEY_NAMES = {
-    "slash": "/", "question_mark": "?", "escape": "esc", "pagedown": "pgdn", "pageup": "pgup",
-    "right_square_bracket": "]", "left_square_bracket": "[", "delete": "del",
+    "slash": "/", "question_mark": "?", "escape": "esc", "pagedown": "pgdn", "pageup": "pgup", "delete": "del",
+    "left_square_bracket": "[", "right_square_bracket": "]", "plus": "+", "equals_sign": "=", "minus": "-",
+    "less_than_sign": "<", "comma": ",", "greater_than_sign": ">", "full_stop": ".", "left": "←", "right": "→",
+    "shift+left": "⇧←", "shift+right": "⇧→",
 }  # fmt: skip
 
 
@@ -145,7 +172,7 @@ def bindings(scope: str) -> list[BindingType]:
             action.key,
             action.name,
             action.label,
-            show=not action.tab,
+            show=action.footer and not action.tab,
             key_display=action.keys.split()[0],
             tooltip=action.help,
             priority=action.key.startswith("ctrl+"),

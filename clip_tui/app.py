@@ -1,6 +1,7 @@
 """The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.filter import NoColor
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
@@ -26,11 +27,14 @@ from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, Model, other
 from clip_tui.glyphs import AsciiFilter
+from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
 from clip_tui.theme import DARK, THEMES, Recolour, recolour
 from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
+WARM_UP_SECONDS = 0.2  # after the first frame
+SWITCH_SECONDS = 0.001  # for so long a thread that reads a file may keep the event loop waiting (Python: 0.005)
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
 
@@ -45,7 +49,7 @@ def _screen(page: str, name: str) -> Callable[[], Screen[None]]:
     return make
 
 
-class ClipApp(App[None]):
+class ClipApp(DiffingApp):
     """clip-tui on the runs below `root`."""
 
     TITLE = "clip-tui"
@@ -104,8 +108,16 @@ class ClipApp(App[None]):
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         self._apply_theme()
         self.push_screen("runs")
+        self.set_timer(WARM_UP_SECONDS, self._warm_up)
+        sys.setswitchinterval(SWITCH_SECONDS)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
+
+    def _warm_up(self) -> None:
+        """Import what Live needs, NumPy above all, in a thread, so that opening a run does not wait for it."""
+        self.run_worker(
+            partial(import_module, "clip_tui.screens.live"), thread=True, name="warm-up", exit_on_error=False
+        )
 
     async def on_unmount(self) -> None:
         await self.encoders.close()

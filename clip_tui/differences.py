@@ -85,4 +85,4 @@ def _different(of_runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
 def _shown(value: Any) -> str:
     if value is None:
         return "automatic"
-    return printable(number(value) if isinstance(value, float) else str(value), 80)
+    return printable(f"{value:g}" if isinstance(value, float) else str(value), 80)

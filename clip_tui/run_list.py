@@ -168,7 +168,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 def arranged(items: Sequence[Item], typed: str, order: Order) -> list[Item]:
     """The runs that a filter leaves: pinned ones first, then by the order; a filter puts the best match first."""
-    words = [f"{item.name} {item.snapshot.state.value} {item.label.note}" for item in items]
+    words = [" ".join((item.label.name, item.snapshot.name, item.snapshot.state, item.label.note)) for item in items]
     kept = [items[index] for index in fuzzy(typed, words)]
     if not typed.strip():
         kept.sort(key=_KEYS[order])

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from clip_core.files import open_regular
+
 FIRST_BYTES = 256 * 1024  # of an existing file, only so much of its end is read
 
 
@@ -17,7 +19,7 @@ class Tail:
     def new_lines(self, *, ended: bool = False) -> list[str]:
         """The lines since the last call; with `ended`, a last line without newline counts as well."""
         try:
-            with self.path.open("rb") as handle:
+            with open_regular(self.path) as handle:
                 size = handle.seek(0, 2)
                 if self._offset is None:
                     self._offset = max(0, size - self._first_bytes)
@@ -27,6 +29,8 @@ class Tail:
                 block = handle.read()
         except FileNotFoundError:
             self._offset = 0  # whatever it will hold when it comes is new
+            return []
+        except OSError:  # not a regular file, or one that may not be read
             return []
         self._offset += len(block)
         whole, _, self._torn = (self._torn + block).rpartition(b"\n")

@@ -8,6 +8,7 @@ import clip_core
 from clip_core.errors import BundleError, ParityError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
+    COMBINED,
     CONFIG,
     EXAMPLE,
     MODEL_CARD,
@@ -17,23 +18,30 @@ from clip_core.inference.bundle import (
     FileFacts,
     Manifest,
     Parity,
+    PreprocessingParity,
     Source,
     open_bundle,
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
-from clip_core.inference.torch_encoder import trained_classes
+from clip_core.inference.threshold import Threshold, calibrate
+from clip_core.inference.torch_encoder import TorchEncoder, trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
 from export.config_files import model_config, preprocessor_config, tokenizer_config
+from export.consumer_parity import check_consumers
 from export.convert import OPSET, convert
+from export.end_token import restore_end_token
 from export.job import BUNDLE_FOLDER, ExportJob, Say, silent
 from export.model_card import model_card
+from export.more_graphs import NO_MORE, MoreGraphs, write_more
+from export.other_software import other_software
 from export.output_folder import check_output, put_in_place, temporary_folder
 from export.parity import measure, table
-from export.parity_samples import find_samples
+from export.parity_samples import find_samples, sample_images, validation_pairs
+from export.with_preprocessing import sentence
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
@@ -45,6 +53,7 @@ def export_bundle(
     images: Path | None = None,
     force: bool = False,
     model_name: str | None = None,
+    more: MoreGraphs = NO_MORE,
     say: Say = silent,
 ) -> tuple[Path, Manifest]:
     """Convert a run (its best checkpoint), a checkpoint or published weights into a bundle.
@@ -54,20 +63,27 @@ def export_bundle(
         images: folder of images to measure parity on; by default the run's validation images.
         force: replace a bundle that was made from another run.
         model_name: open_clip's name of the architecture, where published weights do not say it.
+        more: the graphs to write beside the two encoders.
         say: called with each line for the user.
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files differ from the model; whatever was at `out` is left as it was.
+        ParityError: if the ONNX files, example.py or CLIPInference differ from the model; whatever was at `out` is
+            left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
     with ExportJob(path, out, BUNDLE_FOLDER, say) as job:
-        return job.out, write_bundle(job, images=images, force=force, model_name=model_name)
+        return job.out, write_bundle(job, images=images, force=force, model_name=model_name, more=more)
 
 
 def write_bundle(
-    job: ExportJob, *, images: Path | None = None, force: bool = False, model_name: str | None = None
+    job: ExportJob,
+    *,
+    images: Path | None = None,
+    force: bool = False,
+    model_name: str | None = None,
+    more: MoreGraphs = NO_MORE,
 ) -> Manifest:
     """`export_bundle` with a lock that the caller holds."""
     loaded = load_model(job.source, model_name=model_name)
@@ -80,16 +96,23 @@ def write_bundle(
     with temporary_folder(out) as folder:
         job.now(f"converting {loaded.folder}", step=loaded.step)
         convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
+        restore_end_token(folder, tokenizer.end_token, tokenizer.pad_id)
         job.now(f"measuring parity on {len(samples.pixel_values)} images and {len(samples.captions)} captions")
         parity = measure(loaded.model, folder, tokenizer, samples)
+        parity, of_preprocessing = write_more(more, loaded, folder, samples, parity, sample_images(loaded, images))
         job.say(table(parity))
         if not parity.accepted:
             raise ParityError(
                 f"the ONNX files of {loaded.folder} differ from the model: max |diff| {parity.max_abs_diff:.1e}, "
                 f"top-1 agreement {parity.top1_agreement:.1%}; nothing was written to {out}."
             )
-        manifest = _write(folder, loaded, parity)
+        threshold = calibrate(TorchEncoder(loaded.folder, "cpu", loaded=loaded), validation_pairs(loaded))
+        job.say(threshold.summary if threshold else "no threshold: there are no validation pairs to choose one on")
+        if of_preprocessing:
+            job.say(f"preprocessing in ONNX: {sentence(of_preprocessing)}")
+        manifest = _write(folder, loaded, parity, threshold, of_preprocessing)
         open_bundle(folder)
+        job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
     return manifest
 
@@ -101,7 +124,13 @@ def _made_from(folder: Path) -> str | None:
         return None
 
 
-def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
+def _write(
+    folder: Path,
+    loaded: LoadedModel,
+    parity: Parity,
+    threshold: Threshold | None,
+    of_preprocessing: PreprocessingParity | None,
+) -> Manifest:
     """Everything but the ONNX files, with the manifest last."""
     config = loaded.config
     logit_scale = loaded.model.logit_scale().item()
@@ -130,14 +159,17 @@ def _write(folder: Path, loaded: LoadedModel, parity: Parity) -> Manifest:
         logit_bias=None if loaded.model.logit_bias is None else loaded.model.logit_bias.item(),
         preprocessing=config.preprocessing,
         classes=trained_classes(loaded),
+        threshold=threshold,
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         parity=parity,
+        preprocessing_parity=of_preprocessing,
         files=files,
     )
     towers = parameters(loaded.model.image), parameters(loaded.model.text)
     record = RunReader(loaded.run).record() if loaded.run else None
-    write_text(folder / MODEL_CARD, model_card(manifest, record, towers))
+    readers = other_software(config, combined=COMBINED in files)
+    write_text(folder / MODEL_CARD, model_card(manifest, record, towers, readers))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     flush_directory(folder)
     return manifest

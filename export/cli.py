@@ -27,11 +27,13 @@ def export(
     run: Path,
     /,
     *,
-    format: Literal["onnx", "hf", "open_clip"] = "onnx",
+    format: Literal["onnx", "hf", "open_clip", "immich"] = "onnx",
     out: Path | None = None,
     images: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     init_model: str | None = None,
+    combined: Annotated[bool, Parameter(negative="")] = False,
+    with_preprocessing: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Convert a run's best checkpoint to ONNX and check its parity with PyTorch.
 
@@ -43,33 +45,54 @@ def export(
     run
         Run directory, checkpoint folder, or published weights (a file, a folder, or org/name on the hub).
     format
-        onnx: a bundle for ONNX Runtime. hf: a folder for transformers. open_clip: one for open_clip.
+        onnx: a bundle for ONNX Runtime. hf: a folder for transformers. open_clip: one for open_clip. immich: one for
+        immich's machine learning.
     out
-        Folder of the export (default: RUN/bundle, RUN/hf or RUN/open_clip).
+        Folder of the export (default: RUN/bundle, RUN/hf, RUN/open_clip or RUN/immich).
     images
         Folder of images to measure parity on (default: the run's validation images).
     force
         Replace an export that was made from another run.
     init_model
         open_clip's name of the architecture where published weights do not say it, or gelu or quickgelu.
+    combined
+        Also write onnx/model.onnx: both encoders and their logits in one file, with its own copy of the weights.
+    with_preprocessing
+        Also write onnx/vision_model_with_preprocessing.onnx: a raw uint8 image of any size to its embedding.
     """
-    if format != "onnx" and images is not None:
+    for flag, given in (("--combined", combined), ("--with-preprocessing", with_preprocessing)):
+        if format != "onnx" and given:
+            raise UsageError(f"{flag} is for an ONNX bundle; leave it out with --format {format}.")
+    if format in ("hf", "open_clip") and images is not None:
         raise UsageError(f"--images is for the parity of an ONNX export; leave it out with --format {format}.")
     with ExportJob(run, out, BUNDLE_FOLDER if format == "onnx" else format, _say) as job:
         if format == "onnx":
-            _write_bundle(job, images, force=force, init_model=init_model)
+            more = {"combined": combined, "with_preprocessing": with_preprocessing}
+            _write_bundle(job, images, force=force, init_model=init_model, more=more)
+        elif format == "immich":
+            _write_immich(job, images, force=force, init_model=init_model)
         else:
             _write_weights(job, format, force=force, init_model=init_model)
     return 0
 
 
-def _write_bundle(job: ExportJob, images: Path | None, *, force: bool, init_model: str | None) -> None:
+def _write_bundle(
+    job: ExportJob, images: Path | None, *, force: bool, init_model: str | None, more: dict[str, bool]
+) -> None:
     from export.bundle import write_bundle
+    from export.more_graphs import MoreGraphs
 
-    manifest = write_bundle(job, images=images, force=force, model_name=init_model)
+    manifest = write_bundle(job, images=images, force=force, model_name=init_model, more=MoreGraphs(**more))
     size = sum(facts.size for facts in manifest.files.values()) / 2**20
     job.say(f"{job.out}: {size:.1f} MB. Try:")
     job.say(f'  python {job.out / "example.py"} IMAGE "a caption" "another caption"')
+
+
+def _write_immich(job: ExportJob, images: Path | None, *, force: bool, init_model: str | None) -> None:
+    from export.immich import write_immich
+
+    write_immich(job, images=images, force=force, model_name=init_model)
+    job.say(f"{job.out}: {job.out / 'README.md'} says where immich looks for it.")
 
 
 def _write_weights(job: ExportJob, to: Literal["hf", "open_clip"], *, force: bool, init_model: str | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tokenizers
 
+from clip_core.data.clip_text import is_clip_bpe
 from clip_core.network import Activation, ClipConfig, ExternalTower, ImageTower, Preprocessing, TextTower
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which are the ones that Hugging Face stores
@@ -110,15 +111,21 @@ def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProc
 
 
 def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[str, Any]:
-    """tokenizer_config.json"""
+    """tokenizer_config.json. CLIP's own BPE may pad with "!", which other software would take out of captions."""
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     start, end = (inner.id_to_token(number) for number in (inner.encode("").ids[0], text.end_token))
+    pad = (inner.padding or {}).get("pad_token", end)
+    if isinstance(text, TextTower) and not text.reads_padding and is_clip_bpe(inner):
+        pad = end  # either gives the same embedding
+    unknown = getattr(inner.model, "unk_token", None)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": text.context_length,
         "bos_token": start,
         "eos_token": end,
-        "pad_token": (inner.padding or {}).get("pad_token", end),
+        "pad_token": pad,
+        **({"unk_token": unknown} if unknown else {}),
         "padding_side": (inner.padding or {}).get("direction", "right"),
+        "truncation_side": (inner.truncation or {}).get("direction", "right"),
         "clean_up_tokenization_spaces": False,
     }

@@ -5,10 +5,14 @@
 Prints, for each text and best first, the probability among these texts and the cosine similarity.
 """
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
 
 import numpy as np
 import onnxruntime
@@ -16,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-BUNDLE = Path(__file__).resolve().parent
+BUNDLE = Path(__file__).absolute().parent  # not resolved: in a hub cache this file is a link
 
 
 def read_json(name: str) -> Any:
@@ -61,6 +65,13 @@ def pixel_values(image: Image.Image, settings: dict[str, Any]) -> NDArray[np.flo
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
 
+def input_ids(texts: list[str]) -> NDArray[np.int64]:
+    """int64 (texts, tokens): start, tokens, end and padding, as tokenizer.json has them."""
+    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a caption with the name of a special token has no special token
+    return np.array([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=np.int64)
+
+
 def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(str(BUNDLE / "onnx" / model), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, inputs)[0])
@@ -68,12 +79,8 @@ def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 def main(path: str, *texts: str) -> None:
     manifest, settings = read_json("manifest.json"), read_json("preprocessor_config.json")
-    tokenizer = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # a caption with the name of a special token has no special token
-    input_ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
-
     image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
-    text_embeds = run("text_model.onnx", {"input_ids": input_ids})  # (texts, D), both L2-normalised
+    text_embeds = run("text_model.onnx", {"input_ids": input_ids(list(texts))})  # (texts, D), both L2-normalised
 
     similarities = (image_embeds @ text_embeds.T)[0]
     logits = manifest["logit_scale"] * similarities
@@ -84,6 +91,8 @@ def main(path: str, *texts: str) -> None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what the terminal cannot show
     if len(sys.argv) < 3:
         sys.exit("usage: python example.py IMAGE TEXT [TEXT ...]")
     main(*sys.argv[1:])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnx import compose, version_converter
+from onnx import compose
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +19,8 @@ from clip_core.errors import BackendError
 from clip_core.model.encoders.base import FrozenEncoder
 from clip_core.model.encoders.onnx_image import OnnxImageEncoder
 from clip_core.text import printable
-from export.convert import LARGEST, OPSET, convert_tower, drop_metadata
+from export.convert import LARGEST, convert_tower, drop_metadata
+from export.graphs import rename_input, same_version
 
 _ENCODER = "encoder/"  # before the names of a joined encoder's graph
 _DIFFERENCE = 1e-3  # of features between batches, relative to their size; more means that the batch is not free
@@ -111,12 +112,12 @@ def _join(encoder: OnnxImageEncoder, head: nn.Module, path: Path, log: Path) -> 
     before = onnx.load(encoder.path)  # with the weights from the files beside it
     if before.ByteSize() + after.ByteSize() > LARGEST:
         raise BackendError(f"{encoder.path} has too many weights: one ONNX file holds at most 2 GB.")
-    before, after = _same_version(encoder, before, after)
+    before, after = same_version(before, after, str(encoder.path))
     before = compose.add_prefix(before, _ENCODER)
     after = compose.add_prefix(after, "head/", rename_inputs=False, rename_outputs=False)
     joined = compose.merge_models(before, after, io_map=[(_ENCODER + encoder.output_name, "features")],
                                   outputs=["image_embeds"])  # fmt: skip
-    _rename_input(joined.graph, _ENCODER + encoder.input_name, "pixel_values")
+    rename_input(joined.graph, _ENCODER + encoder.input_name, "pixel_values")
     joined.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     joined.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     del joined.graph.value_info[:]
@@ -124,42 +125,6 @@ def _join(encoder: OnnxImageEncoder, head: nn.Module, path: Path, log: Path) -> 
     drop_metadata(joined)
     path.write_bytes(joined.SerializeToString(deterministic=True))
     _check_batch(encoder, path)
-
-
-def _same_version(
-    encoder: OnnxImageEncoder, before: onnx.ModelProto, after: onnx.ModelProto
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Both graphs in the later of their operator sets and file versions."""
-    version = next(each.version for each in before.opset_import if each.domain in ("", "ai.onnx"))
-    try:
-        if version < OPSET:
-            before = version_converter.convert_version(before, OPSET)
-        elif version > OPSET:
-            after = version_converter.convert_version(after, version)
-    except RuntimeError as error:
-        raise BackendError(
-            f"{encoder.path} has operator set {version}, which cannot be converted to {OPSET} "
-            f"({printable(str(error), 120)}); export the encoder again with opset {OPSET}."
-        ) from None
-    before.ir_version = after.ir_version = max(before.ir_version, after.ir_version)
-    standard = next(each for each in after.opset_import if each.domain in ("", "ai.onnx"))
-    for model in (before, after):
-        del model.opset_import[:]
-        model.opset_import.append(onnx.helper.make_opsetid("", standard.version))
-    return before, after
-
-
-def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Also where a subgraph of a node reads it."""
-    for entry in graph.input:
-        entry.name = new if entry.name == old else entry.name
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name == old:
-                node.input[place] = new
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs] if attribute.type in (5, 10) else ():
-                _rename_input(inner, old, new)
 
 
 def _check_batch(encoder: OnnxImageEncoder, path: Path) -> None:

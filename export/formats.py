@@ -1,6 +1,5 @@
 """From any model to a folder that transformers or open_clip reads; read back and compared bit for bit."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,9 +9,9 @@ import torch
 import clip_core
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError, UsageError
-from clip_core.files import flush_directory, flush_file, write_json
+from clip_core.files import flush_directory, flush_file, load_json, write_json
 from clip_core.inference.encoder import check_tokenizer
-from clip_core.model.checkpoint import load_model
+from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.clip import CLIP
 from clip_core.model.published import read_published
 from clip_core.network import ClipConfig, ImageTower, Pooling, TextTower
@@ -79,20 +78,14 @@ def write_weights(job: ExportJob, *, to: Format, force: bool = False, model_name
         raise UsageError(f"{job.source} cannot be written for {writer.reader}: it has {' and '.join(traits)}.")
     out, name = job.out, (loaded.run or loaded.folder).resolve().name
     check_output(
-        out, what=f"an export for {writer.reader}", run=name, made_from=lambda at: _made_from(at, to), force=force
+        out, what=f"an export for {writer.reader}", run=name, made_from=lambda at: made_from(at, to), force=force
     )
     with temporary_folder(out) as folder:
         job.now(f"writing {loaded.folder} for {writer.reader}", step=loaded.step)
         writer.write(folder, loaded.model, tokenizer)
         job.now("reading it back")
         check_same(folder, loaded.model, tokenizer)
-        files = sorted(each.name for each in folder.iterdir())
-        for each in files:
-            flush_file(folder / each)
-        source = {"run": name, "checkpoint": loaded.folder.name, "step": loaded.step}
-        marker = {"format": to, "clip-tui": clip_core.__version__, "source": source, "files": files}
-        write_json(folder / MARKER, marker)
-        flush_directory(folder)
+        finish_export(folder, to, name, loaded)
         put_in_place(folder, out)
 
 
@@ -142,11 +135,26 @@ def _captions(tokenizer: Tokenizer, padded: bool) -> list[list[int]]:
     return [row[: row.index(tokenizer.end_token) + 1] for row in rows]
 
 
-def _made_from(folder: Path, to: Format) -> str | None:
-    """The run of an export, if the folder holds that and nothing else."""
+def finish_export(folder: Path, to: str, name: str, loaded: LoadedModel) -> None:
+    """Write the marker of an export, the last of its files, when everything else is on the disk."""
+    files = _files(folder)
+    for each in files:
+        flush_file(folder / each)
+    source = {"run": name, "checkpoint": loaded.folder.name, "step": loaded.step}
+    marker = {"format": to, "clip-tui": clip_core.__version__, "source": source, "files": files}
+    write_json(folder / MARKER, marker)
+    flush_directory(folder)
+
+
+def made_from(folder: Path, to: str) -> str | None:
+    """The run of an export in the format `to`, if the folder holds that and nothing else."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        whole = {each.name for each in folder.iterdir()} == {*marker["files"], MARKER}
+        marker = load_json(folder / MARKER)
+        whole = set(_files(folder)) == {*marker["files"], MARKER}
         return str(marker["source"]["run"]) if whole and marker["format"] == to else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if not each.is_dir())

@@ -5,16 +5,20 @@ from clip_core.run.metrics import lookup
 from clip_core.run.records import RunRecord
 from clip_core.text import printable
 from export.parity import table
+from export.with_preprocessing import sentence
 
 _MOST_CLASSES = 40
 
 
-def model_card(manifest: Manifest, record: RunRecord | None, parameters: tuple[int, int]) -> str:
+def model_card(
+    manifest: Manifest, record: RunRecord | None, parameters: tuple[int, int], other_software: list[str]
+) -> str:
     """The card as Markdown.
 
     Args:
         record: the run's config.json; None for a checkpoint without a run.
         parameters: of the image tower and of the text tower.
+        other_software: what reads the bundle, a sentence each.
     """
     size = manifest.preprocessing.image_size
     sections = [
@@ -35,16 +39,18 @@ def model_card(manifest: Manifest, record: RunRecord | None, parameters: tuple[i
         _scores(manifest.source.scores),
         "## Usage",
         _USAGE,
+        "## Other software",
+        "\n".join(f"- {sentence}" for sentence in other_software),
         "## Parity",
         (
             "ONNX Runtime against PyTorch, fp32 on the CPU, on the same images and captions:\n\n"
-            f"```\n{table(manifest.parity)}\n```"
+            f"```\n{table(manifest.parity)}\n```{_preprocessing(manifest)}"
         ),
         "## Limits",
         (
             "Expect lower scores on images and captions that differ from the training pairs: the validation images "
             "have the same source as the training images. A similarity is computed for any text, also for "
-            "one unlike all captions."
+            f"one unlike all captions.{_threshold(manifest)}"
         ),
     ]
     return "\n\n".join(sections) + "\n"
@@ -70,6 +76,26 @@ from clip_core import CLIPInference
 clip = CLIPInference("path/to/this/folder")
 clip.image_text_similarity("image.jpg", ["a red circle", "a blue square"])
 ```"""
+
+
+def _threshold(manifest: Manifest) -> str:
+    if manifest.threshold is None:
+        return ""
+    return (
+        f" On the validation pairs, a cosine of {manifest.threshold.value:.4f} tells matching pairs from others best "
+        f"(precision {manifest.threshold.precision:.1%}, recall {manifest.threshold.recall:.1%}, where both are "
+        "equally many); other images and prompts may need another."
+    )
+
+
+def _preprocessing(manifest: Manifest) -> str:
+    parity = manifest.preprocessing_parity
+    if parity is None:
+        return ""
+    return (
+        f"\n\n`{parity.file}` takes a raw image, uint8 (height, width, 3), upright RGB, and prepares it inside: "
+        f"{sentence(parity)}."
+    )
 
 
 def _bias(logit_bias: float | None) -> str:

@@ -31,26 +31,31 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
     Raises:
         DataError: if no image can be read.
     """
-    pairs = _validation_pairs(loaded.run) if loaded.run else []
-    if images is not None:
-        paths = list_images(images)
-    else:
-        paths = [Path(name) for name in dict.fromkeys(pair.image for pair in pairs)]
+    pairs = validation_pairs(loaded)
     captions = [pair.caption for pair in pairs] or list(trained_classes(loaded) or _CAPTIONS)
-    pixels = list(_readable(paths, loaded.config.preprocessing))
+    pixels = list(_readable(sample_images(loaded, images), loaded.config.preprocessing))
     if not pixels:
         where = f"in {images}" if images else f"in the validation set of {loaded.run or loaded.folder}"
         raise DataError(f"no readable image {where} to measure parity on; name a folder with --images.")
     return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), _spread(list(dict.fromkeys(captions))))
 
 
-def _validation_pairs(run: Path) -> list[ValidationPair]:
-    found = ValidationPairs.find(RunPaths(run).validation)
+def sample_images(loaded: LoadedModel, images: Path | None) -> list[Path]:
+    """The files of up to 40 images, from the folder `images` or the run's validation set; some may be unreadable."""
+    if images is not None:
+        return _spread(list_images(images))
+    pairs = validation_pairs(loaded)
+    return _spread([Path(name) for name in dict.fromkeys(pair.image for pair in pairs)])
+
+
+def validation_pairs(loaded: LoadedModel) -> list[ValidationPair]:
+    """The validation pairs of the model's run; none where it has no run."""
+    found = ValidationPairs.find(RunPaths(loaded.run).validation) if loaded.run else None
     return found.pairs if found else []
 
 
 def _readable(images: list[Path], preprocessing: Preprocessing) -> Iterator[PixelArray]:
-    for path in _spread(images):
+    for path in images:
         try:
             yield read_pixels(path, preprocessing)
         except ImageError:

@@ -1,11 +1,12 @@
 """What every test may use: a drawn data set and a short real run, made once a session by the real commands."""
 
 import atexit
+import io
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,17 @@ SHORT_RUN = [
 ]  # fmt: skip
 
 
-def clip_train(*flags: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "clip_core.cli.train", *flags],
-        cwd=cwd, env=command_environment(), capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+def clip_train(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The whole command, in this process: a child would import PyTorch for four seconds first.
+
+    Tests of signals, of standard streams and of what is imported start a child: `tests.running.start`.
+    """
+    from clip_core.cli.train_command import run  # not every test trains
+
+    out, errors = io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(errors):
+        code = run(flags)
+    return subprocess.CompletedProcess(flags, code, out.getvalue(), errors.getvalue())
 
 
 def command_environment() -> dict[str, str]:

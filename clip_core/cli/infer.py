@@ -91,8 +91,9 @@ class ModelAndOutput(Model):
         answer: Mapping[str, object],
         *,
         percent: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
-        """One JSON object; or one line about the model, then one line per score."""
+        """One JSON object; or one line about the model, then one line per score, with its note after it."""
         about = clip.encoder.about
         if self.as_json:
             facts = {
@@ -106,8 +107,9 @@ class ModelAndOutput(Model):
             print(json.dumps({**answer, **facts}))  # ASCII: no caption can control a terminal
             return
         print(about.summary)
-        for label, value in zip(labels, values, strict=True):
-            print(f"{value:>8.1%}  {printable(label)}" if percent else f"{value:>+8.4f}  {printable(label)}")
+        for label, value, note in zip(labels, values, notes or [""] * len(labels), strict=True):
+            shown = f"{value:>8.1%}  " if percent else f"{value:>+8.4f}  "
+            print(f"{shown}{note:<{max(map(len, notes), default=0)}}{'  ' if notes else ''}{printable(label)}")
 
     def draw_bars(self, image: Path, labels: Sequence[str], values: Sequence[float], title: str) -> None:
         if self.plot:
@@ -126,12 +128,20 @@ def similarity(
     texts: Texts,
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
-    """Cosine similarity of an image with each text, in the order of the texts."""
+    """Cosine similarity of an image with each text, in the order of the texts; from a bundle, whether they match."""
+    _refuse_nothing(texts, "--texts")
     clip = options.load()
     _warn_truncated(clip, texts)
     values = clip.image_text_similarity(image, texts).tolist()
-    answer = {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values}
-    options.show(clip, texts, values, answer)
+    answer: dict[str, object] = {"mode": "similarity", "image": str(image), "texts": texts, "similarities": values}
+    threshold, notes = clip.encoder.about.threshold, []
+    if threshold:
+        matches = [value >= threshold.value for value in values]
+        answer |= {"threshold": threshold.model_dump(), "matches": matches}
+        notes = ["match" if each else "no match" for each in matches]
+    options.show(clip, texts, values, answer, notes=notes)
+    if threshold and not options.as_json:
+        print(threshold.summary)
     options.draw_bars(image, texts, values, "cosine similarity")
     return 0
 
@@ -156,10 +166,21 @@ def classification(
             "or '{}' where every class is a caption of the training pairs)",
         ),
     ] = None,
+    none_of_these: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help='add the class "none of these", first where no class reaches the threshold chosen on the '
+            "validation pairs",
+        ),
+    ] = False,
     top_k: TopK = None,
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Zero-shot classification: the probability of each class, best first."""
+    from clip_core.inference.threshold import NONE_OF_THESE
+
+    _refuse_nothing(classes, "--classes")
     clip = options.load()
     _note_commas(classes or [])
     names = classes or list(clip.encoder.about.classes or ())
@@ -167,16 +188,20 @@ def classification(
         raise UsageError("the captions of this model's run are not classes; name classes with --classes.")
     templates = template or default_templates(names, clip.encoder.about.classes)
     _warn_truncated(clip, [each.replace("{}", name) for each in templates for name in names])
-    ranked = clip.zero_shot_classification(image, names, templates)[:top_k]
+    ranked = clip.zero_shot_classification(image, names, templates, none_of_these)[:top_k]
     labels, values = [name for name, _ in ranked], [value for _, value in ranked]
-    answer = {
+    answer: dict[str, object] = {
         "mode": "classification",
         "image": str(image),
         "templates": templates,
         "classes": labels,
         "probabilities": values,
     }
+    if none_of_these and clip.threshold:
+        answer |= {"threshold": clip.threshold.model_dump()}
     options.show(clip, labels, values, answer, percent=True)
+    if none_of_these and clip.threshold and not options.as_json:
+        print(f"{NONE_OF_THESE}: {clip.threshold.summary}")
     options.draw_bars(image, labels, values, "probability")
     return 0
 
@@ -220,6 +245,7 @@ def text_retrieval(
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Image-to-text retrieval: the texts by similarity, best first."""
+    _refuse_nothing(texts, "--texts")
     clip = options.load()
     _warn_truncated(clip, texts)
     ranked, scores = clip.image_text_retrieval(image, texts, top_k)
@@ -299,6 +325,11 @@ def _gallery(clip: "CLIPInference", folder: Path) -> "Gallery":
     if not len(gallery):
         raise UsageError(f"there is no readable image below {folder}; choose another --image-dir.")
     return gallery
+
+
+def _refuse_nothing(words: Sequence[str] | None, flag: str) -> None:
+    if words is not None and not words:
+        raise UsageError(f'{flag} is given without a value; name at least one: {flag} "a cat" "a dog"')
 
 
 def _warn_truncated(clip: "CLIPInference", texts: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ installed here.
 
 import gzip
 import importlib.util
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from clip_core.data.clip_text import byte_symbols
 from clip_core.data.tokenizer import END, START, Pad, Tokenizer, frame
 from clip_core.errors import TokenizerError
+from clip_core.files import load_json, parse_json
 
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"  # as OpenAI published it
 _MERGES = 49152 - 256 - 2  # of its lines, those that CLIP uses
@@ -132,7 +132,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]] | 
 
 def _numbers(path: Path) -> dict[str, int]:
     try:
-        vocab = json.loads(_text(path))
+        vocab = parse_json(_text(path))
     except ValueError as error:
         raise TokenizerError(f"{path} is not JSON ({error}); fetch it again.") from None
     numbers = [n for n in vocab.values() if isinstance(n, int)] if isinstance(vocab, dict) else []
@@ -170,7 +170,7 @@ def _text(path: Path) -> str:
 def _stated_pad(folder: Path) -> Pad | None:
     """What a Hugging Face folder pads captions with."""
     try:
-        said: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        said: Any = load_json(folder / "tokenizer_config.json")
     except (OSError, ValueError):
         return None
     if not isinstance(said, dict):

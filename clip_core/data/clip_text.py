@@ -6,6 +6,7 @@ are those of an older Unicode, and an unknown letter gives other token ids.
 """
 
 import html
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -26,15 +27,26 @@ class ClipWords:
         model: the BPE, as accepted by `is_clip_bpe`.
         start, end: the numbers for captions that spell `<start_of_text>` and `<end_of_text>` as words of their own,
             which open_clip takes for the tokens themselves.
+        added: words that were added to the vocabulary (textual inversion), with their numbers; the longest of those
+            that begin at a place counts. Where one is `normalized`, it is looked for in the cleaned caption.
     """
 
-    def __init__(self, model: Any, start: int, end: int) -> None:
+    def __init__(self, model: Any, start: int, end: int, added: Mapping[int, tokenizers.AddedToken] = {}) -> None:
         self._model = model
         self._special = {"<start_of_text>": (start,), "<end_of_text>": (end,)}
         self._numbers = lru_cache(maxsize=2**16)(self._look_up)
+        self._as_written = _Added({n: each for n, each in added.items() if not each.normalized}, str)
+        self._cleaned = _Added({n: each for n, each in added.items() if each.normalized}, clean)
 
     def __call__(self, text: str) -> list[int]:
-        return [number for word in split(clean(text)) for number in self._numbers(word)]
+        numbers: list[int] = []
+        for piece in self._as_written.split(text):
+            for part in [piece] if isinstance(piece, int) else self._cleaned.split(clean(piece)):
+                if isinstance(part, int):
+                    numbers.append(part)
+                else:
+                    numbers += (number for word in split(part) for number in self._numbers(word))
+        return numbers
 
     def _look_up(self, word: str) -> tuple[int, ...]:
         if word in self._special:
@@ -42,6 +54,43 @@ class ClipWords:
         symbols = byte_symbols()
         spelt = "".join(symbols[byte] for byte in word.encode("utf-8"))
         return tuple(token.id for token in self._model.tokenize(spelt))
+
+
+class _Added:
+    """Added words that are looked for in one form of the caption.
+
+    Source: what a `tokenizers.Tokenizer` does with its `added_tokens`.
+    """
+
+    def __init__(self, tokens: Mapping[int, tokenizers.AddedToken], form: Callable[[str], str]) -> None:
+        words = {form(token.content): (number, token.single_word) for number, token in tokens.items()}
+        self._numbers = {word: number for word, (number, _) in words.items() if word}
+        longest_first = sorted(self._numbers, key=len, reverse=True)
+        self._pattern = _either(longest_first, {word for word in longest_first if words[word][1]})
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """The caption with the number of each added word in its place."""
+        if self._pattern is None:
+            yield text
+            return
+        end = 0
+        for match in self._pattern.finditer(text):
+            yield text[end : match.start()]
+            yield self._numbers[match[0]]
+            end = match.end()
+        yield text[end:]
+
+
+def _either(words: list[str], whole: set[str]) -> Any:
+    """A pattern for the first of these words that fits; those that are `whole` have no letter beside them."""
+    if not words:
+        return None
+    import regex
+
+    spelt = (regex.escape(word) for word in words)
+    return regex.compile(
+        "|".join(rf"(?<!\w){each}(?!\w)" if word in whole else each for word, each in zip(words, spelt, strict=True))
+    )
 
 
 def is_clip_bpe(inner: tokenizers.Tokenizer) -> bool:

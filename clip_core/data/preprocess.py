@@ -4,12 +4,14 @@ Shapes: N images, S the side of the square that the model sees.
 """
 
 import io
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +36,7 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO
 
 # What Pillow's decoders raise on damaged files, beside OSError.
 _DAMAGED = (
-    OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, AttributeError, OverflowError,
+    AssertionError, OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, AttributeError, OverflowError,
     MemoryError, NotImplementedError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
@@ -67,6 +69,11 @@ def load_image(source: ImageSource) -> Image.Image:
         return _decoded("the array", lambda: _upright_rgb(_from_array(source)))
     if isinstance(source, Image.Image):
         return _decoded("the image", lambda: _upright_rgb(source))
+    if not isinstance(source, str | PathLike) or isinstance(os.fspath(source), bytes):
+        raise ImageError(
+            f"an image is of type {type(source).__name__}; give a path, a PIL image (PIL.Image.open(io.BytesIO(data)) "
+            "of bytes) or an array of uint8."
+        )
     return _decoded(str(source), lambda: _from_file(Path(source), lambda image: _upright_rgb(image, str(source))))
 
 
@@ -215,7 +222,12 @@ def _upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         raise ImageError(f"{name} has {width} x {height} pixels, more than {limit} megapixels; shrink it.")
     if not width or not height:
         raise ImageError(f"{name} has no pixels; save it again.")
-    image.load()
+    try:
+        image.load()
+    except (AssertionError, AttributeError, ValueError) as error:
+        if getattr(image, "fp", None) is None or "closed" in str(error):
+            raise ImageError(f"{name} has been closed before it was read; use it before, or open it again.") from None
+        raise
     turn = _TURNS.get(orientation(image))
     rgb = _as_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)

@@ -4,7 +4,6 @@ tokenizer.json is the tokenizer; tokenizer_config.json, as transformers writes i
 padding, start and end tokens, and the side of padding.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from tokenizers import processors
 from clip_core.data.cleaning import Cleaning, set_cleaning
 from clip_core.data.clip_text import is_clip_bpe
 from clip_core.data.sentencepiece import SENTENCEPIECE, read_sentencepiece
-from clip_core.data.tokenizer import Tokenizer, frame
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.data.tokenizer_file import library_errors, read_tokenizer
 from clip_core.errors import TokenizerError
+from clip_core.files import load_json
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
@@ -34,6 +35,16 @@ def find_published_tokenizer(
     """
     path, said = folder / TOKENIZER, _settings(folder)
     inner = _open(path)
+    with library_errors(f"{path} cannot be used"):
+        pad = _prepare(path, inner, said, cleaning, siglip=siglip)
+        _set_sides(inner, said, context_length)
+    return Tokenizer.framed(path, inner, context_length, pad=pad or 0, fixed_length=fixed_length)
+
+
+def _prepare(
+    path: Path, inner: tokenizers.Tokenizer, said: dict[str, Any], cleaning: Cleaning | None, *, siglip: bool
+) -> int | None:
+    """Set start, end and cleaning.  -> the id to pad with, where a file says it"""
     sentences = type(inner.model).__name__ == "Unigram"  # SigLIP's; SigLIP2 has Gemma's, a BPE
     pad = _padding(inner, said)
     if siglip:
@@ -46,25 +57,17 @@ def find_published_tokenizer(
         pad = end if pad is None and sentences else pad
         cleaning = Cleaning.SIGLIP if sentences else Cleaning.SIGLIP2
         if sentences and said.get("do_lower_case") is False:
-            raise TokenizerError(f"{folder / TOKENIZER_CONFIG} has do_lower_case false, which is not supported.")
+            raise TokenizerError(f"{path.with_name(TOKENIZER_CONFIG)} has do_lower_case false, which is not supported.")
     else:
         _frame_as_stated(inner, said)
     if cleaning is not None and not is_clip_bpe(inner):
         set_cleaning(inner, cleaning)
-    try:
-        frame(inner, context_length, pad=pad or 0, fixed_length=fixed_length)
-        _set_sides(inner, said)
-        return Tokenizer(inner)
-    except ValueError:
-        raise TokenizerError(f"{path} adds no end-of-text token; CLIP needs one that does.") from None
+    return pad
 
 
 def _open(path: Path) -> tokenizers.Tokenizer:
     if path.is_file():
-        try:
-            return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises nothing narrower on a file that is not its own
-            raise TokenizerError(f"{path} is not a tokenizer.json ({error}); give another.") from None
+        return read_tokenizer(path)
     for name in SENTENCEPIECE:
         if (path.parent / name).is_file():
             return read_sentencepiece(path.parent / name)
@@ -76,7 +79,7 @@ def _open(path: Path) -> tokenizers.Tokenizer:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        said = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+        said = load_json(folder / TOKENIZER_CONFIG)
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
@@ -122,9 +125,9 @@ def _set_frame(inner: tokenizers.Tokenizer, start: int | None, end: int) -> None
     )
 
 
-def _set_sides(inner: tokenizers.Tokenizer, said: dict[str, Any]) -> None:
-    """The side of padding and truncation: the right one, unless tokenizer_config.json says left."""
-    if said.get("padding_side") == "left" and inner.padding:
-        inner.enable_padding(**(inner.padding | {"direction": "left"}))
-    if said.get("truncation_side") == "left" and inner.truncation:
-        inner.enable_truncation(**(inner.truncation | {"direction": "left"}))
+def _set_sides(inner: tokenizers.Tokenizer, said: dict[str, Any], context_length: int) -> None:
+    """The side of padding and truncation, for `frame`: tokenizer.json's, unless tokenizer_config.json says left."""
+    if said.get("padding_side") == "left":
+        inner.enable_padding(**((inner.padding or {}) | {"direction": "left"}))
+    if said.get("truncation_side") == "left":
+        inner.enable_truncation(context_length, direction="left")

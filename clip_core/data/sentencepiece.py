@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from clip_core.errors import TokenizerError
+from clip_core.files import read_regular
 from clip_core.protobuf import TornError, fields
 
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # as Hugging Face's folders call it
@@ -31,7 +32,7 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise TokenizerError(f"{path} is larger than any SentencePiece model of published weights; fetch it again.")
-        return _read(path, memoryview(path.read_bytes()))
+        return _read(path, memoryview(read_regular(path)))
     except (TornError, UnicodeDecodeError, struct.error, LookupError, TypeError, OSError) as error:
         raise TokenizerError(f"{path} is not a readable SentencePiece model ({error}); fetch it again.") from None
 

@@ -2,7 +2,8 @@
 
 The file holds everything (normaliser, truncation, padding, start and end), so that a plain
 `tokenizers.Tokenizer.from_file` gives the same ids. The special tokens are in the vocabulary but not
-among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text.
+among the file's `added_tokens`: a caption that spells "<|endoftext|>" is text, never the end of the text. Words that
+were added to a vocabulary (textual inversion) are tokens of a caption.
 Published tokenizers are the exception: captions are read as their weights were trained to (CLIP's own BPE by
 clip_text.py, others by cleaning.py), which no such file can say in full, so that the plain library gives the same
 numbers for ordinary captions only.
@@ -23,16 +24,22 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from clip_core.data.cleaning import Cleaning, clean, set_cleaning, take_cleaning
 from clip_core.data.clip_text import ClipWords, is_clip_bpe
+from clip_core.data.tokenizer_file import library_errors, read_tokenizer
 from clip_core.errors import TokenizerError
 from clip_core.files import write_text
 
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
+LARGEST_CONTEXT = 4096  # as of a text tower
 
 Pad = Literal["zero", "end"] | int  # the padding after the end token: id 0, the end token again, or another id
 
 _KINDS = {"WordLevel": "char", "BPE": "bpe"}
+
+
+class _UnusableError(TokenizerError):
+    """What a tokenizer does that it must not, to be said after its path."""
 
 
 class Captions(Protocol):
@@ -46,19 +53,29 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.encode_special_tokens = True  # for published files, whose special tokens are `added_tokens`
-        self._inner = inner
         nothing = inner.encode("")
         empty: list[int] = [i for i, real in zip(nothing.ids, nothing.attention_mask, strict=True) if real]
         if not inner.truncation or not inner.padding or not empty:
             raise ValueError("no truncation, padding or end token")
+        if len(empty) >= inner.truncation["max_length"]:
+            raise _UnusableError(f"frames captions by {len(empty)} tokens, which leaves no room for their words")
         self.context_length: int = inner.truncation["max_length"]
         self.end_token: int = empty[-1]
         self._pad: int = inner.padding["pad_id"]
         self._fixed_length: int | None = inner.padding["length"]
         self._frame = {self._pad, *empty}
         self._start: int = empty[0]
-        self._clip_words = ClipWords(inner.model, empty[0], empty[-1]) if is_clip_bpe(inner) else None
+        inner = self._inner = _settled(inner, self._frame)
+        words = {n: token for n, token in inner.get_added_tokens_decoder().items() if not token.special}
+        self._clip_words = ClipWords(inner.model, empty[0], empty[-1], words) if is_clip_bpe(inner) else None
         self._cleaning = take_cleaning(inner)
+        numbers = inner.get_vocab(with_added_tokens=True).values()
+        self.largest_id: int = max(numbers, default=-1)
+        if len(set(numbers)) < len(numbers):
+            raise _UnusableError(f"gives {len(numbers) - len(set(numbers)):,} of its words the id of another word")
+        outside = sorted(number for number in self._frame if not 0 <= number <= self.largest_id)
+        if outside:
+            raise _UnusableError(f"frames captions with the ids {str(outside)[:60]}, which no word has")
 
     @classmethod
     def load(
@@ -76,14 +93,33 @@ class Tokenizer:
         """
         if not path.is_file():
             raise TokenizerError(f"no tokenizer at {path}; give the path of a tokenizer.json.")
-        try:
-            inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises nothing narrower on a file that is not its own
-            raise TokenizerError(f"{path} is not a tokenizer.json ({error}); give another.") from None
+        inner = read_tokenizer(path)
         stored = inner.truncation["max_length"] if inner.truncation else DEFAULT_CONTEXT_LENGTH
+        return cls.framed(path, inner, context_length or stored, pad=pad, fixed_length=fixed_length)
+
+    @classmethod
+    def framed(
+        cls,
+        path: Path,
+        inner: tokenizers.Tokenizer,
+        context_length: int,
+        *,
+        pad: Pad | None = None,
+        fixed_length: bool | None = None,
+    ) -> Self:
+        """The library's tokenizer of a file with truncation and padding, see `load`.
+
+        Raises:
+            TokenizerError: if it cannot be used.
+        """
+        if context_length > LARGEST_CONTEXT:
+            raise TokenizerError(f"{path} has captions of {context_length:,} tokens; give one for at most 4,096.")
         try:
-            frame(inner, context_length or stored, pad=pad, fixed_length=fixed_length)
-            return cls(inner)
+            with library_errors(f"{path} cannot be used"):
+                frame(inner, context_length, pad=pad, fixed_length=fixed_length)
+                return cls(inner)
+        except _UnusableError as error:
+            raise TokenizerError(f"{path} {error}; give another.") from None
         except ValueError:
             raise TokenizerError(f"{path} adds no end-of-text token; CLIP needs one that does.") from None
 
@@ -108,6 +144,18 @@ class Tokenizer:
     def is_clip(self) -> bool:
         """Whether it is CLIP's own BPE."""
         return self._clip_words is not None
+
+    @property
+    def added_words(self) -> tuple[str, ...]:
+        """Words that were added to the vocabulary, as textual inversion does."""
+        return tuple(t.content for _, t in sorted(self._inner.get_added_tokens_decoder().items()) if not t.special)
+
+    def is_plain(self, text: str) -> bool:
+        """Whether a plain `tokenizers.Tokenizer` certainly reads the same ids from the saved file (see above)."""
+        if self.is_own:
+            return _well_formed(text) == text
+        marks = ("&", "<start_of_text>", "<end_of_text>")
+        return text.isascii() and text.isprintable() and not any(mark in text for mark in marks)
 
     @property
     def cleaning(self) -> Cleaning | None:
@@ -156,7 +204,8 @@ class Tokenizer:
         """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
         if self._clip_words is not None:
             return self._encode_clip(texts)
-        encodings = self._inner.encode_batch_fast([self._cleaned(text) for text in texts])
+        with library_errors("the tokenizer cannot read these captions"):
+            encodings = self._inner.encode_batch_fast([self._cleaned(text) for text in texts])
         width = len(encodings[0].ids) if encodings else len(self._inner.encode("").ids)
         return np.array([e.ids for e in encodings], dtype=np.int64).reshape(len(texts), width)
 
@@ -185,7 +234,8 @@ class Tokenizer:
         """How many of the captions are longer than `context_length`."""
         if self._clip_words is not None:
             return sum(len(self._clip_words(text)) + 2 > self.context_length for text in texts)
-        encodings = self._inner.encode_batch([self._cleaned(text) for text in texts])
+        with library_errors("the tokenizer cannot read these captions"):
+            encodings = self._inner.encode_batch([self._cleaned(text) for text in texts])
         return sum(1 for encoding in encodings if encoding.overflowing)
 
 
@@ -214,6 +264,23 @@ def frame(
         pad_token=inner.id_to_token(number) or PAD,
         length=context_length if fixed else None,
     )
+
+
+def _settled(inner: tokenizers.Tokenizer, frame_ids: Collection[int]) -> tokenizers.Tokenizer:
+    """The tokenizer with only those added tokens `special` (never read in a caption) that stand around one, or that
+    its own vocabulary has; what was added to the vocabulary is a word, as it is to transformers."""
+    added = inner.get_added_tokens_decoder()
+    wanted = {
+        n: n in frame_ids or (t.special and inner.model.token_to_id(t.content) is not None) for n, t in added.items()
+    }
+    if all(token.special == wanted[number] for number, token in added.items()):
+        return inner
+    stored = json.loads(inner.to_str())
+    for token in stored["added_tokens"]:
+        token["special"] = wanted[token["id"]]
+    settled = tokenizers.Tokenizer.from_str(json.dumps(stored))
+    settled.encode_special_tokens = True
+    return settled
 
 
 def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:

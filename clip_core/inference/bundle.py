@@ -3,6 +3,7 @@
 bundle/manifest.json   written last; names every file that is loaded or run, with size and sha256
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
 bundle/onnx/vision_model.onnx, bundle/onnx/text_model.onnx
+bundle/onnx/model.onnx and onnx/vision_model_with_preprocessing.onnx, where they were asked for
 bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
 
@@ -16,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from clip_core.errors import BundleError
+from clip_core.inference.threshold import Threshold
 from clip_core.model.onnx_file import check_onnx
 from clip_core.network import Frozen, Preprocessing
 from clip_core.run.paths import MANIFEST
@@ -23,6 +25,8 @@ from clip_core.text import printable
 
 VISION = "onnx/vision_model.onnx"
 TEXT = "onnx/text_model.onnx"
+COMBINED = "onnx/model.onnx"
+WITH_PREPROCESSING = "onnx/vision_model_with_preprocessing.onnx"
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER = "tokenizer.json"
@@ -79,20 +83,37 @@ class Parity(Frozen):
         return self.max_abs_diff < self.tolerance and self.top1_agreement == 1.0
 
 
+class PreprocessingParity(Frozen):
+    """The resize, crop and normalisation of `file` against Pillow's, on images of their own sizes.
+
+    `max_level_diff`: of 8-bit levels. Cosines: of the embeddings with those of images that Pillow prepared.
+    """
+
+    file: str
+    images: int
+    max_level_diff: int
+    changed_levels: float  # fraction of levels that differ at all
+    mean_cosine: float
+    least_cosine: float
+
+
 class Manifest(Frozen):
     format_version: Literal[1] = 1
     source: Source
-    embed_dim: int
-    vocab_size: int
-    end_token: int
-    context_length: int
+    embed_dim: Annotated[int, Field(ge=1, le=65536)]
+    vocab_size: Annotated[int, Field(ge=1)]
+    end_token: Annotated[int, Field(ge=0)]
+    context_length: Annotated[int, Field(ge=3, le=4096)]
     logit_scale: Annotated[float, Field(gt=0, le=1000.01)]
-    logit_bias: float | None = None  # of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability
+    # Of weights that have one: sigmoid(scale x cosine + bias) is a pair's probability.
+    logit_bias: Annotated[float, Field(allow_inf_nan=False)] | None = None
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
+    threshold: Threshold | None = None  # None: the source has no validation pairs, or too few
     opset: int
     versions: dict[str, str]
     parity: Parity
+    preprocessing_parity: PreprocessingParity | None = None
     files: dict[str, FileFacts]
 
 
@@ -163,24 +184,46 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def _read(folder: Path, name: str, largest: int) -> bytes:
-    """A regular file inside the folder, reached through no link, of at most `largest` bytes."""
+    """A regular file inside the folder, of at most `largest` bytes; reached through no link, except in a hub cache.
+
+    There a snapshot's files are links into the repository's `blobs`; such a link must name a file right in there.
+    """
     parts = PurePosixPath(name).parts
     shown = printable(name, 80)
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; export the bundle again.")
     path = folder
-    for part in parts:
+    for place, part in enumerate(parts, start=1):
         path = path / part
-        try:
-            mode = path.lstat().st_mode
-        except OSError:
-            raise BundleError(f"{folder} has no {shown}: it is not a complete bundle; export it again.") from None
+        mode = _mode(folder, path, shown)
         if stat.S_ISLNK(mode):
-            raise BundleError(f"{folder / shown} is reached through a link, which a bundle may not have.")
+            blob = _blob(folder, path) if place == len(parts) else None
+            if blob is None:
+                raise BundleError(
+                    f"{folder / shown} is a link, and only the files of a hub cache may be links, into its own blobs; "
+                    f"copy the bundle without links: cp -rL {folder} COPY"
+                )
+            path, mode = blob, _mode(folder, blob, shown)
     if not stat.S_ISREG(mode):
         raise BundleError(f"{folder / shown} is not a regular file; export the bundle again.")
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
-            return handle.read(largest + 1)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
+            return handle.read(min(os.fstat(handle.fileno()).st_size, largest) + 1)
     except OSError as error:
         raise BundleError(f"{folder / shown} cannot be read: {error.strerror}.") from None
+
+
+def _mode(folder: Path, path: Path, shown: str) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        raise BundleError(f"{folder} has no {shown}: it is not a complete bundle; export it again.") from None
+
+
+def _blob(folder: Path, link: Path) -> Path | None:
+    """The file in REPOSITORY/blobs that a link in REPOSITORY/snapshots/REVISION, the folder, points to."""
+    blobs = folder.parent.parent / "blobs"
+    if folder.parent.name != "snapshots" or not stat.S_ISDIR(blobs.lstat().st_mode if blobs.exists() else 0):
+        return None
+    target = Path(os.path.normpath(link.parent / link.readlink()))
+    return target if target.parent == blobs else None

@@ -1,7 +1,9 @@
 """CLIPInference: similarity, zero-shot classification and retrieval, the same with either backend."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,9 +14,12 @@ from clip_core.errors import BackendError, CheckpointError, UsageError
 from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
+from clip_core.inference.inputs import as_folder_or_paths, as_image, as_images, as_text, as_texts
+from clip_core.inference.threshold import NONE_OF_THESE, Threshold, calibrate
 from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
+from clip_core.run.records import ValidationPair, ValidationPairs
 from clip_core.scoring import FloatArray, class_prototypes, similarity, softmax, top_k
 from clip_core.text import printable
 
@@ -24,6 +29,8 @@ TEMPLATE = "a photo of a {}"
 
 class CLIPInference:
     """Similarity, classification and retrieval with a trained model.
+
+    Texts, classes and images are any iterables: lists, arrays, generators, the keys of a dict.
 
     Args:
         path: a run directory, a checkpoint folder, an ONNX bundle, or published weights: a file or folder of
@@ -39,7 +46,8 @@ class CLIPInference:
     def __init__(
         self, path: str | Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
     ) -> None:
-        self._encoder = open_encoder(Path(path), backend, device, model_name)
+        self._path = Path(path)
+        self._encoder = open_encoder(self._path, backend, device, model_name)
 
     @property
     def encoder(self) -> Encoder:
@@ -51,36 +59,59 @@ class CLIPInference:
         """What a user should know about the model, or None: `bundle of step 1020, best checkpoint is step 1374`."""
         return self._encoder.about.note
 
-    def image_text_similarity(self, image: ImageSource, texts: Sequence[str]) -> FloatArray:
+    def image_text_similarity(self, image: ImageSource, texts: Iterable[str]) -> FloatArray:
         """Cosine of one image with each text, in the order of the texts.  -> (T,)"""
-        _refuse_string(texts, "texts")
+        image, texts = as_image(image), as_texts(texts)
         scores = similarity(self._encoder.encode_images([image]), self._encoder.encode_texts(texts))
         return np.asarray(scores[0])
 
+    @cached_property
+    def threshold(self) -> Threshold | None:
+        """The cosine from which an image and a text match: the bundle's, else chosen on the run's validation pairs
+        (which are encoded for it, once); None where there are none."""
+        return self._encoder.about.threshold or calibrate(self._encoder, _validation_pairs(self._path))
+
     def zero_shot_classification(
-        self, image: ImageSource, classes: Sequence[str], template: str | Sequence[str] = TEMPLATE
+        self,
+        image: ImageSource,
+        classes: Iterable[str],
+        template: str | Iterable[str] = TEMPLATE,
+        none_of_these: bool = False,
     ) -> list[tuple[str, float]]:
         """Classes with their probabilities, best first.
 
         Args:
             classes: at least one name.
             template: a text with `{}` where the class goes; several are ensembled (Radford et al. 2021).
+            none_of_these: add the class "none of these", whose cosine is the `threshold`: it comes first where no
+                class reaches that.
         Raises:
-            UsageError: if there is no class, or a template without `{}`.
+            UsageError: if there is no class, a template without `{}`, or no threshold for `none_of_these`.
         """
-        _refuse_string(classes, "classes")
-        templates = [template] if isinstance(template, str) else list(template)
+        image, classes = as_image(image), as_texts(classes, "classes", ordered=False)
+        templates = [template] if isinstance(template, str) else as_texts(template, "template")
         if not classes or not templates:
             raise UsageError("classification needs at least one class and one template.")
         texts = [fill(each, name) for each in templates for name in classes]
         prototypes = class_prototypes(self._encoder.encode_texts(texts), len(classes))
         scores = similarity(self._encoder.encode_images([image]), prototypes)
+        if none_of_these:
+            classes = [*classes, NONE_OF_THESE]
+            scores = np.append(scores, [[self._known_threshold().value]], axis=1).astype(np.float32)
         probabilities = softmax(self._encoder.about.logit_scale * scores)
         order, values = top_k(probabilities, len(classes))
         return [(classes[row], float(value)) for row, value in zip(order[0], values[0], strict=True)]
 
+    def _known_threshold(self) -> Threshold:
+        if self.threshold is None:
+            raise UsageError(
+                f"{self._path} has no threshold for {NONE_OF_THESE!r}: there are no validation pairs (ten or more) to "
+                "choose one on; use a run, or a bundle that was exported from one."
+            )
+        return self.threshold
+
     def text_image_retrieval(
-        self, text: str, images: Sequence[ImageSource] | Gallery, top_k: int | None = None
+        self, text: str, images: Iterable[ImageSource] | Gallery, top_k: int | None = None
     ) -> tuple[list[ImageSource], FloatArray]:
         """Images ranked by their similarity to a text, best first, and the similarities.
 
@@ -88,25 +119,29 @@ class CLIPInference:
             images: images, or a Gallery, whose embeddings are stored.
             top_k: how many; all by default.
         """
+        text = as_text(text)
         if isinstance(images, Gallery):
             paths, values = images.search(self._encoder.encode_texts([text]), _wanted(top_k, len(images)))
             return list(paths), values
+        images = as_images(images)
         query, gallery = self._encoder.encode_texts([text]), self._encoder.encode_images(images)
         order, values = _ranked(query, gallery, _wanted(top_k, len(images)))
         return [images[row] for row in order], values
 
     def image_text_retrieval(
-        self, image: ImageSource, texts: Sequence[str], top_k: int | None = None
+        self, image: ImageSource, texts: Iterable[str], top_k: int | None = None
     ) -> tuple[list[str], FloatArray]:
         """Texts ranked by their similarity to an image, best first, and the similarities."""
-        _refuse_string(texts, "texts")
+        image, texts = as_image(image), as_texts(texts, ordered=False)
         query, gallery = self._encoder.encode_images([image]), self._encoder.encode_texts(texts)
         order, values = _ranked(query, gallery, _wanted(top_k, len(texts)))
         return [texts[row] for row in order], values
 
-    def gallery(self, images: Path | Sequence[Path], index: Path | None = None) -> Gallery:
+    def gallery(
+        self, images: str | PathLike[str] | Iterable[str | PathLike[str]], index: Path | None = None
+    ) -> Gallery:
         """The images below a folder, or those listed, embedded once and stored (see Gallery)."""
-        return Gallery.open(self._encoder, images, index)
+        return Gallery.open(self._encoder, as_folder_or_paths(images), index)
 
 
 def fill(template: str, name: str) -> str:
@@ -166,6 +201,13 @@ def stale_note(bundle: Path) -> str | None:
     return RunReader(run).stale_bundle()
 
 
+def _validation_pairs(path: Path) -> list[ValidationPair]:
+    """Those of a run, or of the run of a checkpoint or a bundle."""
+    run = next((each for each in (path, path.parent, path.parent.parent) if is_run(each)), None)
+    found = ValidationPairs.find(RunPaths(run).validation) if run else None
+    return found.pairs if found else []
+
+
 def _torch_installed() -> bool:
     try:
         return importlib.util.find_spec("torch") is not None
@@ -173,15 +215,9 @@ def _torch_installed() -> bool:
         return False
 
 
-def _refuse_string(texts: Sequence[str], what: str) -> None:
-    """One string is a sequence of letters, which nobody means."""
-    if isinstance(texts, str):
-        raise UsageError(f"{what} is the string {printable(texts, 40)!r}; give a list of strings.")
-
-
 def _wanted(top: int | None, there: int) -> int:
-    if top is not None and top < 1:
-        raise UsageError(f"--top-k is {top}; it must be at least 1.")
+    if top is not None and (not isinstance(top, int | np.integer) or top < 1):
+        raise UsageError(f"top_k is {printable(repr(top), 20)}; it must be a whole number, at least 1.")
     return there if top is None else top
 
 

@@ -5,7 +5,7 @@ Shapes: N inputs, B rows of a batch, S side of the image, T tokens, D embedding 
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from clip_core.data.preprocess import ImageSource, load_image, normalise, resize_and_crop
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.errors import TokenizerError
+from clip_core.errors import BackendError, TokenizerError
+from clip_core.inference.inputs import as_images, as_texts
+from clip_core.inference.threshold import Threshold
 from clip_core.network import Preprocessing
 from clip_core.run.metrics import best_by
 from clip_core.scoring import FloatArray, IntArray
@@ -24,7 +26,9 @@ from clip_core.text import printable
 Backend = Literal["torch", "onnx"]
 PixelArray = NDArray[np.uint8]
 Item = TypeVar("Item")
+Inputs = TypeVar("Inputs", FloatArray, IntArray)
 
+_LENGTH_ERROR = 0.01  # of the length 1 of an embedding; fp16 rounds to 0.001
 BATCH = 64  # rows that go through a tower at once
 
 
@@ -47,6 +51,7 @@ class About:
     checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None  # the captions of the training pairs, where they are classes
+    threshold: Threshold | None = None  # of cosines, where the model's export measured one
     note: str | None = None  # what a user should know: "bundle of step 1020, best checkpoint is step 1374"
 
     @property
@@ -76,7 +81,7 @@ class Encoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
+    def encode_images(self, images: Iterable[ImageSource]) -> FloatArray:
         """Paths, PIL images or arrays -> (N, D).
 
         Raises:
@@ -88,7 +93,7 @@ class Encoder(Protocol):
         """Images already resized and cropped, uint8 (N, S, S, 3) -> (N, D)."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+    def encode_texts(self, texts: Iterable[str]) -> FloatArray:
         """Texts -> (N, D); longer texts are truncated to the context, with the end token kept."""
         ...
 
@@ -108,8 +113,8 @@ class BatchedEncoder(ABC):
     def _texts(self, input_ids: IntArray) -> FloatArray:
         """(B, T) -> (B, D)"""
 
-    def encode_images(self, images: Sequence[ImageSource]) -> FloatArray:
-        prepared = self.about.preprocessing
+    def encode_images(self, images: Iterable[ImageSource]) -> FloatArray:
+        prepared, images = self.about.preprocessing, as_images(images)
         with ThreadPoolExecutor(cores()) as pool:
             batches = (
                 self.encode_pixels(np.stack(list(pool.map(lambda image: read_pixels(image, prepared), batch))))
@@ -120,17 +125,34 @@ class BatchedEncoder(ABC):
     def encode_pixels(self, pixels: PixelArray) -> FloatArray:
         return _joined(
             (
-                self._images(normalise(pixels[start : start + BATCH], self.about.preprocessing))
+                self._checked(self._images, normalise(pixels[start : start + BATCH], self.about.preprocessing))
                 for start in range(0, len(pixels), BATCH)
             ),
             self.about.embed_dim,
         )
 
-    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+    def encode_texts(self, texts: Iterable[str]) -> FloatArray:
         return _joined(
-            (self._texts(self.tokenizer.encode(list(batch))) for batch in _batches(texts)),
+            (self._checked(self._texts, self.tokenizer.encode(batch)) for batch in _batches(as_texts(texts))),
             self.about.embed_dim,
         )
+
+    def _checked(self, encode: Callable[[Inputs], FloatArray], inputs: Inputs) -> FloatArray:
+        """The embeddings of one batch, if they are what an Encoder promises.
+
+        Raises:
+            BackendError: if they are not one finite vector of length 1 for each input.
+        """
+        embeds, wanted = encode(inputs), (len(inputs), self.about.embed_dim)
+        if embeds.shape != wanted:
+            problem = f"embeddings of shape {embeds.shape} in place of {wanted}"
+        elif not np.isfinite(embeds).all():
+            problem = "embeddings that are not finite (NaN or infinite)"
+        elif np.abs(np.linalg.norm(embeds, axis=1) - 1).max(initial=0) > _LENGTH_ERROR:
+            problem = "embeddings that are not of length 1"
+        else:
+            return embeds
+        raise BackendError(f"{printable(self.about.source)} gives {problem}; it is damaged: export or train it again.")
 
 
 def read_pixels(image: ImageSource, preprocessing: Preprocessing) -> PixelArray:
@@ -151,7 +173,7 @@ def check_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, end_token: int, co
     found = (tokenizer.vocab_size, tokenizer.end_token, tokenizer.context_length)
     wanted = (vocab_size, end_token, context_length)
     room = vocab_size > tokenizer.vocab_size and not tokenizer.is_own  # published tables may be rounded up
-    if found[1:] != wanted[1:] or (found[0] != wanted[0] and not room):
+    if found[1:] != wanted[1:] or (found[0] != wanted[0] and not room) or tokenizer.largest_id >= vocab_size:
         raise TokenizerError(
             "tokenizer.json does not fit the model: its vocabulary, end token and context are "
             f"{found}, the model's {wanted}; restore the tokenizer.json that the model was trained with."

@@ -66,6 +66,7 @@ class OnnxEncoder(BatchedEncoder):
             checkpoint=manifest.source.checkpoint if manifest.source.step else "",
             scores=manifest.source.scores,
             classes=manifest.classes,
+            threshold=manifest.threshold,
             note=note,
         )
         super().__init__(about, tokenizer)
@@ -79,7 +80,10 @@ class OnnxEncoder(BatchedEncoder):
 
 
 def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArray | IntArray]) -> FloatArray:
-    return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
+    try:
+        return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
+    except (*_SESSION_ERRORS, MemoryError) as error:  # with names of the file's nodes in it
+        raise BackendError(f"ONNX Runtime could not compute {output}: {printable(str(error), 200)}") from None
 
 
 def _sessions(

@@ -5,7 +5,8 @@
                       "note": "bundle of step 1020, best checkpoint is step 1374" | null}}
     stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
-                     {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...]}
+                     {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...],
+                      "none_of_these": false}
                      {"id": n, "op": "similarity", "image": ..., "texts": [...]}
                      {"id": n, "op": "search", "terms": [{"text": ... | "image": ..., "weight": w}], "images": [...] |
                       "image_dir": ... | "texts": [...], "expected": [...], "top_k": k}
@@ -29,6 +30,7 @@ from typing import Annotated, Any, Literal, TextIO, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
+from clip_core.files import parse_json
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
@@ -75,9 +77,10 @@ class Classification(Frozen):
     image: Path
     classes: list[str]
     templates: list[str] = Field(default_factory=lambda: [TEMPLATE])
+    none_of_these: bool = False
 
     def answer(self, model: CLIPInference) -> dict[str, Any]:
-        ranked = model.zero_shot_classification(self.image, self.classes, self.templates)
+        ranked = model.zero_shot_classification(self.image, self.classes, self.templates, self.none_of_these)
         return {"classes": [name for name, _ in ranked], "probabilities": [value for _, value in ranked]}
 
 
@@ -133,7 +136,7 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             continue
         number: Any = None
         try:
-            question = json.loads(line)
+            question = parse_json(line)
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None

@@ -1,6 +1,7 @@
 """The encoder of a run directory, a checkpoint or published weights: PyTorch, in fp32."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -20,14 +21,21 @@ class TorchEncoder(BatchedEncoder):
         path: a run directory, a checkpoint folder, or published weights (see read_published).
         model_name: open_clip's name of the architecture, where published weights do not say it.
         device: cuda, cuda:N, mps or cpu (default: the first that is available).
+        loaded: what `path` holds, where it has been loaded already.
     Raises:
         CheckpointError: if there is no complete checkpoint.
         BackendError: if PyTorch cannot use the device that was asked for.
     """
 
-    def __init__(self, path: Path, device: str | None = None, model_name: str | None = None) -> None:
-        self._device = _device(device)
-        loaded = load_model(path, model_name=model_name)
+    def __init__(
+        self,
+        path: Path,
+        device: str | None = None,
+        model_name: str | None = None,
+        loaded: LoadedModel | None = None,
+    ) -> None:
+        self._device, self._process = _device(device), os.getpid()
+        loaded = loaded or load_model(path, model_name=model_name)
         text = loaded.config.text
         check_tokenizer(
             loaded.tokenizer,
@@ -54,11 +62,29 @@ class TorchEncoder(BatchedEncoder):
 
     @torch.inference_mode()
     def _images(self, pixel_values: FloatArray) -> FloatArray:
+        self._after_fork()
         return _array(self._model.encode_image(torch.from_numpy(pixel_values).to(self._device)))
 
     @torch.inference_mode()
     def _texts(self, input_ids: IntArray) -> FloatArray:
+        self._after_fork()
         return _array(self._model.encode_text(torch.from_numpy(input_ids).to(self._device)))
+
+    def _after_fork(self) -> None:
+        """In a forked child, one thread: OpenMP's others stayed with the parent, and would be waited for without end.
+
+        Raises:
+            BackendError: if the model is on a GPU, whose context cannot be forked.
+        """
+        if os.getpid() == self._process:
+            return
+        if self._device.type != "cpu":
+            raise BackendError(
+                f"the model was loaded on {self._device} before this process was forked, and a GPU cannot be used "
+                "in both; load it in the child, or start processes with multiprocessing's spawn."
+            )
+        torch.set_num_threads(1)
+        self._process = os.getpid()
 
 
 def _identity(loaded: LoadedModel) -> str:

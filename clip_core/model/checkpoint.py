@@ -17,14 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clip_core.config import explain
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
-from clip_core.files import flush_directory, flush_file, read_json, sha256, write_json
+from clip_core.files import flush_directory, flush_file, load_json, read_json, sha256, write_json
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name, local_source
 from clip_core.model.published import read_published
 from clip_core.model.weight_files import read_tensors
-from clip_core.network import ClipConfig
+from clip_core.network import ClipConfig, ExternalTower, TextTower
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
 
@@ -128,7 +129,7 @@ def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         CheckpointError: if there is no checkpoint, another version wrote it, or a file is missing or differs.
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = load_json(folder / META)
         files, schema = dict(meta["files"]), meta["schema"]
         if schema != SCHEMA:
             raise CheckpointError(
@@ -136,7 +137,8 @@ def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
             )
         for name, expected in files.items():
             path = folder / Path(name).name
-            if path.stat().st_size != expected["size"] or (verify and sha256(path) != expected["sha256"]):
+            same = path.is_file() and path.stat().st_size == expected["size"]
+            if not same or (verify and sha256(path) != expected["sha256"]):
                 raise CheckpointError(
                     f"{path} is damaged: size or sha256 differ from meta.json; use another checkpoint."
                 )
@@ -158,9 +160,9 @@ def valid_checkpoints(run: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What resuming needs beside the tensors."""
+    """What resuming needs beside the tensors, with what `change_state` changed."""
     try:
-        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+        return dict(load_json(folder / STATE)) | dict((read_json(folder / META) or {}).get("state", {}))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / STATE} cannot be read ({error}); resume from another checkpoint.") from None
 
@@ -185,6 +187,12 @@ def delete_superseded(run: Path, *, keep: int, best: str) -> None:
 def keep_checkpoint(folder: Path) -> None:
     """Mark a checkpoint that is there as one that somebody asked for; see `delete_superseded`."""
     write_json(folder / META, read_meta(folder, verify=False) | {"kept": True})
+
+
+def change_state(folder: Path, **values: Any) -> None:
+    """Change what resuming from a checkpoint begins with; its meta.json is replaced, its other files stay."""
+    meta = read_meta(folder, verify=False)
+    write_json(folder / META, meta | {"state": meta.get("state", {}) | values})
 
 
 def _delete(folder: Path) -> None:
@@ -248,6 +256,21 @@ def load_weights(model: CLIP, folder: Path, *, assign: bool = False) -> None:
     model.load_state_dict(weights, strict=True, assign=assign)
 
 
+def _refuse_larger_than_file(config: ClipConfig, folder: Path) -> None:
+    """Refuse a description of more weights than the file has bytes, before memory is allocated for them."""
+    least = 0
+    for tower in (config.image, config.text):
+        if not isinstance(tower, ExternalTower):
+            least += tower.layers * tower.width * (4 * tower.width + 2 * tower.mlp_width)
+            least += tower.vocab_size * tower.width if isinstance(tower, TextTower) else 0
+    size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else least
+    if least > size:
+        raise CheckpointError(
+            f"{folder / META} describes a network of at least {least:,} parameters, and {WEIGHTS} has {size:,} bytes; "
+            "they do not belong together."
+        )
+
+
 def _encoders_moved(config: ClipConfig, run: Path | None) -> ClipConfig:
     """External encoders by the names that the run has now: they may have been moved since the checkpoint."""
     if run is None or not config.external:
@@ -280,14 +303,17 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     meta = read_meta(folder)
     try:
         config = ClipConfig.model_validate(meta["model"])
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{folder / META} does not describe a network: {error}.") from None
+    except KeyError as error:
+        raise CheckpointError(f"{folder / META} does not describe a network: it has no {error}.") from None
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / META} does not describe a network: {explain(error)}") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
     config = _encoders_moved(config, run)
     places = (RunPaths(each).tokenizer for each in (folder, folder.parent.parent))
     tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
+    _refuse_larger_than_file(config, folder)
     model = attach_encoders(uninitialised_clip(config))
     load_weights(model, folder, assign=True)
     scores, files = dict(meta.get("scores") or {}), (folder / WEIGHTS,)

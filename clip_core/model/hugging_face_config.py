@@ -1,11 +1,11 @@
 """Hugging Face's configurations of a CLIPModel, SiglipModel or MetaClip2Model, and of their preprocessing."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clip_core.errors import CheckpointError
+from clip_core.files import load_json
 from clip_core.model.not_weights import invalid_json
 from clip_core.model.published_config import SQUASHED, PublishedConfig, make_config, number, unsupported
 from clip_core.network import Activation, Pooling
@@ -133,8 +133,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if there is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = load_json(path)
+    except (OSError, ValueError) as error:
         raise invalid_json(path, error) from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is not a JSON object.")

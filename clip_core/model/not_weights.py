@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from clip_core.errors import CheckpointError
+from clip_core.files import open_regular
 from clip_core.model.torch_files import StoredTensor
 from clip_core.text import printable
 
@@ -100,7 +101,8 @@ def _text(head: bytes) -> str | None:
 def invalid_json(path: Path, error: Exception) -> CheckpointError:
     """The sentence for a configuration that cannot be read."""
     try:
-        raw = path.read_bytes()[: 2**20]
+        with open_regular(path) as handle:
+            raw = handle.read(2**20)
     except OSError as failed:
         return CheckpointError(f"{path} cannot be read ({failed.strerror}).")
     kind = _kind(path, raw[:HEAD]) if not raw.lstrip(b"\xef\xbb\xbf \r\n\t").startswith((b"{", b"[")) else None

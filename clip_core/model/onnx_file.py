@@ -42,6 +42,8 @@ _OPEN: dict[Message, dict[int, Message]] = {
     },
     Message.SPARSE_TENSOR: {1: Message.TENSOR, 2: Message.TENSOR},
 }
+_OPERATOR = 4  # of a node
+_ENDLESS = frozenset({"Loop", "Scan", "SequenceMap"})  # which no encoder needs, and which may run for ever
 _DOMAIN = {Message.OPERATOR_SET: 1, Message.NODE: 7}
 _REFUSED = {
     (Message.MODEL, 20): "training instructions",
@@ -100,6 +102,8 @@ def _check(message: Message, content: memoryview, name: str, depth: int, beside:
             continue
         if field == _DOMAIN.get(message) and (domain := str(value, "utf-8")) not in STANDARD_DOMAINS:
             raise BundleError(f"{name} uses operators of the domain {domain!r}; only ONNX's own are allowed.")
+        if message is Message.NODE and field == _OPERATOR and str(value, "utf-8") in _ENDLESS:
+            raise BundleError(f"{name} has a {str(value, 'utf-8')}, which may run without end; such a file is refused.")
         inner = _OPEN.get(message, {}).get(field)
         if inner:
             _check(inner, value, name, depth + 1, beside)

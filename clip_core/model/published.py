@@ -4,7 +4,6 @@ Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's
 and their names on the Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from clip_core.data.clip_bpe import find_clip_tokenizer
 from clip_core.data.published_tokenizer import find_published_tokenizer
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
+from clip_core.files import load_json
 from clip_core.model import hugging_face_config, open_clip_config
 from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import fetch, hub_name, local_source
@@ -91,7 +91,7 @@ def is_published(path: Path) -> bool:
     if (path / OPEN_CLIP_CONFIG).is_file():
         return True
     try:
-        settings = json.loads((path / HUGGING_FACE_CONFIG).read_text(encoding="utf-8-sig"))
+        settings = load_json(path / HUGGING_FACE_CONFIG)
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and ("model_type" in settings or "text_config" in settings)

@@ -5,7 +5,6 @@ Supported are safetensors, the files of torch.save, TorchScript archives (whose 
 its own, so that loading takes little more memory than the result.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clip_core.errors import CheckpointError
+from clip_core.files import load_json, open_regular
 from clip_core.model.not_weights import HEAD, invalid_json, refuse_not_weights
 from clip_core.model.torch_files import ZIP_START, StoredTensor, open_torch_save, zip_records
 from clip_core.model.torchscript import is_torchscript, open_torchscript
@@ -53,7 +53,7 @@ def open_weights(path: Path) -> WeightFile:
     if path.name.endswith(INDEX):
         return _open_index(path)
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             start = handle.read(HEAD)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
@@ -123,7 +123,7 @@ def _invalid(path: Path, error: Exception) -> CheckpointError:
 def _open_index(index: Path) -> WeightFile:
     """The tensors of the files beside an index; a file outside its folder is refused."""
     try:
-        where = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+        where = load_json(index)["weight_map"]
         names = {str(tensor): str(file) for tensor, file in where.items()}
     except (OSError, ValueError) as error:
         raise invalid_json(index, error) from None

@@ -1,12 +1,12 @@
 """Folders in which weights are found, or that are named for what they are."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_core.errors import CheckpointError
+from clip_core.files import load_json
 from clip_core.model.not_weights import adapter
 from clip_core.model.weight_files import INDEX, SUFFIXES
 from clip_core.text import printable
@@ -201,8 +201,8 @@ def _folders(path: Path) -> list[Path]:
 def _json(path: Path, kind: type = dict) -> Any:
     """What a JSON file holds; something empty where it cannot be read, which its reader says."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        found = load_json(path)
+    except (OSError, ValueError):
         return kind()
     return found if isinstance(found, kind) else kind()
 

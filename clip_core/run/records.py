@@ -1,6 +1,7 @@
 """The schemas of a run directory's JSON files, as typed models. docs/run-directory.md describes each field."""
 
 import os
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -210,6 +211,27 @@ class Probe(Record):
     similarity: list[list[float]]  # cosines, images in rows
     image_to_text: list[list[int]]  # for each image, its captions in `captions`, nearest first
     text_to_image: list[list[int]]
+
+
+class FlaggedPair(Record):
+    """A pair that a person flagged as bad."""
+
+    image: str  # absolute path, or a member of a tar shard
+    caption: str
+    time: float = 0.0  # seconds since 1970
+
+
+class Flags(Record):
+    """flags.json: pairs flagged as bad; `clip-train --leave-out` leaves them out."""
+
+    pairs: list[FlaggedPair]
+
+    def toggled(self, image: str, caption: str) -> "Flags":
+        """With the pair, or without it where it was flagged already."""
+        kept = [pair for pair in self.pairs if (pair.image, pair.caption) != (image, caption)]
+        if len(kept) < len(self.pairs):
+            return Flags(pairs=kept)
+        return Flags(pairs=[*kept, FlaggedPair(image=image, caption=caption, time=round(time.time(), 3))])
 
 
 class Pointer(Record):

@@ -17,7 +17,8 @@ class MixedPrecision:
     `network` is the one module of forward and backward, from the first step to the last, so DDP can wrap it. In fp32 it
     is the model itself. In bf16 it is a copy whose weights, activations and gradients are bf16; the model keeps the
     fp32 weights that the optimiser updates and checkpoints save. Autocast would convert the same weights again in every
-    layer instead. Scalars (the log temperature and the logit bias) are fp32 in both.
+    layer instead. Scalars (the log temperature and the logit bias) are fp32 in both, and so are the weights of batch
+    normalisation, which PyTorch computes with fp32 statistics.
 
     A step is: forward and backward through `network` (DDP averages the gradients of the ranks there),
     `gradients_to_master`, the update of the model, `weights_to_network`. All ranks do the same with the same numbers.
@@ -30,7 +31,11 @@ class MixedPrecision:
         self._working: list[Tensor] = []
         if precision == "bf16":
             self.dtype = torch.bfloat16
-            working = {id(master): _rounded(master, self.dtype) for master in model.parameters()}
+            kept = _in_fp32(model)
+            working = {
+                id(master): _copied(master, master.dtype if id(master) in kept else self.dtype)
+                for master in model.parameters()
+            }
             self.network = copy.deepcopy(model, memo=dict(working))  # modules alone; fp32 weights are never copied
             self._master = [master for master in model.parameters() if master.requires_grad]
             self._working = [working[id(master)] for master in self._master]
@@ -64,6 +69,13 @@ class MixedPrecision:
             torch._foreach_copy_(of_master, of_working)
 
 
-def _rounded(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    weights = master.detach().to(dtype if master.ndim else master.dtype, copy=True)
+def _in_fp32(model: nn.Module) -> set[int]:
+    """Identities of the parameters that are never rounded."""
+    scalars = {id(master) for master in model.parameters() if master.ndim == 0}
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return scalars | {id(master) for norm in norms for master in norm.parameters()}
+
+
+def _copied(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    weights = master.detach().to(dtype, copy=True)
     return nn.Parameter(weights, requires_grad=master.requires_grad)

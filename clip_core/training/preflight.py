@@ -15,6 +15,7 @@ from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.model.encoders.files import absolute
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
+from clip_core.run.records import Flags
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.initial_weights import Start
 from clip_core.training.recipe import tune_lr
@@ -160,6 +161,8 @@ def _check_places(config: TrainConfig) -> None:
             raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):
             detect(path, ReadOptions.of(data))
+    if data.leave_out is not None:
+        Flags.read(data.leave_out)
     read_second_validation(config.tune)
 
 

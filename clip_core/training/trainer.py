@@ -10,6 +10,7 @@ from torch import Tensor
 from clip_core.config import TrainConfig
 from clip_core.errors import CheckpointError
 from clip_core.model.checkpoint import (
+    change_state,
     delete_damaged,
     delete_superseded,
     keep_checkpoint,
@@ -40,6 +41,7 @@ from clip_core.training.signals import Signals
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
+_SYSTEM_SECONDS = 10.0  # between two lines about the machine
 _FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
@@ -57,6 +59,7 @@ class Progress:
     train_seconds: float = 0.0
     planned_steps: int = 0  # of a run with --minutes
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
+    lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
 
 
 class Trainer:
@@ -92,6 +95,7 @@ class Trainer:
             guard_chance=chance(second_validation.pairs) if second_validation else 0.0,
         )
         self._saved_at = -1
+        self._system_at = time.monotonic()
         self._figures: dict[str, str] = {}
 
     # ------------------------------------------------------------ the loop
@@ -149,7 +153,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
-        return learning_rate(
+        return self.progress.lr_factor * learning_rate(
             step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=recipe.min_lr
         )
 
@@ -169,6 +173,8 @@ class Trainer:
             self.evaluate()
         if step % self.recipe.checkpoint_every == 0:
             self.save()
+        if time.monotonic() - self._system_at >= _SYSTEM_SECONDS:
+            self.report_system()
         self.beat()
         self.pace.skip(time.perf_counter() - started)
 
@@ -207,6 +213,10 @@ class Trainer:
         recall = self.progress.scores.get("mean_recall", 0.0)
         images = f"{pace['images_per_second']:.0f}"
         self._figures = {"loss": f"{measured['loss']:.3f}", "recall": f"{recall:.1%}", "images/s": images}
+
+    def report_system(self) -> None:
+        self._system_at = time.monotonic()
+        self.writer.metric("system", self.progress.step, **system_figures(self.device, self.writer.path))
 
     @property
     def epoch(self) -> int:
@@ -247,7 +257,7 @@ class Trainer:
             train_seconds=round(self.progress.train_seconds, 2),
             seconds=round(seconds, 3),
         )
-        self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
+        self.report_system()
         self.writer.probe(probe)
         self.log.say(self.line(scores))
         if step == 0:
@@ -312,6 +322,8 @@ class Trainer:
             self.requests.done(request, step, f"evaluated at step {step}")
         elif request.kind == "checkpoint":
             self.save_by_request(request)
+        elif request.kind == "learning_rate" and request.value is not None:
+            self.change_learning_rate(request, request.value)
         elif request.kind == "pause":
             self.save()
             self.paused = True
@@ -322,6 +334,19 @@ class Trainer:
             self.status(State.RUNNING)
             self.log.say("resumed after a pause")
             self.writer.event(step, "resumed after a pause", pace="restart")
+
+    def change_learning_rate(self, request: Request, value: float) -> None:
+        """Scale the schedule from the next step on, so that its learning rate is `value`."""
+        step, before = self.progress.step, self.learning_rate(self.progress.step)
+        if before <= 0:  # the end of a decay to 0
+            self.requests.refuse(request, step, "the learning rate is 0 until the end of the schedule")
+            return
+        self.progress.lr_factor *= value / before
+        if self._saved_at == step:  # as while paused
+            change_state(self.writer.paths.checkpoint(step), lr_factor=self.progress.lr_factor)
+        message = f"learning rate {before:.3g} -> {value:.3g}; the schedule goes on from there"
+        self.log.say(f"{message} (step {step})")
+        self.requests.done(request, step, message)
 
     def save_by_request(self, request: Request) -> None:
         step = self.progress.step

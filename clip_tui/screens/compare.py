@@ -72,4 +72,4 @@ class CompareScreen(Page):
         self.app.pop_screen()
 
     def key_escape(self) -> None:
-        self.action_back()
+        """The binding of Escape does it."""

@@ -276,7 +276,7 @@ class NewRunScreen(Page):
             self.app.pop_screen()
 
     def key_escape(self) -> None:
-        self.action_cancel()
+        """The binding of Escape does it; done here too, it would answer the question that it asks."""
 
     def _say(self, sentence: str) -> None:
         mistake = self.query_one("#mistake", Static)

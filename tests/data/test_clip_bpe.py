@@ -59,6 +59,54 @@ def packed(folder: Path) -> None:
     (folder / VOCABULARY).write_bytes(gzip.compress(f'"bpe_simple#version: 0.2\n{merges}\n'.encode()))
 
 
+def with_added_words(path: Path, **traits: bool) -> None:
+    """Two words of one's own behind the end token, as textual inversion adds them."""
+    hugging_face_file(path)
+    said = json.loads(path.read_text(encoding="utf-8"))
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False} | traits
+    said["added_tokens"] += [
+        {"id": len(VOCAB) + n, "content": word} | plain for n, word in enumerate(("<toy>", "<toy>s"))
+    ]
+    path.write_text(json.dumps(said), encoding="utf-8")
+
+
+ADDED = ["a <toy>", "<toy>s<toy>!", "<TOY> cat", "cat<toy>s dog", "<toy", "a<toy>dog", "<toy> <|endoftext|> <toy>s"]
+
+
+@pytest.mark.parametrize(
+    "traits",
+    [{}, {"normalized": False}, {"special": True}, {"single_word": True}, {"special": True, "normalized": False}],
+)
+def test_added_words_are_tokens_as_they_are_to_the_library(traits: dict[str, bool], tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    with_added_words(path, **traits)
+    library = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer = find_clip_tokenizer(tmp_path, 12)
+    tokenizer.save(tmp_path / "saved.json")
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "saved.json"))  # as the bundle's example.py reads it
+    plain.encode_special_tokens = True
+    assert tokenizer.vocab_size == len(VOCAB) + 2
+    for caption in ADDED:
+        (row,) = tokenizer.encode([caption]).tolist()
+        assert row == plain.encode(caption).ids == Tokenizer.load(tmp_path / "saved.json").encode([caption])[0].tolist()
+        if END not in caption:  # which is the end of the text to the library, and text here
+            assert row == library.encode(caption).ids
+        assert row.count(VOCAB[END]) == 1
+    assert tokenizer.encode(["a <toy>s"]).tolist() == [[*A_CAT[:2], len(VOCAB) + 1, VOCAB[END]]]
+    assert tokenizer.decode(tokenizer.encode(["a cat <toy>"])[0]) == "a cat <toy>"
+
+
+def test_a_frame_token_that_a_file_calls_a_word_stays_a_frame_token(tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    hugging_face_file(path)
+    said = json.loads(path.read_text(encoding="utf-8"))
+    for token in said["added_tokens"]:
+        token["special"] = False
+    path.write_text(json.dumps(said), encoding="utf-8")
+    (row,) = find_clip_tokenizer(tmp_path, 12).encode([f"a {END} cat"])
+    assert np.flatnonzero(row == VOCAB[END]).tolist() == [len(row) - 1]
+
+
 @pytest.mark.parametrize("put", [lambda f: hugging_face_file(f / "tokenizer.json"), two_files, packed])
 def test_the_vocabulary_is_found_in_the_weights_folder(put, tmp_path: Path):
     put(tmp_path)

@@ -29,8 +29,9 @@ def test_captions_cannot_write_into_the_model_card(tmp_path: Path) -> None:
 
 def test_the_card_names_data_and_scores_and_a_checkpoint_alone_has_no_data(run: Path, tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
-    card = model_card(manifest, RunReader(run).record(), (1000, 2000))
+    card = model_card(manifest, RunReader(run).record(), (1000, 2000), ["transformers.js reads it."])
     assert "100 image-text pairs with 100 images from `dataset.json`; validated on 36 pairs" in card
     assert "| recall@1 image to text | 25.0% |" in card
     assert "1,000 parameters" in card
-    assert "training data is unknown" in model_card(manifest, None, (1, 2))
+    assert "## Other software\n\n- transformers.js reads it.\n" in card
+    assert "training data is unknown" in model_card(manifest, None, (1, 2), [])

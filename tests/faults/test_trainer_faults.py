@@ -126,7 +126,7 @@ def test_while_images_are_decoded_the_run_can_be_stopped_and_says_how_many_are_k
     child = start("--data", str(large_images), "--run-dir", "run", "--workers", "1", cwd=tmp_path, out=subprocess.PIPE)
     assert child.stdout is not None
     decoded = (tmp_path / "cache" / "clip-tui" / "images").glob
-    wait_until(lambda: any(file.stat().st_size > 100_000 for file in decoded("*.tmp")), child)  # some are decoded
+    wait_until(lambda: any(file.stat().st_size > 1_000_000 for file in decoded("*.tmp")), child)  # some are decoded
     if how == "stop":
         assert answer(run, "stop", child)["message"] == "stopping"
     else:

@@ -6,14 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from clip_core.data.tokenizer import train_characters
-from clip_core.errors import ClipError
+from clip_core.errors import BundleError, ClipError
 from clip_core.inference.bundle import TEXT, VISION, open_bundle
 from clip_core.inference.clip import CLIPInference
 from clip_core.run.paths import MANIFEST
+from tests.models import images_of, python
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict], object]) -> None:
@@ -142,6 +144,72 @@ def test_a_tampered_bundle_is_refused_in_one_sentence(own_bundle: Path, tamper, 
     with pytest.raises(ClipError, match=message) as caught:
         CLIPInference(own_bundle, backend="onnx")
     assert "\n" not in str(caught.value)
+
+
+def in_a_hub_cache(bundle: Path, repository: Path) -> Path:
+    """The bundle as huggingface_hub keeps one: every file of the snapshot is a link into the repository's blobs."""
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    blobs.mkdir(parents=True)
+    for file in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        link = snapshot / file.relative_to(bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(blob)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def test_a_bundle_in_a_hub_cache_is_used_by_everyone(own_bundle: Path, tmp_path: Path, tiny_run: Path) -> None:
+    image, texts = images_of(tiny_run)[0], ["a red circle", "a blue square"]
+    expected = CLIPInference(own_bundle).image_text_similarity(image, texts)
+    snapshot = in_a_hub_cache(own_bundle, tmp_path / "models--org--clip")
+    np.testing.assert_array_equal(CLIPInference(snapshot).image_text_similarity(image, texts), expected)
+    done = python(snapshot / "example.py", image, *texts, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text, cosine in zip(texts, expected, strict=True):
+        assert f"{cosine:+.4f}  {text}" in done.stdout
+
+
+def out_of_the_cache(snapshot: Path) -> None:
+    secret = snapshot.parents[2] / "secret"
+    (snapshot / "tokenizer.json").resolve().rename(secret)
+    (snapshot / "tokenizer.json").unlink()
+    (snapshot / "tokenizer.json").symlink_to(secret)
+
+
+def through_a_second_link(snapshot: Path) -> None:
+    blob = (snapshot / "tokenizer.json").resolve()
+    blob.rename(snapshot.parents[2] / "secret")
+    blob.symlink_to(snapshot.parents[2] / "secret")
+
+
+def through_a_linked_folder(snapshot: Path) -> None:
+    (snapshot / "onnx").rename(snapshot.parents[2] / "elsewhere")
+    (snapshot / "onnx").symlink_to(snapshot.parents[2] / "elsewhere")
+
+
+def with_linked_blobs(snapshot: Path) -> None:
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.rename(snapshot.parents[2] / "elsewhere")
+    blobs.symlink_to(snapshot.parents[2] / "elsewhere")
+
+
+def below_the_blobs(snapshot: Path) -> None:
+    blob = (snapshot / "tokenizer.json").resolve()
+    (blob.parent / "sub").mkdir()
+    blob.rename(blob.parent / "sub" / "x")
+    (snapshot / "tokenizer.json").unlink()
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/sub/x")
+
+
+@pytest.mark.parametrize(
+    "escape", [out_of_the_cache, through_a_second_link, through_a_linked_folder, with_linked_blobs, below_the_blobs]
+)
+def test_a_link_out_of_a_hub_cache_is_refused_with_the_way_out(own_bundle: Path, tmp_path: Path, escape) -> None:
+    snapshot = in_a_hub_cache(own_bundle, tmp_path / "models--org--clip")
+    escape(snapshot)
+    with pytest.raises(BundleError, match=r"is a link.*cp -rL|not a regular file"):
+        open_bundle(snapshot)
 
 
 def test_the_model_card_is_for_people_to_edit(own_bundle: Path) -> None:

@@ -1,6 +1,9 @@
 """CLIPInference: the same results from PyTorch and from ONNX Runtime."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from PIL import Image
 from clip_core.errors import BackendError, CheckpointError, ClipError, ImageError, UsageError
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
-from tests.models import images_of, make_run, save
+from tests.models import ROOT, images_of, make_run, save
 
 TEXTS = ["a red circle", "a blue square", "", "a red circle", "é 漢字 <|endoftext|>", "long " * 40]
 
@@ -127,6 +130,87 @@ def test_a_mistake_in_a_question_is_one_sentence(onnx: CLIPInference, tiny_run: 
     with pytest.raises(kind, match=message) as caught:
         ask(onnx, images_of(tiny_run)[0])
     assert "\n" not in str(caught.value)
+
+
+def closed(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda clip, image: clip.image_text_similarity(image, ["a", None]), r"texts\[1\] is None"),
+        (lambda clip, image: clip.image_text_similarity(image, ["a", b"SECRET"]), r"texts\[1\] is of type bytes"),
+        (lambda clip, image: clip.image_text_similarity(image, b"SECRET"), "texts is of type bytes"),
+        (lambda clip, image: clip.image_text_similarity(image, 3), "texts is of type int"),
+        (lambda clip, image: clip.image_text_similarity(image, {"a", "b"}), "set, which has no order"),
+        (lambda clip, image: clip.image_text_similarity([image, image], ["a"]), "image is of type list"),
+        (lambda clip, image: clip.image_text_similarity(b"SECRET", ["a"]), "an image is of type bytes"),
+        (lambda clip, image: clip.image_text_similarity(None, ["a"]), "an image is of type NoneType"),
+        (lambda clip, image: clip.image_text_similarity(closed(image), ["a"]), "has been closed"),
+        (lambda clip, image: clip.zero_shot_classification(image, ["a"], [None]), r"template\[0\] is None"),
+        (lambda clip, image: clip.text_image_retrieval(["a"], [image]), "text is of type list"),
+        (lambda clip, image: clip.text_image_retrieval("a", image), "one path.*gallery"),
+        (lambda clip, image: clip.text_image_retrieval("a", str(image)), "one path"),
+        (lambda clip, image: clip.text_image_retrieval("a", np.zeros((9, 9, 3), np.uint8)), "one image"),
+        (lambda clip, image: clip.text_image_retrieval("a", [image], top_k=1.5), "top_k is 1.5"),
+        (lambda clip, image: clip.gallery(b"SECRET"), "images is of type bytes"),
+        (lambda clip, image: clip.gallery([b"SECRET"]), r"images\[0\] is of type bytes"),
+        (lambda clip, image: clip.gallery(None), "images is None"),
+        (lambda clip, image: clip.encoder.encode_texts("dog"), "list of strings"),
+    ],
+)
+def test_what_is_no_text_and_no_image_is_one_sentence(onnx: CLIPInference, tiny_run: Path, ask, message) -> None:
+    with pytest.raises(ClipError, match=message) as caught:
+        ask(onnx, images_of(tiny_run)[0])
+    assert "\n" not in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_any_iterable_of_texts_and_images_is_taken(onnx: CLIPInference, tiny_run: Path) -> None:
+    paths, names = images_of(tiny_run)[:3], ["red circle", "blue square"]
+    expected = onnx.image_text_similarity(paths[0], names)
+    for texts in (tuple(names), np.array(names), iter(names), dict.fromkeys(names), dict.fromkeys(names).keys()):
+        np.testing.assert_allclose(onnx.image_text_similarity(paths[0], texts), expected, atol=1e-6)
+    assert dict(onnx.zero_shot_classification(paths[0], set(names))) == pytest.approx(
+        dict(onnx.zero_shot_classification(paths[0], names)), abs=1e-6
+    )
+    ranked, values = onnx.text_image_retrieval("a", paths)
+    for images in (iter(paths), (str(path) for path in paths), np.array([str(path) for path in paths])):
+        again, same = onnx.text_image_retrieval("a", images)
+        assert [Path(str(image)) for image in again] == ranked
+        np.testing.assert_array_equal(same, values)
+
+
+def test_a_gallery_is_named_as_a_string_or_by_a_generator_of_paths(onnx: CLIPInference, tiny_run: Path) -> None:
+    folder = images_of(tiny_run)[0].parent
+    assert len(onnx.gallery(str(folder))) == len(onnx.gallery(folder)) == 36
+    assert len(onnx.gallery(folder.glob("*.png"))) == 36
+    assert len(onnx.gallery(str(path) for path in folder.glob("*_red_*.png"))) == len([*folder.glob("*_red_*.png")]) > 0
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_forked_child_answers_as_its_parent(tiny_run: Path, tmp_path: Path, backend: str) -> None:
+    code = """
+import os, signal, sys
+import numpy as np
+from clip_core import CLIPInference
+clip = CLIPInference(sys.argv[1], sys.argv[2], "cpu")
+images = [sys.argv[3]] * 40
+before = clip.encoder.encode_images(images)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    np.testing.assert_allclose(clip.encoder.encode_images(images), before, atol=1e-6)
+    clip.encoder.encode_texts(["a"] * 40)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    threads = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code, str(tiny_run), backend, str(images_of(tiny_run)[0])]
+    done = subprocess.run(command, env=threads, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_core.cli.infer import main
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
 from tests.models import environment, images_of, make_run, python, save
@@ -201,3 +202,11 @@ def test_classes_in_one_word_with_commas_get_a_note(
     assert done.returncode == 0
     assert done.stderr.startswith(f"note: {note} red green")
     assert "note" not in python(*asked, "red", "dark blue").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("similarity", "--texts"), ("text-retrieval", "--texts"), ("classification", "--classes")]
+)
+def test_a_flag_without_a_value_is_refused(tiny_bundle: Path, image: Path, command: str, flag: str, capsys) -> None:
+    assert main([command, "--model", str(tiny_bundle), "--image", str(image), flag]) == 2
+    assert capsys.readouterr().err.startswith(f"clip-infer: {flag} is given without a value")

@@ -127,3 +127,45 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(run: Path, model: CL
     with pytest.raises(CheckpointError, match="could not be written"):
         save(run, model, 8)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step_0000007", "step_0000008"]
+
+
+@pytest.mark.parametrize("name", [META, "model.safetensors", "state.json"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(run: Path, name: str) -> None:
+    file = RunPaths(run).checkpoint(7) / name
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(RunPaths(run).checkpoint(7))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"files":' * 100_000, "\x1b[31m", "1" * 10_000])
+def test_a_meta_that_is_no_meta_is_refused(run: Path, content: str) -> None:
+    (RunPaths(run).checkpoint(7) / META).write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(run)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tower", "changes"),
+    [
+        ("image", {"layers": 10**9}),
+        ("image", {"layers": 900, "width": 60_000, "heads": 2}),
+        ("image", {"mlp_width": 10**300}),
+        ("image", {"norm_eps": -1e300}),
+        ("text", {"vocab_size": 10**12}),
+        ("text", {"vocab_size": 9_000_000, "width": 60_000}),
+        ("text", {"norm_eps": float("nan")}),
+    ],
+)
+def test_a_network_that_its_file_cannot_hold_is_refused_before_memory_is_taken(
+    run: Path, tower: str, changes: dict[str, float]
+) -> None:
+    path = RunPaths(run).checkpoint(7) / META
+    said = json.loads(path.read_text())
+    said["model"][tower] |= changes
+    path.write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="does not describe a network|do not belong together") as caught:
+        load_model(run)
+    assert str(caught.value).isprintable()

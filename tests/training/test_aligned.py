@@ -18,7 +18,7 @@ from clip_core.model.checkpoint import load_model
 from clip_core.model.projection import ExternalEncoder
 from clip_core.run.reader import RunReader
 from export.bundle import export_bundle
-from tests.encoders import PREPROCESSOR, image_folder, onnx_encoder, text_folder
+from tests.encoders import PREPROCESSOR, image_folder, onnx_encoder, text_folder, timm_folder
 from tests.running import latest, lines
 
 COMMON = ["--device", "cpu", "--precision", "fp32", "--batch-size", "32", "--epochs", "3", "--log-every", "1"]
@@ -166,6 +166,24 @@ def test_the_last_blocks_are_fine_tuned_from_the_aligned_run(encoders: Path, sha
                 changed.add(side)
     assert changed == {"image", "text"}
     assert last["step"] > 0
+
+
+def test_an_encoder_with_batch_normalisation_is_fine_tuned_in_bf16(
+    encoders: Path, shapes: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    timm_folder(tmp_path / "timm", "mobilenetv3_small_050")
+    assert train(flags(encoders, shapes, first, image=str(tmp_path / "timm"))) == 0
+    more = ["--unfreeze-last", "1", "--epochs", "1", "--batch-size", "64", "--device", "cpu", "--precision", "bf16"]
+    assert train(["--data", str(shapes), "--init", str(first), "--run-dir", str(second), *more]) == 0
+    stored = weights(second)
+    assert all(np.isfinite(tensor).all() for tensor in stored.values())
+    before = load_model(first).model.image
+    assert isinstance(before, ExternalEncoder)
+    assert before.encoder is not None
+    weights_before = before.encoder.named_parameters()
+    changed = [name for name, old in weights_before if (old.numpy() != stored[f"image.unfrozen.{name}"]).any()]
+    assert any(name.endswith("bn1.weight") for name in changed)
 
 
 @pytest.mark.parametrize(("more", "sentence"), [

@@ -123,7 +123,7 @@ async def test_a_second_trainer_is_not_started_beside_the_first(runs: Path) -> N
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
         app.start_trainer(runs / "older", [], resume=True)
-        await pilot.pause(0.2)
+        await until(pilot, lambda: bool(app._notifications))
         assert app.trainers == {}
         assert [n.severity for n in app._notifications] == ["error"]
     writer.close()

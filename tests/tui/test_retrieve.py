@@ -175,6 +175,7 @@ async def test_results_are_written_as_csv_or_json(runs: Path, tmp_path: Path, na
         await _ask(pilot, screen, "a blue square")
         for file in (name, name, "found.txt"):
             screen._write(str(tmp_path / file))
+        await pilot.pause(0.1)
         said = [notification.message for notification in app._notifications]
         assert "6 results written" in said[0]
         assert "exists; choose another name" in said[1]

@@ -72,9 +72,9 @@ async def test_runs_are_filtered_marked_compared_named_deleted_and_brought_back(
         await pilot.press("enter", "space", "e")
         await says(pilot, "Name in the list")
         await pilot.press(*"[b]X", "enter")
-        await says(pilot, "second[b]X")
+        await says(pilot, "[b]X")
         await pilot.press("u")
-        await until(pilot, lambda: "second[b]X" not in screen_text(app))
+        await until(pilot, lambda: "[b]X" not in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: table.row_count == 4)
         await pilot.press("home", "c")  # the marked one and the one under the cursor, unless it is the same

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.data.tokenizer import Tokenizer, frame
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.data.tokenizer_file import read_tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder, blocks_of, masked_pool, parameter_count
 from clip_core.model.encoders.files import CONFIG, absolute, identity_of, licence_of, read_settings, weights_in
@@ -117,15 +117,7 @@ def _tokenizer(path: Path, context_length: int, pad_id: int) -> Tokenizer:
             f"{path.parent} has no tokenizer.json; make one with transformers: "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
         )
-    try:
-        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower on a file that is not its own
-        raise TokenizerError(f"{path} is not a tokenizer.json ({printable(str(error), 80)}); give another.") from None
-    try:
-        frame(inner, context_length, pad=pad_id, fixed_length=False)
-        return Tokenizer(inner)
-    except ValueError:
-        raise TokenizerError(f"{path} adds no token at the end of a text; an encoder needs one that does.") from None
+    return Tokenizer.framed(path, read_tokenizer(path), context_length, pad=pad_id, fixed_length=False)
 
 
 def _described(name: str, folder: Path, parts: _Parts, model: nn.Module) -> EncoderInfo:

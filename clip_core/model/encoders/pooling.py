@@ -1,11 +1,11 @@
 """How the tokens of a text encoder become one row: what sentence-transformers' files say, else the mean."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_core.errors import CheckpointError
+from clip_core.files import load_json
 from clip_core.model.encoders.files import read_settings
 from clip_core.text import printable
 
@@ -75,8 +75,8 @@ def _how(path: Path) -> str:
 
 def _list(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = load_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({printable(str(error), 100)}).") from None
     if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
         raise CheckpointError(f"{path} is not a list of modules.")

@@ -6,13 +6,13 @@ form.
 
 from pathlib import Path
 
-import tokenizers
 import torch
 from tokenizers import processors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_core.data.tokenizer import Tokenizer, frame
+from clip_core.data.tokenizer import Tokenizer
+from clip_core.data.tokenizer_file import read_tokenizer
 from clip_core.errors import CheckpointError, TokenizerError, UsageError
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder
 from clip_core.model.encoders.files import absolute, identity_of, licence_of, read_settings
@@ -119,14 +119,10 @@ def _tokenizer(path: Path, context_length: int) -> Tokenizer:
     Raises:
         TokenizerError: if it is damaged, or has no token that can end a caption.
     """
-    try:
-        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower on a file that is not its own
-        raise TokenizerError(f"{path} is not a tokenizer.json ({error}); give another.") from None
+    inner = read_tokenizer(path)
     end = next((token for token in _ENDS if inner.token_to_id(token) is not None), None)
     if end is None:
         raise TokenizerError(f"{path} has none of the tokens {', '.join(_ENDS)}, one of which would end a caption.")
     number = inner.token_to_id(end)
     inner.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, number)])
-    frame(inner, context_length, pad="end", fixed_length=False)
-    return Tokenizer(inner)
+    return Tokenizer.framed(path, inner, context_length, pad="end", fixed_length=False)

@@ -1,0 +1,135 @@
+"""A stranger's bundle: wrong vectors, endless graphs, lying sizes and escape bytes end in one printable sentence."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clip_core.errors import ClipError
+from clip_core.inference.bundle import TEXT
+from clip_core.inference.clip import CLIPInference
+from clip_core.run.paths import MANIFEST
+from tests.inference.test_bundle import edit_manifest, edit_onnx
+from tests.models import images_of
+
+EVIL = "\x1b[31mevil\x1b]0;owned\x07\x9b\u202e"
+
+
+def add(model: onnx.ModelProto, name: str, values: np.ndarray) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return name
+
+
+def after(bundle: Path, operator: str, *values: np.ndarray, name: str = "last", only: bool = False, **traits) -> None:
+    """One more node at the end of the text tower: operator(embeds, *values), or operator(*values) alone."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["raw" if each == "text_embeds" else each for each in node.output]
+            node.input[:] = ["raw" if each == "text_embeds" else each for each in node.input]
+        more = [add(model, f"{EVIL}{n}", value) for n, value in enumerate(values)]
+        inputs = more if only else ["raw", *more]
+        model.graph.node.append(helper.make_node(operator, inputs, ["text_embeds"], name=name, **traits))
+
+    edit_onnx(bundle, change)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def loop_for_ever(bundle: Path) -> None:
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    body = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["go"], value=true),
+            helper.make_node("Identity", ["before"], ["behind"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("behind", TensorProto.FLOAT, None),
+        ],
+    )
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["raw" if each == "text_embeds" else each for each in node.output]
+        add(model, "true", np.array(True))
+        model.graph.node.append(helper.make_node("Loop", ["", "true", "raw"], ["text_embeds"], body=body))
+
+    edit_onnx(bundle, change)
+
+
+def cut_a_row(bundle: Path) -> None:
+    after(bundle, "Slice", ints(0), ints(1))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "NaN": (lambda b: after(b, "Mul", np.float32([np.nan])), "not finite"),
+    "not of length 1": (lambda b: after(b, "Mul", np.float32([2])), "not of length 1"),
+    "zero": (lambda b: after(b, "Mul", np.float32([0])), "not of length 1"),
+    "not one row per input": (cut_a_row, r"shape \(1, 16\) in place of \(2, 16\)"),
+    "an escape in a node that fails": (lambda b: after(b, "Reshape", ints(7, 16), name=EVIL), "could not compute"),
+    "4 TB": (
+        lambda b: after(b, "ConstantOfShape", ints(10**12), only=True),
+        "could not compute|other inputs or outputs",
+    ),
+    "an endless loop": (loop_for_ever, "has a Loop, which may run without end"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(own_bundle: Path, tiny_run: Path, name: str) -> None:
+    spoil, message = HOSTILE[name]
+    spoil(own_bundle)
+    with pytest.raises(ClipError, match=message) as caught:
+        CLIPInference(own_bundle).image_text_similarity(images_of(tiny_run)[0], ["a", "b"])
+    assert str(caught.value).isprintable()
+
+
+MANIFESTS: dict[str, Callable[[dict], object]] = {
+    "a size that no file has": lambda m: m["files"][TEXT].update(size=10**13),
+    "a negative size": lambda m: m["files"][TEXT].update(size=-1),
+    "a mean out of range": lambda m: m["preprocessing"].update(mean=[1e300] * 3),
+    "no deviation": lambda m: m["preprocessing"].update(std=[0, 0.2, 0.2]),
+    "NaN": lambda m: m["preprocessing"].update(mean=[float("nan")] * 3),
+    "an infinite scale": lambda m: m.update(logit_scale=1e400),
+    "an endless context": lambda m: m.update(context_length=10**12),
+    "a threshold that no cosine has": lambda m: m["threshold"].update(value=1e300),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_number_out_of_range_is_refused(own_bundle: Path, name: str) -> None:
+    edit_manifest(own_bundle, MANIFESTS[name])
+    with pytest.raises(
+        ClipError, match=r"manifest\.json is damaged at|not the file that its manifest describes"
+    ) as caught:
+        CLIPInference(own_bundle)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, "\x1b[31m", '{"files": ' + "1" * 10_000 + "}"])
+def test_a_manifest_that_is_no_manifest_is_refused(own_bundle: Path, content: str) -> None:
+    (own_bundle / MANIFEST).write_text(content)
+    with pytest.raises(ClipError, match="damaged") as caught:
+        CLIPInference(own_bundle)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "config.json", "preprocessor_config.json", "tokenizer_config.json", TEXT])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(own_bundle: Path, name: str) -> None:
+    (own_bundle / name).unlink()
+    os.mkfifo(own_bundle / name)
+    with pytest.raises(ClipError, match="not a regular file"):
+        CLIPInference(own_bundle)
