@@ -168,18 +168,20 @@ async def test_two_models_stand_side_by_side_with_rank_changes_and_drift(runs: P
 
 
 @pytest.mark.parametrize("name", ["found.csv", "found.json"])
-async def test_results_are_written_as_csv_or_json(runs: Path, tmp_path: Path, name: str) -> None:
+async def test_results_are_written_as_csv_or_json(
+    runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = ClipApp(runs)
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+    said: list[str] = []
+    monkeypatch.setattr(app, "say", lambda text, severity="information": said.append(text))
+    async with app.run_test(size=(80, 24)) as pilot:
         screen = await _retrieve(pilot, runs / "live")
         await _ask(pilot, screen, "a blue square")
         for file in (name, name, "found.txt"):
             screen._write(str(tmp_path / file))
-        await pilot.pause(0.1)
-        said = [notification.message for notification in app._notifications]
-        assert "6 results written" in said[0]
-        assert "exists; choose another name" in said[1]
-        assert ".json or .csv" in said[2]
+    assert "6 results written" in said[0]
+    assert "exists; choose another name" in said[1]
+    assert ".json or .csv" in said[2]
     text = (tmp_path / name).read_text()
     rows = json.loads(text)["results"] if name.endswith("json") else list(csv.DictReader(text.splitlines()))
     assert [Path(row["item"]).stem for row in rows] == list(COLOURS)

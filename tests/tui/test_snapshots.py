@@ -159,7 +159,7 @@ CASES = (
     Case("data-empty", "new", "data", "validation 0"),
     Case("retrieve-empty", "live", "retrieve", "6 images"),
     Case("retrieve-images", "live", "retrieve", "12 ms", _query_text),
-    Case("retrieve-table", "live", "retrieve", "-8.0e-01", _query_table),
+    Case("retrieve-table", "live", "retrieve", "▼5", _query_table),
     Case("retrieve-models", "stale", "retrieve", "ONNX Runtime", _chooser),
     Case("classify-set", "stale", "classify", "accuracy", _classify_set),
     Case("compare", None, "runs", "training pairs", _compare_runs),
