@@ -5,7 +5,8 @@
 Tiny networks with random weights, made by open_clip (also with timm trunks) and transformers on the spot, with every
 trait that the tests know; fp32. Printed is the largest difference of image features, text features and logits, over
 captions whose end token stands in different places, padded with zeros and with the end token, or as the model's own
-tokenizer pads them; and for SigLIP, SigLIP2 and MetaCLIP 2 that of the ONNX bundle from the network here.
+tokenizer pads them; and for SigLIP, SigLIP2, MetaCLIP 2 and the towers that timm and transformers build, that of the
+ONNX bundle from the network here.
 """
 
 import tempfile
@@ -18,7 +19,7 @@ from benchmarks.train_run import header, row
 from clip_core.model.published import read_published
 from export.bundle import export_bundle
 from tests.export.checkpoints import photographs
-from tests.parity import test_siglip
+from tests.parity import test_library_towers, test_siglip
 from tests.parity.test_published import OPEN_CLIP, differences, hugging_face_says, open_clip_says
 from tests.published import END, hugging_face_model, ids, open_clip_model, save_open_clip
 from tests.published_siglip import (
@@ -30,6 +31,7 @@ from tests.published_siglip import (
     trunk_model,
     trunk_settings,
 )
+from tests.published_towers import write_model
 
 
 def main() -> None:
@@ -61,15 +63,16 @@ def main() -> None:
                 tokens = ids(padding=padding)
                 found = differences(read_published(folder / act), hugging_face_says(theirs, tokens), tokens)
                 show("transformers", act, padding, found)
-        sentence_models(folder)
+        photos = folder / "photos"
+        photos.mkdir()
+        for number, photo in enumerate(photographs()):
+            photo.save(photos / f"{number}.png")
+        sentence_models(folder, photos)
+        library_towers(folder, photos)
 
 
-def sentence_models(folder: Path) -> None:
+def sentence_models(folder: Path, photos: Path) -> None:
     """SigLIP, SigLIP2 and MetaCLIP 2, with captions as their tokenizers pad them, and their ONNX bundles."""
-    photos = folder / "photos"
-    photos.mkdir()
-    for number, photo in enumerate(photographs()):
-        photo.save(photos / f"{number}.png")
     for trait, (kind, changes) in test_siglip.HUGGING_FACE.items():
         model = siglip_model(kind, **changes)
         compare("transformers", trait, model, save_hugging_face(folder / f"hf {trait}", model, kind), photos)
@@ -80,6 +83,14 @@ def sentence_models(folder: Path) -> None:
         settings = trunk_settings(kind, trunk, **changes)
         model = trunk_model(settings)
         compare("open_clip, timm trunk", trait, model, save_trunk(folder / trait, model, settings, kind), photos)
+
+
+def library_towers(folder: Path, photos: Path) -> None:
+    """Image towers that timm builds, and text towers of transformers, in checkpoints of open_clip."""
+    for vision, text in test_library_towers.PAIRS:
+        trait = " with ".join(filter(None, (vision, text)))
+        place = folder / trait
+        compare("open_clip", trait, write_model(place, vision, text), place, photos)
 
 
 def compare(maker: str, trait: str, theirs: Any, folder: Path, photos: Path) -> None:

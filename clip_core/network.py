@@ -6,7 +6,9 @@ Stored with every weight file, since weights mean nothing without it; config.py 
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clip_core.text import printable
 
 
 class Frozen(BaseModel):
@@ -260,12 +262,62 @@ class ExternalTower(Frozen):
         return self.encoder.end_token or 0
 
 
+class TimmTower(Frozen):
+    """An image tower that timm builds and open_clip's checkpoints hold; its weights are part of the network.
+
+    `architecture`: timm's name. `pooling`: of the trunk, "" for its own, or `abs_attn` and `rot_attn`, attention over
+    its feature map. `projection`: a layer or an MLP behind it; "none" where its features are the embedding; "" where
+    the trunk's own classifier, or the attention, projects. `projection_bias`: of that layer or MLP.
+    """
+
+    architecture: str
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    pooling: Literal["", "avg", "max", "avgmax", "catavgmax", "token", "map", "abs_attn", "rot_attn"] = "avg"
+    projection: Literal["", "linear", "mlp", "none"] = "linear"
+    projection_bias: bool = False
+
+
+class TransformersTower(Frozen):
+    """A text tower that transformers builds and open_clip's checkpoints hold; its weights are part of the network.
+
+    `architecture`: its name on the hub, as the checkpoint has it. `settings`: of its config.json, all that is needed
+    to build it. `pooling` and `projection`: open_clip's hf_pooler_type and hf_proj_type; `none`: the pooled token
+    features are the embedding. Padding is masked by its id, so captions may be trimmed or padded to any length.
+    """
+
+    architecture: str
+    settings: dict[str, str | int | float | bool]
+    pooling: Literal["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] = "mean_pooler"
+    projection: Literal["linear", "mlp", "none"] = "mlp"
+    vocab_size: Annotated[int, Field(ge=3)]
+    end_token: Annotated[int, Field(ge=0)]
+    context_length: Annotated[int, Field(ge=3, le=4096)] = 77
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.settings["pad_token_id"])
+
+    @property
+    def reads_padding(self) -> bool:
+        return False
+
+    @model_validator(mode="after")
+    def _says_how_it_pads(self) -> Self:
+        if not {"model_type", "pad_token_id"} <= self.settings.keys():
+            raise ValueError("the settings of a text tower need model_type and pad_token_id")
+        return self
+
+
+LIBRARY_TOWERS = (TimmTower, TransformersTower)
+
 Own = TypeVar("Own", ImageTower, TextTower)
 
 
-def _own(tower: Own | ExternalTower) -> Own:
+def _own(tower: Own | TimmTower | TransformersTower | ExternalTower) -> Own:
     if isinstance(tower, ExternalTower):
         raise TypeError(f"the {tower.encoder.side} tower is an external encoder")
+    if isinstance(tower, LIBRARY_TOWERS):
+        raise TypeError(f"the tower {tower.architecture} is another library's")
     return tower
 
 
@@ -276,8 +328,8 @@ class ClipConfig(Frozen):
     """
 
     embed_dim: Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
-    image: ImageTower | ExternalTower
-    text: TextTower | ExternalTower
+    image: ImageTower | TimmTower | ExternalTower
+    text: TextTower | TransformersTower | ExternalTower
     preprocessing: Preprocessing
     logit_bias: bool = False
 
@@ -296,7 +348,7 @@ class ClipConfig(Frozen):
         """The image tower, where it is one of ours.
 
         Raises:
-            TypeError: if it is an external encoder.
+            TypeError: if it is an external encoder, or a tower of another library.
         """
         return _own(self.image)
 
@@ -305,7 +357,7 @@ class ClipConfig(Frozen):
         """The text tower, where it is one of ours.
 
         Raises:
-            TypeError: if it is an external encoder.
+            TypeError: if it is an external encoder, or a tower of another library.
         """
         return _own(self.text)
 
@@ -325,3 +377,15 @@ class ClipConfig(Frozen):
     def external(self) -> tuple[ExternalTower, ...]:
         """The towers that are external encoders."""
         return tuple(tower for tower in (self.image, self.text) if isinstance(tower, ExternalTower))
+
+
+def first_mistake(error: ValidationError) -> str:
+    """What is wrong in the description of a network: `image.norm_eps is -1e+300; it should be greater than ...`"""
+    mistakes = error.errors(include_url=False)
+    own = [each for each in mistakes if not {"ExternalTower", "encoder", "head"} & {*map(str, each["loc"])}]
+    mistake = (own or mistakes)[0]
+    place = ".".join(str(part) for part in mistake["loc"] if "Tower" not in str(part))  # not of which kind it might be
+    message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if mistake["type"] == "value_error" or not place:
+        return printable(message, 200)
+    return printable(f"{printable(place, 60)} is {printable(repr(mistake['input']), 40)}; it {message}", 200)

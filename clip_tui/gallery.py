@@ -1,6 +1,5 @@
 """What Retrieve and Classify search: validation pairs, training pairs, a folder, a stored gallery."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ Pair = tuple[str, str]  # path of the image, caption
 Part = Literal["training", "validation"]
 Kind = Literal["validation", "training", "folder", "stored"]
 
-_INDEX = "index.json"  # of a stored gallery; clip_core/inference/gallery.py writes it
 _STORED_SHOWN = 12  # the latest ones
 
 
@@ -86,7 +84,7 @@ def read_gallery(run: Path, place: Place | None = None) -> Gallery:
         if place.kind == "folder" and place.path is not None:
             return _read_folder(place.path)
         if place.kind == "stored" and place.path is not None:
-            return _without_captions(_stored_images(place.path))
+            return _without_captions(_stored(place.path))
     except (ClipError, OSError, ValueError) as error:
         return Gallery(note=printable(str(error)))
     if place.kind == "validation":
@@ -192,8 +190,10 @@ def _without_captions(images: Sequence[str]) -> Gallery:
 
 def stored_galleries() -> list[tuple[Place, str]]:
     """The galleries in the user's cache, latest first, each with a line that says what it holds."""
+    from clip_core.inference.gallery_store import INDEX  # needs NumPy, which the first frame does not
+
     try:
-        found = sorted((cache_folder() / "galleries").glob(f"*/{_INDEX}"), key=lambda path: -path.stat().st_mtime)
+        found = sorted((cache_folder() / "galleries").glob(f"*/{INDEX}"), key=lambda path: -path.stat().st_mtime)
     except OSError:
         return []
     return [(Place("stored", index.parent), line) for index, line in _described(found[:_STORED_SHOWN])]
@@ -202,21 +202,14 @@ def stored_galleries() -> list[tuple[Place, str]]:
 def _described(found: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     for index in found:
         try:
-            images = _stored_images(index.parent)
+            images = _stored(index.parent)
         except (DataError, OSError, ValueError):
             continue
         if images:
             yield index, f"{len(images):,} images, first {images[0]}"
 
 
-def _stored_images(folder: Path) -> list[str]:
-    """The images that a stored gallery holds.
+def _stored(folder: Path) -> list[str]:
+    from clip_core.inference.gallery_store import stored_paths
 
-    Raises:
-        DataError: if it is not one.
-    """
-    try:
-        values = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return [str(entry[0]) for entry in values["entries"] if len(entry) < 4 or entry[3] is None]
-    except (KeyError, TypeError, IndexError):
-        raise DataError(f"{folder} is not a stored gallery; choose another.") from None
+    return stored_paths(folder)

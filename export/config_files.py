@@ -7,7 +7,16 @@ from typing import Any
 import tokenizers
 
 from clip_core.data.clip_text import is_clip_bpe
-from clip_core.network import Activation, ClipConfig, ExternalTower, ImageTower, Preprocessing, TextTower
+from clip_core.network import (
+    Activation,
+    ClipConfig,
+    ExternalTower,
+    ImageTower,
+    Preprocessing,
+    TextTower,
+    TimmTower,
+    TransformersTower,
+)
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers, which are the ones that Hugging Face stores
 _ACTIVATIONS = {
@@ -34,7 +43,7 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
         "vision_config": _tower(image, config.embed_dim)
         | head
         | {"image_size": image.image_size, "num_channels": 3}
-        | ({} if isinstance(image, ExternalTower) else _image_traits(image)),
+        | (_image_traits(image) if isinstance(image, ImageTower) else {}),
         "text_config": _tower(text, config.embed_dim)
         | (head or {"projection_size": config.embed_dim})
         | {
@@ -44,7 +53,7 @@ def model_config(config: ClipConfig, logit_scale: float, tokenizer: Path) -> dic
             "eos_token_id": text.end_token,
             "pad_token_id": (inner.padding or {}).get("pad_id", text.end_token),
         }
-        | ({} if isinstance(text, ExternalTower) else {"pooling": text.pooling.value}),
+        | ({"pooling": text.pooling.value} if isinstance(text, TextTower) else {}),
     }
 
 
@@ -52,7 +61,8 @@ def model_type(config: ClipConfig) -> str:
     """transformers' name of the architecture: `clip`, `siglip` or `metaclip_2`."""
     if isinstance(config.image, ImageTower) and config.image.attention_pooling is not None:
         return "siglip"
-    return "metaclip_2" if config.text.end_token == _METACLIP_2_END else "clip"
+    own = isinstance(config.text, TextTower)
+    return "metaclip_2" if own and config.text.end_token == _METACLIP_2_END else "clip"
 
 
 def _image_traits(image: ImageTower) -> dict[str, Any]:
@@ -66,7 +76,12 @@ def _image_traits(image: ImageTower) -> dict[str, Any]:
     }
 
 
-def _tower(tower: ImageTower | TextTower | ExternalTower, embed_dim: int) -> dict[str, Any]:
+def _tower(
+    tower: ImageTower | TimmTower | TextTower | TransformersTower | ExternalTower, embed_dim: int
+) -> dict[str, Any]:
+    if isinstance(tower, TimmTower | TransformersTower):
+        library = "timm" if isinstance(tower, TimmTower) else "transformers"
+        return {"projection_dim": embed_dim, "encoder": {"source": library} | tower.model_dump(mode="json")}
     if isinstance(tower, ExternalTower):
         encoder = tower.encoder
         kept = {"source": encoder.source, "architecture": encoder.architecture, "identity": encoder.identity}
@@ -110,7 +125,7 @@ def preprocessor_config(preprocessing: Preprocessing, kind: str = "CLIPImageProc
     }
 
 
-def tokenizer_config(tokenizer: Path, text: TextTower | ExternalTower) -> dict[str, Any]:
+def tokenizer_config(tokenizer: Path, text: TextTower | TransformersTower | ExternalTower) -> dict[str, Any]:
     """tokenizer_config.json. CLIP's own BPE may pad with "!", which other software would take out of captions."""
     inner = tokenizers.Tokenizer.from_file(str(tokenizer))
     start, end = (inner.id_to_token(number) for number in (inner.encode("").ids[0], text.end_token))

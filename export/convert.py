@@ -5,6 +5,7 @@ A text tower that reads its padding, as SigLIP's does, takes exactly its context
 
 import copy
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from clip_core.inference.bundle import TEXT, VISION
 from clip_core.model.clip import CLIP
 from clip_core.model.projection import ExternalEncoder
 from clip_core.network import TextTower
+from clip_core.text import printable
 
 OPSET = 18  # has LayerNormalization; supported by every ONNX Runtime that the base installation allows
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
 
 
@@ -56,7 +59,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
             convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
-        cause = str(error).strip().splitlines()[0]
+        cause = cause_of(error)
         raise BackendError(f"the model cannot be converted: {cause} (the whole output is in {kept_log}).") from None
     log.unlink()
 
@@ -128,6 +131,11 @@ def drop_metadata(proto: onnx.ModelProto) -> None:
     for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+
+
+def cause_of(error: Exception) -> str:
+    """The first line of what the converter says, without its colours."""
+    return printable(_COLOUR.sub("", str(error)).strip().partition("\n")[0], 160)
 
 
 @contextmanager

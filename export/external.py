@@ -19,7 +19,7 @@ from clip_core.errors import BackendError
 from clip_core.model.encoders.base import FrozenEncoder
 from clip_core.model.encoders.onnx_image import OnnxImageEncoder
 from clip_core.text import printable
-from export.convert import LARGEST, convert_tower, drop_metadata
+from export.convert import LARGEST, cause_of, convert_tower, drop_metadata
 from export.graphs import rename_input, same_version
 
 _ENCODER = "encoder/"  # before the names of a joined encoder's graph
@@ -77,7 +77,7 @@ def convert_joined(
             _convert(Joined(encoder, head, use_tokens), path, log)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
-        cause = printable(str(error).strip().partition("\n")[0], 160)
+        cause = cause_of(error)
         raise BackendError(
             f"the encoder {printable(encoder.info.name)} cannot be converted: {cause} (the whole output is in "
             f"{kept_log})."

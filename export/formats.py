@@ -95,7 +95,7 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
     Raises:
         ParityError: naming what differs.
     """
-    found, weights, padded = read_published(folder), model.state_dict(), model.config.own_text.reads_padding
+    found, weights, padded = read_published(folder), model.state_dict(), _reads_padding(model.config)
     names = weights.keys() | found.weights.keys()
     differing = sorted(
         name
@@ -114,17 +114,23 @@ def check_same(folder: Path, model: CLIP, tokenizer: Tokenizer) -> None:
 
 def _identity(config: ClipConfig) -> dict[str, Any]:
     """The network and its preprocessing as flat values that are equal for equal networks."""
-    towers: dict[str, ImageTower | TextTower] = {"image": config.own_image, "text": config.own_text}
     values = {
-        f"{name}.{key}": value for name, tower in towers.items() for key, value in tower.model_dump(mode="json").items()
+        f"{name}.{key}": value
+        for name, tower in (("image", config.image), ("text", config.text))
+        for key, value in tower.model_dump(mode="json").items()
     }
-    values["image.class_token"] = config.own_image.has_class_token
-    if config.own_image.pooling is Pooling.CLASS_TOKEN:
-        del values["image.norm_after_pooling"]  # one token: before and after are the same
+    if isinstance(config.image, ImageTower):
+        values["image.class_token"] = config.image.has_class_token
+        if config.image.pooling is Pooling.CLASS_TOKEN:
+            del values["image.norm_after_pooling"]  # one token: before and after are the same
     values |= {f"preprocessing.{key}": value for key, value in config.preprocessing.model_dump(mode="json").items()}
     if config.preprocessing.resize_mode != "longest":
         del values["preprocessing.fill"]
     return values | {"embed_dim": config.embed_dim, "logit_bias": config.logit_bias}
+
+
+def _reads_padding(config: ClipConfig) -> bool:
+    return isinstance(config.text, TextTower) and config.text.reads_padding
 
 
 def _captions(tokenizer: Tokenizer, padded: bool) -> list[list[int]]:

@@ -7,7 +7,8 @@ from clip_core.files import write_json
 from clip_core.inference.bundle import CONFIG, PREPROCESSOR, TOKENIZER
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_hugging_face
-from clip_core.network import AttentionPooling, ClipConfig, Pooling, Stem
+from clip_core.network import LIBRARY_TOWERS, AttentionPooling, ClipConfig, Pooling, Stem
+from clip_core.text import printable
 from export.config_files import OWN_TRAITS, model_config, model_type, preprocessor_config
 from export.published_files import save_weights, write_tokenizer
 
@@ -16,6 +17,9 @@ _ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "metaclip_2": "M
 
 def obstacles(config: ClipConfig, tokenizer: Tokenizer) -> list[str]:
     """The traits of a network that its architecture in transformers cannot express."""
+    others = [tower.architecture for tower in (config.image, config.text) if isinstance(tower, LIBRARY_TOWERS)]
+    if others:
+        return [f"{printable(name, 60)} as a tower" for name in others]
     return _siglip_obstacles(config) if model_type(config) == "siglip" else _clip_obstacles(config)
 
 

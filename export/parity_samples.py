@@ -9,7 +9,7 @@ import numpy as np
 from clip_core.data.preprocess import normalise
 from clip_core.errors import DataError, ImageError
 from clip_core.inference.encoder import PixelArray, read_pixels
-from clip_core.inference.gallery import list_images
+from clip_core.inference.gallery_images import list_images
 from clip_core.inference.torch_encoder import trained_classes
 from clip_core.model.checkpoint import LoadedModel
 from clip_core.network import Preprocessing

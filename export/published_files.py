@@ -11,7 +11,7 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import RunError
 from clip_core.files import write_json, write_text
 from clip_core.inference.bundle import TOKENIZER, TOKENIZER_CONFIG
-from clip_core.network import TextTower
+from clip_core.network import TextTower, TransformersTower
 from export.config_files import tokenizer_config
 
 
@@ -23,7 +23,9 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
         raise RunError(f"the weights could not be written to {path.parent.parent} ({error}).") from None
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, text: TextTower, *, pad_with_end: bool) -> None:
+def write_tokenizer(
+    folder: Path, tokenizer: Tokenizer, text: TextTower | TransformersTower, *, pad_with_end: bool
+) -> None:
     """The tokenizer's files, as transformers' AutoTokenizer reads them.
 
     Args:

@@ -31,7 +31,7 @@ from clip_core.files import write_text
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
 DEFAULT_CONTEXT_LENGTH = 77
-LARGEST_CONTEXT = 4096  # as of a text tower
+LARGEST_CONTEXT = 65536  # more than any encoder has positions; captions may be padded to it
 
 Pad = Literal["zero", "end"] | int  # the padding after the end token: id 0, the end token again, or another id
 
@@ -113,7 +113,9 @@ class Tokenizer:
             TokenizerError: if it cannot be used.
         """
         if context_length > LARGEST_CONTEXT:
-            raise TokenizerError(f"{path} has captions of {context_length:,} tokens; give one for at most 4,096.")
+            raise TokenizerError(
+                f"{path} has captions of {context_length:,} tokens; give one for at most {LARGEST_CONTEXT:,}."
+            )
         try:
             with library_errors(f"{path} cannot be used"):
                 frame(inner, context_length, pad=pad, fixed_length=fixed_length)

@@ -114,7 +114,7 @@ class Manifest(Frozen):
     versions: dict[str, str]
     parity: Parity
     preprocessing_parity: PreprocessingParity | None = None
-    files: dict[str, FileFacts]
+    files: Annotated[dict[str, FileFacts], Field(max_length=64)]
 
 
 @dataclass
@@ -192,6 +192,8 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
     shown = printable(name, 80)
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is outside the bundle; export the bundle again.")
+    if str(PurePosixPath(name)) != name:  # another spelling of the same file
+        raise BundleError(f"{folder / MANIFEST} names {shown!r}, which is no plain path; export the bundle again.")
     path = folder
     for place, part in enumerate(parts, start=1):
         path = path / part

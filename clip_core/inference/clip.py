@@ -14,7 +14,7 @@ from clip_core.errors import BackendError, CheckpointError, UsageError
 from clip_core.inference.bundle import is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
-from clip_core.inference.inputs import as_folder_or_paths, as_image, as_images, as_text, as_texts
+from clip_core.inference.inputs import as_image, as_images, as_text, as_texts
 from clip_core.inference.threshold import NONE_OF_THESE, Threshold, calibrate
 from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run
@@ -121,8 +121,9 @@ class CLIPInference:
         """
         text = as_text(text)
         if isinstance(images, Gallery):
-            paths, values = images.search(self._encoder.encode_texts([text]), _wanted(top_k, len(images)))
-            return list(paths), values
+            wanted = _wanted(top_k, len(images))
+            hits = images.search(text, wanted)[0] if wanted else []
+            return [hit.path for hit in hits], np.array([hit.score for hit in hits], np.float32)
         images = as_images(images)
         query, gallery = self._encoder.encode_texts([text]), self._encoder.encode_images(images)
         order, values = _ranked(query, gallery, _wanted(top_k, len(images)))
@@ -138,10 +139,13 @@ class CLIPInference:
         return [texts[row] for row in order], values
 
     def gallery(
-        self, images: str | PathLike[str] | Iterable[str | PathLike[str]], index: Path | None = None
+        self,
+        images: str | PathLike[str] | Iterable[str | PathLike[str]],
+        index: Path | None = None,
+        engine: str | None = None,
     ) -> Gallery:
-        """The images below a folder, or those listed, embedded once and stored (see Gallery)."""
-        return Gallery.open(self._encoder, as_folder_or_paths(images), index)
+        """The images below a folder, or those listed, embedded once and stored (see `Gallery.open`)."""
+        return Gallery.open(self._encoder, images, index, engine=engine)
 
 
 def fill(template: str, name: str) -> str:

@@ -10,6 +10,7 @@ from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError, BundleError
 from clip_core.inference.bundle import TEXT, VISION, Bundle, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
+from clip_core.inference.memory_limit import limit_memory
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
 
@@ -26,8 +27,9 @@ _SESSION_ERRORS = (
     ort_errors.InvalidProtobuf,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
-_WARNINGS_OFF = 3
+_WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
 class OnnxEncoder(BatchedEncoder):
@@ -118,6 +120,7 @@ def make_session(model: bytes, name: str, device: str, provider: str) -> ort.Inf
         BackendError: if the provider did not start.
     """
     options = ort.SessionOptions()
+    limit_memory(options)
     options.log_severity_level = _WARNINGS_OFF
     options.intra_op_num_threads = cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two sessions share the cores
@@ -125,7 +128,7 @@ def make_session(model: bytes, name: str, device: str, provider: str) -> ort.Inf
     if provider == "CUDAExecutionProvider":  # TF32 would cost three digits of the parity
         chosen = (provider, {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"})
     try:
-        session = ort.InferenceSession(model, options, providers=[chosen])
+        session = ort.InferenceSession(model, options, providers=[chosen], enable_fallback=0)
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]

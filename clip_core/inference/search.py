@@ -15,7 +15,7 @@ from pydantic import Field
 from clip_core.errors import UsageError
 from clip_core.inference.clip import TEMPLATE, CLIPInference, fill
 from clip_core.inference.encoder import Encoder
-from clip_core.inference.gallery import Gallery
+from clip_core.inference.gallery import OpenGalleries
 from clip_core.network import Frozen
 from clip_core.scoring import FloatArray, class_prototypes, l2_normalise, similarity, softmax, top_k
 
@@ -50,10 +50,10 @@ class Search(Frozen):
     expected: list[str] = Field(default_factory=list)
     top_k: Annotated[int, Field(ge=1)] = 100
 
-    def answer(self, model: CLIPInference, progress: Progress) -> dict[str, Any]:
+    def answer(self, model: CLIPInference, galleries: OpenGalleries, progress: Progress) -> dict[str, Any]:
         if sum(place is not None for place in (self.image_dir, self.images, self.texts)) != 1:
             raise UsageError("a search takes one of image_dir, images and texts.")
-        names, rows, skipped = self._gallery(model, progress)
+        names, rows, skipped = self._gallery(model, galleries, progress)
         _warm_up(model, self.terms)
         began = time.perf_counter()
         query = query_of(model.encoder, self.terms)
@@ -69,11 +69,13 @@ class Search(Frozen):
             "milliseconds": milliseconds,
         }
 
-    def _gallery(self, model: CLIPInference, progress: Progress) -> tuple[list[str], FloatArray, int]:
+    def _gallery(
+        self, model: CLIPInference, galleries: OpenGalleries, progress: Progress
+    ) -> tuple[list[str], FloatArray, int]:
         """Names and embeddings (N, D) of what is searched, and how many images could not be decoded."""
         if self.texts is not None:
             return self.texts, _texts_of(model, tuple(self.texts)), 0
-        gallery = Gallery.open(model.encoder, self.image_dir or self.images or [], progress=progress)
+        gallery = galleries.get(self.image_dir or self.images or [], progress)
         return [str(path) for path in gallery.paths], np.asarray(gallery.embeddings), len(gallery.failures)
 
 
@@ -89,16 +91,17 @@ class ClassificationSet(Frozen):
     classes: list[str] = Field(min_length=2)
     templates: list[str] = Field(default_factory=lambda: [TEMPLATE], min_length=1)
 
-    def answer(self, model: CLIPInference, progress: Progress) -> dict[str, Any]:
+    def answer(self, model: CLIPInference, galleries: OpenGalleries, progress: Progress) -> dict[str, Any]:
         encoder = model.encoder
-        gallery = Gallery.open(encoder, self.images, progress=progress)
+        gallery = galleries.get(self.images, progress)
         began = time.perf_counter()
         texts = [fill(template, name) for template in self.templates for name in self.classes]
         classes = class_prototypes(encoder.encode_texts(texts), len(self.classes))
         predicted: list[int] = []
         certain: list[float] = []
+        embeddings = gallery.embeddings
         for start in range(0, len(gallery), _CHUNK):
-            scores = encoder.about.logit_scale * similarity(gallery.embeddings[start : start + _CHUNK], classes)
+            scores = encoder.about.logit_scale * similarity(embeddings[start : start + _CHUNK], classes)
             probabilities = softmax(scores)
             best = probabilities.argmax(axis=1)
             predicted += best.tolist()

@@ -32,6 +32,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from clip_core.errors import ClipError, UsageError
 from clip_core.files import parse_json
 from clip_core.inference.clip import TEMPLATE, CLIPInference
+from clip_core.inference.gallery import OpenGalleries
 from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
 from clip_core.text import printable
@@ -49,10 +50,10 @@ class Retrieval(Frozen):
     images: list[Path] | None = None
     top_k: TopK | None = None
 
-    def answer(self, model: CLIPInference) -> dict[str, Any]:
+    def answer(self, model: CLIPInference, galleries: OpenGalleries) -> dict[str, Any]:
         if (self.image_dir is None) == (self.images is None):
             raise UsageError("a retrieval takes either image_dir or images.")
-        gallery = model.gallery(self.image_dir if self.image_dir is not None else self.images or [])
+        gallery = galleries.get(self.image_dir if self.image_dir is not None else self.images or [])
         paths, values = model.text_image_retrieval(self.text, gallery, self.top_k)
         return {
             "images": [str(path) for path in paths],
@@ -131,6 +132,7 @@ def describe(model: CLIPInference) -> dict[str, Any]:
 
 def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> None:
     """Answer each line, in order, until there are no more."""
+    galleries = OpenGalleries(model.encoder)
     for line in questions:
         if not line.strip():
             continue
@@ -140,14 +142,17 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
-        result = _attempt(number, partial(_answer, model, question, _Progress(number, answers)), answers)
+        progress = _Progress(number, answers)
+        result = _attempt(number, partial(_answer, model, galleries, question, progress), answers)
         if result is not None:
             _say(answers, {"id": number, "ok": True, "result": result})
 
 
-def _answer(model: CLIPInference, question: Any, progress: Progress) -> dict[str, Any]:
+def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any, progress: Progress) -> dict[str, Any]:
     asked = _QUESTION.validate_python(question)
-    return asked.answer(model, progress) if isinstance(asked, Search | ClassificationSet) else asked.answer(model)
+    if isinstance(asked, Search | ClassificationSet):
+        return asked.answer(model, galleries, progress)
+    return asked.answer(model, galleries) if isinstance(asked, Retrieval) else asked.answer(model)
 
 
 class _Progress:

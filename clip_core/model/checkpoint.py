@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip_core.config import explain
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
 from clip_core.files import flush_directory, flush_file, load_json, read_json, sha256, write_json
@@ -25,7 +24,7 @@ from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name, local_source
 from clip_core.model.published import read_published
 from clip_core.model.weight_files import read_tensors
-from clip_core.network import ClipConfig, ExternalTower, TextTower
+from clip_core.network import ClipConfig, ImageTower, TextTower, first_mistake
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
 
@@ -260,7 +259,7 @@ def _refuse_larger_than_file(config: ClipConfig, folder: Path) -> None:
     """Refuse a description of more weights than the file has bytes, before memory is allocated for them."""
     least = 0
     for tower in (config.image, config.text):
-        if not isinstance(tower, ExternalTower):
+        if isinstance(tower, ImageTower | TextTower):
             least += tower.layers * tower.width * (4 * tower.width + 2 * tower.mlp_width)
             least += tower.vocab_size * tower.width if isinstance(tower, TextTower) else 0
     size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else least
@@ -306,7 +305,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     except KeyError as error:
         raise CheckpointError(f"{folder / META} does not describe a network: it has no {error}.") from None
     except ValidationError as error:
-        raise CheckpointError(f"{folder / META} does not describe a network: {explain(error)}") from None
+        raise CheckpointError(f"{folder / META} does not describe a network: {first_mistake(error)}.") from None
     run = folder.parent.parent if is_run(folder.parent.parent) else None
     config = _encoders_moved(config, run)
     places = (RunPaths(each).tokenizer for each in (folder, folder.parent.parent))

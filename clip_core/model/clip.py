@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.text_encoder import TextEncoder
-from clip_core.network import ClipConfig, ExternalTower
+from clip_core.model.timm_image import TimmImageEncoder
+from clip_core.model.transformers_text import TransformersTextEncoder
+from clip_core.network import ClipConfig, ExternalTower, ImageTower, TextTower, TimmTower, TransformersTower
 
 MAX_LOGIT_SCALE = 100.0
 _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit
@@ -44,16 +46,8 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.max_logit_scale = _MAX_WITH_BIAS if config.logit_bias else MAX_LOGIT_SCALE
-        self.image: ImageEncoder | ExternalEncoder = (
-            ExternalEncoder(config.image, config.embed_dim)
-            if isinstance(config.image, ExternalTower)
-            else ImageEncoder(config.image, config.embed_dim)
-        )
-        self.text: TextEncoder | ExternalEncoder = (
-            ExternalEncoder(config.text, config.embed_dim)
-            if isinstance(config.text, ExternalTower)
-            else TextEncoder(config.text, config.embed_dim)
-        )
+        self.image = _image_tower(config.image, config.embed_dim)
+        self.text = _text_tower(config.text, config.embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.logit_bias else None
 
@@ -100,6 +94,24 @@ class CLIP(nn.Module):
     def clamp_temperature(self) -> None:
         """Clamp the stored value too: outside its range the clamp has no gradient, and it could never return."""
         self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
+
+
+def _image_tower(
+    config: ImageTower | TimmTower | ExternalTower, embed_dim: int
+) -> ImageEncoder | TimmImageEncoder | ExternalEncoder:
+    if isinstance(config, ExternalTower):
+        return ExternalEncoder(config, embed_dim)
+    return TimmImageEncoder(config, embed_dim) if isinstance(config, TimmTower) else ImageEncoder(config, embed_dim)
+
+
+def _text_tower(
+    config: TextTower | TransformersTower | ExternalTower, embed_dim: int
+) -> TextEncoder | TransformersTextEncoder | ExternalEncoder:
+    if isinstance(config, ExternalTower):
+        return ExternalEncoder(config, embed_dim)
+    if isinstance(config, TransformersTower):
+        return TransformersTextEncoder(config, embed_dim)
+    return TextEncoder(config, embed_dim)
 
 
 def attach_encoders(model: CLIP) -> CLIP:

@@ -188,7 +188,7 @@ def _preprocessing(folder: Path, image_size: int, defaults: Mapping[str, Any]) -
             raise unsupported(where, f"{key} false")
     factor = said.get("rescale_factor", 1 / 255)
     if not isinstance(factor, int | float) or abs(factor * 255 - 1) > 1e-6:
-        raise unsupported(where, f"rescale_factor {factor!r:.30}, where 1/255 is expected,")
+        raise unsupported(where, f"rescale_factor {factor!r:.30}, where 1/255 is expected")
     return values | {
         "interpolation": _INTERPOLATIONS[resample],
         "resize_mode": _resize_mode(where, said, image_size, defaults),

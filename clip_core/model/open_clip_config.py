@@ -11,8 +11,9 @@ from typing import Any
 from clip_core.config import PRESETS
 from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError, UsageError
+from clip_core.model.hugging_face_tower import text_tower
 from clip_core.model.published_config import SQUASHED, PublishedConfig, make_config, number, unsupported
-from clip_core.model.timm_trunk import image_tower
+from clip_core.model.timm_trunk import image_tower, timm_tower
 from clip_core.model.torch_files import StoredTensor
 from clip_core.network import Activation, Pooling
 
@@ -24,7 +25,6 @@ _QUICK = "-quickgelu"
 _REFUSED = {
     "multimodal_cfg": "CoCa's text decoder",
     "attentional_pool": "attentional pooling",
-    "hf_model_name": "a Hugging Face text tower",
     "embed_cls": "a class token among the words",
     "ls_init_value": "layer scale",
     "qk_norm": "normalised queries and keys (qk_norm)",
@@ -41,9 +41,9 @@ _KNOWN = frozenset(
         "image_size", "no_ln_pre", "final_ln_after_pool", "pool_type", "act_kwargs", "norm_kwargs", "context_length",
         "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id", "no_causal_mask",
         "proj_bias", "proj_type", "block_type", "pos_embed_type", "patch_dropout", "output_tokens",
-        "attn_pooler_queries", "attn_pooler_heads", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
-        "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
-        "timm_drop_path",
+        "attn_pooler_queries", "attn_pooler_heads", "hf_model_name", "hf_model_pretrained", "hf_proj_type",
+        "hf_pooler_type", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+        "timm_drop", "timm_drop_path",
     }
 )  # fmt: skip
 _IMAGE_POOLING = {"tok": Pooling.CLASS_TOKEN, "avg": Pooling.MEAN}
@@ -86,11 +86,20 @@ def named_settings(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -> PublishedConfig:
+def from_settings(
+    where: Path | str,
+    settings: Settings,
+    preprocess: Settings,
+    *,
+    folder: Path | None = None,
+    described: Settings | None = None,
+) -> PublishedConfig:
     """The architecture and preprocessing of open_clip's `model_cfg` and `preprocess_cfg`.
 
     Args:
         where: what messages call the configuration.
+        folder: that of the weights, where a configuration of a Hugging Face text tower may be.
+        described: the settings of that text tower, where the configuration holds them.
     Raises:
         CheckpointError: naming a setting that is unsupported, or a value that is invalid.
     """
@@ -102,39 +111,49 @@ def from_settings(where: Path | str, settings: Settings, preprocess: Settings) -
     if (text.get("proj_type") or "linear") != "linear":
         raise unsupported(where, f"text projection {text['proj_type']!r}")
     quick = bool(settings.get("quick_gelu"))
-    trunk = bool(vision.get("timm_model_name"))
-    image = image_tower(where, vision) if trunk else _image_tower(where, vision, quick)
-    vocab_size = number(where, text, "vocab_size", 49408)
+    of_timm = bool(vision.get("timm_model_name"))
+    own_image = image_tower(where, vision) if of_timm else _image_tower(where, vision, quick)
+    image = timm_tower(where, vision) if own_image is None else own_image
+    of_transformers = bool(text.get("hf_model_name"))
     pooled_at = text.get("pool_type", "argmax")
     end_token = number(where, text, "eos_id", 2) if pooled_at == "eos" or text.get("eos_id") is not None else None
-    text_width = number(where, text, "width", 512)
     config = {
         "embed_dim": number(where, settings, "embed_dim"),
         "logit_bias": settings.get("init_logit_bias") is not None,
         "image": image,
-        "text": {
-            "vocab_size": vocab_size,
-            "end_token": vocab_size - 1 if end_token is None else end_token,
-            "context_length": number(where, text, "context_length", CONTEXT_LENGTH),
-            "width": text_width,
-            "heads": number(where, text, "heads", 8),
-            "layers": number(where, text, "layers", 12),
-            "mlp_width": _mlp_width(where, text, text_width),
-            "causal": not text.get("no_causal_mask"),
-            "pooling": _chosen(where, "pool_type", pooled_at, _TEXT_POOLING),
-            "projection_bias": bool(text.get("proj_bias")),
-            **_shared(where, text, quick),
-        },
-        "preprocessing": _preprocessing(preprocess, image, trunk=trunk),
+        "text": text_tower(where, text, described, folder)
+        if of_transformers
+        else _text_tower(where, text, quick, end_token, pooled_at),
+        "preprocessing": _preprocessing(preprocess, image),
     }
     return PublishedConfig(
         make_config(where, config),
-        end_token,
-        highest_token=pooled_at == "argmax",
+        None if of_transformers else end_token,
+        highest_token=pooled_at == "argmax" and not of_transformers,
         own_tokenizer=bool(text.get("hf_tokenizer_name")),
         cleaning=_cleaning(where, text),
-        trunk=trunk,
+        trunk=of_timm and own_image is not None,
     )
+
+
+def _text_tower(
+    where: Path | str, text: Settings, quick: bool, end_token: int | None, pooled_at: Any
+) -> dict[str, Any]:
+    """The values of open_clip's own text Transformer."""
+    vocab_size, width = number(where, text, "vocab_size", 49408), number(where, text, "width", 512)
+    return {
+        "vocab_size": vocab_size,
+        "end_token": vocab_size - 1 if end_token is None else end_token,
+        "context_length": number(where, text, "context_length", CONTEXT_LENGTH),
+        "width": width,
+        "heads": number(where, text, "heads", 8),
+        "layers": number(where, text, "layers", 12),
+        "mlp_width": _mlp_width(where, text, width),
+        "causal": not text.get("no_causal_mask"),
+        "pooling": _chosen(where, "pool_type", pooled_at, _TEXT_POOLING),
+        "projection_bias": bool(text.get("proj_bias")),
+        **_shared(where, text, quick),
+    }
 
 
 def _image_tower(where: Path | str, vision: Settings, quick: bool) -> dict[str, Any]:
@@ -281,9 +300,9 @@ def _shared(where: Path | str, tower: Settings, quick: bool) -> dict[str, Any]:
     return {"activation": activation, "norm_eps": norm.get("eps", 1e-5)}
 
 
-def _preprocessing(said: Settings, image: Settings, *, trunk: bool) -> dict[str, Any]:
+def _preprocessing(said: Settings, image: Settings) -> dict[str, Any]:
     """The values of `preprocess_cfg`, and the defaults of CLIP, or of SigLIP for its trunks."""
-    defaults = SQUASHED if trunk and image["attention_pooling"] else {}
+    defaults = SQUASHED if image.get("attention_pooling") else {}
     ours = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize_mode"}
     values = {name: said[key] for key, name in ours.items() if said.get(key) is not None}
     fill = said.get("fill_color")

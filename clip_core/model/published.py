@@ -4,6 +4,7 @@ Accepted are OpenAI's files, open_clip's checkpoints and folders, Hugging Face's
 and their names on the Hugging Face hub. Nothing in them is executed; see weight_files.py.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,14 @@ from clip_core.files import load_json
 from clip_core.model import hugging_face_config, open_clip_config
 from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.hub import fetch, hub_name, local_source
+from clip_core.model.hugging_face_tower import TEXT_KEY
 from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.not_weights import quantised_note, refuse_adapters
 from clip_core.model.published_config import PublishedConfig, unsupported
+from clip_core.model.timm_image import check_timm_tower
+from clip_core.model.timm_trunk import prepared_as
 from clip_core.model.torch_files import StoredTensor
+from clip_core.model.transformers_text import layers_of
 from clip_core.model.unwrap import unwrap
 from clip_core.model.weight_files import INDEX, SUFFIXES, WeightFile, open_weights
 from clip_core.model.weight_folders import (
@@ -35,21 +40,27 @@ from clip_core.model.weight_folders import (
 )
 from clip_core.model.weight_maps import check_names_and_shapes, read_weights
 from clip_core.model.weight_names import NOT_WEIGHTS, Row, hugging_face_rows, open_clip_rows
-from clip_core.network import Activation, ClipConfig
+from clip_core.network import (
+    Activation,
+    ClipConfig,
+    ExternalTower,
+    ImageTower,
+    TextTower,
+    TimmTower,
+    TransformersTower,
+)
 from clip_core.text import printable
 
 _OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
 _ACTIVATIONS = {"gelu": Activation.GELU, "quickgelu": Activation.QUICK_GELU}  # that --init-model may name alone
 _TRUNK = "visual.trunk."  # timm's names
+_HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|embed_tokens|block|layers|shared)\.")
 
 # Parts of names that only weights of other architectures have.
 _FOREIGN = {
     "visual.layer1.": "a ResNet as its image tower",
     "visual.attnpool.": "a ResNet as its image tower",
     "visual.attn_pool": "attentional pooling",
-    "text.transformer.embeddings.": "a Hugging Face text tower",
-    "text.transformer.encoder.": "a Hugging Face text tower",
-    "text.transformer.shared.": "a Hugging Face text tower",
     "text_decoder.": "CoCa's text decoder",
     "cls_emb": "a class token among the words",
     "positional_embedding_res": "LongCLIP's second table of positions",
@@ -132,13 +143,15 @@ def read_published(
     text = config.text.model_copy(update={"end_token": tokenizer.end_token})
     config = config.model_copy(update={"text": text})
     weights = read_weights(file.path, known.config, rows, tensors)
-    image = config.own_image
-    weights["image.positions"] = interpolate_positions(
-        weights["image.positions"], image.grid, class_token=image.has_class_token
-    )
-    weights["text.positions"] = weights["text.positions"][: text.context_length].clone()
+    if isinstance(config.image, ImageTower):
+        weights["image.positions"] = interpolate_positions(
+            weights["image.positions"], config.image.grid, class_token=config.image.has_class_token
+        )
+    if isinstance(config.text, TextTower):
+        weights["text.positions"] = weights["text.positions"][: text.context_length].clone()
     assumed = _assumed(file, known, described, model_name)
-    notes = tuple(filter(None, (located, unwrapped, coarse, assumed)))
+    unsaid = _preprocessing_assumed(config, described, model_name)
+    notes = tuple(filter(None, (located, unwrapped, coarse, assumed, unsaid)))
     return Published(config, weights, tokenizer, str(path), file.path.parent, file.files, notes)
 
 
@@ -173,13 +186,27 @@ def _assumed(file: WeightFile, known: PublishedConfig, described: Path | None, m
     return missing_beside(described)
 
 
+def _preprocessing_assumed(config: ClipConfig, described: Path | None, model_name: str | None) -> str:
+    """How images are prepared for a tower of timm where no file says it, in one line."""
+    if described is not None or not isinstance(config.image, TimmTower):
+        return ""
+    prepared = config.preprocessing
+    means = ", ".join(f"{value:g}" for value in prepared.mean)
+    return (
+        f"no file says how images are prepared; {prepared.interpolation}, {prepared.resize_mode}, mean {means} is "
+        f"assumed, as open_clip does for {printable(str(model_name), 40)}"
+    )
+
+
 def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     for part, trait in _FOREIGN.items():
         found = next((name for name in tensors if part in name), None)
         if found is not None:
             raise unsupported(path, f"{trait} ({printable(found, 80)})")
     vision = any("visual." in name or "vision_model." in name for name in tensors)
-    text = any("text_model." in name or "token_embedding." in name for name in tensors)
+    text = any(
+        "text_model." in name or "token_embedding." in name or _HUGGING_FACE.match(name) is not None for name in tensors
+    )
     if vision != text and "logit_scale" not in tensors:
         raise one_tower(path, "image" if vision else "text", f"its tensors are named {next(iter(tensors))}, ...")
     if "logit_scale" not in tensors or not vision:
@@ -206,13 +233,20 @@ def _described(
     activation = _ACTIVATIONS.get((model_name or "").lower())
     if model_name is not None and activation is None:
         where: Path | str = f"open_clip's {model_name}"
-        known = open_clip_config.from_settings(where, open_clip_config.named_settings(model_name), {})
+        named = open_clip_config.named_settings(model_name)
+        prepared = prepared_as(str(named["vision_cfg"].get("timm_model_name")))
+        known = open_clip_config.from_settings(where, named, prepared, folder=file.path.parent)
     elif described is not None:
         where, known = described, _parsed(described)
     elif any(name.startswith(_TRUNK) for name in tensors):
         raise CheckpointError(
             f"{file.path} has a timm trunk as its image tower and no configuration beside it; name its architecture "
             "with --init-model, as ViT-B-16-SigLIP."
+        )
+    elif any(_HUGGING_FACE.match(name) for name in tensors):
+        raise CheckpointError(
+            f"{file.path} has a Hugging Face text tower and no configuration beside it; name its architecture with "
+            "--init-model, as xlm-roberta-base-ViT-B-32."
         )
     else:
         openai = file.torchscript or (not nested and file.path.suffix in (".pt", ".pth"))
@@ -231,23 +265,33 @@ def _parsed(path: Path) -> PublishedConfig:
         if path.name != OPEN_CLIP_CONFIG:
             return hugging_face_config.from_folder(path.parent)
         said = hugging_face_config.read_json(path)
-        return open_clip_config.from_settings(path, said["model_cfg"], said.get("preprocess_cfg") or {})
+        return open_clip_config.from_settings(
+            path, said["model_cfg"], said.get("preprocess_cfg") or {}, folder=path.parent, described=said.get(TEXT_KEY)
+        )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} is an invalid configuration ({printable(repr(error), 80)}).") from None
 
 
 def _with_activation(config: ClipConfig, activation: Activation) -> ClipConfig:
-    """The architecture with another activation in both towers."""
-    chosen = {"activation": activation}
-    return config.model_copy(
-        update={"image": config.image.model_copy(update=chosen), "text": config.text.model_copy(update=chosen)}
-    )
+    """The architecture with another activation in both towers, where they are ours."""
+    towers = {
+        side: tower.model_copy(update={"activation": activation})
+        for side, tower in (("image", config.image), ("text", config.text))
+        if isinstance(tower, ImageTower | TextTower)
+    }
+    return config.model_copy(update=towers)
 
 
 def _bounded(where: Path | str, known: PublishedConfig, tensors: Mapping[str, StoredTensor]) -> ClipConfig:
     """The architecture, once it has no more blocks than there are tensors: it could ask for billions."""
-    if known.config.own_image.layers + known.config.own_text.layers > len(tensors):
+    image, text = known.config.image, known.config.text
+    layers = sum(tower.layers for tower in (image, text) if isinstance(tower, ImageTower | TextTower))
+    if isinstance(text, TransformersTower):
+        layers += layers_of(text.settings)
+    if layers > len(tensors):
         raise CheckpointError(f"{where} describes more blocks than the weights have tensors ({len(tensors):,}).")
+    if isinstance(image, TimmTower):
+        check_timm_tower(where, image, known.config.embed_dim)
     return known.config
 
 
@@ -261,6 +305,11 @@ def _adapted(config: ClipConfig, image_size: int | None, context_length: int | N
         UsageError: if the size is not a multiple of the patch size, or the context is longer than that of the weights.
     """
     values = config.model_dump()
+    if image_size is not None and isinstance(config.image, TimmTower):
+        raise UsageError(
+            f"--image-size is not supported for the timm trunk {printable(config.image.architecture, 60)}, whose "
+            f"images have {config.image.image_size} pixels; leave it out."
+        )
     if image_size is not None:
         patch_size = config.own_image.patch_size
         if image_size % patch_size:
@@ -285,7 +334,8 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
     Raises:
         TokenizerError: if there is none, or its end token is not the one at which the text tower pools.
     """
-    folder, text = path.parent, known.config.own_text
+    folder, text = path.parent, known.config.text
+    assert not isinstance(text, ExternalTower)
     if known.own_tokenizer:
         tokenizer = find_published_tokenizer(
             folder, context_length, fixed_length=text.reads_padding, cleaning=known.cleaning, siglip=known.siglip
@@ -297,6 +347,11 @@ def _fitting_tokenizer(path: Path, known: PublishedConfig, context_length: int) 
         raise TokenizerError(
             f"the tokenizer found for {path} has {size:,} tokens, the network {text.vocab_size:,}; "
             "put the tokenizer.json that belongs to it beside it."
+        )
+    if isinstance(text, TransformersTower) and tokenizer.pad_id != text.pad_id:
+        raise TokenizerError(
+            f"the tokenizer found for {path} pads captions with token {tokenizer.pad_id}, and the text tower masks "
+            f"token {text.pad_id}; put the tokenizer.json that belongs to it beside it."
         )
     if (known.end_token not in (None, end)) or (known.highest_token and end != size - 1):
         wanted = "the highest token" if known.end_token is None else f"token {known.end_token}"

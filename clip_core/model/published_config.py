@@ -7,10 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clip_core.config import explain
 from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError
-from clip_core.network import ClipConfig
+from clip_core.network import ClipConfig, first_mistake
 
 # SigLIP's preprocessing.
 SQUASHED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_mode": "squash"}
@@ -47,11 +46,11 @@ def make_config(where: Path | str, values: Mapping[str, Any]) -> ClipConfig:
     try:
         return ClipConfig.model_validate(values)
     except ValidationError as error:
-        raise CheckpointError(f"{where} describes an invalid network: {explain(error)}") from None
+        raise CheckpointError(f"{where} describes an invalid network: {first_mistake(error)}.") from None
 
 
 def unsupported(where: Path | str, trait: str) -> CheckpointError:
-    return CheckpointError(f"{where} has {trait}, which is not supported; both towers must be plain Transformers.")
+    return CheckpointError(f"{where} has {trait}, which is not supported.")
 
 
 def mlp_ratio(width: int, hidden: int) -> float:

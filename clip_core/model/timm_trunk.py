@@ -1,6 +1,7 @@
-"""Vision Transformers of timm that are the image tower (`visual.trunk`) of open_clip's checkpoints.
+"""Networks of timm that are the image tower (`visual.trunk`) of open_clip's checkpoints.
 
-open_clip's configurations name them and say no more, so their shapes are a table here; timm itself is not needed.
+open_clip's configurations name them and say no more. The shapes of the Vision Transformers of SigLIP and CLIP are a
+table here, so that timm itself is not needed for them; it builds all others.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_core.errors import CheckpointError
-from clip_core.model.published_config import unsupported
+from clip_core.model.published_config import SQUASHED, number
 from clip_core.network import Activation, ImageTower, Pooling
 from clip_core.text import printable
 
@@ -53,24 +54,19 @@ TRUNKS: dict[str, Trunk] = {
 }
 
 
-def image_tower(where: Path | str, vision: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an ImageTower for open_clip's `vision_cfg` with a `timm_model_name`.
+def image_tower(where: Path | str, vision: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values of an ImageTower for open_clip's `vision_cfg` with a `timm_model_name`; None where it is not in the
+    table, or is pooled or projected in another way than published.
 
     Raises:
-        CheckpointError: if the trunk is not in the table, or is pooled or projected in another way than published.
+        CheckpointError: for another image size than the trunk's.
     """
     name = str(vision["timm_model_name"])
     trunk = TRUNKS.get(name)
-    if trunk is None:
-        raise CheckpointError(
-            f"{where} has the timm trunk {printable(name, 60)} as its image tower, which is not supported; of timm's "
-            "trunks, the Vision Transformers of SigLIP and SigLIP2 at fixed sizes and of CLIP are."
-        )
-    found = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear"), bool(vision.get("timm_proj_bias"))
-    pool, projection, bias = found
-    wanted = ("map",) if trunk.siglip else ("token",)
-    if pool not in wanted or projection not in ("none", "linear", None, "") or bias:
-        raise unsupported(where, f"a timm trunk with timm_pool {pool!r:.20}, timm_proj {projection!r:.20}")
+    pool, projection, bias = _settings(vision)
+    published = pool == ("map" if trunk is not None and trunk.siglip else "token")
+    if trunk is None or not published or projection not in ("none", "linear", "") or bias:
+        return None
     if vision.get("image_size", 224) != trunk.image_size:
         raise CheckpointError(
             f"{where} prepares images of {vision.get('image_size', 224)!r:.20} pixels for {name}, which is for "
@@ -91,12 +87,57 @@ def image_tower(where: Path | str, vision: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def timm_tower(where: Path | str, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a TimmTower for open_clip's `vision_cfg` with a `timm_model_name`.
+
+    Raises:
+        CheckpointError: for a variable image size, which such a tower does not have, or one that is no number.
+    """
+    name, (pool, projection, bias) = str(vision["timm_model_name"]), _settings(vision)
+    if "naflex" in name.lower():
+        raise CheckpointError(
+            f"{where} has the timm trunk {printable(name, 60)}, which takes images in their own proportions (NaFlex); "
+            "that is not supported: give a checkpoint of a fixed image size."
+        )
+    return {
+        "architecture": name,
+        "image_size": number(where, vision, "image_size", 224),
+        "pooling": pool,
+        "projection": projection,
+        "projection_bias": bias,
+    }
+
+
+def prepared_as(name: str) -> dict[str, Any]:
+    """How open_clip prepares images for a trunk's published weights, where no file says it; {} for CLIP's own way.
+
+    Source: open_clip's `pretrained.py`.
+    """
+    if name.startswith(("fastvit_mci", "vit_base_mci")):
+        values: dict[str, Any] = {"interpolation": "bilinear"}
+        if not name.startswith(("fastvit_mci3", "fastvit_mci4")):
+            values |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return values
+    if name.startswith("vit_pe_core"):
+        return SQUASHED | {"interpolation": "bilinear"}
+    return {}
+
+
+def _settings(vision: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """timm_pool, timm_proj ("" for the trunk's own), timm_proj_bias."""
+    return (
+        str(vision.get("timm_pool", "avg") or ""),
+        str(vision.get("timm_proj", "linear") or ""),
+        bool(vision.get("timm_proj_bias")),
+    )
+
+
 def trunk_name(image: ImageTower) -> str | None:
     """timm's name of a tower with attention pooling; None where it has none."""
     for name, trunk in TRUNKS.items():
         cfg = {"timm_model_name": name, "timm_pool": "map", "image_size": trunk.image_size}
         if trunk.siglip:
-            known = ImageTower(**image_tower(name, cfg | {"timm_proj": "none" if not image.projection else "linear"}))
-            if known == image:
+            values = image_tower(name, cfg | {"timm_proj": "none" if not image.projection else "linear"})
+            if values is not None and ImageTower(**values) == image:
                 return name
     return None

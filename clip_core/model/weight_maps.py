@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_core.errors import CheckpointError
 from clip_core.model.torch_files import StoredTensor
 from clip_core.model.weight_names import Row, hugging_face_rows, open_clip_rows, shapes_of
-from clip_core.network import ClipConfig
+from clip_core.network import LIBRARY_TOWERS, ClipConfig, ImageTower
 from clip_core.text import printable
 
 # ---------------------------------------------------------------- writing
@@ -22,10 +22,12 @@ from clip_core.text import printable
 def to_open_clip(weights: Mapping[str, Tensor], config: ClipConfig) -> dict[str, Tensor]:
     """Our state dict in open_clip's names; values are unchanged.
 
-    A network with attention pooling has a timm trunk there, and a text tower of its own.
+    A network with attention pooling, or a tower of another library, has a text tower as a module of its own there.
     """
-    trunk = config.own_image.attention_pooling is not None
-    return _written(open_clip_rows(config, text_prefix="text." if trunk else "", trunk=trunk), weights)
+    image = config.image
+    trunk = isinstance(image, ImageTower) and image.attention_pooling is not None
+    custom = trunk or isinstance(image, LIBRARY_TOWERS)
+    return _written(open_clip_rows(config, text_prefix="text." if custom else "", trunk=trunk), weights)
 
 
 def to_hugging_face(weights: Mapping[str, Tensor], config: ClipConfig) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ def check_names_and_shapes(
 def read_weights(
     path: Path, config: ClipConfig, rows: list[Row], tensors: Mapping[str, StoredTensor]
 ) -> dict[str, Tensor]:
-    """Our state dict, fp32, read from a weight file one tensor at a time.
+    """Our state dict, fp32 (counters as they are), read from a weight file one tensor at a time.
 
     Raises:
         CheckpointError: naming weights that are not finite.
@@ -98,7 +100,8 @@ def _one_by_one(
     """Our weights, one at a time; parts are copied into their place, so that no whole is in memory twice."""
     for row in rows:
         if len(row.theirs) == 1:
-            whole = tensors[row.theirs[0]].read().to(torch.float32)
+            whole = tensors[row.theirs[0]].read()
+            whole = whole.to(torch.float32) if whole.is_floating_point() else whole
             whole = whole.t().contiguous() if row.transposed else whole
             if row.share[2] > 1:
                 first, last, of = row.share

@@ -4,11 +4,14 @@ Shapes: W width, D embedding.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
+
 from clip_core.model.clip import uninitialised_clip
-from clip_core.network import ClipConfig
+from clip_core.network import LIBRARY_TOWERS, ClipConfig, ImageTower, Side, TextTower
 
 
 class Row(NamedTuple):
@@ -151,7 +154,7 @@ SIGLIP_SHARES = {  # of one matrix for query, key and value
 }
 
 # Buffers that these libraries store beside the weights: masks, counters, sizes.
-NOT_WEIGHTS = ("attn_mask", "position_ids", "input_resolution", "context_length", "vocab_size", "num_batches_tracked")
+NOT_WEIGHTS = ("attn_mask", "position_ids", "input_resolution", "context_length", "vocab_size")
 
 
 def open_clip_rows(config: ClipConfig, *, text_prefix: str = "", trunk: bool = False) -> list[Row]:
@@ -159,19 +162,39 @@ def open_clip_rows(config: ClipConfig, *, text_prefix: str = "", trunk: bool = F
 
     Args:
         text_prefix: `text.` where open_clip keeps the text tower as a module of its own.
-        trunk: the image tower is a Vision Transformer of timm.
+        trunk: the image tower is a Vision Transformer of timm, and one of ours.
     """
-    text = OPEN_CLIP_TEXT | (OPEN_CLIP_BIASED if config.own_text.projection_bias else {})
-    rows = _named(config, text | LOGITS | ({} if trunk else OPEN_CLIP_IMAGE))
-    rows += _blocks("text", config.own_text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
-    rows = [_prefixed(row, text_prefix) if row.ours.startswith("text.") else row for row in rows]
+    rows = _named(config, LOGITS)
+    rows += _of_library(config, "text") or _open_clip_text(config, text_prefix)
+    return rows + (_of_library(config, "image") or _open_clip_image(config, trunk=trunk))
+
+
+def _of_library(config: ClipConfig, side: Side) -> list[Row]:
+    """Of a tower that another library builds, whose names are open_clip's below its own; [] for a tower of ours."""
+    if not isinstance(config.image if side == "image" else config.text, LIBRARY_TOWERS):
+        return []
+    above = {"image": "visual", "text": "text"}[side]
+    names = (name.removeprefix(f"{side}.") for name in shapes_of(config) if name.startswith(f"{side}."))
+    return [Row(f"{side}.{name}", (f"{above}.{name}",)) for name in names]
+
+
+def _open_clip_text(config: ClipConfig, prefix: str) -> list[Row]:
+    names = OPEN_CLIP_TEXT | (OPEN_CLIP_BIASED if config.own_text.projection_bias else {})
+    rows = _named(config, names) + _blocks("text", config.own_text.layers, "transformer.resblocks", OPEN_CLIP_BLOCK)
+    return [_prefixed(row, prefix) for row in rows]
+
+
+def _open_clip_image(config: ClipConfig, *, trunk: bool) -> list[Row]:
+    layers = config.own_image.layers
     if not trunk:
-        return rows + _blocks("image", config.own_image.layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK)
+        return _named(config, OPEN_CLIP_IMAGE) + _blocks(
+            "image", layers, "visual.transformer.resblocks", OPEN_CLIP_BLOCK
+        )
     names = dict(TIMM_IMAGE)
     if not config.own_image.projection_bias:
         names["image.projection.weight"] = "head.proj.weight"
-    image = _named(config, names, TIMM_AXES) + _blocks("image", config.own_image.layers, "trunk.blocks", TIMM_BLOCK)
-    return rows + [_prefixed(row, "visual.") for row in image]
+    rows = _named(config, names, TIMM_AXES) + _blocks("image", layers, "trunk.blocks", TIMM_BLOCK)
+    return [_prefixed(row, "visual.") for row in rows]
 
 
 def hugging_face_rows(config: ClipConfig) -> list[Row]:
@@ -185,10 +208,17 @@ def hugging_face_rows(config: ClipConfig) -> list[Row]:
     return rows
 
 
-@lru_cache(maxsize=4)
 def shapes_of(config: ClipConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of our weights, by name."""
-    return {name: tuple(value.shape) for name, value in uninitialised_clip(config).state_dict().items()}
+    return _shapes_of(config.model_dump_json())  # some towers hold a dictionary, which cannot be hashed
+
+
+@lru_cache(maxsize=4)
+def _shapes_of(described: str) -> dict[str, tuple[int, ...]]:
+    config = ClipConfig.model_validate_json(described)
+    own = isinstance(config.image, ImageTower) and isinstance(config.text, TextTower)
+    with nullcontext() if own else torch.device("meta"):  # other libraries write into what they allocate
+        return {name: tuple(value.shape) for name, value in uninitialised_clip(config).state_dict().items()}
 
 
 def _named(

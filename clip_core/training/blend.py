@@ -33,7 +33,10 @@ def store_initial_weights(run: Path, weights: Mapping[str, Tensor]) -> None:
 
 def blend_weights(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """(1 - share) x start + share x end; exactly `start` at 0 and `end` at 1."""
-    return {name: torch.lerp(start[name].to(value.device), value, share) for name, value in end.items()}
+    return {
+        name: torch.lerp(start[name].to(value.device), value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
 
 
 def finish_with_blend(

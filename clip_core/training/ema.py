@@ -77,6 +77,8 @@ class EvalWeights:
                     parameter.copy_(raw[name])
                 elif not is_adapter(name):
                     parameter.copy_(self.model.get_parameter(name))
+            for name, buffer in self.training.named_buffers():  # which training does not change
+                buffer.copy_(self.model.get_buffer(name))
         return {name: value for name, value in tensors.items() if not name.endswith(_RAW)}
 
 

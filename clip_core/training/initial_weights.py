@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from clip_core.config import DataConfig, TrainConfig
@@ -13,11 +14,20 @@ from clip_core.model.hub import local_source
 from clip_core.model.image_encoder import interpolate_positions
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.published import read_published
-from clip_core.network import ClipConfig
+from clip_core.model.timm_image import TimmImageEncoder
+from clip_core.model.transformers_text import layers_of
+from clip_core.network import (
+    LIBRARY_TOWERS,
+    ClipConfig,
+    ExternalTower,
+    TimmTower,
+    TransformersTower,
+)
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.text import printable
 
+_STAYS = "towers of timm and transformers train without dropout and with the batch statistics of their pretraining"
 _DEFAULT_LENGTH = DataConfig().context_length
 
 
@@ -52,13 +62,49 @@ def find_start(config: TrainConfig, run: Path, *, resume: bool) -> Start | None:
     start = _read(config.tune.init, config)
     if start.network.external:
         return start
-    layers = (start.network.own_image if config.tune.lock == "image" else start.network.own_text).layers
+    _refuse_for_libraries(start, config)
+    layers = _blocks(start.network, config.tune.lock) if config.tune.unlock_last else 0
     if config.tune.unlock_last > layers:
         raise UsageError(
             f"--unlock-last is {config.tune.unlock_last}, and "
             f"the {config.tune.lock} tower of {start.source} has {layers} blocks."
         )
     return start
+
+
+def _blocks(network: ClipConfig, side: str) -> int:
+    """The number of blocks of a tower whose weights are in the network."""
+    tower = network.image if side == "image" else network.text
+    if isinstance(tower, TransformersTower):
+        return layers_of(tower.settings)
+    if isinstance(tower, TimmTower):
+        with torch.device("meta"):
+            return len(TimmImageEncoder(tower, network.embed_dim).blocks)
+    assert not isinstance(tower, ExternalTower)
+    return tower.layers
+
+
+def _refuse_for_libraries(start: Start, config: TrainConfig) -> None:
+    """Refuse what has no meaning for the towers that another library builds.
+
+    Raises:
+        UsageError: naming the flag and the way out.
+    """
+    network, tune, optim = start.network, config.tune, config.optim
+    known = [printable(each.architecture) for each in (network.image, network.text) if isinstance(each, LIBRARY_TOWERS)]
+    has = f"{start.source} has the tower {' and '.join(known)}"
+    if tune.lora and known:
+        raise UsageError(
+            f"--lora is not supported here: {has}; leave it out, or train less with --lock image or --lock text and "
+            "--unlock-last N."
+        )
+    if optim.patch_dropout and isinstance(network.image, TimmTower):
+        raise UsageError(f"--patch-dropout is not supported here: {has}, which takes whole images; leave it out.")
+    if config.encoders.unfreeze_last:
+        raise UsageError(
+            f"--unfreeze-last is not supported here: it is for aligned encoders, and {start.source} is a whole CLIP; "
+            "use --lock image or --lock text with --unlock-last N."
+        )
 
 
 def stored_start(run: Path) -> Start:
@@ -91,7 +137,10 @@ def _read(init: str, config: TrainConfig) -> Start:
             image_size=size,
             context_length=None if length == _DEFAULT_LENGTH else length,
         )
-        return Start(published.config, published.tokenizer, published.source, init, published.weights, published.notes)
+        notes = published.notes
+        if any(isinstance(tower, LIBRARY_TOWERS) for tower in (published.config.image, published.config.text)):
+            notes = (*notes, _STAYS)
+        return Start(published.config, published.tokenizer, published.source, init, published.weights, notes)
     if config.tune.init_model is not None:
         raise UsageError(
             f"--init-model applies to published weights, and {path} is a run or a checkpoint of one; leave it out."
@@ -105,6 +154,11 @@ def _read(init: str, config: TrainConfig) -> Start:
             f"--context-length is {length}; {path} was trained with {network.text.context_length} tokens; leave it out."
         )
     if size is not None and size != network.image.image_size:
+        if isinstance(network.image, TimmTower):
+            raise UsageError(
+                f"--image-size is not supported for the timm trunk {printable(network.image.architecture, 60)}, whose "
+                f"images have {network.image.image_size} pixels; leave it out."
+            )
         network = _with_image_size(network, size)
         tower = network.own_image
         weights["image.positions"] = interpolate_positions(

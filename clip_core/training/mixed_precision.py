@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
+from clip_core.model.library_tower import LibraryTower
 
 
 class MixedPrecision:
@@ -37,6 +38,7 @@ class MixedPrecision:
                 for master in model.parameters()
             }
             self.network = copy.deepcopy(model, memo=dict(working))  # modules alone; fp32 weights are never copied
+            _round_buffers(self.network, self.dtype)
             self._master = [master for master in model.parameters() if master.requires_grad]
             self._working = [working[id(master)] for master in self._master]
         self._gradients = [torch.empty_like(master) for master in self._master]
@@ -52,6 +54,8 @@ class MixedPrecision:
         """Round all weights of the model, the frozen ones too: after a checkpoint was loaded."""
         if self.network is not self.model:
             torch._foreach_copy_(list(self.network.parameters()), list(self.model.parameters()))
+            for mine, theirs in zip(self.network.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(theirs)
 
     @torch.no_grad()
     def gradients_to_master(self) -> None:
@@ -74,6 +78,16 @@ def _in_fp32(model: nn.Module) -> set[int]:
     scalars = {id(master) for master in model.parameters() if master.ndim == 0}
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     return scalars | {id(master) for norm in norms for master in norm.parameters()}
+
+
+def _round_buffers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Fixed positions of the towers of other libraries, which are added to activations; batch statistics stay fp32."""
+    for tower in network.modules():
+        for module in tower.modules() if isinstance(tower, LibraryTower) else ():
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for name, buffer in module.named_buffers(recurse=False):
+                    if buffer.is_floating_point():
+                        setattr(module, name, buffer.to(dtype))
 
 
 def _copied(master: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_core.model.clip import CLIP
+from clip_core.model.library_tower import LibraryTower
 from clip_core.model.projection import ExternalEncoder
 
 # Parts of a tower before its first block.
@@ -43,11 +44,17 @@ class Optimiser:
         _skip_dynamo()
         self._parameters = dict(model.named_parameters())
         groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+        above = {
+            f"{side}.{name}": layers
+            for side, tower in (("image", model.image), ("text", model.text))
+            if isinstance(tower, LibraryTower)
+            for name, layers in tower.layers_above().items()
+        }
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matrix = muon and parameter.ndim == 2 and ".blocks." in name
                 decay = weight_decay if parameter.ndim >= 2 and "positions" not in name else 0.0
-                share = layer_decay ** layers_above(model, name)
+                share = layer_decay ** (above[name] if name in above else layers_above(model, name))
                 groups.setdefault((matrix, decay, share), []).append(parameter)
 
         def param_groups(matrices: bool) -> list[dict[str, Any]]:

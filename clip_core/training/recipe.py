@@ -9,7 +9,7 @@ from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConf
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import DataError, UsageError
-from clip_core.network import ClipConfig, ExternalTower, Preprocessing
+from clip_core.network import ClipConfig, ExternalTower, ImageTower, Preprocessing
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
 
@@ -226,7 +226,8 @@ def _regularisation(
     )
     if optim.augment and (images or captions):
         decide.note("augment", True if images and captions else "images" if images else "captions", "on")
-    own_image, own_text = (not isinstance(tower, ExternalTower) for tower in (network.image, network.text))
+    own_image = isinstance(network.image, ImageTower)
+    own_text = not isinstance(network.text, ExternalTower)
     dropout = _PATCH_AND_WORD_DROPOUT if case.very_few else 0.0
     patch_dropout = decide.choose(
         "patch_dropout", optim.patch_dropout, dropout if own_image else 0.0, "very few", off=0.0
@@ -330,7 +331,7 @@ def tune_lr(network: ClipConfig, tune: TuneConfig) -> float:
     """About a fiftieth of the rate from scratch, lower for wider networks; higher where fewer weights are trainable."""
     times = _LORA_TIMES if tune.lora else _LOCKED_TIMES if tune.lock != "none" else 1
     image = network.image
-    width = image.head_input if isinstance(image, ExternalTower) else image.width
+    width = image.head_input if isinstance(image, ExternalTower) else getattr(image, "width", _TUNE_WIDTH)
     return float(f"{times * _TUNE_LR * _TUNE_WIDTH / width:.1g}")
 
 

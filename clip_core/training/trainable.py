@@ -13,6 +13,7 @@ from clip_core.config import LossName, TuneConfig
 from clip_core.model.attention_pooling import AttentionPoolHead
 from clip_core.model.clip import CLIP
 from clip_core.model.image_encoder import ImageEncoder
+from clip_core.model.library_tower import LibraryTower
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.text_encoder import TextEncoder
 from clip_core.model.transformer import Attention
@@ -57,8 +58,13 @@ def _unfreeze(tower: ExternalEncoder) -> None:
             block.requires_grad_(True)
 
 
-def _lock(tower: ImageEncoder | TextEncoder, unlock_last: int) -> None:
+def _lock(tower: ImageEncoder | TextEncoder | LibraryTower, unlock_last: int) -> None:
     tower.requires_grad_(False)
+    if isinstance(tower, LibraryTower):
+        above = tower.layers_above()
+        for name, parameter in tower.named_parameters() if unlock_last else ():
+            parameter.requires_grad_(above[name] <= unlock_last)
+        return
     if unlock_last:
         last: tuple[nn.Module | None, ...] = (
             (tower.norm_post, tower.attention_pool) if isinstance(tower, ImageEncoder) else (tower.norm_final,)

@@ -42,8 +42,8 @@ def bare_python(packages: Path, *arguments: object) -> subprocess.CompletedProce
     """A child without site-packages: it can import the standard library and `packages`."""
     environment = {"PYTHONPATH": str(packages), "PATH": os.environ["PATH"], "HOME": str(packages.parent)}
     return subprocess.run(
-        [sys.executable, "-S", "-B", *map(str, arguments)], env=environment, capture_output=True, text=True,
-        timeout=240, check=False,
+        [sys.executable, "-S", "-B", *map(str, arguments)], env=environment, cwd=packages, capture_output=True,
+        text=True, timeout=240, check=False,
     )  # fmt: skip
 
 

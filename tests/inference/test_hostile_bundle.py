@@ -1,6 +1,7 @@
 """A stranger's bundle: wrong vectors, endless graphs, lying sizes and escape bytes end in one printable sentence."""
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import TEXT
+from clip_core.inference.bundle import TEXT, VISION
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.memory_limit import available_memory
 from clip_core.run.paths import MANIFEST
-from tests.inference.test_bundle import edit_manifest, edit_onnx
+from tests.inference.test_bundle import edit_manifest, edit_onnx, relist
 from tests.models import images_of
 
 EVIL = "\x1b[31mevil\x1b]0;owned\x07\x9b\u202e"
@@ -74,6 +76,12 @@ def cut_a_row(bundle: Path) -> None:
     after(bundle, "Slice", ints(0), ints(1))
 
 
+def expand(bundle: Path) -> None:
+    """One number to half as many bytes again as there are."""
+    size = ints((available_memory() or 0) // 40, 16)
+    after(bundle, "Expand", np.zeros(1, np.float32), size, only=True)
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda b: after(b, "Mul", np.float32([np.nan])), "not finite"),
     "not of length 1": (lambda b: after(b, "Mul", np.float32([2])), "not of length 1"),
@@ -84,21 +92,52 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: after(b, "ConstantOfShape", ints(10**12), only=True),
         "could not compute|other inputs or outputs",
     ),
+    "more memory than there is": (expand, "could not compute"),
     "an endless loop": (loop_for_ever, "has a Loop, which may run without end"),
 }
 
 
+def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
+    own_bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where someone made the checksums fit: names that are not UTF-8, other operators, other shapes."""
+    image, generator = images_of(tiny_run)[0], random.Random(1)
+    original = {name: (own_bundle / name).read_bytes() for name in (TEXT, VISION, "tokenizer.json", MANIFEST)}
+    for turn in range(80):
+        name = [TEXT, VISION, "tokenizer.json", MANIFEST][turn % 4]
+        content = bytearray(original[name])
+        for _ in range(generator.choice([1, 2, 8])):
+            place = generator.choice([generator.randrange(3000), -generator.randrange(1, 3000)]) % len(content)
+            content[place : place + generator.randrange(2)] = bytes([generator.randrange(256)])
+        (own_bundle / name).write_bytes(content)
+        if name != MANIFEST:
+            relist(own_bundle, name)
+        try:
+            CLIPInference(own_bundle).image_text_similarity(image, ["a", "b"])
+        except ClipError as error:
+            assert str(error).isprintable()  # noqa: PT017
+        for changed, before in original.items():
+            (own_bundle / changed).write_bytes(before)
+    assert "EP Error" not in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(own_bundle: Path, tiny_run: Path, name: str) -> None:
+def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(
+    own_bundle: Path, tiny_run: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     spoil, message = HOSTILE[name]
     spoil(own_bundle)
     with pytest.raises(ClipError, match=message) as caught:
         CLIPInference(own_bundle).image_text_similarity(images_of(tiny_run)[0], ["a", "b"])
     assert str(caught.value).isprintable()
+    assert "".join(capfd.readouterr()).replace("\n", "").isprintable()  # of native code too
 
 
 MANIFESTS: dict[str, Callable[[dict], object]] = {
     "a size that no file has": lambda m: m["files"][TEXT].update(size=10**13),
+    "a file named a thousand times": lambda m: m["files"].update(
+        {f"{'./' * n}{TEXT}": m["files"][TEXT] for n in range(1000)}
+    ),
     "a negative size": lambda m: m["files"][TEXT].update(size=-1),
     "a mean out of range": lambda m: m["preprocessing"].update(mean=[1e300] * 3),
     "no deviation": lambda m: m["preprocessing"].update(std=[0, 0.2, 0.2]),

@@ -7,8 +7,11 @@ import pytest
 
 from clip_core.errors import UsageError
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.gallery import OpenGalleries
+from clip_core.inference.gallery_store import INDEX
 from clip_core.inference.search import ClassificationSet, Search, Term, query_of
 from clip_core.scoring import l2_normalise, similarity
+from clip_tui.gallery import read_gallery, stored_galleries
 from tests.models import images_of
 
 
@@ -18,7 +21,7 @@ def model(tiny_run: Path) -> CLIPInference:
 
 
 def _ask(model: CLIPInference, **values: object) -> dict:
-    return Search(op="search", **values).answer(model, lambda done, total: None)
+    return Search(op="search", **values).answer(model, OpenGalleries(model.encoder), lambda done, total: None)
 
 
 def test_one_term_ranks_as_retrieval_does(model: CLIPInference, tiny_run: Path) -> None:
@@ -71,9 +74,24 @@ def test_a_set_is_classified_as_each_of_its_images_is(model: CLIPInference, tiny
     broken.write_bytes(b"no image")
     classes = ["red", "green", "blue"]
     asked = ClassificationSet(op="classification_set", images=[*images, broken], classes=classes)
-    found = asked.answer(model, lambda done, total: None)
+    found = asked.answer(model, OpenGalleries(model.encoder), lambda done, total: None)
     assert found["images"] == [str(image) for image in images]
     assert found["skipped"] == 1
     for image, predicted, probability in zip(images, found["predicted"], found["probabilities"], strict=True):
         best, share = model.zero_shot_classification(image, classes)[0]
         assert (best, pytest.approx(share, abs=1e-5)) == (classes[predicted], probability)
+
+
+def test_a_stored_gallery_is_listed_and_read_without_its_embeddings(
+    model: CLIPInference, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = images_of(tiny_run)[:5]
+    model.gallery(images)
+    ((place, line),) = stored_galleries()
+    assert line.startswith("5 images, first ")
+    assert sorted(read_gallery(tiny_run, place).images) == sorted(str(image) for image in images)
+    assert place.path is not None
+    (place.path / INDEX).write_bytes(b"damaged")
+    assert stored_galleries() == []
+    assert "is not a stored gallery" in (read_gallery(tiny_run, place).note or "")

@@ -86,6 +86,7 @@ def test_every_question_gets_the_answer_that_the_library_gives(server: Server, t
     [
         ("not json", "question"),
         ("[1, 2]", "question"),
+        ("[" * 50_000, "question"),
         ('{"id": 9}', "op"),
         ('{"id": 9, "op": "format_disk"}', "op"),
         ('{"id": 9, "op": "similarity", "image": "x.png"}', "texts"),

@@ -166,6 +166,17 @@ def test_a_network_that_its_file_cannot_hold_is_refused_before_memory_is_taken(
     said = json.loads(path.read_text())
     said["model"][tower] |= changes
     path.write_text(json.dumps(said))
-    with pytest.raises(CheckpointError, match="does not describe a network|do not belong together") as caught:
+    with pytest.raises(CheckpointError, match=r"does not describe a network|do not belong together") as caught:
         load_model(run)
     assert str(caught.value).isprintable()
+
+
+def test_a_mistake_in_a_network_is_named_by_its_place(run: Path) -> None:
+    path = RunPaths(run).checkpoint(7) / META
+    said = json.loads(path.read_text())
+    said["model"]["image"]["norm_eps"] = -1e300
+    path.write_text(json.dumps(said))
+    with pytest.raises(
+        CheckpointError, match=r"network: image\.norm_eps is -1e\+300; it should be greater than or equal"
+    ):
+        load_model(run)

@@ -1,6 +1,7 @@
 """What published weights say of themselves, what is refused and how, and where they can be used."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from clip_core.model.checkpoint import load_model
 from clip_core.model.open_clip_config import from_settings, named_settings
 from clip_core.model.published import read_published
 from clip_core.model.weight_maps import to_hugging_face, to_open_clip
-from clip_core.network import Activation, ClipConfig, Pooling
+from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, TransformersTower
 from tests.models import make_run, python
 from tests.published import END, hugging_face_model, open_clip_model, save_open_clip
 
@@ -139,9 +140,13 @@ def test_every_architecture_of_open_clip_is_understood_or_refused_by_name() -> N
     assert {"ViT-B-32", "ViT-H-14", "ViT-bigG-14", "ViT-g-14", "ViT-L-14-336"} <= {name for name, _ in understood}
     for name, config in understood:
         settings = open_clip.get_model_config(name)
+        assert isinstance(config.text, TransformersTower) is ("hf_model_name" in settings["text_cfg"])
         if "timm_model_name" not in settings["vision_cfg"]:
+            assert isinstance(config.image, ImageTower)
             assert config.image.width // config.image.heads == settings["vision_cfg"].get("head_width", 64)
             assert (config.image.activation is Activation.QUICK_GELU) == settings.get("quick_gelu", False)
+    libraries = ("ViTamin", "MobileCLIP", "EVA02", "convnext", "PE-Core", "roberta", "xlm-roberta", "mt5", "nllb")
+    assert not [name for name in refusals if name.startswith(libraries)]
     siglip = {name: config for name, config in understood if "SigLIP" in name}
     unprojected = "ViT-SO400M-16-SigLIP-i18n-256"
     assert siglip.keys() == {name for name in open_clip.list_models() if "-SigLIP" in name} - {unprojected}
@@ -151,9 +156,8 @@ def test_every_architecture_of_open_clip_is_understood_or_refused_by_name() -> N
     assert (so400m.image.grid, so400m.image.mlp_width, so400m.text.mlp_width) == (27, 4304, 4304)
     assert so400m.image.width / so400m.image.heads == 72
     for name, part in (
-        ("RN50", "a ResNet"), ("ViTamin-B", "the timm trunk vitamin_base_224"),
-        ("roberta-ViT-B-32", "a Hugging Face text tower (roberta-base)"), ("coca_ViT-B-32", "CoCa"),
-        ("ViT-M-16-alt", "layer scale"), ("ViT-L-14-CLIPA", "strip_sep_token"),
+        ("RN50", "a ResNet"), ("coca_ViT-B-32", "CoCa"), ("ViT-M-16-alt", "layer scale"),
+        ("ViT-L-14-CLIPA", "strip_sep_token"),
     ):  # fmt: skip
         assert part in refusals[name]
 
@@ -179,7 +183,7 @@ def test_what_is_missing_or_left_over_is_named(folder: Path) -> None:
     [
         ({"model_cfg__embed_dim": 48}, "text_projection has the shape [64, 32]"),
         ({"model_cfg__vision_cfg__layers": 3}, "visual.transformer.resblocks.2"),
-        ({"model_cfg__vision_cfg__layers": 10**9}, "more blocks"),
+        ({"model_cfg__vision_cfg__layers": 10**9}, "less than or equal to 1000"),
         ({"model_cfg__vision_cfg__image_size": 48}, "visual.positional_embedding"),
         ({"model_cfg__vision_cfg__patch_size": 7}, "visual.conv1.weight has the shape [64, 3, 8, 8]"),
         ({"model_cfg__text_cfg__mlp_ratio": "4"}, "mlp_ratio is '4'"),
@@ -208,7 +212,8 @@ def test_a_configuration_that_disagrees_or_cannot_be(folder: Path, values: dict[
 def test_weights_of_another_architecture(tmp_path: Path, hugging_face: Path) -> None:
     foreign = {
         "positional_embedding_res": "LongCLIP", "visual.layer1.0.conv1.weight": "a ResNet",
-        "visual.attn_pool.query": "attentional pooling", "text.transformer.embeddings.word": "Hugging Face text tower",
+        "visual.attn_pool.query": "attentional pooling",
+        "text.transformer.embeddings.word": "text tower of a CLIP alone",
         "visual.transformer.resblocks.0.ls_1.gamma": "layer scale", "layer1.0.conv1.weight": "holds no CLIP",
     }  # fmt: skip
     for name, reason in foreign.items():
@@ -321,3 +326,20 @@ def test_a_run_still_loads(tmp_path: Path) -> None:
     assert loaded.tokenizer.end_token == loaded.config.text.end_token != END
     assert not any(weight.is_meta for weight in loaded.model.state_dict().values())
     assert all(weight.requires_grad for weight in loaded.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_config__layer_norm_eps": -1e300}, r"image\.norm_eps is -1e\+300"),
+        ({"text_config__num_hidden_layers": 10**9}, r"text\.layers is 1000000000"),
+        ({"text_config__vocab_size": 10**12}, r"text\.vocab_size is"),
+        ({"vision_config__hidden_size": 10**7}, r"image\.width is"),
+        ({"projection_dim": 10**12}, "embed_dim is"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_memory_is_taken(
+    hugging_face: Path, change: dict[str, Any], message: str
+) -> None:
+    changed(hugging_face / "config.json", **change)
+    assert re.search(message, refused(hugging_face))

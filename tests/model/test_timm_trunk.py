@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import open_clip
 import pytest
 import timm
 from timm.models import vision_transformer
 
 from clip_core.errors import CheckpointError
-from clip_core.model.timm_trunk import TRUNKS, image_tower, trunk_name
-from clip_core.network import Activation, ImageTower
+from clip_core.model.timm_trunk import TRUNKS, image_tower, prepared_as, timm_tower, trunk_name
+from clip_core.network import Activation, ImageTower, Preprocessing, TimmTower
 
 SETTINGS = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
 
@@ -43,30 +44,51 @@ def test_a_tower_finds_its_name_again() -> None:
     for name, trunk in TRUNKS.items():
         if trunk.siglip:
             values = image_tower(name, {**SETTINGS, "timm_model_name": name, "image_size": trunk.image_size})
+            assert values is not None
             found = trunk_name(ImageTower(**values))
             assert found is not None
             assert TRUNKS[found] == trunk
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"timm_model_name": "convnext_base"}, "the timm trunk convnext_base"),
-        ({"timm_pool": "avg"}, "timm_pool 'avg'"),
-        ({"timm_proj": "mlp"}, "timm_proj 'mlp'"),
-        ({"image_size": 256}, "images of 256 pixels for vit_base_patch16_siglip_224"),
-    ],
-)
-def test_another_trunk_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(CheckpointError, match=reason) as caught:
-        image_tower("w.json", {**SETTINGS, **changes})
+def test_another_image_size_than_the_trunks_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="images of 256 pixels for vit_base_patch16_siglip_224") as caught:
+        image_tower("w.json", {**SETTINGS, "image_size": 256})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"timm_model_name": "convnext_base"}, {"timm_pool": "avg"}, {"timm_proj": "mlp"}, {"timm_proj": ""}]
+)
+def test_another_trunk_or_pooling_is_left_to_timm(changes: dict[str, Any]) -> None:
+    vision = {**SETTINGS, **changes}
+    values = timm_tower("w.json", vision)
+    assert TimmTower(**values).architecture == vision["timm_model_name"]
+    assert (image_tower("w.json", vision) is None) is (changes != {"timm_proj": ""})
+
+
+def test_images_are_prepared_as_open_clip_does_where_no_file_says_it() -> None:
+    compared = 0
+    for name, tag in open_clip.list_pretrained():
+        trunk = open_clip.get_model_config(name)["vision_cfg"]
+        if trunk.get("timm_model_name") and image_tower(name, trunk) is None:
+            said = open_clip.pretrained.get_pretrained_cfg(name, tag)
+            ours = Preprocessing(image_size=224, **prepared_as(trunk["timm_model_name"]))
+            assert (ours.mean, ours.std) == (tuple(said["mean"]), tuple(said["std"])), name
+            assert (ours.interpolation, ours.resize_mode) == (said["interpolation"], said["resize_mode"]), name
+            compared += 1
+    assert compared > 30
+
+
+def test_naflex_is_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"naflexvit_base_patch16_siglip.*in their own proportions"):
+        timm_tower("w.json", {**SETTINGS, "timm_model_name": "naflexvit_base_patch16_siglip"})
 
 
 def test_class_pooling_with_a_projection_with_bias_is_mobileclip2s() -> None:
     values = image_tower(
         "w.json", {"timm_model_name": "vit_large_patch14_clip_224", "timm_pool": "token", "timm_proj": None}
     )
+    assert values is not None
     tower = ImageTower(**values)
     assert (tower.has_class_token, tower.projection, tower.projection_bias, tower.pre_norm) == (True, True, True, True)
     assert tower.norm_eps == 1e-5

@@ -15,7 +15,7 @@ from clip_core.model.onnx_file import files_beside
 from clip_core.network import Preprocessing
 from clip_core.text import printable
 
-_WARNINGS_OFF = 3
+_LOG_OFF = 4  # errors are raised, and the log would print the names of a file as they are
 _DEFAULT_SIZE = 224
 
 
@@ -37,7 +37,10 @@ class OnnxImageEncoder(FrozenEncoder):
     def forward(self, x: Tensor) -> Tensor:
         images = x.detach().float().cpu().numpy()  # (B, 3, S, S)
         parts = [images[row : row + 1] for row in range(len(images))] if self._one_by_one else [images]
-        rows = [np.asarray(self.session.run([self.output_name], {self.input_name: part})[0]) for part in parts]
+        try:
+            rows = [np.asarray(self.session.run([self.output_name], {self.input_name: part})[0]) for part in parts]
+        except Exception as error:  # as for the session
+            raise CheckpointError(f"{self.path} fails on images: {printable(str(error), 160)}") from None
         features = np.concatenate(rows).reshape(len(images), -1).astype(np.float32, copy=False)
         return torch.from_numpy(features).to(x.device)  # (B, F)
 
@@ -100,7 +103,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 def _session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.log_severity_level = _WARNINGS_OFF
+    options.log_severity_level = _LOG_OFF
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

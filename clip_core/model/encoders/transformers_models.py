@@ -43,7 +43,7 @@ def build_empty(folder: Path, class_name: str = "AutoModel", part: str | None = 
     config = _config(library, folder)
     config = getattr(config, part) if part else config
     make = library.AutoModel.from_config if class_name == "AutoModel" else getattr(library, class_name)
-    with _quiet(library), _one_sentence(folder), torch.device("meta"):
+    with quiet(library), _one_sentence(folder), torch.device("meta"):
         model: nn.Module = make(config)
     return model.eval()
 
@@ -59,7 +59,7 @@ def build(folder: Path, weights: Path, class_name: str = "AutoModel") -> nn.Modu
     _config(library, folder)
     file = open_weights(weights)  # damage, pickled code and missing parts are found here, in one sentence
     safe = all(path.suffix == ".safetensors" for path in file.files)
-    with _quiet(library), _one_sentence(folder):
+    with quiet(library), _one_sentence(folder):
         model, loaded = getattr(library, class_name).from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True, use_safetensors=safe, dtype=torch.float32,
             output_loading_info=True,
@@ -90,7 +90,7 @@ def without_pooler(model: nn.Module) -> nn.Module:
 def _config(library: ModuleType, folder: Path) -> Any:
     where = folder / CONFIG
     refuse_code(where, read_settings(where))
-    with _quiet(library), _one_sentence(folder):
+    with quiet(library), _one_sentence(folder):
         return library.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
 
 
@@ -107,7 +107,7 @@ def _one_sentence(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(library: ModuleType) -> Iterator[None]:
+def quiet(library: ModuleType) -> Iterator[None]:
     """No progress bar and no report of transformers on the terminal."""
     log = library.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
