@@ -166,7 +166,7 @@ def _read_folder(folder: Path) -> Gallery:
     """The images of a folder with their captions where it has some, else the images alone."""
     from clip_core.data.formats.detect import read_data
     from clip_core.data.formats.source import ReadOptions
-    from clip_core.data.image_files import walk_images
+    from clip_core.data.image_files import list_folder
 
     if not folder.exists():
         raise DataError(f"{folder} does not exist (searched from {Path.cwd()}); correct the path.")
@@ -178,7 +178,7 @@ def _read_folder(folder: Path) -> Gallery:
     except ClipError:
         if not folder.is_dir():
             raise
-    images = [str(path) for path in sorted(walk_images(folder.absolute()))]
+    images = [str(path) for path in list_folder(folder.absolute()).images]
     if not images:
         raise DataError(f"no image is below {folder}; choose another folder.")
     return _without_captions(images)
