@@ -50,6 +50,10 @@ class RunPaths:
         return self.root / "flags.json"
 
     @property
+    def label(self) -> Path:
+        return self.root / "label.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "train.log"
 

@@ -245,6 +245,14 @@ class Pointer(Record):
     blend: float | None = None  # fraction of the final weights, if it is a blend of initial and final weights
 
 
+class Label(Record):
+    """label.json: what a user says about the run; the trainer neither writes nor reads it."""
+
+    name: str = ""  # in lists, in place of the folder's
+    note: str = ""
+    pinned: bool = False  # first in lists
+
+
 class Blend(Record):
     """One blend of initial and final weights."""
 
