@@ -66,11 +66,10 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
         if isinstance(model.text, ExternalEncoder):
             convert_external(model.text, folder / TEXT, kept_log)
         else:
-            written: nn.Module = model.text
-            end: int | None = None
-            if isinstance(model.text, TextEncoder):
-                written, end = OnnxTextTower(model.text), None if whole else text.end_token
-            convert_tower(written, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
+            own = model.text if isinstance(model.text, TextEncoder) else None
+            tower = OnnxTextTower(own) if own else model.text
+            end = text.end_token if own and not whole else None  # towers of transformers mask their padding
+            convert_tower(tower, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = cause_of(error)
