@@ -22,7 +22,9 @@ import clip_core
 from clip_core.errors import BackendError
 from clip_core.inference.bundle import DATA, TEXT, VISION
 from clip_core.model.clip import CLIP
+from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.projection import ExternalEncoder
+from clip_core.model.text_encoder import TextEncoder
 from clip_core.network import TextTower
 from clip_core.text import printable
 from export.onnx_towers import OnnxImageTower, OnnxTextTower
@@ -59,13 +61,14 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
         if isinstance(model.image, ExternalEncoder):
             convert_external(model.image, folder / VISION, kept_log)
         else:
-            convert_tower(
-                OnnxImageTower(model.image), images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log
-            )
+            vision = OnnxImageTower(model.image) if isinstance(model.image, ImageEncoder) else model.image
+            convert_tower(vision, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
         if isinstance(model.text, ExternalEncoder):
             convert_external(model.text, folder / TEXT, kept_log)
         else:
-            end, tower = None if whole else text.end_token, OnnxTextTower(model.text)
+            own = model.text if isinstance(model.text, TextEncoder) else None
+            tower = OnnxTextTower(own) if own else model.text
+            end = text.end_token if own and not whole else None  # towers of transformers mask their padding
             convert_tower(tower, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)

@@ -8,7 +8,11 @@
                      {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...],
                       "none_of_these": false}
                      {"id": n, "op": "similarity", "image": ..., "texts": [...]}
-    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"}
+                     {"id": n, "op": "search", "terms": [{"text": ... | "image": ..., "weight": w}], "images": [...] |
+                      "image_dir": ... | "texts": [...], "expected": [...], "top_k": k}
+                     {"id": n, "op": "classification_set", "images": [...], "classes": [...], "templates": [...]}
+    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"},
+                     and while images are embedded {"id": n, "progress": [done, total]}
 
 It ends at the end of its input. Nothing but these lines is ever written to stdout.
 """
@@ -17,6 +21,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,11 +34,14 @@ from clip_core.files import parse_json
 from clip_core.inference.bundle import PRECISIONS
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.inference.gallery import OpenGalleries
+from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
 from clip_core.text import printable
 
 TopK = Annotated[int, Field(ge=1)]
 Result = TypeVar("Result")
+
+_PROGRESS_SECONDS = 0.3
 
 
 class Retrieval(Frozen):
@@ -87,8 +95,9 @@ class Similarity(Frozen):
         return {"similarities": model.image_text_similarity(self.image, self.texts).tolist()}
 
 
-Question = Annotated[Retrieval | TextRetrieval | Classification | Similarity, Field(discriminator="op")]
-_QUESTION: TypeAdapter[Retrieval | TextRetrieval | Classification | Similarity] = TypeAdapter(Question)
+_Any = Retrieval | TextRetrieval | Classification | Similarity | Search | ClassificationSet
+Question = Annotated[_Any, Field(discriminator="op")]
+_QUESTION: TypeAdapter[_Any] = TypeAdapter(Question)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,14 +149,30 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
-        result = _attempt(number, partial(_answer, model, galleries, question), answers)
+        progress = _Progress(number, answers)
+        result = _attempt(number, partial(_answer, model, galleries, question, progress), answers)
         if result is not None:
             _say(answers, {"id": number, "ok": True, "result": result})
 
 
-def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any) -> dict[str, Any]:
+def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any, progress: Progress) -> dict[str, Any]:
     asked = _QUESTION.validate_python(question)
+    if isinstance(asked, Search | ClassificationSet):
+        return asked.answer(model, galleries, progress)
     return asked.answer(model, galleries) if isinstance(asked, Retrieval) else asked.answer(model)
+
+
+class _Progress:
+    """Says how many images are embedded, a few times a second."""
+
+    def __init__(self, number: Any, answers: TextIO) -> None:
+        self._number, self._answers, self._last = number, answers, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            _say(self._answers, {"id": self._number, "progress": [done, total]})
 
 
 def _attempt(number: Any, work: Callable[[], Result], answers: TextIO) -> Result | None:

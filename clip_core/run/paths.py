@@ -50,6 +50,10 @@ class RunPaths:
         return self.root / "flags.json"
 
     @property
+    def label(self) -> Path:
+        return self.root / "label.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "train.log"
 
@@ -72,6 +76,10 @@ class RunPaths:
     @property
     def plot(self) -> Path:
         return self.root / "training_results.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
 
     @property
     def initial_weights(self) -> Path:

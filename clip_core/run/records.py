@@ -106,7 +106,7 @@ class Recipe(Record):
 
     device: str
     precision: Precision
-    batch_size: int
+    batch_size: int  # of all processes together
     lr: float
     steps_per_epoch: int
     steps: int
@@ -124,6 +124,7 @@ class Recipe(Record):
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
+    processes: int = 1  # that the run began with
 
     @property
     def epochs(self) -> int:
@@ -242,6 +243,14 @@ class Pointer(Record):
     metric: str | None = None  # best.json: key of the metric that it was chosen by
     scores: dict[str, float] = {}  # best.json: its evaluation
     blend: float | None = None  # fraction of the final weights, if it is a blend of initial and final weights
+
+
+class Label(Record):
+    """label.json: what a user says about the run; the trainer neither writes nor reads it."""
+
+    name: str = ""  # in lists, in place of the folder's
+    note: str = ""
+    pinned: bool = False  # first in lists
 
 
 class Blend(Record):

@@ -93,6 +93,10 @@ class Page(Screen[None]):
     def _show_bar(self, snapshot: Snapshot | None) -> None:
         self.query_one(RunBar).show(snapshot, str(self.clip.root))
 
+    def copied(self) -> str | None:
+        """What `y` copies: what is selected here."""
+        return str(self.snapshot.path) if self.snapshot else None
+
     def run_came(self, snapshot: Snapshot | None) -> None:
         """The open run was read again, or the screen came to the front."""
 
