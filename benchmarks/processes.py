@@ -2,7 +2,7 @@
 
     python -m benchmarks.processes [--processes 2] [--steps 40] [clip-train flags ...]
 
-A small network on drawn shapes. The last run loses its last process by SIGKILL in the middle, and is resumed to the end.
+A small network on drawn shapes. The last run loses a process by SIGKILL in the middle, and is resumed to the end.
 """
 
 import argparse
