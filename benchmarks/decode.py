@@ -25,7 +25,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from benchmarks.train_run import header, row, train
-from clip_core.data.image_files import walk_images
+from clip_core.data.image_files import list_folder
 from clip_core.data.store import EXACT, ImageStore
 from clip_core.network import Preprocessing
 from clip_core.run.reader import RunReader
@@ -41,7 +41,7 @@ Decode = Callable[[Path], Any]
 
 def main(folder: Path, sides: list[int]) -> None:
     torch.set_num_threads(1)
-    paths = list(islice(sorted(walk_images(folder)), IMAGES))
+    paths = list(islice(list_folder(folder).images, IMAGES))
     print(header("side", "path", "images/s a core", "times open_clip's", "largest difference", "mean difference"))
     for side in sides:
         square = Preprocessing(image_size=side)

@@ -23,6 +23,7 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "textual": "tui",
+    "lancedb": "lancedb",
 }
 
 

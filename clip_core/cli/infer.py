@@ -33,6 +33,9 @@ Mode = Literal["similarity", "classification", "retrieval", "text-retrieval"]
 Image = Annotated[Path, Parameter(help="path of an image")]
 Texts = Annotated[list[str], Parameter(consume_multiple=True, negative="", help='one or more: --texts "a cat" "a dog"')]
 TopK = Annotated[int | None, Parameter(validator=Number(gte=1), help="how many results (default: all)")]
+Engine = Annotated[
+    str | None, Parameter(help="a LanceDB database in place of the index: a folder, or s3://BUCKET/PATH")
+]
 
 
 @Parameter(name="*")
@@ -57,12 +60,20 @@ class Model:
         Literal["auto", "torch", "onnx"],
         Parameter(help="auto: PyTorch for a run, else its bundle; onnx: a run's bundle"),
     ] = "auto"
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: first available)")] = None
+    device: Annotated[
+        str | None,
+        Parameter(
+            help="cpu, cuda, cuda:N or mps; with onnx also tensorrt, directml (default: first available; onnx: cpu)"
+        ),
+    ] = None
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, Parameter(help="variant of a bundle (default: its first)")
+    ] = None
 
     def load(self) -> "CLIPInference":
         from clip_core.inference.clip import CLIPInference
 
-        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model)
+        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model, self.precision)
         if clip.note:
             print(f"note: {printable(clip.note)}", file=sys.stderr)
         return clip
@@ -103,6 +114,7 @@ class ModelAndOutput(Model):
                 "note": about.note,
                 "backend": about.backend,
                 "device": about.device,
+                "precision": about.precision,
             }
             print(json.dumps({**answer, **facts}))  # ASCII: no caption can control a terminal
             return
@@ -212,27 +224,51 @@ def retrieval(
     text: Annotated[str, Parameter(help="a caption to search for")],
     image_dir: Annotated[Path, Parameter(help="folder of images, searched with its subfolders")],
     top_k: TopK = 5,
+    engine: Engine = None,
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Text-to-image retrieval from a folder. Embeddings are stored; only new and changed images are embedded again."""
     clip = options.load()
     _warn_truncated(clip, [text])
-    gallery = _gallery(clip, image_dir)
-    images, scores = clip.text_image_retrieval(text, gallery, top_k)
+    found = _gallery(clip, image_dir, engine=engine)
+    images, scores = clip.text_image_retrieval(text, found, top_k)
     paths, values = [str(path) for path in images], scores.tolist()
     answer = {
         "mode": "retrieval",
         "text": text,
         "images": paths,
         "similarities": values,
-        "gallery": len(gallery),
-        "skipped": {str(path): reason for path, reason in gallery.failures.items()},
+        "gallery": len(found),
+        "skipped": {str(path): reason for path, reason in found.failures.items()},
     }
     options.show(clip, paths, values, answer)
     if options.plot:
         from clip_core.inference.plot import plot_grid
 
         plot_grid(paths, values, text, options.plot)
+    return 0
+
+
+@app.command
+def gallery(
+    *,
+    image_dir: Annotated[Path, Parameter(help="folder of images, with its subfolders")],
+    save: Annotated[Path | None, Parameter(help="also write paths and embeddings: NAME.parquet or NAME.npz")] = None,
+    index: Annotated[
+        Path | None, Parameter(help="folder that keeps the embeddings (default: one in the user's cache)")
+    ] = None,
+    engine: Engine = None,
+    options: Model = _LATEST,
+) -> int:
+    """Embed a folder of images for retrieval, or what changed in it; interrupted, it goes on from there next time."""
+    if save is not None and save.suffix not in (".parquet", ".npz"):
+        raise UsageError(f"--save is {printable(str(save))}; it must end in .parquet or .npz.")
+    clip = options.load()
+    found = _gallery(clip, image_dir, index, engine)
+    print(f"{len(found):,} images in the gallery, {found.embedded:,} embedded now")
+    if save is not None:
+        found.save(save)
+        print(f"saved {printable(str(save))}")
     return 0
 
 
@@ -305,22 +341,26 @@ def _latest_run() -> Path:
     raise UsageError("there is no trained run below ./runs; name a model with --model, or train one: clip-train")
 
 
-def _gallery(clip: "CLIPInference", folder: Path) -> "Gallery":
+def _gallery(clip: "CLIPInference", folder: Path, index: Path | None = None, engine: str | None = None) -> "Gallery":
+    from clip_core.data.progress import DecodeProgress
     from clip_core.inference.gallery import Gallery
 
-    watched = sys.stderr.isatty()
+    def say(sentence: str) -> None:
+        print(f"clip-infer: {printable(sentence)}", file=sys.stderr)
 
-    def progress(done: int, total: int) -> None:
-        if watched and (done % 16 == 0 or done == total):
-            print(f"\rembedding {done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr)
+    def waiting() -> None:
+        say(f"another process is embedding {folder}; waiting for it.")
 
-    gallery = Gallery.open(clip.encoder, folder, progress=progress)
+    with DecodeProgress(say, "embedded") as progress:
+        gallery = Gallery.open(clip.encoder, folder, index, progress, waiting, engine)
+    if gallery.left_out:
+        more = f", such as {gallery.left_out[0]}"
+        say(f"{len(gallery.left_out):,} hidden images and folders of thumbnails left out{more}.")
     if gallery.failures:
         path, reason = next(iter(gallery.failures.items()))
-        print(
-            f"clip-infer: {len(gallery.failures)} of {len(gallery.failures) + len(gallery)} images skipped; "
-            f"the first is {printable(str(path))}: {printable(reason)}",
-            file=sys.stderr,
+        say(
+            f"{len(gallery.failures):,} of {len(gallery.failures) + len(gallery):,} images skipped; "
+            f"the first is {path}: {reason}"
         )
     if not len(gallery):
         raise UsageError(f"there is no readable image below {folder}; choose another --image-dir.")

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,10 @@ HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # the extra heic
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 ).union(HEIF_SUFFIXES if HAS_HEIF else ())
+
+# Folders of Synology's and QNAP's drives and of archives made by macOS: copies in small of the images beside them, or
+# images that were deleted; compared without regard to case.
+THUMBNAILS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx"})
 
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
 _HEADER = 512  # bytes of a tar header, right before the member
@@ -104,13 +108,37 @@ def count_repeated(paths: Sequence[Path]) -> int:
     return repeated
 
 
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Every image below a folder, by suffix, in no order; hidden files and linked folders are left out."""
+class FolderListing(NamedTuple):
+    """What one walk through a folder found.
+
+    Attributes:
+        images: every image by suffix, sorted.
+        folders: each folder that was read, with the time of its last change (ns) before it was read.
+        left_out: hidden images, and folders that are hidden or hold thumbnails, in no order.
+    """
+
+    images: list[Path]
+    folders: dict[str, int]
+    left_out: list[Path]
+
+
+def list_folder(folder: Path) -> FolderListing:
+    """The images below a folder.
+
+    Hidden files and folders, linked folders, and the thumbnails and recycled files of network drives are left out.
+    """
+    listing = FolderListing([], {}, [])
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        with suppress(OSError):
+            listing.folders[place] = os.stat(place).st_mtime_ns  # noqa: PTH116
+        hidden = [name for name in folders if name.startswith(".") or name.casefold() in THUMBNAILS]
+        listing.left_out.extend(Path(place, name) for name in hidden)
+        folders[:] = [name for name in folders if name not in hidden]
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
-                yield Path(place, name)
+            if os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                (listing.left_out if name.startswith(".") else listing.images).append(Path(place, name))
+    listing.images.sort()
+    return listing
 
 
 def _announces(header: bytes, size: int) -> bool:

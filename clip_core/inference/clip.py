@@ -11,10 +11,10 @@ import numpy as np
 
 from clip_core.data.preprocess import ImageSource
 from clip_core.errors import BackendError, CheckpointError, UsageError
-from clip_core.inference.bundle import is_bundle
+from clip_core.inference.bundle import PRECISIONS, Precision, is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
-from clip_core.inference.inputs import as_folder_or_paths, as_image, as_images, as_text, as_texts
+from clip_core.inference.inputs import as_image, as_images, as_text, as_texts
 from clip_core.inference.threshold import NONE_OF_THESE, Threshold, calibrate
 from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run
@@ -37,17 +37,24 @@ class CLIPInference:
             OpenAI's, open_clip's or Hugging Face's CLIP, or `org/name` on the Hugging Face hub.
         backend: `torch`, `onnx`, or `auto`: ONNX for a bundle; for a run, PyTorch where it is installed
             and the run's own bundle where it is not.
-        device: cpu, cuda, cuda:N or mps (default: the first that PyTorch has; the CPU for ONNX Runtime).
+        device: cpu, cuda, cuda:N or mps (default: the first that PyTorch has; the CPU for ONNX Runtime, which also
+            knows tensorrt, coreml and directml).
         model_name: open_clip's name of the architecture, where published weights do not say it.
+        precision: of a bundle's variant: fp32, fp16 or int8 (default: its first); PyTorch computes in fp32.
     Raises:
         CheckpointError, BundleError, BackendError: if there is no such model, or it cannot be used.
     """
 
     def __init__(
-        self, path: str | Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+        self,
+        path: str | Path,
+        backend: Choice = "auto",
+        device: str | None = None,
+        model_name: str | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self._path = Path(path)
-        self._encoder = open_encoder(self._path, backend, device, model_name)
+        self._encoder = open_encoder(self._path, backend, device, model_name, precision)
 
     @property
     def encoder(self) -> Encoder:
@@ -121,8 +128,9 @@ class CLIPInference:
         """
         text = as_text(text)
         if isinstance(images, Gallery):
-            paths, values = images.search(self._encoder.encode_texts([text]), _wanted(top_k, len(images)))
-            return list(paths), values
+            wanted = _wanted(top_k, len(images))
+            hits = images.search(text, wanted)[0] if wanted else []
+            return [hit.path for hit in hits], np.array([hit.score for hit in hits], np.float32)
         images = as_images(images)
         query, gallery = self._encoder.encode_texts([text]), self._encoder.encode_images(images)
         order, values = _ranked(query, gallery, _wanted(top_k, len(images)))
@@ -138,10 +146,13 @@ class CLIPInference:
         return [texts[row] for row in order], values
 
     def gallery(
-        self, images: str | PathLike[str] | Iterable[str | PathLike[str]], index: Path | None = None
+        self,
+        images: str | PathLike[str] | Iterable[str | PathLike[str]],
+        index: Path | None = None,
+        engine: str | None = None,
     ) -> Gallery:
-        """The images below a folder, or those listed, embedded once and stored (see Gallery)."""
-        return Gallery.open(self._encoder, as_folder_or_paths(images), index)
+        """The images below a folder, or those listed, embedded once and stored (see `Gallery.open`)."""
+        return Gallery.open(self._encoder, images, index, engine=engine)
 
 
 def fill(template: str, name: str) -> str:
@@ -152,9 +163,17 @@ def fill(template: str, name: str) -> str:
 
 
 def open_encoder(
-    path: Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+    path: Path,
+    backend: Choice = "auto",
+    device: str | None = None,
+    model_name: str | None = None,
+    precision: Precision | None = None,
 ) -> Encoder:
     """The encoder of a run, a checkpoint, a bundle or published weights; only its backend's library is imported."""
+    if precision is not None and precision not in PRECISIONS:
+        raise BackendError(f"the precision is {printable(str(precision), 40)!r}; it may be {', '.join(PRECISIONS)}.")
+    if backend == "auto" and precision in ("fp16", "int8"):
+        backend = "onnx"  # PyTorch computes in fp32
     path = local_source(path)
     if not path.exists() and (backend == "onnx" or not hub_name(str(path))):
         raise CheckpointError(
@@ -166,7 +185,9 @@ def open_encoder(
     if chosen == "onnx":
         from clip_core.inference.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder(folder, device, stale_note(folder))
+        return OnnxEncoder(folder, device, stale_note(folder), precision)
+    if precision not in (None, "fp32"):
+        raise BackendError(f"PyTorch computes in fp32 here; for {precision} use --backend onnx.")
     if not _torch_installed():
         raise BackendError(
             f'{path} needs PyTorch, which is not installed: pip install "clip-tui[train]", '

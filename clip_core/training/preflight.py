@@ -15,6 +15,8 @@ from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.model.encoders.files import absolute
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
+from clip_core.run.records import Flags
+from clip_core.text import printable
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.initial_weights import Start
 from clip_core.training.loggers import check_loggers
@@ -164,6 +166,11 @@ def _check_places(config: TrainConfig) -> None:
             raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):
             detect(path, ReadOptions.of(data))
+    if data.leave_out is not None and not data.leave_out.exists():
+        raise DataError(f"--leave-out {not_found(data.leave_out)}")
+    if data.leave_out is not None and Flags.find(data.leave_out) is None:
+        file = printable(str(data.leave_out))
+        raise DataError(f"--leave-out {file} is not the flags.json of a run, which the Live screen writes (f).")
     read_second_validation(config.tune)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from clip_core.config import TrainConfig
 from clip_core.errors import CheckpointError
 from clip_core.model.checkpoint import (
+    change_state,
     delete_damaged,
     delete_superseded,
     keep_checkpoint,
@@ -41,6 +42,7 @@ from clip_core.training.signals import Signals
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
+_SYSTEM_SECONDS = 10.0  # between two lines about the machine
 _FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
@@ -59,6 +61,7 @@ class Progress:
     planned_steps: int = 0  # of a run with --minutes
     chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
+    lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
 
 
 class Trainer:
@@ -103,6 +106,7 @@ class Trainer:
         )
         self.train_step.say = lambda line: self.warn([line])
         self._saved_at = -1
+        self._system_at = time.monotonic()
         self._figures: dict[str, str] = {}
 
     # ------------------------------------------------------------ the loop
@@ -173,7 +177,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         recipe = self.recipe
-        return learning_rate(
+        return self.progress.lr_factor * learning_rate(
             step, peak=recipe.lr, steps=recipe.steps, warmup_steps=recipe.warmup_steps, floor=recipe.min_lr
         )
 
@@ -193,6 +197,8 @@ class Trainer:
             self.evaluate()
         if step % self.recipe.checkpoint_every == 0:
             self.save()
+        if time.monotonic() - self._system_at >= _SYSTEM_SECONDS:
+            self.report_system()
         self.beat()
         self.pace.skip(time.perf_counter() - started)
 
@@ -232,6 +238,10 @@ class Trainer:
         recall = self.progress.scores.get("mean_recall", 0.0)
         images = f"{pace['images_per_second']:.0f}"
         self._figures = {"loss": f"{measured['loss']:.3f}", "recall": f"{recall:.1%}", "images/s": images}
+
+    def report_system(self) -> None:
+        self._system_at = time.monotonic()
+        self.writer.metric("system", self.progress.step, **system_figures(self.device, self.writer.path))
 
     @property
     def epoch(self) -> int:
@@ -277,7 +287,7 @@ class Trainer:
             seconds=round(seconds, 3),
         )
         if measured:
-            self.writer.metric("system", step, **system_figures(self.device, self.writer.path))
+            self.report_system()
             self.writer.probe(measured[1])
         self.log.say(self.line(scores))
         if step == 0:
@@ -348,6 +358,8 @@ class Trainer:
             self.requests.done(request, step, f"evaluated at step {step}")
         elif request.kind == "checkpoint":
             self.save_by_request(request)
+        elif request.kind == "learning_rate" and request.value is not None:
+            self.change_learning_rate(request, request.value)
         elif request.kind == "pause":
             self.save()
             self.paused = True
@@ -358,6 +370,19 @@ class Trainer:
             self.status(State.RUNNING)
             self.log.say("resumed after a pause")
             self.writer.event(step, "resumed after a pause", pace="restart")
+
+    def change_learning_rate(self, request: Request, value: float) -> None:
+        """Scale the schedule from the next step on, so that its learning rate is `value`."""
+        step, before = self.progress.step, self.learning_rate(self.progress.step)
+        if before <= 0:  # the end of a decay to 0
+            self.requests.refuse(request, step, "the learning rate is 0 until the end of the schedule")
+            return
+        self.progress.lr_factor *= value / before
+        if self._saved_at == step and self.writes:  # as while paused
+            change_state(self.writer.paths.checkpoint(step), lr_factor=self.progress.lr_factor)
+        message = f"learning rate {before:.3g} -> {value:.3g}; the schedule goes on from there"
+        self.log.say(f"{message} (step {step})")
+        self.requests.done(request, step, message)
 
     def save_by_request(self, request: Request) -> None:
         step = self.progress.step

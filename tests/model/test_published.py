@@ -183,7 +183,7 @@ def test_what_is_missing_or_left_over_is_named(folder: Path) -> None:
     [
         ({"model_cfg__embed_dim": 48}, "text_projection has the shape [64, 32]"),
         ({"model_cfg__vision_cfg__layers": 3}, "visual.transformer.resblocks.2"),
-        ({"model_cfg__vision_cfg__layers": 10**9}, "more blocks"),
+        ({"model_cfg__vision_cfg__layers": 10**9}, "less than or equal to 1000"),
         ({"model_cfg__vision_cfg__image_size": 48}, "visual.positional_embedding"),
         ({"model_cfg__vision_cfg__patch_size": 7}, "visual.conv1.weight has the shape [64, 3, 8, 8]"),
         ({"model_cfg__text_cfg__mlp_ratio": "4"}, "mlp_ratio is '4'"),
