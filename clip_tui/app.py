@@ -1,33 +1,41 @@
 """The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+import gc
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.filter import NoColor
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.theme import Theme
+from textual.widget import Widget
 
 from clip_core.errors import ClipError, RunError
-from clip_core.run.paths import is_run
-from clip_core.run.records import State
+from clip_core.run.lock import is_locked
+from clip_core.run.paths import RunPaths, is_run
 from clip_core.text import printable
 from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
-from clip_tui.encoder import Backend, Encoders, other
+from clip_tui.encoder import Backend, Encoders, Model, other
 from clip_tui.glyphs import AsciiFilter
-from clip_tui.theme import DARK
-from clip_tui.watcher import RunWatch, Snapshot, Trainer
+from clip_tui.output import DiffingApp
+from clip_tui.settings import Settings
+from clip_tui.theme import DARK, THEMES, Recolour, recolour
+from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
+WARM_UP_SECONDS = 0.2  # after the first frame
+SWITCH_SECONDS = 0.001  # for so long a thread that reads a file may keep the event loop waiting (Python: 0.005)
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
 
@@ -42,7 +50,7 @@ def _screen(page: str, name: str) -> Callable[[], Screen[None]]:
     return make
 
 
-class ClipApp(App[None]):
+class ClipApp(DiffingApp):
     """clip-tui on the runs below `root`."""
 
     TITLE = "clip-tui"
@@ -63,17 +71,25 @@ class ClipApp(App[None]):
 
     snapshot: reactive[Snapshot | None] = reactive(None)
     backend: reactive[Backend] = reactive("torch")
+    second: reactive[Model | None] = reactive(None)  # the model that answers beside the first one
+    overlays: reactive[tuple[Path, ...]] = reactive(())  # runs whose curves are drawn with those of the open one
 
-    def __init__(self, root: Path, *, ascii_only: bool = False, open_run: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        ascii_only: bool = False,
+        open_run: Path | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         super().__init__()
         self.root = root
-        self.draft: dict[str, Any] = {}  # what was typed into the form of a new run
+        self.settings = settings or Settings()
         self.draft_run: Path | None = None  # the run that was started from the draft last
         self.trainers: dict[Path, starter.Process] = {}
         self.exports: dict[Path, starter.Process] = {}
         self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
-        self._folder = TemporaryDirectory(prefix="clip-tui-")
-        self.encoders = Encoders(Path(self._folder.name))
+        self.encoders = Encoders()
         self._open_at_start = open_run
         self._watch: RunWatch | None = None
         if self.no_color:
@@ -81,26 +97,71 @@ class ClipApp(App[None]):
         if ascii_only:
             self.add_class("-ascii")
             self._filters.append(AsciiFilter())
-        self.register_theme(DARK)
-        self.theme = DARK.name
+        self._recolour: Recolour | None = None
+        for theme in THEMES:
+            self.register_theme(theme)
+        chosen = self.settings.theme
+        self.theme = chosen if chosen in self.available_themes else DARK.name
 
     # ------------------------------------------------------------ life
 
     def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, self._theme_changed)
+        self._apply_theme()
         self.push_screen("runs")
+        self.set_timer(WARM_UP_SECONDS, self._warm_up)
+        sys.setswitchinterval(SWITCH_SECONDS)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
 
+    def _warm_up(self) -> None:
+        """Import what Live needs, NumPy and Pillow above all, in a thread, so that opening a run does not wait for it.
+
+        All that is there then stays: the garbage collector need not look at it again, which takes 60 ms each time.
+        """
+
+        def load() -> None:
+            for module in ("clip_tui.screens.live", "clip_tui.widgets.halfblocks"):
+                import_module(module)
+            if not self.is_headless:  # tests make many apps, each of which is garbage afterwards
+                gc.freeze()
+
+        self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
+
     async def on_unmount(self) -> None:
         await self.encoders.close()
-        self._folder.cleanup()
+
+    def _theme_changed(self, theme: Theme) -> None:
+        self._apply_theme()
+        self.settings.theme = theme.name
+        self.save_settings()
+
+    def _apply_theme(self) -> None:
+        """The colours that widgets draw in follow the theme."""
+        filters = [each for each in self._filters if each is not self._recolour]
+        self._recolour = recolour(self.current_theme)
+        self._filters[:] = [self._recolour, *filters] if self._recolour else filters
+        self.refresh_css()
+
+    def save_settings(self) -> None:
+        problem = self.settings.save()
+        if problem is not None:
+            self.say(problem, severity="warning")
+
+    @property
+    def draft(self) -> dict[str, Any]:
+        """What was typed into the form of a new run."""
+        return self.settings.draft
 
     # ------------------------------------------------------------ the open run
 
     def open_run(self, path: Path, page: str = "live") -> None:
         """Attach to a run and show it."""
         self._watch = RunWatch(path)
-        self.snapshot = Snapshot(path, State.STARTING)
+        if self.second is not None and self.snapshot is not None and self.snapshot.path != path:
+            self.second = None
+        self.overlays = ()
+        self.snapshot = overview(path, self.started().get(path))  # what is read at once; the rest follows
         self._follow(self._watch)
         self.action_go(page)
 
@@ -123,23 +184,40 @@ class ClipApp(App[None]):
     def start_trainer(self, run_dir: Path, flags: list[str], *, resume: bool = False) -> None:
         """Start a trainer that outlives this app, and show its run; a problem is shown on the screen."""
         try:
+            if is_locked(RunPaths(run_dir).lock):  # a second trainer would only write its refusal into the log
+                raise RunError(f"a trainer writes to {run_dir} already; it is the run that is open now.")
             self.trainers[run_dir] = starter.start_trainer(run_dir, flags, resume=resume)
         except ClipError as error:
             self.say_problem(error)
             return
         self.open_run(run_dir)
 
-    def start_export(self, run: Path) -> starter.Process | None:
+    def start_export(self, run: Path, precisions: Sequence[str] = ()) -> starter.Process | None:
         """Start the export of a run; None, with the reason on the screen, where it cannot start or one runs already."""
         known = self.exports.get(run)
         try:
             if known is not None and known.poll() is None:  # it may not have taken its lock yet
                 raise RunError(f"{run} is being exported already; wait for it to end.")
-            self.exports[run] = starter.start_export(run)
+            self.exports[run] = starter.start_export(run, precisions)
         except ClipError as error:
             self.say_problem(error)
             return None
         return self.exports[run]
+
+    def start_bench(self, run: Path) -> None:
+        """Measure the run's bundle; the outcome is appended to the export's log."""
+        try:
+            self.exports[run] = starter.start_bench(run)
+        except ClipError as error:
+            self.say_problem(error)
+        else:
+            self.say("Measuring the bundle; the table comes into the log.")
+
+    @work(name="warm-up", group="warm-up", exclusive=True)
+    async def warm_up(self, model: Model) -> None:
+        """Start an encoder before it is asked for; what is wrong with it is said when it is."""
+        with suppress(ClipError):
+            await self.encoders.ask(model, "search", terms=[{"text": "a"}], texts=["a"], top_k=1)
 
     def say_problem(self, error: ClipError) -> None:
         self.say(str(error), severity="error")
@@ -149,6 +227,42 @@ class ClipApp(App[None]):
         self.notify(printable(text, 300), severity=severity, markup=False)
 
     # ------------------------------------------------------------ actions
+
+    def compare(self, paths: Sequence[Path]) -> None:
+        """Compare runs: their settings and scores in a table; `overlays` has those that Live draws with the first."""
+        from clip_tui.screens.compare import CompareScreen
+
+        if len(paths) < 2:
+            self.say("Mark at least two runs with space, then press c.", severity="warning")
+        else:
+            self.push_screen(CompareScreen(list(paths)))
+
+    def overlay(self, paths: Sequence[Path]) -> None:
+        """Open the first run with the curves of the others drawn beside its own."""
+        self.open_run(paths[0])
+        self.overlays = tuple(paths[1:])
+
+    def action_jump(self) -> None:
+        from clip_tui.screens.jump import JumpScreen
+
+        if getattr(self.screen, "PAGE", "") not in ("jump", "dialog", "help"):
+            self.push_screen(JumpScreen(self.screen), self._jumped)
+
+    def _jumped(self, target: Widget | str | None) -> None:
+        if isinstance(target, str):
+            self.action_go(target)
+        elif target is not None and target.is_attached:
+            target.focus()
+
+    def action_copy(self) -> None:
+        """Copy what is selected on the screen; the terminal does it (OSC 52), so it works over SSH."""
+        copied = getattr(self.screen, "copied", lambda: None)()
+        if not copied:
+            self.say("There is nothing here to copy.", severity="warning")
+            return
+        text = "\n".join(printable(line) for line in copied.splitlines())
+        self.copy_to_clipboard(text)
+        self.say(f"Copied, if the terminal allows it: {printable(text, 80)}")
 
     def action_go(self, page: str) -> None:
         """Change to a screen; all but the list of runs need an open run."""

@@ -54,6 +54,6 @@ class DemoApp(ClipApp):
             screen = self.screen
             if isinstance(screen, ClassifyScreen) and screen.gallery.images:
                 screen.classify()
-                self.say("Classified by ONNX Runtime: a validation image. b asks torch the same.")
+                self.say("Classified by ONNX Runtime: a validation image. b classifies it with torch.")
                 return
             await asyncio.sleep(0.1)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ app = App(
     version_flags=["--version"],
 )
 
+PORT = 8000
 RUNS = Path("runs")  # the default; it need not exist yet
 AsciiFlag = Annotated[bool, Parameter(name="--ascii", negative="", help="draw with ASCII characters only")]
 
@@ -27,6 +29,8 @@ def open_app(
     /,
     *,
     ascii_only: AsciiFlag = False,
+    serve: Annotated[bool, Parameter(negative="", help="show the app in a browser on this machine; no login")] = False,
+    port: Annotated[int, Parameter(help="of --serve")] = PORT,
 ) -> int:
     """Show the runs below a directory. Training goes on when the app is left."""
     from clip_core.run.paths import is_run
@@ -38,10 +42,27 @@ def open_app(
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file; name a directory of runs, or one run.")
 
-    from clip_tui.app import ClipApp
+    if serve:
+        return _serve([str(directory), *(["--ascii"] if ascii_only else [])], port)
+    if port != PORT:
+        raise UsageError("--port is of --serve; add --serve, or leave it out.")
 
-    ClipApp(directory, ascii_only=ascii_only, open_run=directory if is_run(directory) else None).run()
+    from clip_tui.app import ClipApp
+    from clip_tui.settings import Settings, settings_file
+
+    open_run = directory if is_run(directory) else None
+    ClipApp(directory, ascii_only=ascii_only, open_run=open_run, settings=Settings.load(settings_file())).run()
     return 0
+
+
+def _serve(arguments: list[str], port: int) -> int:
+    if not 1 <= port <= 65535:
+        raise UsageError(f"--port is {port}; it may be 1 to 65535.")
+    if find_spec("textual_serve") is None:
+        raise UsageError('--serve needs textual-serve: pip install "clip-tui[tui,serve]"')
+    from clip_tui.serve import serve
+
+    return serve(arguments, port)
 
 
 @app.command

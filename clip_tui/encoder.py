@@ -1,16 +1,20 @@
-"""Client of the inference servers: one child process per backend, started at the first query, JSON lines."""
+"""Client of the inference servers: one child process per model and backend, started at the first query, JSON lines."""
 
 import asyncio
 import itertools
 import json
+import os
 import sys
+import tempfile
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from clip_core.errors import BackendError
-from clip_core.run.paths import RunPaths
+from clip_core.run.paths import MANIFEST, RunPaths
 
 Backend = Literal["torch", "onnx"]
 BACKENDS: tuple[Backend, Backend] = ("torch", "onnx")
@@ -19,6 +23,10 @@ SERVER = "clip_core.inference.server"
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one answer
 START_SECONDS = 120.0
 STOP_SECONDS = 1.0
+KEPT = 2  # processes; each holds a model in memory
+_STDERR_BYTES = 4096  # of its end are read
+
+Progress = Callable[[str], None]  # what the encoder does: `starting`, `embedding 120 of 5,000 images`
 
 
 def other(backend: Backend) -> Backend:
@@ -26,42 +34,105 @@ def other(backend: Backend) -> Backend:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model as a server loads it.
+
+    Attributes:
+        path: a run, a checkpoint folder or a bundle.
+        name: what the interface calls it: `torch`, `onnx`, `int8`, `step_0000180`.
+        precision: a variant of a bundle; None is the bundle's first.
+    """
+
+    path: Path
+    backend: Backend
+    name: str
+    precision: str | None = None
+
+
+def model_of(run: Path, backend: Backend) -> Model:
+    """The run's best checkpoint, or its bundle."""
+    return Model(run, backend, backend)
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A result, the model that it came from, and the time it took (seconds, without starting the process)."""
+    """A result, the model that it came from, and the time it took (seconds, without starting the process).
+
+    `note`: what happened on the way: `the torch encoder had ended (Killed); it was restarted`.
+    """
 
     result: dict[str, Any]
     backend: Backend
     source: str
     seconds: float
+    note: str | None = None
+
+    @property
+    def milliseconds(self) -> float:
+        """Of the query alone on a warm model where the server measured it, else of the round trip."""
+        measured = self.result.get("milliseconds")
+        return float(measured) if isinstance(measured, int | float) else 1000 * self.seconds
+
+
+class _EndedError(BackendError):
+    """The process is gone."""
 
 
 class EncoderClient:
-    """One server process for one model and one backend."""
+    """One server process for one model."""
 
-    def __init__(self, model: Path, backend: Backend, log: Path) -> None:
-        self.model, self.backend, self.log = model, backend, log
+    def __init__(self, model: Model) -> None:
+        self.model, self.backend = model, model.backend
         self.source = ""
         self._process: asyncio.subprocess.Process | None = None
         self._stderr: IO[bytes] | None = None
         self._ids = itertools.count(1)
         self._lock = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
+        self.retired = False  # closed for good: it is not started again for a query that was on its way
 
-    async def ask(self, op: str, **values: Any) -> Answer:
+    async def ask(self, op: str, progress: Progress = lambda text: None, **values: Any) -> Answer:
         """Send one query and wait for its answer; queries are answered in turn.
+
+        A process that ended since the last query, or during this one, is started again, once.
 
         Raises:
             BackendError: the server's error, or why it did not answer.
         """
         async with self._lock:
+            note = None
+            if self._process is not None and self._process.returncode is not None:
+                note = self._restarted()
             if self._process is None or self._process.returncode is not None:
+                progress("starting")
                 await self._start()
             started = time.perf_counter()
-            number = next(self._ids)
-            await self._send({"id": number, "op": op, **values})
-            while (reply := await self._receive()).get("id") != number:
+            try:
+                reply = await self._query(op, progress, values)
+            except _EndedError:
+                if self.retired:
+                    raise
+                note = self._restarted()
+                progress("starting again")
+                await self._start()
+                started = time.perf_counter()
+                reply = await self._query(op, progress, values)
+            return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started, note)
+
+    async def _query(self, op: str, progress: Progress, values: dict[str, Any]) -> dict[str, Any]:
+        number = next(self._ids)
+        progress("asking")
+        await self._send({"id": number, "op": op, **values})
+        while True:
+            reply = await self._receive()
+            if reply.get("id") != number:
                 continue  # the answer to a query that was dropped
-            return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started)
+            if "progress" not in reply:
+                return reply
+            progress(_embedding(reply["progress"]))
+
+    def _restarted(self) -> str:
+        return f"the {self.model.name} encoder had ended{self._why()}; it was restarted"
 
     async def close(self) -> None:
         """End the process. If the caller is cancelled the process still ends, and a later close waits for it."""
@@ -87,10 +158,10 @@ class EncoderClient:
 
     async def _start(self) -> None:
         await self.close()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._stderr = self.log.open("wb")
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - without a name, so that a killed app leaves nothing
+        precision = ["--precision", self.model.precision] if self.model.precision else []
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", SERVER, str(self.model), "--backend", self.backend,
+            sys.executable, "-m", SERVER, str(self.model.path), "--backend", self.backend, *precision,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._stderr,
@@ -100,14 +171,16 @@ class EncoderClient:
         try:
             hello = _result(await asyncio.wait_for(self._receive(), START_SECONDS))
         except TimeoutError:
+            why = self._why()
             await self.close()
             raise BackendError(
-                f"the {self.backend} encoder did not start within {START_SECONDS:.0f} s; see {self.log}."
+                f"the {self.model.name} encoder did not start within {START_SECONDS:.0f} s{why}; ask again, "
+                f"or try clip-infer on {self.model.path}."
             ) from None
         except (BackendError, asyncio.CancelledError):
             await self.close()
             raise
-        self.source = str(hello.get("source", self.model))
+        self.source = str(hello.get("source", self.model.path))
 
     async def _send(self, query: dict[str, Any]) -> None:
         assert self._process is not None
@@ -125,15 +198,30 @@ class EncoderClient:
             line = await self._process.stdout.readline()
             reply = json.loads(line) if line else None
         except ValueError:
-            raise BackendError(f"the {self.backend} encoder sent invalid JSON.") from None
+            raise BackendError(f"the {self.model.name} encoder sent invalid JSON.") from None
         if not isinstance(reply, dict):
             raise self._gone()
         return reply
 
     def _gone(self) -> BackendError:
-        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        why = f": {lines[-1].strip()}" if lines else "."
-        return BackendError(f"the {self.backend} encoder for {self.model} has ended{why}")
+        return _EndedError(f"the {self.model.name} encoder for {self.model.path} has ended{self._why()}")
+
+    def _why(self) -> str:
+        """The last line of what it printed, in parentheses."""
+        if self._stderr is None:
+            return ""
+        number = self._stderr.fileno()  # its offset is the process's too, so it is read without seeking
+        said = os.pread(number, _STDERR_BYTES, max(0, os.fstat(number).st_size - _STDERR_BYTES))
+        lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+        return f" ({lines[-1].strip()})" if lines else ""
+
+
+def _embedding(counts: Any) -> str:
+    try:
+        done, total = (int(count) for count in counts)
+    except (TypeError, ValueError):
+        return "asking"
+    return f"embedding {done:,} of {total:,} images"
 
 
 def _result(reply: dict[str, Any]) -> dict[str, Any]:
@@ -144,35 +232,45 @@ def _result(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 class Encoders:
-    """The encoder of each backend for the open run, restarted for a new checkpoint or bundle."""
+    """The encoders in use, at most KEPT of them; restarted for a new checkpoint or bundle."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
-        self._clients: dict[Backend, tuple[str, EncoderClient]] = {}
+    def __init__(self) -> None:
+        self._clients: OrderedDict[Model, tuple[str, EncoderClient]] = OrderedDict()
         self._retired: set[EncoderClient] = set()
 
-    async def ask(self, run: Path, backend: Backend, op: str, **values: Any) -> Answer:
+    async def ask(self, model: Model, op: str, progress: Progress = lambda text: None, **values: Any) -> Answer:
         """Raises: BackendError."""
-        identity = await asyncio.to_thread(_identity, run, backend)
-        known = self._clients.get(backend)
+        identity = await asyncio.to_thread(_identity, model)
+        known = self._clients.get(model)
         if known is None or known[0] != identity:
-            client = EncoderClient(run, backend, self._logs / f"encoder-{backend}.log")
-            self._clients[backend] = (identity, client)
+            self._clients[model] = (identity, EncoderClient(model))
             if known is not None:
-                self._retired.add(known[1])
-                await known[1].close()
-                self._retired.discard(known[1])
-        return await self._clients[backend][1].ask(op, **values)
+                await self._retire(known[1])
+        self._clients.move_to_end(model)
+        client = self._clients[model][1]
+        while len(self._clients) > KEPT:
+            _, (_, oldest) = self._clients.popitem(last=False)
+            await self._retire(oldest)
+        return await client.ask(op, progress, **values)
+
+    async def _retire(self, client: EncoderClient) -> None:
+        client.retired = True
+        self._retired.add(client)
+        await client.close()
+        self._retired.discard(client)
 
     async def close(self) -> None:
         clients = [*self._retired, *(client for _, client in self._clients.values())]
         self._clients.clear()
+        for client in clients:
+            client.retired = True
         await asyncio.gather(*(client.close() for client in clients))
 
 
-def _identity(run: Path, backend: Backend) -> str:
+def _identity(model: Model) -> str:
     """Changes with the best checkpoint, or with the bundle."""
-    paths = RunPaths(run)
-    files = [paths.bundle_manifest] if backend == "onnx" else [paths.best, paths.latest]
+    paths = RunPaths(model.path)
+    bundle = (paths.bundle_manifest, model.path / MANIFEST)
+    files = bundle if model.backend == "onnx" else (paths.best, paths.latest)
     path = next((file for file in files if file.exists()), None)
-    return f"{run}:{path}:{path.stat().st_mtime_ns if path else 0}"
+    return f"{path}:{path.stat().st_mtime_ns if path else 0}"

@@ -1,5 +1,6 @@
 """The form of a new run: a field for every setting of the configuration, and typed values as a configuration."""
 
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clip_core.config import SECTIONS, TrainConfig, architecture, flag, parse_config
+from clip_core.config import SECTIONS, TITLES, TrainConfig, architecture, flag, parse_config
 from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
 AUTOMATIC, NOTHING = "automatic", "none"
+
+# The settings that a first run asks for, in this order; the others are found by a filter.
+FIRST = ("data_file", "create_synthetic", "val_file", "init", "model_size", "epochs", "batch_size", "lr")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Field:
     def flag(self) -> str:
         return flag(self.name)
 
+    @property
+    def searched(self) -> str:
+        """What the filter looks in."""
+        return f"{self.flag} {self.name} {self.help} {TITLES[self.section]}".casefold()
+
 
 def form_fields() -> Iterator[Field]:
     """Every setting of TrainConfig, section by section."""
@@ -50,6 +59,41 @@ def form_fields() -> Iterator[Field]:
         model = type(getattr(TrainConfig(), section))
         for name, info in model.model_fields.items():
             yield _field(section, name, info)
+
+
+def field_of(name: str) -> Field | None:
+    """The field of a setting, by its name in the configuration or its flag."""
+    wanted = name.removeprefix("--").replace("-", "_")
+    return next((field for field in form_fields() if field.name == wanted), None)
+
+
+def matching(typed: str) -> list[Field]:
+    """The fields that have every typed word in their flag, their description or their section's title."""
+    words = typed.casefold().split()
+    return [field for field in form_fields() if all(word in field.searched for word in words)]
+
+
+def mistakes(sentence: str) -> dict[str, str]:
+    """A refused configuration as a sentence for each field that it names, by `Field.id`, in its order."""
+    found: dict[str, str] = {}
+    for part in re.split(r";\s(?=--)", sentence):
+        named = [field for flag in _FLAG.findall(part) if (field := field_of(flag)) is not None]
+        if named:
+            found.setdefault(named[0].id, part.rstrip("."))
+    return found
+
+
+def values_of(config: TrainConfig) -> dict[str, Any]:
+    """What a form shows for a configuration, by `Field.id`: only what differs from the default."""
+    values: dict[str, Any] = {}
+    for field in form_fields():
+        value = getattr(getattr(config, field.section), field.name)
+        if value != field.default:
+            values[field.id] = value if isinstance(value, bool) else str(value)
+    return values
+
+
+_FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 
 
 def _field(section: str, name: str, info: FieldInfo) -> Field:
@@ -74,16 +118,9 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UsageError: naming each flag that cannot be used.
     """
-    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for field in form_fields():
-        value = values.get(field.id)
-        if isinstance(value, str):
-            value = value.strip() or None
-        if value is not None:
-            nested[field.section][field.name] = Path(value).expanduser() if field.is_path else value
     from clip_core.data.formats.detect import is_there  # not needed for the first frame
 
-    config = parse_config(nested)
+    config = parse_config(nested_values(values))
     if config.data.data_file is None and not config.data.create_synthetic:
         raise UsageError("--data-file is missing: name a list, a folder or shards, or switch --create-synthetic on.")
     if config.data.data_file and not config.data.create_synthetic and not is_there(config.data.data_file):
@@ -93,3 +130,15 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
     if config.tune.init is None:
         architecture(config.model, vocab_size=300, end_token=1, context_length=config.data.context_length)
     return config
+
+
+def nested_values(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Typed values, by `Field.id`, as the sections of a configuration; an empty text is left out."""
+    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for field in form_fields():
+        value = values.get(field.id)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if value is not None:
+            nested[field.section][field.name] = Path(value).expanduser() if field.is_path else value
+    return nested

@@ -1,31 +1,55 @@
-"""The validation pairs of a run: the images and captions that Retrieve and Classify search."""
+"""What Retrieve and Classify search: validation pairs, training pairs, a folder, a stored gallery."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from clip_core.errors import RunError
+from clip_core.config import DataConfig
+from clip_core.errors import ClipError, DataError, RunError
+from clip_core.files import cache_folder
 from clip_core.run.reader import RunReader
-from clip_core.text import normalise_caption
+from clip_core.text import normalise_caption, printable
 
 Pair = tuple[str, str]  # path of the image, caption
+Part = Literal["training", "validation"]
+Kind = Literal["validation", "training", "folder", "stored"]
+
+_STORED_SHOWN = 12  # the latest ones
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a gallery comes from; `path` is that of a folder or of a stored gallery."""
+
+    kind: Kind = "validation"
+    path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        named = {"validation": "validation set", "training": "training set"}
+        return named.get(self.kind) or printable(f"{self.kind} {self.path}")
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Distinct images and distinct captions, in the order of the file."""
+    """Distinct images and distinct captions, in the order of the file.
+
+    `note`: what is missing, and why.
+    """
 
     images: Sequence[str] = ()
     captions: Sequence[str] = ()
-    captions_of: dict[str, list[str]] = field(default_factory=dict)
+    captions_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    images_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by the normalised caption
+    note: str | None = None
 
     def is_right(self, image: str, caption: str) -> bool:
-        """Whether the validation pairs give this image this caption."""
-        wanted = normalise_caption(caption)
-        return any(normalise_caption(known) == wanted for known in self.captions_of.get(image, ()))
+        """Whether the pairs give this image this caption."""
+        return image in self.images_of.get(normalise_caption(caption), ())
 
     def find(self, typed: str) -> str:
-        """The validation image of that path or, if only one has it, that file name; else the path as typed."""
+        """The image of that path or, if only one has it, that file name; else the path as typed."""
         path = Path(typed).expanduser()
         whole = str(Path.cwd() / path)
         if whole in self.captions_of:
@@ -33,10 +57,47 @@ class Gallery:
         named = [image for image in self.images if Path(image).name == typed]
         return named[0] if len(named) == 1 else str(path)
 
+    def is_image(self, typed: str) -> bool:
+        """Whether this names an image of the gallery, or a file."""
+        try:
+            found = self.find(typed)
+            return found in self.captions_of or (len(typed) < 1000 and Path(found).is_file())
+        except (OSError, ValueError, RuntimeError):  # a text that no path may be
+            return False
 
-def read_gallery(run: Path) -> Gallery:
-    """The gallery of a run; empty where there is none yet."""
-    return gallery_of(read_validation(run))
+
+def gallery_of(pairs: Iterable[Pair], note: str | None = None) -> Gallery:
+    captions_of: dict[str, list[str]] = {}
+    captions: dict[str, str] = {}
+    images_of: dict[str, list[str]] = {}
+    for image, caption in pairs:
+        captions_of.setdefault(image, []).append(caption)
+        captions.setdefault(normalise_caption(caption), caption)
+        images_of.setdefault(normalise_caption(caption), []).append(image)
+    return Gallery(tuple(captions_of), tuple(captions.values()), captions_of, images_of, note)
+
+
+def read_gallery(run: Path, place: Place | None = None) -> Gallery:
+    """The gallery of a run at a place; empty, with a note, where it cannot be read."""
+    place = place or Place()
+    try:
+        if place.kind == "folder" and place.path is not None:
+            return _read_folder(place.path)
+        if place.kind == "stored" and place.path is not None:
+            return _without_captions(_stored(place.path))
+    except (ClipError, OSError, ValueError) as error:
+        return Gallery(note=printable(str(error)))
+    if place.kind == "validation":
+        return gallery_of(read_validation(run))
+    parts = read_parts(run, _data_of(run))
+    return gallery_of(parts.training, parts.note)
+
+
+def _data_of(run: Path) -> DataConfig | None:
+    try:
+        return RunReader(run).record().config.data
+    except RunError:
+        return None
 
 
 def read_validation(run: Path) -> list[Pair]:
@@ -47,10 +108,108 @@ def read_validation(run: Path) -> list[Pair]:
         return []
 
 
-def gallery_of(pairs: Iterable[Pair]) -> Gallery:
-    captions_of: dict[str, list[str]] = {}
-    captions: dict[str, str] = {}
-    for image, caption in pairs:
-        captions_of.setdefault(image, []).append(caption)
-        captions.setdefault(normalise_caption(caption), caption)
-    return Gallery(tuple(captions_of), tuple(captions.values()), captions_of)
+# ---------------------------------------------------------------- training pairs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pairs of a run; `note` is why the training pairs cannot be read now."""
+
+    training: Sequence[Pair] = ()
+    validation: Sequence[Pair] = ()
+    note: str | None = None
+
+    def of(self, part: Part) -> Sequence[Pair]:
+        return self.training if part == "training" else self.validation
+
+
+def read_parts(run: Path, data: DataConfig | None) -> Parts:
+    """The validation pairs of a run, and the pairs of its list whose image is not among them."""
+    validation = read_validation(run)
+    if not validation or data is None:
+        return Parts((), validation)
+    try:
+        every = _read_list(data)
+    except ClipError as error:
+        return Parts((), validation, f"the training pairs cannot be read now: {error}")
+    excluded = {image for image, _ in validation}
+    folders: dict[Path, Path] = {}  # resolving each folder once is enough, and much faster
+    excluded |= {_resolved(image, folders) for image in excluded}
+    training = [pair for pair in every if pair[0] not in excluded and _resolved(pair[0], folders) not in excluded]
+    return Parts(training, validation)
+
+
+def _read_list(data: DataConfig) -> Sequence[Pair]:
+    """The valid pairs of the run's data."""
+    from clip_core.data.formats.detect import read_data  # not needed for the first frame
+    from clip_core.data.formats.source import ReadOptions
+    from clip_core.data.splits import split_training
+
+    if data.data_file is None:
+        raise DataError("the run does not name its data.")
+    reading = read_data(data.data_file, ReadOptions.of(data))
+    pairs = split_training(reading.pairs, reading.columns, val_file=data.val_file is not None).train
+    return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
+
+
+def _resolved(image: str, folders: dict[Path, Path]) -> str:
+    path = Path(image)
+    if path.parent not in folders:
+        folders[path.parent] = path.parent.resolve()
+    return str(folders[path.parent] / path.name)
+
+
+# ---------------------------------------------------------------- folders and stored galleries
+
+
+def _read_folder(folder: Path) -> Gallery:
+    """The images of a folder with their captions where it has some, else the images alone."""
+    from clip_core.data.formats.detect import read_data
+    from clip_core.data.formats.source import ReadOptions
+    from clip_core.data.image_files import list_folder
+
+    if not folder.exists():
+        raise DataError(f"{folder} does not exist (searched from {Path.cwd()}); correct the path.")
+    try:
+        reading = read_data(folder, ReadOptions.of(DataConfig()))
+        pairs = [(str(pair.image), pair.caption) for pair in reading.pairs if pair.problem is None]
+        if pairs:
+            return gallery_of(pairs)
+    except ClipError:
+        if not folder.is_dir():
+            raise
+    images = [str(path) for path in list_folder(folder.absolute()).images]
+    if not images:
+        raise DataError(f"no image is below {folder}; choose another folder.")
+    return _without_captions(images)
+
+
+def _without_captions(images: Sequence[str]) -> Gallery:
+    return Gallery(tuple(images), (), {image: [] for image in images})
+
+
+def stored_galleries() -> list[tuple[Place, str]]:
+    """The galleries in the user's cache, latest first, each with a line that says what it holds."""
+    from clip_core.inference.gallery_store import INDEX  # needs NumPy, which the first frame does not
+
+    try:
+        found = sorted((cache_folder() / "galleries").glob(f"*/{INDEX}"), key=lambda path: -path.stat().st_mtime)
+    except OSError:
+        return []
+    return [(Place("stored", index.parent), line) for index, line in _described(found[:_STORED_SHOWN])]
+
+
+def _described(found: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    for index in found:
+        try:
+            images = _stored(index.parent)
+        except (DataError, OSError, ValueError):
+            continue
+        if images:
+            yield index, f"{len(images):,} images, first {images[0]}"
+
+
+def _stored(folder: Path) -> list[str]:
+    from clip_core.inference.gallery_store import stored_paths
+
+    return stored_paths(folder)

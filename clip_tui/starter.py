@@ -1,15 +1,17 @@
 """Starts the trainer and the export as processes of their own session, so that they outlive the terminal."""
 
+import inspect
+import json
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, TrainConfig, flag
+from clip_core.config import SECTIONS, TrainConfig, spell
 from clip_core.errors import RunError
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
@@ -20,6 +22,8 @@ Process = subprocess.Popen[bytes]
 
 TRAIN = "clip_core.cli.train"
 EXPORT = "export.cli"
+PREVIEW = "clip_core.training.preview"
+PREVIEW_SECONDS = 60.0
 
 
 def to_flags(config: TrainConfig) -> list[str]:
@@ -30,14 +34,30 @@ def to_flags(config: TrainConfig) -> list[str]:
         for name, field in type(values).model_fields.items():
             value = getattr(values, name)
             if value != field.default:
-                flags += _spell(name, value)
+                flags += spell(name, value)
     return flags
 
 
-def _spell(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [flag(name) if value else flag(f"no_{name}")]
-    return [flag(name), str(value)]
+def preview(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What would be chosen automatically for a configuration; blocks for seconds, so it belongs in a thread.
+
+    Args:
+        values: sections of a configuration, as parse_config takes them.
+    Returns:
+        `values`, `reasons` and `about`, or `error`: see clip_core/training/preview.py.
+    """
+    command = [sys.executable, "-m", PREVIEW]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(values, default=str), capture_output=True, text=True, timeout=PREVIEW_SECONDS,
+            start_new_session=True, check=False,
+        )  # fmt: skip
+        result = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"error": f"the data were not read within {PREVIEW_SECONDS:.0f} s; training reads them without a limit."}
+    except (OSError, ValueError, IndexError) as error:
+        return {"error": f"the preview did not run ({error})."}
+    return result if isinstance(result, dict) else {"error": "the preview sent no answer."}
 
 
 def start_trainer(run_dir: Path, flags: Sequence[str], *, resume: bool = False) -> Process:
@@ -50,9 +70,37 @@ def start_trainer(run_dir: Path, flags: Sequence[str], *, resume: bool = False) 
     return _start(TRAIN, [*flags, "--run-dir", str(run_dir), *how], RunPaths(run_dir).log)
 
 
-def start_export(run_dir: Path) -> Process:
+def can_choose_precisions() -> bool:
+    """Whether this clip-export has --precision."""
+    from export.cli import export  # imports no model library
+
+    return "precision" in inspect.signature(export).parameters
+
+
+def can_bench() -> bool:
+    """Whether this clip-export has the command bench."""
+    from export.cli import app
+
+    return "bench" in list(app)
+
+
+def start_bench(run_dir: Path) -> Process:
+    """Start clip-export bench on the run's bundle; everything it prints goes to RUN/export.log, after what is there.
+
+    Raises:
+        RunError: if an export of this run is running, or the log cannot be written.
+    """
+    paths = RunPaths(run_dir)
+    if is_exporting(run_dir):
+        raise RunError(f"{run_dir} is being exported; measure the bundle when that has ended.")
+    return _start(EXPORT, ["bench", str(paths.bundle)], paths.export_log)
+
+
+def start_export(run_dir: Path, precisions: Sequence[str] = ()) -> Process:
     """Start clip-export of a run to RUN/bundle; everything it prints goes to RUN/export.log, which is emptied first.
 
+    Args:
+        precisions: variants of the bundle; none leaves the choice to clip-export.
     Raises:
         RunError: if an export of this run is running already, or the log cannot be written.
     """
@@ -61,7 +109,8 @@ def start_export(run_dir: Path) -> Process:
         raise RunError(f"{run_dir} is being exported already; wait for it to end, its log is {log}.")
     with suppress(OSError):
         log.unlink(missing_ok=True)
-    process = _start(EXPORT, [str(run_dir), "--force"], log)
+    chosen = ["--precision", *precisions] if precisions else []
+    process = _start(EXPORT, [str(run_dir), "--force", *chosen], log)
     with suppress(OSError):  # until it has read its libraries and writes its own, so that no second one is started
         now = time.time()
         status = Status(state=State.STARTING, pid=process.pid, host=socket.gethostname(), started=now, heartbeat=now)

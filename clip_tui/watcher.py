@@ -1,12 +1,13 @@
 """What is known of a run at one moment, read from its directory; runs in a thread, never on the event loop."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_core.errors import RunError
-from clip_core.run.curve import Bucket
+from clip_core.run.curve import Points
 from clip_core.run.history import Event, History
 from clip_core.run.metrics import lookup
 from clip_core.run.paths import find_runs, is_run
@@ -15,6 +16,7 @@ from clip_core.run.records import Pointer, Probe, RunRecord, State, Status
 from clip_core.run.requests import Malformed, Request
 
 READ_SECONDS = 0.4  # of reading metrics in one refresh; a long file takes several
+_SETTLED_NS = 2 * 10**9  # since the last change of a directory; within them another may have the same time
 _LOG_OF_A_FAILED_START = 20  # lines, of which the last one that is not empty is the error
 
 
@@ -33,7 +35,8 @@ class Snapshot:
     state: State
     status: Status | None = None
     error: str | None = None  # why it failed
-    curves: Mapping[str, Sequence[Bucket]] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    times: Points | None = None  # of the train lines, in seconds since 1970
     train: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind train
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # the last line of kind eval
     system: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +47,9 @@ class Snapshot:
     pending: Sequence[Request | Malformed] = ()  # requests that the trainer has not acknowledged yet
     log: Sequence[str] = ()
     probe: Probe | None = None
+    probe_steps: Sequence[int] = ()  # of all evaluations that have a probe
     record: RunRecord | None = None
+    problem: str | None = None  # why config.json cannot be read, where there is one
     stale_bundle: str | None = None  # `bundle of step 1020, best checkpoint is step 1374`
     export: tuple[State, Status] | None = None  # what the run's export does or did
     pace: float | None = None  # steps a second, lately
@@ -82,8 +87,29 @@ def best_text(best: Pointer | None) -> str | None:
     return f"{metric.label} {metric.text(best.scores[best.metric])} @{best.step}"
 
 
+# Of runs that have ended, by directory: when it changed last, and what was read then. Every file that an overview shows
+# is replaced by renaming, which changes the directory.
+_overviews: dict[Path, tuple[int, Snapshot]] = {}
+
+
 def overview(path: Path, trainer: Trainer | None = None) -> Snapshot:
-    """A run without its metrics: what a list of many runs shows."""
+    """A run without its metrics: what a list of many runs shows. The same object while nothing changed."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    known = _overviews.get(path)
+    if known is not None and trainer is None and known[0] == changed:
+        return known[1]
+    snapshot = _read_overview(path, trainer)
+    _overviews.pop(path, None)
+    settled = changed and time.time_ns() - changed > _SETTLED_NS
+    if settled and trainer is None and snapshot.status is not None and not snapshot.status.state.alive:
+        _overviews[path] = changed, snapshot
+    return snapshot
+
+
+def _read_overview(path: Path, trainer: Trainer | None) -> Snapshot:
     reader = RunReader(path)
     state, status, error = _condition(reader, trainer)
     return Snapshot(
@@ -113,23 +139,50 @@ class RunWatch:
         self.reader = RunReader(path)
         self._history = History(self.reader)
         self._record: RunRecord | None = None
+        self._problem: str | None = None
         self._probe: tuple[Path | None, Probe | None] = (None, None)
+        self._last: tuple[object, Snapshot] | None = None  # of a run that has ended
 
     def refresh(self, trainer: Trainer | None = None, *, log_lines: int = 200) -> Snapshot:
-        """The run as it stands.
+        """The run as it stands; the same object while nothing changes in the directory of a run that has ended.
 
         Args:
             trainer: the trainer that this app started for the run, if it did.
         """
+        stamps = self._stamps(trainer)
+        if self._last is not None and self._last[0] == stamps:
+            return self._last[1]
+        snapshot = self._read(trainer, log_lines)
+        newest = max((stamp for stamp, _ in stamps[:-1]), default=0)
+        exporting = snapshot.export is not None and snapshot.export[0].alive  # its process may die without a word
+        ended = not (snapshot.state.alive or exporting) and snapshot.complete
+        ended = ended and time.time_ns() - newest > _SETTLED_NS
+        self._last = (stamps, snapshot) if ended else None
+        return snapshot
+
+    def _stamps(self, trainer: Trainer | None) -> tuple[tuple[int, object], ...]:
+        """When each file that a snapshot shows was changed, and its size; at the end the trainer."""
+        paths, stamps = self.reader.paths, []
+        for path in (paths.root, paths.metrics, paths.log, paths.requests, paths.probes, paths.bundle):
+            try:
+                status = path.stat()
+                stamps.append((status.st_mtime_ns, status.st_size))
+            except OSError:
+                stamps.append((0, -1))
+        return (*stamps, (0, trainer))
+
+    def _read(self, trainer: Trainer | None, log_lines: int) -> Snapshot:
         reader, history = self.reader, self._history
         history.refresh(READ_SECONDS)
         state, status, error = _condition(reader, trainer)
+        probes = reader.probes()
         return Snapshot(
             path=reader.path,
             state=state,
             status=status,
             error=error,
             curves=history.curves(),
+            times=history.times(),
             train=history.last.get("train", {}),
             evaluation=history.last.get("eval", {}),
             system=history.last.get("system", {}),
@@ -139,16 +192,18 @@ class RunWatch:
             events=tuple(history.events),
             pending=tuple(reader.pending_requests()),
             log=reader.log_tail(log_lines),
-            probe=self._read_probe(),
+            probe=self._read_probe(probes),
+            probe_steps=tuple(int(path.stem) for path in probes),
             record=self._read_record(),
+            problem=self._problem,
             stale_bundle=reader.stale_bundle(),
             export=reader.export_status(),
             pace=history.steps_per_second(),
             exit_code=trainer.exit_code if trainer else None,
         )
 
-    def _read_probe(self) -> Probe | None:
-        newest = next(reversed(self.reader.probes()), None)
+    def _read_probe(self, probes: Sequence[Path]) -> Probe | None:
+        newest = probes[-1] if probes else None
         if newest != self._probe[0]:
             self._probe = (newest, self.reader.probe(newest))
         return self._probe[1]
@@ -156,21 +211,24 @@ class RunWatch:
     def _read_record(self) -> RunRecord | None:
         if self._record is None:
             try:
-                self._record = self.reader.record()
-            except RunError:
-                return None
+                self._record, self._problem = self.reader.record(), None
+            except RunError as error:
+                self._problem = str(error) if self.reader.paths.config.exists() else None
         return self._record
 
 
 def list_runs(root: Path, trainers: Mapping[Path, Trainer]) -> list[Snapshot]:
     """Every run below a directory, latest first, and before them those of this app that left no run directory."""
-    found = find_runs(root) if root.is_dir() else []
-    found += [path for path in _failed_starts(root) if path not in found]
+    found = find_runs(root, known=_overviews) if root.is_dir() else []
+    listed = set(found)
+    for path in _overviews.keys() - listed:
+        _overviews.pop(path, None)
+    found += _failed_starts(root, listed)
     unlisted = [path for path in reversed(list(trainers)) if path not in found]
     return [overview(path, trainers.get(path)) for path in (*unlisted, *found)]
 
 
-def _failed_starts(root: Path) -> list[Path]:
+def _failed_starts(root: Path, runs: Collection[Path]) -> list[Path]:
     """Directories in which a trainer was started and ended before it wrote a status; they hold only its log."""
-    logs = (RunReader(folder).paths.log for folder in sorted(root.glob("*")) if not is_run(folder))
-    return [log.parent for log in logs if log.is_file()]
+    logs = (RunReader(folder).paths.log for folder in sorted(root.glob("*")) if folder not in runs)
+    return [log.parent for log in logs if log.is_file() and not is_run(log.parent)]

@@ -75,6 +75,8 @@ def write_immich(
         job.now("reading it as immich does")
         parity = measure(folder, loaded.model, tokenizer, samples.captions, sample_images(loaded, images))
         job.say(sentence(parity))
+        if parity.otherwise:
+            job.say(f"note: immich reads as other tokens, for example, {printable(parity.otherwise[0], 80)!r}")
         write_text(folder / MODEL_CARD, _readme(name, loaded.config, sentence(parity)))
         finish_export(folder, "immich", name, loaded)
         put_in_place(folder, out)

@@ -1,6 +1,7 @@
 """Which other software reads a bundle, and what it cannot do with this model: sentences of the model card."""
 
-from clip_core.network import ClipConfig, TextTower
+from clip_core.network import LIBRARY_TOWERS, ClipConfig, TextTower
+from export.config_files import model_type
 
 
 def other_software(config: ClipConfig, *, combined: bool) -> list[str]:
@@ -9,13 +10,14 @@ def other_software(config: ClipConfig, *, combined: bool) -> list[str]:
     Args:
         combined: whether the bundle has onnx/model.onnx.
     """
-    siglip = isinstance(config.text, TextTower) and config.text.reads_padding
-    padding = "padding: 'max_length'" if siglip else "padding: true"
+    padded = isinstance(config.text, TextTower) and config.text.reads_padding
+    padding = "padding: 'max_length'" if padded else "padding: true"
+    both = "SiglipModel" if model_type(config) == "siglip" else "CLIPModel"
     whole = "" if combined else " only in a bundle written with --combined"
     found = [
         (
             f"transformers.js reads it with CLIPTextModelWithProjection and CLIPVisionModelWithProjection (tokenizer "
-            f"options: {padding}, truncation: true), and {'SiglipModel' if siglip else 'CLIPModel'}{whole}; it resizes "
+            f"options: {padding}, truncation: true), and {both}{whole}; it resizes "
             "images with another library than Pillow, so that their embeddings differ a little."
         ),
         (
@@ -27,11 +29,12 @@ def other_software(config: ClipConfig, *, combined: bool) -> list[str]:
             "software; in clip-tui and example.py it is text."
         ),
     ]
-    if config.external:
-        names = " and ".join(tower.encoder.architecture for tower in config.external)
+    names = [tower.encoder.architecture for tower in config.external]
+    names += [tower.architecture for tower in (config.image, config.text) if isinstance(tower, LIBRARY_TOWERS)]
+    if names:
         found.append(
-            f"transformers cannot build this network from config.json, since {names} with a projection head is none "
-            "of its architectures; the ONNX files need nothing else."
+            f"transformers cannot build this network from config.json, since {' and '.join(names)} with a projection "
+            "is none of its architectures; the ONNX files need nothing else."
         )
     preprocessing = config.preprocessing
     if preprocessing.resize_mode == "longest":

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Decoded images and galleries of tests, and of the commands that they start, stay out of the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="clip-cache-")
 os.environ["XDG_CACHE_HOME"] = _CACHE
+os.environ["XDG_CONFIG_HOME"] = _CACHE  # nor do the settings of the app come from the user, or change them
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 SHORT_RUN = [

@@ -5,7 +5,7 @@ Shapes: P pairs, I distinct images, T distinct normalised captions.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,7 +23,8 @@ from clip_core.data.store import EXACT, Decoder, Images, ImageStore
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC, create_synthetic
 from clip_core.errors import DataError, UsageError
 from clip_core.network import Preprocessing
-from clip_core.text import normalise_caption, printable
+from clip_core.run.records import Flags
+from clip_core.text import normalise_caption, plural, printable
 
 IntArray = NDArray[np.int64]
 
@@ -208,7 +209,16 @@ def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading
         reading = read_data(file, ReadOptions.of(config), progress)
     for line in two_lines(reading):
         say(line)
-    return reading
+    return _without_flagged(reading, config.leave_out, say) if config.leave_out else reading
+
+
+def _without_flagged(reading: Reading, flags: Path, say: Callable[[str], None]) -> Reading:
+    """Without the pairs that a flags.json names."""
+    flagged = {(pair.image, pair.caption) for pair in Flags.read(flags).pairs}
+    kept = [pair for pair in reading.pairs if (pair.path, pair.caption) not in flagged]
+    left_out = len(reading.pairs) - len(kept)
+    say(f"{plural(left_out, 'pair')} of {printable(str(reading.path))} left out by {printable(str(flags))}.")
+    return replace(reading, pairs=kept)
 
 
 def _say_split(file: Path, split: Split, say: Callable[[str], None]) -> None:

@@ -183,14 +183,14 @@ class OpenGalleries:
         self._encoder, self._most = encoder, most
         self._open: dict[Path | tuple[Path, ...], Gallery] = {}
 
-    def get(self, images: Path | Sequence[Path]) -> Gallery:
-        """The gallery as it is now."""
+    def get(self, images: Path | Sequence[Path], progress: Callable[[int, int], None] = _nothing) -> Gallery:
+        """The gallery as it is now; `progress` is called with how many images are embedded and how many will be."""
         key = images if isinstance(images, Path) else tuple(images)
         gallery = self._open.pop(key, None)
         if gallery is None:
-            gallery = Gallery.open(self._encoder, images)
+            gallery = Gallery.open(self._encoder, images, progress=progress)
         else:
-            gallery.refresh()
+            gallery.refresh(progress)
         self._open[key] = gallery
         while len(self._open) > self._most:
             del self._open[next(iter(self._open))]

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from clip_core.errors import ClipError
+from clip_core.errors import ClipError, DataError
 from clip_core.files import flush_file
 from clip_core.inference.exact_search import FEWEST, CompactRows, codes_shape, compact, nearest
 from clip_core.run.lock import Lock
@@ -61,6 +61,20 @@ class Hit(NamedTuple):
 
     path: Path
     score: float
+
+
+def stored_paths(folder: Path) -> list[str]:
+    """The images of a stored gallery that have an embedding, without loading it.
+
+    Raises:
+        DataError: if there is no gallery in the folder.
+    """
+    try:
+        with closing(sqlite3.connect(f"{(folder / INDEX).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT path FROM images WHERE reason IS NULL ORDER BY row").fetchall()
+    except (sqlite3.Error, ValueError):
+        raise DataError(f"{folder} is not a stored gallery; choose another.") from None
+    return [os.fsdecode(path) for (path,) in rows]
 
 
 class Store(Protocol):

@@ -1,14 +1,18 @@
 """A model in a process of its own: `python -m clip_core.inference.server MODEL --backend onnx`.
 
-    stdout, once     {"id": 0, "ok": true, "result": {"backend", "device", "source", "embed_dim", "image_size",
-                      "step", "checkpoint", "metric": "mean recall 68.7%" | null, "classes": [...] | null,
+    stdout, once     {"id": 0, "ok": true, "result": {"backend", "device", "precision", "source", "embed_dim",
+                      "image_size", "step", "checkpoint", "metric": "mean recall 68.7%" | null, "classes": [...] | null,
                       "note": "bundle of step 1020, best checkpoint is step 1374" | null}}
     stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
                      {"id": n, "op": "classification", "image": ..., "classes": [...], "templates": [...],
                       "none_of_these": false}
                      {"id": n, "op": "similarity", "image": ..., "texts": [...]}
-    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"}
+                     {"id": n, "op": "search", "terms": [{"text": ... | "image": ..., "weight": w}], "images": [...] |
+                      "image_dir": ... | "texts": [...], "expected": [...], "top_k": k}
+                     {"id": n, "op": "classification_set", "images": [...], "classes": [...], "templates": [...]}
+    stdout, a line   {"id": n, "ok": true, "result": {...}} or {"id": n, "ok": false, "error": "one sentence"},
+                     and while images are embedded {"id": n, "progress": [done, total]}
 
 It ends at the end of its input. Nothing but these lines is ever written to stdout.
 """
@@ -17,6 +21,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,13 +31,17 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
 from clip_core.files import parse_json
+from clip_core.inference.bundle import PRECISIONS
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.inference.gallery import OpenGalleries
+from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
 from clip_core.text import printable
 
 TopK = Annotated[int, Field(ge=1)]
 Result = TypeVar("Result")
+
+_PROGRESS_SECONDS = 0.3
 
 
 class Retrieval(Frozen):
@@ -86,8 +95,9 @@ class Similarity(Frozen):
         return {"similarities": model.image_text_similarity(self.image, self.texts).tolist()}
 
 
-Question = Annotated[Retrieval | TextRetrieval | Classification | Similarity, Field(discriminator="op")]
-_QUESTION: TypeAdapter[Retrieval | TextRetrieval | Classification | Similarity] = TypeAdapter(Question)
+_Any = Retrieval | TextRetrieval | Classification | Similarity | Search | ClassificationSet
+Question = Annotated[_Any, Field(discriminator="op")]
+_QUESTION: TypeAdapter[_Any] = TypeAdapter(Question)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,14 +105,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--backend", choices=("auto", "torch", "onnx"), default="auto")
     parser.add_argument("--device")
+    parser.add_argument("--precision", choices=PRECISIONS)
     arguments = parser.parse_args(argv)
     answers = _claim_stdout()
-    started = _attempt(0, lambda: CLIPInference(arguments.model, arguments.backend, arguments.device), answers)
+    started = _attempt(0, lambda: _load(arguments), answers)
     if started is None:
         return 1
     _say(answers, {"id": 0, "ok": True, "result": describe(started)})
     serve(started, sys.stdin.buffer, answers)
     return 0
+
+
+def _load(arguments: argparse.Namespace) -> CLIPInference:
+    return CLIPInference(arguments.model, arguments.backend, arguments.device, precision=arguments.precision)
 
 
 def describe(model: CLIPInference) -> dict[str, Any]:
@@ -113,6 +128,7 @@ def describe(model: CLIPInference) -> dict[str, Any]:
         "embed_dim": about.embed_dim,
         "image_size": about.image_size,
         "device": about.device,
+        "precision": about.precision,
         "step": about.step,
         "checkpoint": about.checkpoint,
         "metric": about.best_metric,
@@ -133,14 +149,30 @@ def serve(model: CLIPInference, questions: Iterable[bytes], answers: TextIO) -> 
             number = question.pop("id", None) if isinstance(question, dict) else None
         except ValueError:
             question = None
-        result = _attempt(number, partial(_answer, model, galleries, question), answers)
+        progress = _Progress(number, answers)
+        result = _attempt(number, partial(_answer, model, galleries, question, progress), answers)
         if result is not None:
             _say(answers, {"id": number, "ok": True, "result": result})
 
 
-def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any) -> dict[str, Any]:
+def _answer(model: CLIPInference, galleries: OpenGalleries, question: Any, progress: Progress) -> dict[str, Any]:
     asked = _QUESTION.validate_python(question)
+    if isinstance(asked, Search | ClassificationSet):
+        return asked.answer(model, galleries, progress)
     return asked.answer(model, galleries) if isinstance(asked, Retrieval) else asked.answer(model)
+
+
+class _Progress:
+    """Says how many images are embedded, a few times a second."""
+
+    def __init__(self, number: Any, answers: TextIO) -> None:
+        self._number, self._answers, self._last = number, answers, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            _say(self._answers, {"id": self._number, "progress": [done, total]})
 
 
 def _attempt(number: Any, work: Callable[[], Result], answers: TextIO) -> Result | None:

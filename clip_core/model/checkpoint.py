@@ -159,9 +159,9 @@ def valid_checkpoints(run: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What resuming needs beside the tensors."""
+    """What resuming needs beside the tensors, with what `change_state` changed."""
     try:
-        return dict(load_json(folder / STATE))
+        return dict(load_json(folder / STATE)) | dict((read_json(folder / META) or {}).get("state", {}))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / STATE} cannot be read ({error}); resume from another checkpoint.") from None
 
@@ -186,6 +186,12 @@ def delete_superseded(run: Path, *, keep: int, best: str) -> None:
 def keep_checkpoint(folder: Path) -> None:
     """Mark a checkpoint that is there as one that somebody asked for; see `delete_superseded`."""
     write_json(folder / META, read_meta(folder, verify=False) | {"kept": True})
+
+
+def change_state(folder: Path, **values: Any) -> None:
+    """Change what resuming from a checkpoint begins with; its meta.json is replaced, its other files stay."""
+    meta = read_meta(folder, verify=False)
+    write_json(folder / META, meta | {"state": meta.get("state", {}) | values})
 
 
 def _delete(folder: Path) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard, get_args
 
 from clip_core.files import open_regular
-from clip_core.run.curve import Bucket, Curve
+from clip_core.run.curve import Bucket, Curve, Points
 from clip_core.run.metrics import NOT_METRICS, Kind
 from clip_core.run.reader import BLOCK, RunReader, objects
 
 EVENTS_KEPT = 200
-CURVES_KEPT = 500  # a run measures about 30 values; the limit is for damaged files
+CURVES_KEPT = 300  # a run measures about 30 values; the limit is for damaged files
 _KINDS: tuple[str, ...] = get_args(Kind)
 _LARGEST_STEP = 2**53  # exact as a float
 _PACE_LINES = 20
@@ -49,6 +49,8 @@ class History:
     complete: bool = False  # everything in the file at the last refresh has been read
     _curves: dict[str, Curve] = field(default_factory=dict)
     _outline: dict[str, list[Bucket]] = field(default_factory=dict)
+    _times: Curve = field(default_factory=Curve)
+    _outline_times: list[Bucket] = field(default_factory=list)
     _pace: deque[tuple[Any, int]] = field(default_factory=lambda: deque(maxlen=_PACE_LINES))
     _sampled: bool = False
 
@@ -65,18 +67,23 @@ class History:
             self._take(rows)
             self.complete = not more
             if self.complete:
-                self._outline.clear()
+                self._forget_outline()
             if not more or time.monotonic() - began > seconds:
                 return
 
-    def curves(self) -> Mapping[str, Sequence[Bucket]]:
-        """The points of each key that was ever a number, oldest first."""
-        found: dict[str, Sequence[Bucket]] = {key: tuple(curve.buckets) for key, curve in self._curves.items()}
-        for key, points in self._outline.items():
-            read = found.get(key, ())
-            after = read[-1].last if read else -1
-            found[key] = (*read, *(point for point in points if point.first > after))
+    def curves(self) -> Mapping[str, Points]:
+        """The points of each key that was ever a number; those of a key are the same object until it is measured."""
+        found = {key: curve.points() for key, curve in self._curves.items()}
+        for key, outline in self._outline.items():
+            sampled = Points.of(outline)
+            found[key] = found[key].followed_by(sampled) if key in found else sampled
         return found
+
+    def times(self) -> Points:
+        """The time of the train lines by step, in seconds since 1970."""
+        if not self._outline_times:
+            return self._times.points()
+        return self._times.points().followed_by(Points.of(self._outline_times))
 
     def steps_per_second(self) -> float | None:
         """The pace over the last train lines, without pauses and stops; None where it is not known yet."""
@@ -112,6 +119,8 @@ class History:
     def _take_columns(self, columns: Mapping[str, tuple[Any, ...]]) -> None:
         """Add lines with the same keys to the curves, a column at a time."""
         steps = columns["step"]
+        if columns["kind"][0] == "train" and _all_numbers(columns.get("time", (None,))):
+            self._times.extend(steps, columns["time"])
         for key, values in columns.items():
             if key in NOT_METRICS:
                 continue
@@ -146,11 +155,16 @@ class History:
         self.last.clear()
         self.events.clear()
         self._curves.clear()
-        self._outline.clear()
+        self._times = Curve()
+        self._forget_outline()
         self._pace.clear()
         self._sample()
 
     # ------------------------------------------------------------ the outline
+
+    def _forget_outline(self) -> None:
+        self._outline.clear()
+        self._outline_times.clear()
 
     def _sample(self) -> None:
         """Take lines at equal distances from a large file, as single points."""
@@ -171,6 +185,8 @@ class History:
         step = row.get("step")
         if row.get("kind") not in _KINDS or type(step) is not int or not 0 <= step < _LARGEST_STEP:
             return
+        if row["kind"] == "train" and _is_number(at := row.get("time")):
+            self._outline_times.append(Bucket(step, step, at, at))
         for key, value in row.items():
             if key not in NOT_METRICS and _is_number(value):
                 points = self._outline.setdefault(key, [])

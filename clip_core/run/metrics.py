@@ -162,6 +162,7 @@ _TABLE = (
     Metric("cpu_percent", "system", "CPU", "CPU", unit="%", format=Format.WHOLE),
     Metric("resident_mb", "system", "resident memory", "resident", unit="MB", format=Format.WHOLE),
     Metric("disk_free_gb", "system", "free disk", "free", unit="GB", format=Format.WHOLE),
+    Metric("gpu_percent", "system", "GPU", "GPU", unit="%", format=Format.WHOLE),
     Metric("gpu_reserved_mb", "system", "GPU memory reserved", "GPU", unit="MB", format=Format.WHOLE),
     Metric("train_seconds", "eval", "training time", "time", unit="s", format=Format.WHOLE),
     Metric("seconds", "eval", "evaluation time", "time", unit="s"),

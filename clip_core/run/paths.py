@@ -1,6 +1,7 @@
 """The files of a run directory; nothing else in the project spells their names. Described in docs/run-directory.md."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,10 @@ class RunPaths:
         return self.root / "flags.json"
 
     @property
+    def label(self) -> Path:
+        return self.root / "label.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "train.log"
 
@@ -71,6 +76,10 @@ class RunPaths:
     @property
     def plot(self) -> Path:
         return self.root / "training_results.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
 
     @property
     def initial_weights(self) -> Path:
@@ -128,15 +137,19 @@ def is_run(path: Path) -> bool:
     return "state" in (read_json(paths.status) or ()) or "schema" in (read_json(paths.config) or ())
 
 
-def find_runs(root: Path, depth: int = 3) -> list[Path]:
-    """Run directories in `root` (or `root` itself), latest first."""
+def find_runs(root: Path, depth: int = 3, known: Collection[Path] = ()) -> list[Path]:
+    """Run directories in `root` (or `root` itself), latest first.
+
+    Args:
+        known: folders that were run directories when they were read last; those that are still there are not read.
+    """
     if is_run(root):
         return [root]
     found: list[Path] = []
     folders = [root]
     for _ in range(depth):
         below = [folder for parent in folders for folder in _subfolders(parent)]
-        runs = {folder for folder in below if is_run(folder)}
+        runs = {folder for folder in below if folder in known or is_run(folder)}
         found += runs
         folders = [folder for folder in below if folder not in runs]
     return sorted(found, key=_time_of, reverse=True)

@@ -13,7 +13,7 @@ from clip_core.files import open_regular, read_json
 from clip_core.run import requests
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import META, RunPaths
-from clip_core.run.records import STALLED_AFTER, Pointer, Probe, RunRecord, State, Status, ValidationPairs
+from clip_core.run.records import STALLED_AFTER, Flags, Pointer, Probe, RunRecord, State, Status, ValidationPairs
 from clip_core.run.requests import Malformed, Request, RequestKind
 
 BLOCK = 2**20  # bytes of metrics.jsonl read at once; a longer line is skipped
@@ -116,7 +116,7 @@ class RunReader:
 
     def probes(self) -> list[Path]:
         """Probe files, oldest first."""
-        return sorted(self.paths.probes.glob("[0-9]*.json"))
+        return sorted(path for path in self.paths.probes.glob("[0-9]*.json") if path.stem.isdecimal())
 
     def probe(self, path: Path | None = None) -> Probe | None:
         """A probe, by default the last one."""
@@ -174,9 +174,32 @@ class RunReader:
         except OSError:
             return []
 
-    def ask(self, kind: RequestKind) -> Request:
-        """Append a request to the trainer's queue; its acknowledgement is an event of the same id."""
-        return requests.submit(self.paths.requests, kind)
+    def ask(self, kind: RequestKind, value: float | None = None) -> Request:
+        """Append a request to the trainer's queue; its acknowledgement is an event of the same id.
+
+        Args:
+            value: the learning rate, for `learning_rate`.
+        """
+        return requests.submit(self.paths.requests, kind, value)
+
+    def flags(self) -> Flags:
+        """The pairs that were flagged as bad; none where there is no flags.json.
+
+        Raises:
+            RunError: if it cannot be read.
+        """
+        return Flags.read(self.paths.flags) if os.path.lexists(self.paths.flags) else Flags(pairs=[])
+
+    def toggle_flag(self, image: str, caption: str) -> Flags:
+        """Flag a pair as bad in flags.json, or take its flag away; returns the flags now.
+
+        Raises:
+            RunError: if there is a flags.json that cannot be read.
+            OSError: if it cannot be written.
+        """
+        flags = self.flags().toggled(image, caption)
+        flags.write(self.paths.flags)
+        return flags
 
     def pending_requests(self) -> list[Request | Malformed]:
         """Requests that the trainer has not acknowledged yet, oldest first."""

@@ -1,6 +1,7 @@
 """The schemas of a run directory's JSON files, as typed models. docs/run-directory.md describes each field."""
 
 import os
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -105,7 +106,7 @@ class Recipe(Record):
 
     device: str
     precision: Precision
-    batch_size: int
+    batch_size: int  # of all processes together
     lr: float
     steps_per_epoch: int
     steps: int
@@ -123,6 +124,7 @@ class Recipe(Record):
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
+    processes: int = 1  # that the run began with
 
     @property
     def epochs(self) -> int:
@@ -212,6 +214,27 @@ class Probe(Record):
     text_to_image: list[list[int]]
 
 
+class FlaggedPair(Record):
+    """A pair that a person flagged as bad."""
+
+    image: str  # absolute path, or a member of a tar shard
+    caption: str
+    time: float = 0.0  # seconds since 1970
+
+
+class Flags(Record):
+    """flags.json: pairs flagged as bad; `clip-train --leave-out` leaves them out."""
+
+    pairs: list[FlaggedPair]
+
+    def toggled(self, image: str, caption: str) -> "Flags":
+        """With the pair, or without it where it was flagged already."""
+        kept = [pair for pair in self.pairs if (pair.image, pair.caption) != (image, caption)]
+        if len(kept) < len(self.pairs):
+            return Flags(pairs=kept)
+        return Flags(pairs=[*kept, FlaggedPair(image=image, caption=caption, time=round(time.time(), 3))])
+
+
 class Pointer(Record):
     """latest.json and best.json: the latest checkpoint, and the best one."""
 
@@ -220,6 +243,14 @@ class Pointer(Record):
     metric: str | None = None  # best.json: key of the metric that it was chosen by
     scores: dict[str, float] = {}  # best.json: its evaluation
     blend: float | None = None  # fraction of the final weights, if it is a blend of initial and final weights
+
+
+class Label(Record):
+    """label.json: what a user says about the run; the trainer neither writes nor reads it."""
+
+    name: str = ""  # in lists, in place of the folder's
+    note: str = ""
+    pinned: bool = False  # first in lists
 
 
 class Blend(Record):

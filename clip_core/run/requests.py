@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from clip_core.files import open_regular, write_json
 
-RequestKind = Literal["pause", "resume", "stop", "checkpoint", "evaluate"]
+RequestKind = Literal["pause", "resume", "stop", "checkpoint", "evaluate", "learning_rate"]
 REQUESTS: tuple[RequestKind, ...] = get_args(RequestKind)
 Outcome = Literal["done", "refused", "invalid", "expired"]
 
@@ -28,6 +28,7 @@ class Request:
     id: str
     kind: RequestKind
     time: float  # seconds since 1970
+    value: float | None = None  # the learning rate that is requested
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class Malformed:
     why: str
 
 
-def submit(folder: Path, kind: RequestKind) -> Request:
-    """Append a request to the queue; it stays there until it is acknowledged."""
-    request = Request(f"{time.time_ns():020d}-{os.getpid()}-{next(_counter):06d}", kind, time.time())
+def submit(folder: Path, kind: RequestKind, value: float | None = None) -> Request:
+    """Append a request to the queue; it stays there until it is acknowledged.
+
+    Args:
+        value: the learning rate, for `learning_rate`.
+    """
+    request = Request(f"{time.time_ns():020d}-{os.getpid()}-{next(_counter):06d}", kind, time.time(), value)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{request.id}.json", {"id": request.id, "request": kind, "time": request.time})
+    fields: dict[str, object] = {"id": request.id, "request": kind, "time": request.time}
+    write_json(folder / f"{request.id}.json", fields if value is None else fields | {"value": value})
     return request
 
 
@@ -102,4 +108,9 @@ def _read(path: Path) -> Request | Malformed | None:
         return Malformed(name, f"its request is {json.dumps(kind)[:40]}, not one of {', '.join(REQUESTS)}")
     if type(made) not in (int, float) or not math.isfinite(made):
         return Malformed(name, "its time is not a number")
-    return Request(path.stem, known, float(made))
+    value = values.get("value")
+    if known != "learning_rate":
+        return Request(path.stem, known, float(made))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        return Malformed(name, "its value is not a learning rate above 0 and at most 1")
+    return Request(path.stem, known, float(made), float(value))

@@ -1,6 +1,7 @@
 """Device and precision, and figures of the machine."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -81,12 +82,15 @@ def memory_mb(device: torch.device) -> float:
 
 
 def system_figures(device: torch.device, folder: Path) -> dict[str, float]:
-    """CPU use since the last call (100 per core), memory, free disk space."""
+    """CPU use since the last call (100 per core), memory, free disk space; of a GPU also its use and its memory."""
     figures = {
         "cpu_percent": _PROCESS.cpu_percent(),
         "resident_mb": round(_PROCESS.memory_info().rss / 1e6, 1),
         "disk_free_gb": round(psutil.disk_usage(str(folder)).free / 1e9, 2),
     }
     if device.type == "cuda":
+        if find_spec("pynvml") is not None:  # which torch asks for the utilisation
+            with suppress(RuntimeError, ImportError):
+                figures["gpu_percent"] = float(torch.cuda.utilization(device))
         figures["gpu_reserved_mb"] = round(torch.cuda.max_memory_reserved(device) / 1e6, 1)
     return figures

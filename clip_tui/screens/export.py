@@ -17,15 +17,23 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State, Status
 from clip_core.text import printable
+from clip_tui import starter
 from clip_tui.actions import bindings
 from clip_tui.bundle_view import bundle_of, bundle_size, parity_lines, parity_verdict
+from clip_tui.encoder import model_of
 from clip_tui.numbers import duration
+from clip_tui.screens.dialogs import Choice, Chooser
 from clip_tui.screens.page import Page
 from clip_tui.tail import Tail
 from clip_tui.theme import BLUE, GREEN, RED, YELLOW
 from clip_tui.watcher import Snapshot
 
 POLL_SECONDS = 0.3
+_REMARKS = {
+    "fp32": "as trained",
+    "fp16": "half the size, for GPUs",
+    "int8": "a quarter of the size, faster on CPUs; its parity and recall are measured",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,9 @@ def read_export(run: Path, exit_code: int | None = None) -> ExportState:
     return ExportState(run, reader.export_status(), manifest, error, reader.stale_bundle(), exit_code)
 
 
+PRECISIONS: tuple[tuple[str, ...], ...] = (("fp32",), ("fp32", "fp16"), ("fp32", "int8"), ("fp32", "fp16", "int8"))
+
+
 class ExportScreen(Page):
     """e starts clip-export as a process of its own, which outlives the app."""
 
@@ -72,6 +83,8 @@ class ExportScreen(Page):
         super().__init__()
         self._run: Path | None = None
         self._state: ExportState | None = None
+        self._precisions: tuple[str, ...] = ()  # none: as clip-export chooses
+        self._was_running = False
 
     def body(self) -> ComposeResult:
         with VerticalScroll(id="bundle", can_focus=False) as bundle:
@@ -101,8 +114,11 @@ class ExportScreen(Page):
             if self.closing:
                 return
             for line in lines:
+                if _of_table(line) and state.manifest is not None:
+                    continue  # the panel above has it
                 log.write(Text(printable(line)))
             self._show(state)
+            self._open_new_bundle(state)
             await asyncio.sleep(POLL_SECONDS)
 
     def _show(self, state: ExportState) -> None:
@@ -111,6 +127,45 @@ class ExportScreen(Page):
             self.query_one("#bundle-about", Static).update(export_text(state, time.time()))
             self.query_one("#parity", Static).update(_table(state.manifest) if state.manifest else "")
 
+    def _open_new_bundle(self, state: ExportState) -> None:
+        """A bundle that was just written answers the next query, and its encoder starts now."""
+        ended, self._was_running = self._was_running and not state.running, state.running
+        made = state.export is not None and state.export[0] is State.FINISHED and state.manifest is not None
+        if ended and made and state.error is None:
+            self.clip.backend = "onnx"
+            self.clip.warm_up(model_of(state.path, "onnx"))
+            self.clip.say("The new bundle is the backend of Retrieve and Classify now.")
+
+    def copied(self) -> str | None:
+        """The parity table, or where the bundle is."""
+        if self._state is None or self._state.manifest is None:
+            return None
+        return "\n".join([str(RunPaths(self._state.path).bundle), *parity_lines(self._state.manifest)])
+
+    def action_precision(self) -> None:
+        if not starter.can_choose_precisions():
+            self.clip.say("This clip-export writes fp32 alone.", severity="warning")
+            return
+        choices: list[Choice[tuple[str, ...]]] = [
+            Choice(each, " + ".join(each), _REMARKS[each[-1]]) for each in PRECISIONS
+        ]
+        chooser: Chooser[tuple[str, ...]] = Chooser("Precisions of the bundle", choices, self._precisions)
+        self.app.push_screen(chooser, self._precision_chosen)
+
+    def _precision_chosen(self, choice: Choice[tuple[str, ...]] | None) -> None:
+        if choice is not None:
+            self._precisions = choice.value
+            self.clip.say(f"e exports {choice.name}.")
+
+    def action_bench(self) -> None:
+        """Measure the bundle; the table comes into the log."""
+        if self._run is None or self._state is None or self._state.manifest is None:
+            self.clip.say("There is no bundle to measure yet; e exports one.", severity="warning")
+        elif not starter.can_bench():
+            self.clip.say("This clip-export has no bench yet.", severity="warning")
+        else:
+            self.clip.start_bench(self._run)
+
     def action_export(self) -> None:
         """Start an export, unless one runs already, here or anywhere else."""
         if self._run is None:
@@ -118,9 +173,14 @@ class ExportScreen(Page):
         process = self.clip.exports.get(self._run)
         if (self._state is not None and self._state.running) or (process is not None and process.poll() is None):
             self.clip.say("An export of this run is running already.", severity="warning")
-        elif self.clip.start_export(self._run) is not None:
+        elif self.clip.start_export(self._run, self._precisions) is not None:
             self.clip.say("Export started; it continues while you use other screens.")
             self._follow(self._run)
+
+
+def _of_table(line: str) -> bool:
+    """Whether a line of the log is of the parity table."""
+    return line.startswith("onnx/") or (line.startswith("file ") and "max |diff|" in line)
 
 
 def export_text(state: ExportState, now: float) -> Text:

@@ -14,7 +14,7 @@ from textual.widgets import Static
 from clip_tui.actions import ACTIONS, APP
 from clip_tui.theme import BLUE
 
-TITLES = {APP: "All screens", "new": "New run"}
+TITLES = {APP: "All screens", "new": "New run", "compare": "Comparison of runs"}
 
 
 class HelpScreen(ModalScreen[None]):

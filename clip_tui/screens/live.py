@@ -1,89 +1,103 @@
-"""The open run as it trains: curves, numbers, a probe, the end of the log, and requests to the trainer."""
+"""The open run as it trains: curves, the probe with its images, scores, and requests to the trainer."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
 
+from rich.console import Group
+from rich.table import Table
 from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from clip_core.errors import RunError
-from clip_core.run.history import Event
-from clip_core.run.metrics import charts_of
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
-from clip_core.run.requests import Request, RequestKind
+from clip_core.run.requests import RequestKind
 from clip_core.text import printable
 from clip_tui.actions import bindings
-from clip_tui.charts import charts, legend
 from clip_tui.numbers import number
-from clip_tui.screens.page import Page
-from clip_tui.theme import GREEN, RED, YELLOW
-from clip_tui.watcher import Snapshot, best_text
-from clip_tui.widgets.facts import Fact, Facts
+from clip_tui.screens.live_charts import PLOTS, ChartsPage
+from clip_tui.screens.live_probe import ProbePage
+from clip_tui.status_line import status_line, validation_rows
+from clip_tui.theme import GREEN, RED
+from clip_tui.watcher import Snapshot
 from clip_tui.widgets.plot import Plot
-from clip_tui.widgets.probe_view import ProbeView
+from clip_tui.widgets.probe_view import PairPanel, ProbePanel
+from clip_tui.widgets.sparks import Sparks
 
-PLOTS = 4
-ANSWERED_SECONDS = 60.0  # for so long an acknowledged request is shown
-_TITLE_WIDTH = 14
+ROOMY = 150  # columns from which there is room for the names of the probe's images
+STATUS_SECONDS = 10.0
+SLIM = 78  # columns below which there is no room for the scores
 
 
-class LiveScreen(Page):
+class LiveScreen(ChartsPage, ProbePage):
     """Follows a run; the trainer never waits for it."""
 
     PAGE = "live"
     BINDINGS = bindings("live")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._run: Path | None = None
-        self._first_chart = 0
-        self._log_axis = False
-
     def body(self) -> ComposeResult:
+        yield Static("", markup=False, id="status-line")
         yield Static("", markup=False, id="error")
         with Grid(id="plots"):
             for index in range(PLOTS):
                 yield Plot(id=f"plot-{index}")
+        yield Sparks(id="sparks")
         with Horizontal(id="below"):
-            facts = Facts(id="numbers")
-            facts.border_title = "Numbers"
-            yield facts
-            probe = ProbeView(id="probe")
+            probe = ProbePanel(id="probe")
             probe.border_title = "Probe"
             yield probe
-            log = Static("", markup=False, id="log-tail")
-            log.border_title = "Log"
-            yield log
-        yield Static("", markup=False, id="requests")
+            pair = PairPanel(id="pair-panel")
+            pair.border_title = "Image"
+            yield pair
+            scores = Static("", markup=False, id="scores")
+            scores.border_title = "Validation"
+            yield scores
         yield Static("", markup=False, id="last-line")
+        lr = Input(placeholder="a number, or a factor as x0.5; Enter requests it, Esc leaves", id="lr", compact=True)
+        lr.display = False
+        yield lr
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.width >= ROOMY, "-roomy")
+        self.set_class(self.size.width < SLIM, "-slim")
+
+    def on_mount(self) -> None:
+        self.set_interval(STATUS_SECONDS, self._show_status)
+
+    # ------------------------------------------------------------ what is shown
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
         if snapshot.path != self._run:
-            self._run, self._first_chart = snapshot.path, 0
-            self.query_one("#probe", ProbeView).reset()
-        self._show_charts(snapshot)
-        numbers = self.query_one("#numbers", Facts)
-        numbers.show(facts(snapshot, numbers.content_size.width - _TITLE_WIDTH - 2))
-        self.query_one("#probe", ProbeView).show(snapshot.probe)
-        tail = self.query_one("#log-tail", Static)
-        lines = [printable(line) for line in snapshot.log[-max(1, tail.content_size.height) :]]
-        tail.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
+            self._reset_charts()
+            self._reset_probe(snapshot.path)
+        self._show_status()
         _show_line(self.query_one("#error", Static), _error(snapshot))
-        _show_line(self.query_one("#requests", Static), requests_line(snapshot, time.time()))
-        self.query_one("#last-line", Static).update(_last_line(snapshot))
+        self._show_charts(snapshot)
+        self._show_scores(snapshot)
+        self._follow_probe(snapshot)
+        _show_line(self.query_one("#last-line", Static), _last_line(snapshot), stays=True)
 
-    def _show_charts(self, snapshot: Snapshot) -> None:
-        every = charts(snapshot, log=self._log_axis)
-        for index in range(PLOTS):
-            self.query_one(f"#plot-{index}", Plot).show(every[(self._first_chart + index) % len(every)])
+    def _show_status(self) -> None:
+        """The line below the tabs; outcomes of requests leave it after a while, also when nothing else changes."""
+        line = self.query_one("#status-line", Static)
+        if self.snapshot is not None:
+            _show_line(line, status_line(self.snapshot, time.time(), line.content_size.width), stays=True)
 
-    # ------------------------------------------------------------ actions
+    def _show_scores(self, snapshot: Snapshot) -> None:
+        panel = self.query_one("#scores", Static)
+        height = max(1, panel.content_size.height)
+        rows = validation_rows(snapshot)[: height - 1]
+        about = _about(snapshot)[: max(0, height - 1 - len(rows))]
+        if getattr(panel, "shown", None) != (rows, about):
+            panel.shown = rows, about  # type: ignore[attr-defined]
+            panel.update(scores_table(rows, about), layout=False)
+
+    # ------------------------------------------------------------ requests
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what makes sense in the run's state has a key in the footer."""
@@ -92,16 +106,16 @@ class LiveScreen(Page):
             return state is State.RUNNING
         if action == "resume":
             return state is State.PAUSED or bool(self.snapshot and can_resume(self.snapshot))
-        if action in ("ask", "stop"):
+        if action in ("ask", "stop", "learning_rate"):
             return bool(state and state.alive)
         return True
 
-    def action_ask(self, request: RequestKind) -> None:
+    def action_ask(self, request: RequestKind, value: float | None = None) -> None:
         """Append a request to the trainer's queue; the line of requests shows it until it is acknowledged."""
         if self.snapshot is None:
             return
         try:
-            RunReader(self.snapshot.path).ask(request)
+            RunReader(self.snapshot.path).ask(request, value)
         except OSError as error:
             self.clip.say_problem(
                 RunError(f"cannot write a request to {self.snapshot.path} ({error.strerror}); check its permissions.")
@@ -118,19 +132,56 @@ class LiveScreen(Page):
         elif snapshot is not None and can_resume(snapshot):
             self.clip.start_trainer(snapshot.path, [], resume=True)
 
-    def action_more(self) -> None:
-        if self.snapshot:
-            shown = sum(1 for index in range(PLOTS) if self.query_one(f"#plot-{index}").display)
-            self._first_chart = (self._first_chart + shown) % len(charts(self.snapshot, log=False))
-            self._show_charts(self.snapshot)
+    def action_learning_rate(self) -> None:
+        """Open the field for another learning rate."""
+        field, now = self.query_one("#lr", Input), self.snapshot.value("lr") if self.snapshot else None
+        field.border_title = None
+        field.value = "" if now is None else f"{now:.3g}"
+        field.display, self.query_one("#last-line").display = True, False
+        field.focus()
+        field.select_all()
 
-    def action_log_scale(self) -> None:
-        self._log_axis = not self._log_axis
-        if self.snapshot:
-            self._show_charts(self.snapshot)
+    @on(Input.Submitted, "#lr")
+    def _learning_rate_typed(self, event: Input.Submitted) -> None:
+        event.stop()
+        now = self.snapshot.value("lr") if self.snapshot else None
+        value = typed_learning_rate(event.value, now)
+        if isinstance(value, str):
+            self.clip.say(value, severity="error")
+            return
+        self._close_field()
+        self.action_ask("learning_rate", value)
 
-    def action_probe(self) -> None:
-        self.query_one("#probe", ProbeView).next()
+    def _close_field(self) -> None:
+        self.query_one("#lr", Input).display = False
+        self.query_one("#last-line").display = True
+        self.set_focus(None)
+
+    def key_escape(self) -> None:
+        if self.query_one("#lr", Input).display:
+            self._close_field()
+        else:
+            super().key_escape()
+
+
+def typed_learning_rate(text: str, now: float | None) -> float | str:
+    """A learning rate as it was typed, or a sentence that says what is wrong with it.
+
+    Args:
+        text: a number, or `x` and a factor of the present one.
+        now: the present learning rate.
+    """
+    typed = text.strip().lower()
+    factor = typed[:1] in ("x", "*", "×")
+    try:
+        value = float(typed[1:] if factor else typed)
+    except ValueError:
+        return f"{printable(text, 20)!r} is not a learning rate: type a number as 3e-4, or a factor as x0.5."
+    if factor:
+        if now is None:
+            return "The learning rate is not known yet: type a number as 3e-4."
+        value *= now
+    return value if 0 < value <= 1 else f"A learning rate is above 0 and at most 1, not {value:g}."
 
 
 def can_resume(snapshot: Snapshot) -> bool:
@@ -138,57 +189,32 @@ def can_resume(snapshot: Snapshot) -> bool:
     return snapshot.resumable and snapshot.state in (State.STOPPED, State.KILLED, State.FAILED)
 
 
-def requests_line(snapshot: Snapshot, now: float) -> Text:
-    """Requests that the trainer has not acknowledged, then the outcome of the latest ones, on one line."""
-    text = Text(no_wrap=True, overflow="ellipsis")
-    for request in snapshot.pending:
-        name = request.kind if isinstance(request, Request) else f"invalid request {request.id}"
-        state = "pending" if snapshot.state.alive else "no trainer runs"
-        text.append(f"{printable(name, 60)}: {state}   ", YELLOW)
-    answered = [event for event in snapshot.events if event.outcome is not None]
-    for event in reversed(answered):
-        if now - event.time <= ANSWERED_SECONDS:
-            text.append_text(_outcome(event)).append("   ")
-    text.rstrip()
-    return text
+def scores_table(rows: Sequence[tuple[str, str, str, bool]], about: Sequence[tuple[str, str]]) -> Group:
+    """The last evaluation beside the best checkpoint, then facts of the run."""
+    table = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, justify="right")
+    table.add_row(Text(""), Text("now", "dim"), Text("best", "dim"))
+    for label, now, best, better in rows:
+        table.add_row(Text(label, "dim"), Text(now, GREEN if better else "bold"), Text(best))
+    lines = [
+        Text(f"{name} ", "dim", no_wrap=True, overflow="ellipsis").append(printable(value)) for name, value in about
+    ]
+    return Group(table, *lines)
 
 
-def _outcome(event: Event) -> Text:
-    if event.outcome == "done":
-        return Text(f"✓ {printable(event.message)}", GREEN)
-    return Text(f"✗ {printable(event.message)}", RED)
-
-
-def facts(snapshot: Snapshot, width: int) -> list[Fact]:
-    """The last value of every metric, a line a chart, in values of at most `width` columns; then the run itself."""
-    found: list[Fact] = [("best", best_text(snapshot.best) or "–")]
-    for axis, metrics in charts_of(snapshot.curves):
-        values = [(legend(axis, metric), metric.text(value)) for metric in metrics
-                  if (value := snapshot.value(metric.key)) is not None]  # fmt: skip
-        parts = [f"{name} {value}".strip() for name, value in values]
-        found += [(printable(axis.title, _TITLE_WIDTH) if first else "", line) for first, line in _lines(parts, width)]
-    return found + list(_about(snapshot))
-
-
-def _lines(parts: list[str], width: int) -> Iterator[tuple[bool, str]]:
-    """`parts` joined to lines of at most `width`, each with whether it is the first one."""
-    line, first = "", True
-    for part in parts:
-        if line and len(line) + 2 + len(part) > width:
-            yield first, line
-            line, first = "", False
-        line = f"{line}  {part}" if line else part
-    if line:
-        yield first, line
-
-
-def _about(snapshot: Snapshot) -> Iterator[Fact]:
+def _about(snapshot: Snapshot) -> list[tuple[str, str]]:
     record = snapshot.record
     if record is None:
-        return
-    yield "parameters", f"{number(record.parameters.image)} image + {number(record.parameters.text)} text"
-    yield "pairs", f"{number(record.data.train_pairs)} train + {number(record.data.val_pairs)} validation"
-    yield "device", record.device_name
+        return []
+    parameters, data = record.parameters, record.data
+    return [
+        ("", ""),
+        ("parameters", f"{number(parameters.image)} image + {number(parameters.text)} text"),
+        ("pairs", f"{number(data.train_pairs)} train + {number(data.val_pairs)} validation"),
+        ("device", record.device_name),
+    ]
 
 
 def _error(snapshot: Snapshot) -> Text:
@@ -204,10 +230,13 @@ def _error(snapshot: Snapshot) -> Text:
 def _last_line(snapshot: Snapshot) -> Text:
     """The last line that the trainer printed."""
     line = next((line for line in reversed(snapshot.log) if line.strip()), "")
-    return Text(printable(line), "dim", no_wrap=True, overflow="ellipsis")
+    return Text(f"log: {printable(line)}", "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _show_line(line: Static, text: Text) -> None:
-    """Show a line that takes no room while it is empty."""
-    line.update(text)
-    line.display = bool(text.plain)
+def _show_line(line: Static, text: Text, *, stays: bool = False) -> None:
+    """Show a line; it takes no room while it is empty, unless it `stays`."""
+    if getattr(line, "shown", None) != text:
+        line.shown = text  # type: ignore[attr-defined]
+        line.update(text, layout=not stays)
+    if not stays:
+        line.display = bool(text.plain)

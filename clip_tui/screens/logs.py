@@ -1,15 +1,19 @@
-"""Everything that the trainer printed, the run's events, and the system it runs on."""
+"""Everything that the trainer printed, with find and follow; the run's events; the system it runs on."""
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import RichLog
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Input, OptionList, RichLog, Static
+from textual.widgets.option_list import Option
 
+from clip_core.run.history import Event
 from clip_core.run.metrics import ordered
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
@@ -17,16 +21,17 @@ from clip_tui.actions import bindings
 from clip_tui.numbers import number
 from clip_tui.screens.page import Page
 from clip_tui.tail import Tail
+from clip_tui.theme import GREEN, RED, YELLOW
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
 
 LINES_KEPT = 5000
-EVENTS = 8  # the latest ones
+EVENTS_SHOWN = 200
 POLL_SECONDS = 0.5
 
 
 class LogsScreen(Page):
-    """f follows the end of the log, or lets it stand; Tab moves between the log and the system."""
+    """/ finds, n and p go through the matches, f follows the end of the log; Tab or ^o moves between the panels."""
 
     PAGE = "logs"
     BINDINGS = bindings("logs")
@@ -34,15 +39,31 @@ class LogsScreen(Page):
     def __init__(self) -> None:
         super().__init__()
         self._run: Path | None = None
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._words = ""
+        self._match: int | None = None  # index of the line among those kept
+        self._events: Sequence[Event] = ()
 
     def body(self) -> ComposeResult:
+        with Horizontal(classes="query-line", id="find-line"):
+            yield Static("find", markup=False, classes="query-label")
+            yield Input(id="find", placeholder="words of a line of the log", compact=True)
         with Horizontal(id="logs"):
             log = RichLog(max_lines=LINES_KEPT, wrap=False, markup=False, highlight=False, id="log")
             log.border_title = "train.log"
             yield log
-            with VerticalScroll(id="system") as system:
-                system.border_title = "System"
-                yield Facts(id="system-facts")
+            with Vertical(id="beside"):
+                with VerticalScroll(id="system") as system:
+                    system.border_title = "System"
+                    yield Facts(id="system-facts")
+                events = OptionList(id="events", markup=False, compact=True)
+                events.border_title = "Events"
+                yield events
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.query_one("#find-line").display = False
+        self._show_title()
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
@@ -50,30 +71,148 @@ class LogsScreen(Page):
         log = self.query_one("#log", RichLog)
         if snapshot.path != self._run:
             self._run = snapshot.path
+            self._lines.clear()
+            self._words, self._match = "", None
             log.clear()
             self._follow(Tail(RunPaths(snapshot.path).log))
         if self.focused is None:
             log.focus()
         self.query_one("#system-facts", Facts).show(system_facts(snapshot))
+        self._show_events(snapshot.events)
+
+    def _show_events(self, events: Sequence[Event]) -> None:
+        latest = tuple(events)[-EVENTS_SHOWN:]
+        if latest == self._events:
+            return
+        self._events = latest
+        listed = self.query_one("#events", OptionList)
+        at_end = listed.highlighted is None or listed.highlighted >= listed.option_count - 1
+        kept = listed.highlighted
+        listed.clear_options()
+        listed.add_options(Option(event_line(event)) for event in latest)
+        listed.highlighted = len(latest) - 1 if at_end or kept is None else min(kept, len(latest) - 1)
+        listed.border_title = f"Events {len(latest)}"
 
     @work(name="log", group="log", exclusive=True)
     async def _follow(self, tail: Tail) -> None:
-        log = self.query_one("#log", RichLog)
         while not self.closing:
             for line in await asyncio.to_thread(tail.new_lines):
-                log.write(Text(printable(line), no_wrap=True))
+                self._lines.append(printable(line))
+                self.query_one("#log", RichLog).write(self._shown(self._lines[-1]))
             await asyncio.sleep(POLL_SECONDS)
+
+    def _shown(self, line: str, *, current: bool = False) -> Text:
+        text = Text(line, no_wrap=True)
+        if self._words and self._words in line.casefold():
+            text.highlight_regex(_literal(self._words), f"bold {YELLOW}" + (" reverse" if current else ""))
+        return text
+
+    # ------------------------------------------------------------ finding
+
+    def action_find(self) -> None:
+        self.query_one("#find-line").display = True
+        self.query_one("#find").focus()
+
+    @on(Input.Submitted, "#find")
+    def _find(self) -> None:
+        self._words = self.query_one("#find", Input).value.strip().casefold()
+        self.query_one("#find-line").display = bool(self._words)
+        self.query_one("#log").focus()
+        matches = self._matches()
+        self._match = matches[-1] if matches else None  # the latest one
+        self._draw_again()
+
+    def key_escape(self) -> None:
+        """Leave the field; then take the marks away."""
+        if self.query_one("#find").has_focus and self._words:
+            self.query_one("#log").focus()
+            return
+        self.query_one("#find", Input).value = ""
+        self._find()
+
+    def _matches(self) -> list[int]:
+        if not self._words:
+            return []
+        return [index for index, line in enumerate(self._lines) if self._words in line.casefold()]
+
+    def _draw_again(self) -> None:
+        log = self.query_one("#log", RichLog)
+        follows, top = log.auto_scroll, log.scroll_y
+        log.auto_scroll = False
+        log.clear()
+        for index, line in enumerate(self._lines):
+            log.write(self._shown(line, current=index == self._match))
+        log.auto_scroll = follows and self._match is None
+        if self._match is not None:
+            log.scroll_to(y=max(0, self._match - log.size.height // 2), animate=False, force=True)
+        elif follows:
+            log.scroll_end(animate=False)
+        else:
+            log.scroll_to(y=top, animate=False)
+        self._show_title()
+
+    def action_next_match(self) -> None:
+        self._go(1)
+
+    def action_previous_match(self) -> None:
+        self._go(-1)
+
+    def _go(self, by: int) -> None:
+        matches = self._matches()
+        if not matches:
+            self.clip.say("No line has these words." if self._words else "Type words to find with /.")
+            return
+        later = [index for index in matches if self._match is None or (index - self._match) * by > 0]
+        self._match = (min(later) if by > 0 else max(later)) if later else (matches[0] if by > 0 else matches[-1])
+        self._draw_again()
+
+    def _show_title(self) -> None:
+        log = self.query_one("#log", RichLog)
+        parts = ["follows the end" if log.auto_scroll else "stands still · f follows"]
+        if self._words:
+            matches = self._matches()
+            where = matches.index(self._match) + 1 if self._match in matches else 0
+            parts.insert(0, f"match {where} of {len(matches)}" if matches else "no match")
+        log.border_subtitle = " · ".join(parts)
+
+    # ------------------------------------------------------------ other actions
 
     def action_follow(self) -> None:
         log = self.query_one("#log", RichLog)
         log.auto_scroll = not log.auto_scroll
-        self.clip.say("Following the end of the log." if log.auto_scroll else "No longer following; f follows again.")
         if log.auto_scroll:
+            self._match = None
             log.scroll_end(animate=False)
+        self._show_title()
+
+    def action_events(self) -> None:
+        self.query_one("#log" if self.query_one("#events").has_focus else "#events").focus()
+
+    def copied(self) -> str | None:
+        """The event or the matching line that is selected, else what the log shows."""
+        listed = self.query_one("#events", OptionList)
+        if listed.has_focus and listed.highlighted is not None and listed.highlighted < len(self._events):
+            return self._events[listed.highlighted].message
+        if self._match is not None and self._match < len(self._lines):
+            return self._lines[self._match]
+        log = self.query_one("#log", RichLog)
+        top = int(log.scroll_y)
+        return "\n".join(list(self._lines)[top : top + log.size.height])
+
+
+def _literal(words: str) -> str:
+    return f"(?i){re.escape(words)}"
+
+
+def event_line(event: Event) -> Text:
+    """`1,020  checkpoint written`, warnings and refused requests in their colours."""
+    style = YELLOW if event.health else RED if event.outcome not in (None, "done") else GREEN if event.outcome else ""
+    text = Text(f"{event.step:>6,}  ", "dim", no_wrap=True, overflow="ellipsis")
+    return text.append(printable(event.message), style)
 
 
 def system_facts(snapshot: Snapshot) -> list[Fact]:
-    """Process, hardware, resolved settings, versions, and the latest events."""
+    """Process, hardware, resolved settings and versions."""
     record, status = snapshot.record, snapshot.status
     facts: list[Fact] = [("state", snapshot.state.value)]
     if status:
@@ -90,8 +229,6 @@ def system_facts(snapshot: Snapshot) -> list[Fact]:
         facts += [None, *_values(record.resolved.model_dump(exclude={"device"})), None, *_values(record.versions)]
         if record.git:
             facts.append(("git", record.git))
-    if snapshot.events:
-        facts += [None, *(("event", f"step {event.step}: {event.message}") for event in snapshot.events[-EVENTS:])]
     return facts
 
 

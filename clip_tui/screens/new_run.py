@@ -1,73 +1,162 @@
-"""A new run: every setting of the configuration as a form, which keeps what was typed."""
+"""A new run: eight settings first, the others by a filter; automatic values previewed; what was typed is kept."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from textual import on
+from rich.text import Text
+from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
-from clip_core.config import TITLES
+from clip_core.config import TITLES, TrainConfig
 from clip_core.errors import UsageError
 from clip_core.run.paths import is_run
 from clip_core.run.records import State
 from clip_core.text import printable
+from clip_tui import starter
 from clip_tui.actions import bindings
-from clip_tui.form import Field, form_fields, read_form
+from clip_tui.form import FIRST, Field, form_fields, matching, mistakes, nested_values, read_form, values_of
+from clip_tui.numbers import number
+from clip_tui.screens.dialogs import Confirm
 from clip_tui.screens.page import Page
-from clip_tui.starter import to_flags
+from clip_tui.theme import GREEN, RED
 from clip_tui.watcher import overview
 from clip_tui.widgets.toggle import Toggle
 
+FIELDS = tuple(form_fields())
+BY_ID = {field.id: field for field in FIELDS}
+BY_NAME = {field.name: field for field in FIELDS}
+
 
 class NewRunScreen(Page):
-    """Ctrl-S checks the form and starts the trainer; a mistake is shown below, with its flag."""
+    """Ctrl-S checks the form and starts the trainer; a mistake is shown beside its field, which gets the focus."""
 
     PAGE = "new"
     BINDINGS = bindings("new")
 
+    def __init__(self, clone: TrainConfig | None = None, of: str = "") -> None:
+        """Args: clone, of: the configuration of a run to begin from, and that run's name."""
+        super().__init__()
+        self._clone, self._of = clone, of
+        self._all = False
+        self._opened_with: dict[str, Any] = {}
+        self._previewed: dict[str, Any] = {}
+        self._wrong: dict[str, str] = {}
+
     def body(self) -> ComposeResult:
+        with Horizontal(classes="query-line"):
+            yield Static("find", markup=False, classes="query-label")
+            yield Input(id="find-setting", placeholder="a part of a setting's name or description", compact=True)
         with VerticalScroll(id="form", can_focus=False) as form:
-            form.border_title = "New run"
-            form.border_subtitle = "tab moves on · ctrl-s starts"
-            for section, fields in groupby(form_fields(), key=lambda field: field.section):
-                yield Static(TITLES[section], markup=False, classes="section")
-                yield from _rows(fields)
+            form.border_title = f"New run, from {printable(self._of, 40)}" if self._of else "New run"
+            first = [BY_NAME[name] for name in FIRST]
+            rest = [field for field in FIELDS if field.name not in FIRST]
+            for title, fields in (
+                ("Most used", first),
+                *((TITLES[key], list(group)) for key, group in _sections(rest)),
+            ):
+                yield Static(title, markup=False, classes="section")
+                for field in fields:
+                    yield _row(field)
         yield Static("", markup=False, id="hint")
         yield Static("", markup=False, id="mistake")
 
     def on_mount(self) -> None:
         super().on_mount()
+        self._show_fields()
         self.query_one("#data-data_file").focus()
         self.call_after_refresh(self._restore)
 
     def _restore(self) -> None:
-        """What was typed the last time, and why the run that it started failed, if it did."""
-        draft, run = self.clip.draft, self.clip.draft_run
+        """What was typed the last time, or the cloned settings; and why the run that it started failed, if it did."""
+        values = values_of(self._clone) if self._clone is not None else dict(self.clip.draft)
+        values.pop("run-run_dir", None) if self._clone is not None else None
         with self.prevent(Input.Changed, Select.Changed, Toggle.Changed):
-            for field in form_fields():
-                if draft.get(field.id) is not None:
-                    self._set(field, draft[field.id])
-        if run is not None:
+            for name, value in values.items():
+                if name in BY_ID and value is not None:
+                    self._set(BY_ID[name], value)
+        self._opened_with = self.values()
+        run = self.clip.draft_run
+        if run is not None and self._clone is None:
             before = overview(run, self.clip.started().get(run))
             if before.state is State.FAILED and before.error:
                 self._say(f"{run.name} failed: {before.error}")
+        self._show_fields()
+
+    # ------------------------------------------------------------ which fields are shown
+
+    def _show_fields(self) -> None:
+        """The first eight and those that were changed; with a filter, those that match; or all."""
+        typed = self.query_one("#find-setting", Input).value
+        found = {field.id for field in matching(typed)} if typed.strip() else None
+        shown = 0
+        for field in FIELDS:
+            if found is not None:
+                visible = field.id in found
+            else:
+                visible = self._all or field.name in FIRST or self._is_changed(field) or field.id in self._wrong
+            self.query_one(f"#row-{field.id}").display = visible
+            shown += visible
+        self._show_sections()
+        hidden = len(FIELDS) - shown
+        form = self.query_one("#form")
+        more = f"{hidden} more: ^f finds one, ^g shows all" if hidden else "^g shows the first eight"
+        form.border_subtitle = f"{more} · ^r previews automatic values · ^s starts"
+
+    def _show_sections(self) -> None:
+        """A title only where one of its fields is shown."""
+        title, any_shown = None, False
+        for child in (*self.query_one("#form").children, None):
+            if child is None or child.has_class("section"):
+                if title is not None:
+                    title.display = any_shown
+                title, any_shown = child, False
+            else:
+                any_shown = any_shown or bool(child.display)
+
+    def _is_changed(self, field: Field) -> bool:
+        value = self._value(field)
+        return value not in (None, "", field.default)
+
+    @on(Input.Changed, "#find-setting")
+    def _find_changed(self) -> None:
+        self._show_fields()
+
+    @on(Input.Submitted, "#find-setting")
+    def _find_done(self) -> None:
+        """To the first setting that was found."""
+        typed = self.query_one("#find-setting", Input).value.strip()
+        shown = [field for field in FIELDS if self.query_one(f"#row-{field.id}").display]
+        first = next((field for field in shown if typed in (field.flag, field.name)), shown[0] if shown else None)
+        if first is not None:
+            self.query_one(f"#{first.id}").focus()
+
+    def action_filter(self) -> None:
+        self.query_one("#find-setting").focus()
+
+    def action_all(self) -> None:
+        self._all = not self._all
+        self.query_one("#find-setting", Input).value = ""
+        self._show_fields()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """The whole description of the field that has the focus; beside the field there may be too little room."""
-        field = next((field for field in form_fields() if field.id == event.widget.id), None)
+        field = BY_ID.get(event.widget.id or "")
         if field is not None:
             self.query_one("#hint", Static).update(f"{field.flag}: {field.help}")
 
+    # ------------------------------------------------------------ values
+
     def values(self) -> dict[str, Any]:
         """What is in the form, by `Field.id`."""
-        return {field.id: self._value(field) for field in form_fields()}
+        return {field.id: self._value(field) for field in FIELDS}
 
     def _value(self, field: Field) -> Any:
         widget = self.query_one(f"#{field.id}")
@@ -80,8 +169,62 @@ class NewRunScreen(Page):
 
     def _set(self, field: Field, value: Any) -> None:
         widget = self.query_one(f"#{field.id}")
-        if isinstance(widget, Select | Toggle | Input):
-            widget.value = value
+        if isinstance(widget, Select) and value not in field.choices:
+            return  # of another version
+        if isinstance(widget, Toggle):
+            widget.value = bool(value)
+        elif isinstance(widget, Select | Input):
+            widget.value = str(value)
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    @on(Toggle.Changed)
+    def _changed(self, message: Input.Changed | Select.Changed | Toggle.Changed) -> None:
+        field = BY_ID.get(message.control.id or "")
+        if field is not None:
+            self.query_one("#mistake", Static).display = False
+            self._wrong.pop(field.id, None)
+            self._describe(field)
+
+    def _describe(self, field: Field) -> None:
+        """Beside a field: what is wrong with it, else what would be chosen and why, else its description."""
+        text = Text(no_wrap=True, overflow="ellipsis")
+        value = self._previewed.get("values", {}).get(field.name)
+        if field.id in self._wrong:
+            text.append(printable(self._wrong[field.id]), f"bold {RED}")
+        elif value is not None and not self._is_changed(field):
+            reason = self._previewed.get("reasons", {}).get(field.name)
+            text.append(printable(number(value) if isinstance(value, float) else str(value), 40), GREEN)
+            text.append(printable(f" chosen: {reason}" if reason else " automatically"), "dim")
+        else:
+            text.append(field.help)
+        self.query_one(f"#row-{field.id} .description", Static).update(text)
+
+    # ------------------------------------------------------------ preview, start, leave
+
+    def action_preview(self) -> None:
+        self._preview()
+
+    @work(name="preview", group="preview", exclusive=True)
+    async def _preview(self) -> None:
+        hint = self.query_one("#hint", Static)
+        try:
+            read_form(self.values())
+        except UsageError as error:
+            self._show_mistakes(str(error))
+            return
+        hint.update("reading the data …")
+        result = await asyncio.to_thread(starter.preview, nested_values(self.values()))
+        if self.closing or not self.is_mounted:
+            return
+        if "error" in result:
+            self._show_mistakes(str(result["error"]))
+            hint.update("")
+            return
+        self._previewed = result
+        for field in FIELDS:
+            self._describe(field)
+        hint.update(Text(printable(str(result.get("about", ""))), GREEN))
 
     def action_start(self) -> None:
         try:
@@ -90,41 +233,69 @@ class NewRunScreen(Page):
             if is_run(run_dir):
                 raise UsageError(f"--run-dir: {run_dir} already holds a run; choose another directory.")
         except UsageError as error:
-            self._say(str(error))
+            self._show_mistakes(str(error))
             return
-        flags = to_flags(config.model_copy(update={"run": config.run.model_copy(update={"run_dir": None})}))
+        flags = starter.to_flags(config.model_copy(update={"run": config.run.model_copy(update={"run_dir": None})}))
+        self._keep_draft()
         self.clip.draft_run = run_dir
         self.clip.start_trainer(run_dir, flags)
 
+    def _show_mistakes(self, sentence: str) -> None:
+        """Each beside its field, the first of which gets the focus; and the whole sentence below."""
+        before, self._wrong = self._wrong, mistakes(sentence)
+        for name in {*before, *self._wrong}:
+            self._describe(BY_ID[name])
+        self._say(sentence)
+        if self._wrong:
+            self.query_one("#find-setting", Input).value = ""
+            self._show_fields()
+            first = self.query_one(f"#{next(iter(self._wrong))}")
+            first.focus()
+            first.scroll_visible()
+
+    def _keep_draft(self) -> None:
+        values = self.values()
+        self.clip.settings.draft = {field.id: values[field.id] for field in FIELDS if self._is_changed(field)}
+        self.clip.save_settings()
+
     def action_cancel(self) -> None:
-        self.app.pop_screen()
+        """Nothing that was typed goes without a question."""
+        if self.values() == self._opened_with:
+            self.app.pop_screen()
+            return
+        answers = {"k": "keep what was typed and leave", "d": "discard it"}
+        self.app.push_screen(Confirm("Leave the form?", "The form was changed.", answers), self._leave)
+
+    def _leave(self, answer: str | None) -> None:
+        if answer == "k":
+            self._keep_draft()
+        elif answer == "d" and self._clone is None:
+            self.clip.settings.draft = {}
+            self.clip.save_settings()
+        if answer is not None:
+            self.app.pop_screen()
 
     def key_escape(self) -> None:
-        self.action_cancel()
+        """The binding of Escape does it; done here too, it would answer the question that it asks."""
 
     def _say(self, sentence: str) -> None:
         mistake = self.query_one("#mistake", Static)
         mistake.update(printable(sentence))
         mistake.display = True
 
-    @on(Input.Changed)
-    @on(Select.Changed)
-    @on(Toggle.Changed)
-    def _changed(self, message: Input.Changed | Select.Changed | Toggle.Changed) -> None:
-        self.query_one("#mistake", Static).display = False
-        field = next((field for field in form_fields() if field.id == message.control.id), None)
-        if field is not None:
-            self.clip.draft[field.id] = self._value(field)
+
+def _sections(fields: list[Field]) -> Iterator[tuple[str, Iterator[Field]]]:
+    return groupby(fields, key=lambda field: field.section)
 
 
-def _rows(fields: Iterator[Field]) -> Iterator[Widget]:
-    for field in fields:
-        yield Horizontal(
-            Static(field.flag, markup=False, classes="flag"),
-            _control(field),
-            Static(field.help, markup=False, classes="description"),
-            classes="field",
-        )
+def _row(field: Field) -> Widget:
+    return Horizontal(
+        Static(field.flag, markup=False, classes="flag"),
+        _control(field),
+        Static(field.help, markup=False, classes="description"),
+        classes="field",
+        id=f"row-{field.id}",
+    )
 
 
 def _control(field: Field) -> Widget:

@@ -1,5 +1,6 @@
 """What every screen shares: the bar of the run, the tabs, the footer, and what stands there when there is no room."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -35,6 +36,7 @@ class Page(Screen[None]):
 
     PAGE: ClassVar[str] = ""
     AUTO_FOCUS = ""  # a field that is typed into would swallow the keys; / leads to it
+    _offered: Sequence[tuple[str, bool]] = ()
 
     @property
     def clip(self) -> "ClipApp":
@@ -79,10 +81,21 @@ class Page(Screen[None]):
         if self.is_current and self.is_mounted:
             self._show_bar(snapshot)
             self.run_came(snapshot)
+            self._offer_keys()
+
+    def _offer_keys(self) -> None:
+        """Let the footer follow what is possible now; it is made anew only when that changed."""
+        offered = [(key, active.enabled) for key, active in self.active_bindings.items()]
+        if offered != self._offered:
+            self._offered = offered
             self.refresh_bindings()
 
     def _show_bar(self, snapshot: Snapshot | None) -> None:
         self.query_one(RunBar).show(snapshot, str(self.clip.root))
+
+    def copied(self) -> str | None:
+        """What `y` copies: what is selected here."""
+        return str(self.snapshot.path) if self.snapshot else None
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         """The open run was read again, or the screen came to the front."""

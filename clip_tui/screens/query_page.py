@@ -1,6 +1,8 @@
-"""What Retrieve and Classify share: the run's gallery, one query at a time, and the answers of both backends."""
+"""What Retrieve and Classify share: the gallery, one query at a time, and the answers of one or two models."""
 
 import asyncio
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +13,51 @@ from textual.widgets import Static
 
 from clip_core.errors import BackendError
 from clip_core.text import printable
-from clip_tui.encoder import BACKENDS, Answer, Backend
-from clip_tui.gallery import Gallery, read_gallery
+from clip_tui.encoder import Answer, Model, model_of, other
+from clip_tui.gallery import Gallery, Place, read_gallery, stored_galleries
+from clip_tui.models import model_choices
+from clip_tui.screens.dialogs import Choice, Chooser, Prompt
 from clip_tui.screens.page import Page
-from clip_tui.theme import BLUE, GREEN
+from clip_tui.theme import BLUE, GREEN, YELLOW
 from clip_tui.watcher import Snapshot
+
+TICK_SECONDS = 0.5
+_FOLDER = Place("folder")  # of the list of galleries: a folder whose path is typed
 
 
 class QueryPage(Page):
-    """Holds the current query and the answer of each backend to it."""
+    """Holds the current query and each model's answer to it; two models are asked beside each other."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gallery = Gallery()
+        self.place = Place()
         self.query_sent: dict[str, Any] | None = None
-        self.answers: dict[Backend, Answer] = {}
+        self.answers: dict[Model, Answer] = {}
+        self.problems: dict[Model, str] = {}
+        self._doing: dict[Model, tuple[str, float]] = {}  # what a model does, and since when
         self._run: Path | None = None
 
     def sources(self) -> ComposeResult:
-        """A line for each backend: the model that it answered with, or what went wrong."""
-        for backend in BACKENDS:
-            yield Static("", markup=False, id=f"source-{backend}", classes="source")
+        """A line for each model: what it answered with, what it does, or what went wrong."""
+        for slot in range(2):
+            yield Static("", markup=False, id=f"source-{slot}", classes="source")
         yield Static("", markup=False, id="stale-bundle")
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.watch(self.app, "backend", self._backend_changed, init=False)
+        self.watch(self.app, "backend", self._models_changed, init=False)
+        self.watch(self.app, "second", self._models_changed, init=False)
+        self.set_interval(TICK_SECONDS, self._tick)
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         """Read the gallery of a run that is new here; it may not have been written yet."""
         path = snapshot.path if snapshot else None
-        if path != self._run or (path is not None and not self.gallery.images):
+        if path != self._run or (path is not None and not self.gallery.images and self.gallery.note is None):
             changed, self._run = path != self._run, path
             if changed:
-                self.query_sent, self.answers, self.gallery = None, {}, Gallery()
+                self.place, self.gallery = Place(), Gallery()
+                self._forget()
             if path is not None:
                 self._load(path, changed)
         self.show_sources()
@@ -57,91 +70,178 @@ class QueryPage(Page):
 
     @work(name="gallery", group="gallery", exclusive=True)
     async def _load(self, run: Path, changed: bool) -> None:
-        gallery = await asyncio.to_thread(read_gallery, run)
-        if (changed or gallery.images) and not self.closing:
+        gallery = await asyncio.to_thread(read_gallery, run, self.place)
+        if (changed or gallery.images or gallery.note) and not self.closing:
             self.gallery = gallery
             self.gallery_came()
 
     def gallery_came(self) -> None:
-        """The validation pairs of the open run have been read."""
+        """The gallery has been read."""
 
-    def answer_came(self, answer: Answer) -> None:
-        """The selected backend answered the current query."""
+    def answers_changed(self, model: Model) -> None:
+        """A model answered the current query."""
 
-    # ------------------------------------------------------------ queries
+    def _forget(self) -> None:
+        self.query_sent, self.answers, self.problems, self._doing = None, {}, {}, {}
+
+    # ------------------------------------------------------------ models and queries
+
+    def models(self) -> list[Model]:
+        """The model that is asked, and the one that it is compared with, if any."""
+        if self._run is None:
+            return []
+        first, second = model_of(self._run, self.clip.backend), self.clip.second
+        return [first, second] if second is not None and second != first else [first]
 
     def ask(self, query: dict[str, Any]) -> None:
-        """Send a query to the selected backend; an earlier one without an answer is dropped."""
+        """Send a query to the models; an earlier one without an answer is dropped."""
         if query != self.query_sent:
-            self.query_sent, self.answers = query, {}
-        self._ask(self.clip.backend)
+            self._forget()
+            self.query_sent = query
+        for slot, model in enumerate(self.models()):
+            if model not in self.answers:
+                self.problems.pop(model, None)
+                (self._ask_second if slot else self._ask_first)(model)
+        self.show_sources()
 
     @work(name="query", group="query", exclusive=True)
-    async def _ask(self, backend: Backend) -> None:
-        if self._run is None or self.query_sent is None:
+    async def _ask_first(self, model: Model) -> None:
+        await self._ask(model)
+
+    @work(name="comparison", group="comparison", exclusive=True)
+    async def _ask_second(self, model: Model) -> None:
+        await self._ask(model)
+
+    async def _ask(self, model: Model) -> None:
+        query = self.query_sent
+        if query is None:
             return
-        self._show_line(backend, "asking …")
+        self._does(model, "asking")
         try:
-            answer = await self.clip.encoders.ask(self._run, backend, **self.query_sent)
+            answer = await self.clip.encoders.ask(model, progress=partial(self._does, model), **query)
         except BackendError as error:
+            if not self.closing and query is self.query_sent:
+                self.problems[model] = printable(str(error))
+        else:
+            if not self.closing and query is self.query_sent:
+                self.answers[model] = answer
+                if answer.note:
+                    self.clip.say(answer.note, severity="warning")
+                self.answers_changed(model)
+        finally:
+            self._doing.pop(model, None)
             if not self.closing:
                 self.show_sources()
-                self._show_line(backend, printable(str(error)), problem=True)
-            return
-        if self.closing:
-            return
-        self.answers[backend] = answer
-        self.show_sources()
-        self.answer_came(answer)
 
-    def _backend_changed(self) -> None:
+    def _does(self, model: Model, what: str) -> None:
+        since = self._doing[model][1] if model in self._doing else time.monotonic()
+        self._doing[model] = (what, since)
+        if not self.closing and self.is_mounted:
+            self.show_sources()
+
+    def _tick(self) -> None:
+        if self._doing and self.is_current:
+            self.show_sources()
+
+    def _models_changed(self) -> None:
+        if not self.is_current:
+            return
         self.show_sources()
-        if self.is_current and self.query_sent is not None:
+        if self.query_sent is not None:
             self.ask(self.query_sent)
+            first = self.models()[:1]
+            if first and first[0] in self.answers:
+                self.answers_changed(first[0])
 
-    # ------------------------------------------------------------ the lines of the backends
+    # ------------------------------------------------------------ the lines of the models
 
     def show_sources(self) -> None:
-        for backend in BACKENDS:
-            line = self.query_one(f"#source-{backend}", Static)
-            if backend in self.answers:
-                line.update(self._source_text(self.answers[backend]))
-            elif not line.has_class("problem") or self.query_sent is None:
-                hint = "press b to use" if backend != self.clip.backend else ""
-                line.update(_source_line(backend, hint, chosen=backend == self.clip.backend))
-                line.remove_class("problem")
+        models = self.models()
+        for slot in range(2):
+            line = self.query_one(f"#source-{slot}", Static)
+            model = models[slot] if slot < len(models) else None
+            line.set_class(model in self.problems, "problem")
+            line.update(self._source_text(model, slot) if model else self._other_backend())
 
-    def _source_text(self, answer: Answer) -> Text:
-        self.query_one(f"#source-{answer.backend}", Static).remove_class("problem")
-        source = f"{answer.source}  {1000 * answer.seconds:.0f} ms"
-        text = _source_line(answer.backend, source, chosen=answer.backend == self.clip.backend)
-        if len(self.answers) == len(BACKENDS) and answer.backend == self.clip.backend:
-            first, second = (self.answers[backend].result for backend in BACKENDS)
-            text.append("  " + agreement(first, second), f"bold {GREEN}")
+    def _source_text(self, model: Model, slot: int) -> Text:
+        if model in self.problems:
+            return source_line(model.name, self.problems[model], chosen=slot == 0, problem=True)
+        if model in self._doing:
+            what, since = self._doing[model]
+            return source_line(model.name, f"{what} … {time.monotonic() - since:.0f} s", chosen=slot == 0)
+        answer = self.answers.get(model)
+        if answer is None:
+            return source_line(model.name, "", chosen=slot == 0)
+        text = source_line(model.name, f"{answer.source}  {_milliseconds(answer.milliseconds)}", chosen=slot == 0)
+        first, *rest = self.answers.values()
+        if rest and slot == min(1, len(self.models()) - 1) and "predicted" not in answer.result:
+            text.append("  " + agreement(first.result, rest[-1].result), f"bold {GREEN}")
         return text
 
-    def _show_line(self, backend: Backend, sentence: str, *, problem: bool = False) -> None:
-        line = self.query_one(f"#source-{backend}", Static)
-        line.set_class(problem, "problem")
-        line.update(_source_line(backend, sentence, chosen=True, problem=problem))
+    def _other_backend(self) -> Text:
+        return source_line(other(self.clip.backend), "b switches to it, c compares two models", chosen=False)
+
+    # ------------------------------------------------------------ choices
+
+    def action_compare(self) -> None:
+        if self._run is not None:
+            choices = model_choices(self._run)
+            self.app.push_screen(Chooser("Compare with", choices, self.clip.second), self._second_chosen)
+
+    def _second_chosen(self, choice: Choice[Model | None] | None) -> None:
+        if choice is not None:
+            self.clip.second = choice.value
+
+    def action_gallery(self) -> None:
+        choices = [
+            Choice(Place("validation"), "validation set", "the pairs that the run was evaluated on"),
+            Choice(Place("training"), "training set", "the pairs that the run was trained on"),
+            Choice(_FOLDER, "folder …", "any folder of images, with or without captions"),
+            *(Choice(place, "stored gallery", line) for place, line in stored_galleries()),
+        ]
+        self.app.push_screen(Chooser("Gallery", choices, self.place), self._place_chosen)
+
+    def _place_chosen(self, choice: Choice[Place] | None) -> None:
+        if choice is None:
+            return
+        if choice.value == _FOLDER:
+            self.app.push_screen(Prompt("Folder of images", placeholder="path"), self._folder_typed)
+        else:
+            self._use(choice.value)
+
+    def _folder_typed(self, typed: str | None) -> None:
+        if typed and typed.strip():
+            self._use(Place("folder", Path(typed.strip()).expanduser().absolute()))
+
+    def _use(self, place: Place) -> None:
+        if self._run is not None:
+            self.place, self.gallery = place, Gallery()
+            self._forget()
+            self._load(self._run, True)
+            self.show_sources()
 
 
-def _source_line(backend: Backend, rest: str, *, chosen: bool, problem: bool = False) -> Text:
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def source_line(name: str, rest: str, *, chosen: bool, problem: bool = False) -> Text:
     sign, style = ("●", f"bold {BLUE}") if chosen else ("○", "dim")
-    text = Text(no_wrap=not problem, overflow="ellipsis").append(f"{sign} {backend:<6}", style)
-    return text.append(printable(rest), "" if chosen else "dim")
+    text = Text(no_wrap=not problem, overflow="ellipsis").append(f"{sign} {printable(name):<6}", style)
+    return text.append(" " + printable(rest), YELLOW if problem else "" if chosen else "dim")
 
 
 def agreement(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Whether two backends rank alike, and the largest difference of their scores."""
-    names, values = _ranking(first)
-    others, other_values = _ranking(second)
+    """Whether two models rank alike, and the largest difference of their scores."""
+    names, values = ranking(first)
+    others, other_values = ranking(second)
     score_of = dict(zip(others, other_values, strict=False))
     differences = [abs(value - score_of[name]) for name, value in zip(names, values, strict=False) if name in score_of]
     order = "same order" if names == others else "same first" if names[:1] == others[:1] else "different order"
     return f"{order}, max |Δ| {max(differences):.0e}" if differences else order
 
 
-def _ranking(result: dict[str, Any]) -> tuple[list[str], list[float]]:
-    names = result.get("images") or result.get("texts") or result.get("classes") or []
+def ranking(result: dict[str, Any]) -> tuple[list[str], list[float]]:
+    """Names, best first, and their scores."""
+    names = result.get("items") or result.get("images") or result.get("classes") or []
     return list(names), list(result.get("similarities") or result.get("probabilities") or [])

@@ -1,35 +1,52 @@
-"""The Retrieve screen: text to image and image to text retrieval over the validation pairs of the run."""
+"""The Retrieve screen: texts and images, weighted, searched in a gallery with one model or two beside each other."""
 
 import random
 from pathlib import Path
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Input, Static
+from textual.widgets import DataTable, Input, Static
 
+from clip_core.errors import UsageError
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.commands import near
-from clip_tui.encoder import Answer
+from clip_tui.encoder import Model
+from clip_tui.found import COLUMNS, COMPARED, expected, right_line, rows_of, table_row, write_results
 from clip_tui.numbers import number
+from clip_tui.query import parse_query
+from clip_tui.screens.detail import Detail, DetailScreen
+from clip_tui.screens.dialogs import Prompt
 from clip_tui.screens.query_page import QueryPage
+from clip_tui.theme import YELLOW
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
-from clip_tui.widgets.results import SLOTS, Found, Results
+from clip_tui.widgets.results import Found, Results
 
-TEXTS_SHOWN = 20
+FETCHED = 600  # results of the first answer; ten times as many when their end is reached
+TEXTS_SHOWN = 20  # captions a page
+ROWS = 200  # of the table a page
+_HELP = """x  a random caption or image of the gallery
+/  your own query: a text, the path of an image, or several with weights: a dog + snow - 0.5*grass
+g  the gallery: validation set, training set, a folder, a stored gallery
+c  another model beside this one"""
 
 
 class RetrieveScreen(QueryPage):
-    """One field for the query, a text or the path of an image; t switches the direction."""
+    """One field for the query; t switches between searching images and searching captions."""
 
     PAGE = "retrieve"
     BINDINGS = bindings("retrieve")
 
     def __init__(self) -> None:
         super().__init__()
-        self.from_text = True
+        self.from_text = True  # images are searched, else captions
+        self.found: list[Found] = []
+        self.selected = 0
+        self.as_table = False
+        self._fetched = FETCHED
         self._random = random.Random(0)
 
     def body(self) -> ComposeResult:
@@ -37,69 +54,170 @@ class RetrieveScreen(QueryPage):
             yield Static("", markup=False, id="direction")
             yield Input(id="query", compact=True)
         yield from self.sources()
-        yield Static(
-            "x  a random caption or image of the validation set\n/  your own query",
-            markup=False,
-            id="nothing-asked",
-        )
-        yield Results(id="images")
-        with Horizontal(id="texts"):
-            yield ImageView(id="query-image")
-            with VerticalScroll():
-                yield Bars(id="found-texts")
+        yield Static("", markup=False, id="searched")
+        yield Static(_HELP, markup=False, id="nothing-asked")
+        with Horizontal(id="answer"):
+            yield Results(id="images")
+            with Horizontal(id="texts"):
+                yield ImageView(id="query-image")
+                with VerticalScroll():
+                    yield Bars(id="found-texts")
+            yield DataTable(id="table", cursor_type="row")
+            yield Detail(id="detail")
 
     def on_mount(self) -> None:
         super().on_mount()
-        self._show_direction()
+        self._show()
 
     def gallery_came(self) -> None:
-        self.query_one("#images", Results).show(())
-        self.query_one("#found-texts", Bars).show((), "")
-        self._show_direction()
+        self.found = []
+        self._show()
 
-    def _show_direction(self) -> None:
-        answered = self.query_sent is not None
+    # ------------------------------------------------------------ what is shown
+
+    def _show(self) -> None:
+        answered = bool(self.found) or (self.query_sent is not None and bool(self.answers))
+        images, as_table = self.from_text, self.as_table
         self.query_one("#nothing-asked").display = not answered
-        self.query_one("#images").display = answered and self.from_text
-        self.query_one("#texts").display = answered and not self.from_text
-        self.query_one("#direction", Static).update("text → image" if self.from_text else "image → text")
+        self.query_one("#answer").display = answered
+        self.query_one("#images").display = images and not as_table
+        self.query_one("#texts").display = not images and not as_table
+        self.query_one("#table").display = as_table
+        self.query_one("#detail").display = as_table or images
+        self.query_one("#direction", Static).update("→ images" if images else "→ captions")
         field = self.query_one("#query", Input)
-        if self.from_text:
-            field.placeholder = f"text to match against {number(len(self.gallery.images))} images (/ to type)"
+        if images:
+            field.placeholder = f"text or image to match against {number(len(self.gallery.images))} images (/ to type)"
         else:
-            field.placeholder = f"path of an image to match against {number(len(self.gallery.captions))} captions"
+            field.placeholder = f"image or text to match against {number(len(self.gallery.captions))} captions"
+        self._show_page()
+
+    def _show_page(self) -> None:
+        found = self.found
+        if self.as_table:
+            self._fill_table()
+        elif self.from_text:
+            self.query_one("#images", Results).show(found, self.selected)
+        else:
+            page = found[self.first : self.first + TEXTS_SHOWN]
+            self.query_one("#found-texts", Bars).show(
+                [Bar(row.item, max(0.0, row.similarity), f"{row.similarity:.3f}", right=row.right) for row in page],
+                first=self.first + 1,
+            )
+        self._show_detail()
+        self._show_searched()
+
+    def _fill_table(self) -> None:
+        table = self.query_one("#table", DataTable)
+        page = self.found[self.first : self.first + ROWS]
+        compared = any(row.other is not None for row in page)
+        table.clear(columns=True)
+        for name in COMPARED if compared else COLUMNS:
+            table.add_column(name, key=name)
+        for row in page:
+            table.add_row(*table_row(row, compared=compared), key=str(row.rank))
+        if page:
+            table.move_cursor(row=self.selected - self.first)
+
+    def _show_detail(self) -> None:
+        row = self.found[self.selected] if self.selected < len(self.found) else None
+        self.query_one("#detail", Detail).show(row, image=self.from_text)
+
+    def _show_searched(self) -> None:
+        """Gallery, page, and the rank of the right answer."""
+        if self.gallery.note:
+            self.query_one("#searched", Static).update(Text(self.gallery.note, YELLOW))
+            return
+        parts = [self.place.label]
+        answered = [self.answers[model] for model in self.models() if model in self.answers]
+        if answered and self.found:
+            last = min(len(self.found), self.first + self.page_size)
+            total = answered[0].result.get("total", len(self.found))
+            parts.append(f"{self.first + 1:,}–{last:,} of {total:,}")
+            if answered[0].result.get("skipped"):
+                parts.append(f"{answered[0].result['skipped']:,} unreadable images left out")
+            parts.append(right_line(answered))
+        self.query_one("#searched", Static).update(
+            Text("  ·  ".join(part for part in parts if part), "dim", no_wrap=True, overflow="ellipsis")
+        )
+
+    @property
+    def page_size(self) -> int:
+        if self.as_table:
+            return ROWS
+        return self.query_one("#images", Results).page_size if self.from_text else TEXTS_SHOWN
+
+    @property
+    def first(self) -> int:
+        """Index of the first result of the page."""
+        return self.selected // self.page_size * self.page_size
+
+    # ------------------------------------------------------------ asking
 
     @on(Input.Submitted, "#query")
     def _submitted(self) -> None:
-        asked = self.query_one("#query", Input).value.strip()
-        if not asked:
+        self._fetched = FETCHED
+        self._search()
+
+    def _search(self) -> None:
+        terms = parse_query(self.query_one("#query", Input).value, self.gallery)
+        if not terms:
             return
-        self.set_focus(None)
-        if self.from_text:
-            self.ask({"op": "retrieval", "text": asked, "images": list(self.gallery.images), "top_k": SLOTS})
-        else:
-            image = self.gallery.find(asked)
-            self.query_one("#query-image", ImageView).show(Path(image))
-            texts = list(self.gallery.captions)
-            self.ask({"op": "text_retrieval", "image": image, "texts": texts, "top_k": TEXTS_SHOWN})
+        if not (self.gallery.images if self.from_text else self.gallery.captions):
+            what = "images" if self.from_text else "captions"
+            self.clip.say(self.gallery.note or f"The gallery has no {what} yet; g chooses another.", severity="warning")
+            return
+        self.query_one("#images" if self.from_text and not self.as_table else "#table").focus()
+        image = next((term.image for term in terms if term.image), None)
+        self.query_one("#query-image", ImageView).show(Path(image) if image else None)
+        self.query_one("#query-image").display = image is not None
+        self.selected = 0 if self._fetched == FETCHED else self.selected
+        searched = {"images": list(self.gallery.images)} if self.from_text else {"texts": list(self.gallery.captions)}
+        right = expected(terms, self.gallery, images=self.from_text)
+        asked = [term.asked() for term in terms]
+        self.ask({"op": "search", "terms": asked, **searched, "expected": right, "top_k": self._fetched})
 
-    def answer_came(self, answer: Answer) -> None:
-        self._show_direction()
-        scores = answer.result.get("similarities", [])
-        if answer.result.get("images") is not None:
-            asked = str(self.query_sent["text"]) if self.query_sent else ""
-            images = zip(answer.result["images"], scores, strict=False)
-            self.query_one("#images", Results).show([self._found(image, score, asked) for image, score in images])
-        else:
-            image = str(self.query_sent["image"]) if self.query_sent else ""
-            texts = zip(answer.result.get("texts", []), scores, strict=False)
-            self.query_one("#found-texts", Bars).show(
-                [Bar(t, max(0.0, s), f"{s:.3f}", right=self.gallery.is_right(image, t)) for t, s in texts]
-            )
+    def answers_changed(self, model: Model) -> None:
+        answered = [self.answers[each] for each in self.models() if each in self.answers]
+        if not answered or self.query_sent is None:
+            return
+        other = answered[1] if len(answered) > 1 else None
+        self.found = rows_of(answered[0], self.gallery, self.query_sent["expected"], other)
+        self.selected = min(self.selected, max(0, len(self.found) - 1))
+        self._show()
 
-    def _found(self, image: str, score: float, asked: str) -> Found:
-        captions = self.gallery.captions_of.get(image, [])
-        return Found(Path(image), score, "; ".join(captions), right=self.gallery.is_right(image, asked))
+    def _models_changed(self) -> None:
+        if self.is_current:
+            self.as_table = self.clip.second is not None
+        super()._models_changed()
+        if self.is_current:
+            self._show()
+
+    @on(Results.Selected)
+    def _card_selected(self, message: Results.Selected) -> None:
+        self.selected = message.index
+        self._show_detail()
+        self._show_searched()
+
+    @on(DataTable.RowHighlighted, "#table")
+    def _row_highlighted(self, message: DataTable.RowHighlighted) -> None:
+        if message.row_key.value is not None and self.as_table:
+            self.selected = min(int(message.row_key.value) - 1, max(0, len(self.found) - 1))
+            self._show_detail()
+
+    @on(DataTable.RowSelected, "#table")
+    def _row_selected(self) -> None:
+        self.action_detail()
+
+    @on(Results.NeedsMore)
+    def _more(self) -> None:
+        total = next((self.answers[model].result.get("total", 0) for model in self.models()[:1]), 0)
+        if len(self.found) < total:
+            self._fetched *= 10
+            self._search()
+
+    def copied(self) -> str | None:
+        return self.found[self.selected].item if self.selected < len(self.found) else None
 
     # ------------------------------------------------------------ actions
 
@@ -108,16 +226,92 @@ class RetrieveScreen(QueryPage):
 
     def action_turn(self) -> None:
         self.from_text = not self.from_text
-        self.query_sent, self.answers = None, {}
+        self._forget()
+        self.found, self.selected = [], 0
         self.query_one("#query", Input).value = ""
-        self._show_direction()
+        self._show()
         self.show_sources()
 
     def action_random(self) -> None:
-        known = self.gallery.captions if self.from_text else self.gallery.images
+        known = self.gallery.captions if self.from_text and self.gallery.captions else self.gallery.images
         if not known:
-            self.clip.say("The run has no validation pairs yet.", severity="warning")
+            self.clip.say(self.gallery.note or "The run has no validation pairs yet.", severity="warning")
             return
         choice = self._random.choice(known)
-        self.query_one("#query", Input).value = printable(choice) if self.from_text else near(Path(choice))
+        is_text = self.from_text and bool(self.gallery.captions)
+        self.query_one("#query", Input).value = _as_typed(choice) if is_text else near(Path(choice))
         self._submitted()
+
+    def action_view(self) -> None:
+        self.as_table = not self.as_table
+        self._show()
+        if self.found:
+            self.query_one("#table" if self.as_table else "#images").focus()
+
+    def action_page(self, by: int) -> None:
+        """The next or the previous page of results."""
+        index = self.first + by * self.page_size
+        if index >= len(self.found):
+            self._more()
+        elif index >= 0:
+            self.selected = index
+            self._show_page()
+
+    def action_right(self) -> None:
+        """To the right answer, wherever it is."""
+        answer = next((self.answers[model] for model in self.models()[:1] if model in self.answers), None)
+        ranks = answer.result.get("ranks") if answer else None
+        if not ranks:
+            self.clip.say("The gallery does not say which answer is right.", severity="warning")
+            return
+        rank = int(min(ranks.values())[0])
+        self.selected = rank - 1
+        if rank > len(self.found):
+            self._fetched = max(rank, self._fetched * 10)
+            self._search()
+        else:
+            self._show_page()
+
+    def action_detail(self) -> None:
+        if self.selected < len(self.found):
+            row = self.found[self.selected]
+            self.app.push_screen(DetailScreen(row, image=self.from_text), self._detail_left)
+
+    def _detail_left(self, where: str | None) -> None:
+        if where is not None:
+            by = 1 if where == "next" else -1
+            self.selected = max(0, min(len(self.found) - 1, self.selected + by))
+            self._show_page()
+            self.action_detail()
+
+    def action_like(self) -> None:
+        """Search with the selected image: image to image."""
+        if not self.from_text or self.selected >= len(self.found):
+            self.clip.say("Select an image first.", severity="warning")
+            return
+        self.query_one("#query", Input).value = near(Path(self.found[self.selected].item))
+        self._submitted()
+
+    def action_write(self) -> None:
+        if self.found:
+            self.app.push_screen(Prompt("Write the results", "retrieval.csv", "NAME.csv or NAME.json"), self._write)
+        else:
+            self.clip.say("There are no results to write yet.", severity="warning")
+
+    def _write(self, typed: str | None) -> None:
+        answer = next((self.answers[model] for model in self.models() if model in self.answers), None)
+        if not typed or self.query_sent is None or answer is None:
+            return
+        path = Path(typed.strip()).expanduser()
+        try:
+            write_results(path, self.query_sent, answer.source, self.found)
+        except UsageError as error:
+            self.clip.say_problem(error)
+        else:
+            self.clip.say(f"{len(self.found):,} results written to {path}.")
+
+
+def _as_typed(caption: str) -> str:
+    """A caption as one term of the query line."""
+    safe = printable(caption)
+    return f'"{safe}"' if " + " in safe or " - " in safe or "*" in safe else safe

@@ -31,14 +31,15 @@ class Bars(Widget):
         super().__init__(id=id, classes=classes)
         self._bars: Sequence[Bar] = ()
         self._empty = ""
+        self._first = 1
 
     @property
     def bars(self) -> Sequence[Bar]:
         return self._bars
 
-    def show(self, bars: Sequence[Bar], empty: str = "") -> None:
-        """Show these bars, or the text `empty` if there are none."""
-        self._bars, self._empty = tuple(bars), empty
+    def show(self, bars: Sequence[Bar], empty: str = "", *, first: int = 1) -> None:
+        """Show these bars, or the text `empty` if there are none; `first` is the rank of the first one."""
+        self._bars, self._empty, self._first = tuple(bars), empty, first
         self.refresh(layout=True)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
@@ -54,7 +55,7 @@ class Bars(Widget):
         space = max(8, min(longest, (width - values) * 3 // 5 if width >= 40 else width - values - 10))
         length = max(0, width - space - values - 6)
         text = Text(no_wrap=True)
-        for rank, (bar, name) in enumerate(zip(self._bars, names, strict=True), start=1):
+        for rank, (bar, name) in enumerate(zip(self._bars, names, strict=True), start=self._first):
             style = "bold" if rank == 1 else ""
             text.append(f"{rank:>2} ", "dim")
             text.append(_fitted(name, space), style + (f" {GREEN}" if bar.right else ""))

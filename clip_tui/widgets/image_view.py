@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import work
 from textual.app import RenderResult
 from textual.strip import Strip
@@ -21,12 +22,13 @@ class ImageView(Widget):
         self.path = path
         self.problem = ""
         self._strips: list[Strip] = []
+        self._centred: tuple[tuple[int, Style], list[Strip]] | None = None  # the strips in the middle of the widget
 
     def show(self, path: Path | None) -> None:
         """Show the image of another path, or none."""
         if path != self.path:
             self.path = path
-            self._strips = []
+            self._strips, self._centred = [], None
             self._load()
 
     def on_mount(self) -> None:
@@ -51,6 +53,7 @@ class ImageView(Widget):
                 self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
             except ImageError as error:
                 self._strips, self.problem = [], printable(str(error))
+        self._centred = None
         self.refresh()
 
     def render(self) -> RenderResult:
@@ -61,18 +64,23 @@ class ImageView(Widget):
         width, height = self.size.width, self.content_size.height
         if not 0 <= inner < height:
             return super().render_line(y)
-        style = self.rich_style
         if self.problem:
             return self._problem_line(inner, width)
+        style = self.rich_style
         if inner >= len(self._strips):
             return Strip.blank(width, style)
-        strip = self._strips[inner]
-        left = (width - strip.cell_length) // 2
-        right = width - left - strip.cell_length
-        return Strip([Segment(" " * left, style), *strip.apply_style(style), Segment(" " * right, style)], width)
+        if self._centred is None or self._centred[0] != (width, style):
+            self._centred = (width, style), [_centred(strip, width, style) for strip in self._strips]
+        return self._centred[1][inner]
 
     def _problem_line(self, y: int, width: int) -> Strip:
         step = max(1, width)
         lines = [self.problem[start : start + step] for start in range(0, len(self.problem), step)]
         text = lines[y] if y < len(lines) else ""
         return Strip([Segment(text, self.rich_style)]).adjust_cell_length(width, self.rich_style)
+
+
+def _centred(strip: Strip, width: int, style: Style) -> Strip:
+    left = (width - strip.cell_length) // 2
+    right = width - left - strip.cell_length
+    return Strip([Segment(" " * left, style), *strip.apply_style(style), Segment(" " * right, style)], width)

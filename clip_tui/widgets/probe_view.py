@@ -1,25 +1,74 @@
-"""A validation image with the captions that the model, as it is now, finds closest."""
+"""The probe of an evaluation: every image against every caption, and one image with the captions nearest to it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
 from textual.widgets import Static
 
 from clip_core.run.records import Probe
 from clip_core.text import printable
+from clip_tui.theme import BLUE, GREEN, RED, YELLOW
 from clip_tui.widgets.bars import Bar, Bars
+from clip_tui.widgets.heat_map import HeatMap, Matrix
 from clip_tui.widgets.image_view import ImageView
 
+SLIDER = 10  # columns
+_SPREAD = 0.1  # of cosines, at least, from the darkest to the lightest colour
 
-class ProbeView(Horizontal):
-    """Shows one image of a probe at a time."""
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._probe: Probe | None = None
-        self._index = 0
+class ProbePanel(Vertical):
+    """The heat map of a probe, below a slider over all evaluations. Rows are images, columns captions."""
+
+    class Scrubbed(Message):
+        """Another evaluation was chosen with the mouse: so many further on."""
+
+        def __init__(self, by: int) -> None:
+            super().__init__()
+            self.by = by
+
+    def compose(self) -> ComposeResult:
+        yield Static("no evaluation yet", markup=False, id="scrubber")
+        with Horizontal(id="heat"):
+            yield Static("", markup=False, id="heat-names")
+            yield HeatMap(id="heat-map")
+            yield Static("", markup=False, id="heat-ranks")
+
+    def show(self, probe: Probe | None, steps: Sequence[int], flagged: frozenset[tuple[str, str]]) -> None:
+        """Show a probe.
+
+        Args:
+            steps: of all evaluations.
+            flagged: images and captions of the pairs that are flagged as bad.
+        """
+        rows = rows_of(probe)
+        self.query_one("#heat").display = bool(rows)
+        self.query_one("#scrubber", Static).update(slider(probe.step if probe else None, steps), layout=False)
+        if probe is None or not rows:
+            return
+        matrix = matrix_of(probe)
+        low = float(matrix.min())
+        self.query_one(HeatMap).show(matrix, range=(low, max(low + _SPREAD, float(matrix.max()))), diagonal=True)
+        names, ranks = self.query_one("#heat-names", Static), self.query_one("#heat-ranks", Static)
+        names.update(_lines([Text(printable(Path(image).name), "dim") for image in probe.images[:rows]]), layout=False)
+        ranks.update(_lines([rank_text(probe, row, flagged) for row in range(rows)]), layout=False)
+
+    @on(HeatMap.Chosen)
+    def _let_pass(self) -> None:
+        """The screen shows the pair."""
+
+    def on_click(self, event: object) -> None:
+        if getattr(event, "widget", None) is self.query_one("#scrubber"):
+            self.post_message(self.Scrubbed(-1 if getattr(event, "x", 0) < SLIDER // 2 else 1))
+
+
+class PairPanel(Horizontal):
+    """An image of the probe with its nearest captions."""
 
     def compose(self) -> ComposeResult:
         yield ImageView()
@@ -27,38 +76,72 @@ class ProbeView(Horizontal):
             yield Static("", markup=False, classes="probe-caption")
             yield Bars()
 
-    def on_mount(self) -> None:
-        self._update()
-
-    def reset(self) -> None:
-        """Forget the probe and which of its images is shown, as when another run is opened."""
-        self._probe, self._index = None, 0
-        self._update()
-
-    def show(self, probe: Probe | None) -> None:
-        """Show another probe, on the image of the same place."""
-        if probe is not self._probe:
-            self._probe = probe
-            self._update()
-
-    def next(self) -> None:
-        self._index += 1
-        self._update()
-
-    def _update(self) -> None:
-        probe = self._probe
-        rows = min(len(probe.images), len(probe.image_to_text), len(probe.similarity)) if probe else 0
+    def show(self, probe: Probe | None, row: int, column: int) -> None:
+        """Show the image of a row; the caption of another column is shown with its similarity."""
+        image, line, bars = self.query_one(ImageView), self.query_one(".probe-caption", Static), self.query_one(Bars)
+        rows = rows_of(probe)
         if probe is None or not rows:
-            self.query_one(ImageView).show(None)
-            self.query_one(".probe-caption", Static).update("no evaluation yet")
-            self.query_one(Bars).show(())
+            image.show(None)
+            line.update("no evaluation yet", layout=False)
+            self._show_bars(bars, [])
             return
-        row = self._index % rows
-        image = Path(probe.images[row])
-        self.query_one(ImageView).show(image)
-        self.query_one(".probe-caption", Static).update(printable(f"{image.name}, step {probe.step}"))
-        bars = probe_bars(probe.captions, probe.image_to_text[row], probe.similarity[row], right=row)
-        self.query_one(Bars).show(bars)
+        row, column = row % rows, column % rows
+        path = Path(probe.images[row])
+        image.show(path)
+        line.update(cell_text(probe, row, column), layout=False)
+        self._show_bars(bars, probe_bars(probe.captions, probe.image_to_text[row], probe.similarity[row], right=row))
+
+    @staticmethod
+    def _show_bars(bars: Bars, shown: list[Bar]) -> None:
+        if tuple(shown) != tuple(bars.bars):
+            bars.show(shown)
+
+
+def rows_of(probe: Probe | None) -> int:
+    """The images of a probe that have everything; a damaged file may have lists of different lengths."""
+    if probe is None:
+        return 0
+    whole = min(len(probe.images), len(probe.captions), len(probe.image_to_text), len(probe.similarity))
+    return next((row for row in range(whole) if len(probe.similarity[row]) < whole), whole)
+
+
+def matrix_of(probe: Probe) -> Matrix:
+    """The cosines, images in rows: shape (rows, rows)."""
+    rows = rows_of(probe)
+    return np.array([line[:rows] for line in probe.similarity[:rows]], dtype=np.float64)
+
+
+def rank_of(probe: Probe, row: int) -> int:
+    """The rank of an image's own caption, from 1, by its similarity."""
+    own = probe.similarity[row][row]
+    return 1 + sum(value > own for value in probe.similarity[row][: rows_of(probe)])
+
+
+def rank_text(probe: Probe, row: int, flagged: frozenset[tuple[str, str]]) -> Text:
+    if (probe.images[row], probe.captions[row]) in flagged:
+        return Text("✗ bad", f"bold {RED}")
+    rank = rank_of(probe, row)
+    return Text("✓", GREEN) if rank == 1 else Text(f"rank {rank}", RED if rank > 3 else YELLOW)
+
+
+def slider(step: int | None, steps: Sequence[int]) -> Text:
+    """`◀ ━━━━╸───── ▶ step 714, 5 of 12`."""
+    if step is None or not steps:
+        return Text("no evaluation yet", "dim")
+    place = steps.index(step) if step in steps else len(steps) - 1
+    halves = round(2 * SLIDER * (place + 1) / len(steps))
+    filled = "━" * (halves // 2) + "╸" * (halves % 2)
+    text = Text("◀ ", f"bold {BLUE}", no_wrap=True, overflow="ellipsis")
+    text.append(filled, BLUE).append("─" * (SLIDER - len(filled)), "dim").append(" ▶", f"bold {BLUE}")
+    return text.append(f" {place + 1}/{len(steps)}", "dim")
+
+
+def cell_text(probe: Probe, row: int, column: int) -> Text:
+    """The caption of a cell, with its similarity."""
+    value = probe.similarity[row][column]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append("✓ " if column == row else f"{value:.2f} ", GREEN if column == row else "bold")
+    return text.append(printable(probe.captions[column]), "" if column == row else "dim")
 
 
 def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[float], right: int) -> list[Bar]:
@@ -68,3 +151,7 @@ def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[
         for column in ranked
         if 0 <= column < min(len(captions), len(scores))
     ]
+
+
+def _lines(texts: Sequence[Text]) -> Text:
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(texts)

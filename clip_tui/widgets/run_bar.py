@@ -11,12 +11,19 @@ from clip_tui.numbers import duration, percent
 from clip_tui.theme import BLUE, STATE_STYLES
 from clip_tui.watcher import Snapshot
 
+_BAR = 18  # columns of the progress bar
+
 
 class RunBar(Static):
     """Name and state of the open run."""
 
+    _shown: Text | None = None
+
     def show(self, snapshot: Snapshot | None, root: str) -> None:
-        self.update(bar_text(snapshot, root, self.app.size.width))
+        text = bar_text(snapshot, root, self.app.size.width)
+        if text != self._shown:
+            self._shown = text
+            self.update(text, layout=False)
 
 
 def state_text(state: State) -> Text:
@@ -27,16 +34,26 @@ def state_text(state: State) -> Text:
 
 
 def bar_text(snapshot: Snapshot | None, root: str, width: int) -> Text:
-    """`clip-tui  NAME  ● running  step 120 / 900  13%  2 min 05 s left`, without what does not fit."""
+    """`clip-tui  NAME  ● running  ━━━━━━━╸─────  step 120 / 900  13%  2 min 05 s left`, without what does not fit."""
     text = Text.assemble((" clip-tui ", "bold reverse"), "  ", no_wrap=True)
     if snapshot is None:
         return text.append(printable(root, width - 14), "bold")
     text.append(printable(snapshot.name, max(12, width // 3)), "bold")
     text.append("  ").append_text(state_text(snapshot.state))
-    for part in _progress(snapshot):
+    parts = _progress(snapshot)
+    if parts and text.cell_len + sum(len(part) + 3 for part in parts) + _BAR + 3 <= width:
+        text.append("   ").append_text(progress_bar(snapshot.share, _BAR, STATE_STYLES[snapshot.state.value]))
+    for part in parts:
         if text.cell_len + len(part) + 3 <= width:
             text.append("   " + part, "dim")
     return text
+
+
+def progress_bar(share: float, width: int, style: str) -> Text:
+    """A bar of half blocks."""
+    halves = round(2 * width * min(1.0, max(0.0, share)))
+    filled = "█" * (halves // 2) + "▌" * (halves % 2)
+    return Text(filled, style).append("·" * (width - len(filled)), "dim")
 
 
 def _progress(snapshot: Snapshot) -> list[str]:

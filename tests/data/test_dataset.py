@@ -17,6 +17,7 @@ from clip_core.data.dataset import PairSet, few_classes, load_data, split_by_ima
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError, UsageError
 from clip_core.network import Preprocessing
+from clip_core.run.reader import RunReader
 from clip_core.text import normalise_caption
 
 SQUARE = Preprocessing(image_size=16)
@@ -191,6 +192,17 @@ def test_with_a_validation_file_the_other_splits_of_the_training_list_are_not_us
     data = load_data(DataConfig(data_file=file, val_file=other), SQUARE, 0, said.append)
     assert (len(data.train), len(data.val)) == (30, 4)
     assert f"{file}: split column: 30 train, 10 test not used; --val-file is the validation set." in said
+
+
+def test_pairs_that_a_run_flagged_are_left_out_and_counted(images: Path, tmp_path: Path):
+    file = write_list(images / "flagged.json", [(f"{n}.png", f"number {n}") for n in range(40)])
+    for n in (3, 4):
+        RunReader(tmp_path).toggle_flag(str(images / f"{n}.png"), f"number {n}")
+    RunReader(tmp_path).toggle_flag(str(images / "5.png"), "another caption")
+    said: list[str] = []
+    data = load_data(DataConfig(data_file=file, leave_out=tmp_path / "flags.json"), SQUARE, 0, said.append)
+    assert {int(Path(name).stem) for name in (*data.train.names, *data.val.names)} == set(range(40)) - {3, 4}
+    assert f"2 pairs of {file} left out by {tmp_path / 'flags.json'}." in said
 
 
 def test_how_the_list_was_read_is_said_in_two_lines(images: Path):

@@ -17,7 +17,7 @@ from clip_core.model.checkpoint import load_model
 from export.cli import main
 from export.formats import made_from
 from export.immich import write_files
-from export.immich_parity import TEXTUAL, VISUAL, immich_ids, immich_tokenizer, measure
+from export.immich_parity import TEXTUAL, VISUAL, immich_ids, immich_tokenizer, measure, sentence
 from tests.export.checkpoints import checkpoint, photographs
 from tests.export.kinds import every_bundle, photos_in
 from tests.models import make_run
@@ -100,6 +100,18 @@ def test_what_immich_cannot_prepare_is_refused(
     assert main([str(weights), "--format", "immich", "--out", str(tmp_path / "out"), "--images", photos]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("every_bundle", ["clip"], indirect=True)
+def test_captions_that_only_clip_tui_cleans_are_counted_not_refused(
+    folder: Path, every_bundle: Path, tmp_path: Path
+) -> None:
+    loaded, images = load_model(every_bundle.parent / "clip"), sorted(photos_in(tmp_path / "photos").iterdir())
+    texts = [*TEXTS, "Grüße, 漢字!", "it says <|endoftext|>", "fish &amp; chips"]
+    parity = measure(folder, loaded.model, loaded.tokenizer, texts, images)
+    assert parity.otherwise == ("fish &amp; chips",)
+    assert parity.captions == len(TEXTS) + 2 + 3  # three of its own
+    assert "; 1 caption of other letters or special tokens read otherwise" in sentence(parity)
 
 
 @pytest.mark.parametrize("every_bundle", ["own"], indirect=True)

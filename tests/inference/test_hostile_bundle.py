@@ -1,6 +1,7 @@
 """A stranger's bundle: wrong vectors, endless graphs, lying sizes and escape bytes end in one printable sentence."""
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import TEXT
+from clip_core.inference.bundle import TEXT, VISION
 from clip_core.inference.clip import CLIPInference
 from clip_core.inference.memory_limit import available_memory
 from clip_core.run.paths import MANIFEST
-from tests.inference.test_bundle import edit_manifest, edit_onnx
+from tests.inference.test_bundle import edit_manifest, edit_onnx, relist
 from tests.models import images_of
 
 EVIL = "\x1b[31mevil\x1b]0;owned\x07\x9b\u202e"
@@ -94,6 +95,30 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "more memory than there is": (expand, "could not compute"),
     "an endless loop": (loop_for_ever, "has a Loop, which may run without end"),
 }
+
+
+def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
+    own_bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where someone made the checksums fit: names that are not UTF-8, other operators, other shapes."""
+    image, generator = images_of(tiny_run)[0], random.Random(1)
+    original = {name: (own_bundle / name).read_bytes() for name in (TEXT, VISION, "tokenizer.json", MANIFEST)}
+    for turn in range(80):
+        name = [TEXT, VISION, "tokenizer.json", MANIFEST][turn % 4]
+        content = bytearray(original[name])
+        for _ in range(generator.choice([1, 2, 8])):
+            place = generator.choice([generator.randrange(3000), -generator.randrange(1, 3000)]) % len(content)
+            content[place : place + generator.randrange(2)] = bytes([generator.randrange(256)])
+        (own_bundle / name).write_bytes(content)
+        if name != MANIFEST:
+            relist(own_bundle, name)
+        try:
+            CLIPInference(own_bundle).image_text_similarity(image, ["a", "b"])
+        except ClipError as error:
+            assert str(error).isprintable()  # noqa: PT017
+        for changed, before in original.items():
+            (own_bundle / changed).write_bytes(before)
+    assert "EP Error" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -13,6 +13,7 @@ from clip_core.run.writer import RunWriter
 from clip_core.training.results_plot import results_figure
 from clip_tui.charts import charts
 from clip_tui.watcher import RunWatch
+from clip_tui.widgets.axes import View
 
 KEY = "image_to_text_median_rank"
 SCORES = {"val_loss": 2.0, "mean_recall": 0.4, "image_to_text_recall@1": 0.3, "text_to_image_recall@1": 0.2}
@@ -58,7 +59,7 @@ def test_a_registered_metric_is_in_the_image(run: Path) -> None:
 
 def test_a_registered_metric_is_in_the_charts_and_numbers_of_the_tui(run: Path) -> None:
     snapshot = RunWatch(run).refresh()
-    found = [chart for chart in charts(snapshot, log=False) if any(line.buckets for line in chart.lines)]
+    found = [chart for chart in charts(snapshot, View()) if any(line.points for line in chart.lines)]
     (chart,) = [chart for chart in found if "rank" in chart.title.lower()]
-    assert [(bucket.first, bucket.low) for bucket in chart.lines[0].buckets] == [(10, 10.0), (20, 5.0)]
+    assert [(bucket.first, bucket.low) for bucket in chart.lines[0].points] == [(10, 10.0), (20, 5.0)]
     assert chart.lines[0].latest == "5.000"

@@ -70,7 +70,7 @@ def test_states_requests_outcomes_and_limits_are_on_the_page() -> None:
 
 
 def test_every_field_of_an_event_is_on_the_page(writer: RunWriter) -> None:
-    asked = RunReader(writer.path).ask("evaluate")
+    asked = RunReader(writer.path).ask("learning_rate", 1e-3)
     assert json.loads((writer.paths.requests / f"{asked.id}.json").read_text()).keys() == set(column("Request"))
     writer.acknowledge(asked, 1, "done", "evaluated")
     writer.event(1, "resumed", pace="restart", health=True)

@@ -6,6 +6,7 @@ import pytest
 
 from clip_core.errors import RunError
 from clip_core.files import write_json
+from clip_core.run.reader import RunReader
 from clip_core.run.records import (
     SCHEMA_VERSION,
     Blend,
@@ -98,3 +99,16 @@ def test_a_flag_of_a_later_version_is_one_sentence_that_names_it(tmp_path: Path)
 
 def test_only_live_states_are_alive() -> None:
     assert {state for state in State if state.alive} == {State.STARTING, State.RUNNING, State.PAUSED, State.STALLED}
+
+
+def test_a_flag_is_taken_away_by_flagging_the_pair_again(tmp_path: Path) -> None:
+    reader = RunReader(tmp_path)
+    assert reader.flags().pairs == []
+    reader.toggle_flag("/a.png", "a red square")
+    flags = reader.toggle_flag("/b.png", "a red square")
+    assert [pair.image for pair in flags.pairs] == ["/a.png", "/b.png"]
+    reader.toggle_flag("/a.png", "a red square")
+    assert [pair.image for pair in reader.flags().pairs] == ["/b.png"]
+    (tmp_path / "flags.json").write_text("[")
+    with pytest.raises(RunError, match=r"flags\.json is not a JSON file"):
+        reader.toggle_flag("/a.png", "a red square")

@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from clip_core.run.requests import submit
 for line in sys.stdin:
-    print(submit(Path(sys.argv[1]), line.strip()).id, flush=True)
+    kind = line.strip()
+    print(submit(Path(sys.argv[1]), kind, 1e-3 if kind == 'learning_rate' else None).id, flush=True)
 """
 
 
@@ -57,7 +58,8 @@ def test_requests_of_several_processes_are_seen_in_order_and_none_is_lost(tmp_pa
         made: list[tuple[str, str]] = []
         served: list[tuple[str, str]] = []
         for number, (process, kind) in enumerate(submits):
-            ids = [submit(root, kind).id] if process == 3 else processes[process].ask(kind)
+            value = 1e-3 if kind == "learning_rate" else None
+            ids = [submit(root, kind, value).id] if process == 3 else processes[process].ask(kind)
             made += [(id, kind) for id in ids]
             if number == served_before:
                 served += serve(queue)
@@ -200,3 +202,15 @@ def test_a_request_written_by_a_shell_is_accepted(tmp_path: Path) -> None:
     (request,) = pending(tmp_path)
     assert isinstance(request, Request)
     assert request.kind == "stop"
+
+
+def test_a_learning_rate_is_requested_with_its_value_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
+    submit(tmp_path, "learning_rate", 3e-4)
+    for number, value in enumerate(("1e-3", 0, 2, None, True, float("nan"))):
+        (tmp_path / f"bad-{number}.json").write_text(json.dumps({"request": "learning_rate", "value": value}))
+    first, *others = pending(tmp_path)
+    assert isinstance(first, Request)
+    assert (first.kind, first.value) == ("learning_rate", 3e-4)
+    assert [other.why for other in others if isinstance(other, Malformed)] == [
+        "its value is not a learning rate above 0 and at most 1"
+    ] * 6

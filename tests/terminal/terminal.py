@@ -19,7 +19,15 @@ from typing import Self
 import pyte
 
 ROOT = Path(__file__).parent.parent.parent
-KEYS = {"enter": b"\r", "escape": b"\x1b", "tab": b"\t", "space": b" ", "ctrl+s": b"\x13", "ctrl+c": b"\x03"}
+KEYS = {
+    "enter": b"\r",
+    "escape": b"\x1b",
+    "tab": b"\t",
+    "space": b" ",
+    "ctrl+s": b"\x13",
+    "ctrl+c": b"\x03",
+    "ctrl+f": b"\x06",
+}
 
 
 class Terminal:

@@ -3,12 +3,12 @@
 import signal
 from pathlib import Path
 
+from clip_core.config import flag
 from clip_core.data.synthetic import create_synthetic
 from clip_core.run.paths import find_runs
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_core.run.writer import RunWriter
-from clip_tui.form import form_fields
 from tests.conftest import SHORT_RUN, clip_train
 from tests.terminal.terminal import Terminal, end, lives, wait_until
 
@@ -16,12 +16,11 @@ ENDLESS = {"epochs": "100000", "batch_size": "32", "log_every": "1"}
 
 
 def fill_form(terminal: Terminal, values: dict[str, str]) -> None:
-    """Walk through the form with Tab, typing where there is something to say."""
-    for field in form_fields():
-        terminal.wait_for(f"{field.flag}: ")  # the line below the form describes the field that has the focus
-        if field.name in values:
-            terminal.press(*values[field.name])
-        terminal.press("tab")
+    """Find each setting by its flag, and type its value."""
+    for name, value in values.items():
+        terminal.press("ctrl+f", *flag(name), "enter")
+        terminal.wait_for(f"{flag(name)}: ")  # the line below the form describes the field that has the focus
+        terminal.press(*value)
 
 
 def start_from_form(terminal: Terminal, data_file: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from clip_core.data.image_files import member_of
 from clip_core.inference.clip import CLIPInference
 from clip_core.run.reader import RunReader
-from clip_tui.gallery import read_gallery
-from clip_tui.screens.data import read_parts
+from clip_tui.gallery import read_gallery, read_parts
 from clip_tui.widgets.halfblocks import strips_of
 from tests.conftest import SHORT_RUN, clip_train
 
@@ -64,8 +63,8 @@ def test_retrieval_and_the_gallery_read_them(run: Path):
 
 def test_the_interface_shows_them_by_their_part_of_the_split(run: Path):
     parts = read_parts(run, RunReader(run).record().config.data)
-    assert (len(parts["training"]), len(parts["validation"])) == (162, 18)
-    assert strips_of(Path(parts["training"][0][0]), 10, 5, plain=False)
+    assert (len(parts.training), len(parts.validation)) == (162, 18)
+    assert strips_of(Path(parts.training[0][0]), 10, 5, plain=False)
 
 
 def test_a_run_on_shards_resumes(run: Path, tmp_path: Path):

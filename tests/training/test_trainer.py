@@ -61,3 +61,22 @@ def test_a_requested_checkpoint_that_is_damaged_is_refused_and_the_run_goes_on(
     (event,) = lines(tmp_path / "run", "event")
     assert event["outcome"] == "refused"
     assert "model.safetensors is damaged" in event["message"]
+
+
+def test_a_requested_learning_rate_scales_the_schedule_and_survives_a_stop_while_paused(
+    build: Build, shapes: Path, tmp_path: Path
+) -> None:
+    config = small_config(shapes, tmp_path / "run")
+    trainer = build(config)
+    trainer.progress.step = 20
+    planned = [trainer.learning_rate(step) for step in (20, 60)]
+    reader = RunReader(tmp_path / "run")
+    reader.ask("pause")
+    reader.ask("learning_rate", planned[0] / 4)
+    serve(trainer)
+    assert [trainer.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]
+    assert lines(tmp_path / "run", "event")[-1]["message"].endswith("the schedule goes on from there")
+    trainer.save()  # as a stop does; the checkpoint of the pause is there already
+    resumed = build(config, resume=True)
+    resumed.resume()
+    assert [resumed.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]

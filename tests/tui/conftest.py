@@ -39,9 +39,17 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hostile: bool = False) -> Path:
-    """A run with images, curves, probes, events and a log, as a trainer would leave it."""
-    pairs = [(str(_image(path.parent / "images" / f"{name}.png", name)), f"a {name} square") for name in COLOURS]
+def make_run(
+    path: Path, *, state: State = State.RUNNING, steps: int = 40, hostile: bool = False, prefix: str = ""
+) -> Path:
+    """A run with images, curves, probes, events and a log, as a trainer would leave it.
+
+    Args:
+        hostile: with the worst texts, in every field but the names of the images.
+        prefix: of the names of the images.
+    """
+    folder = path.parent / "images"
+    pairs = [(str(_image(folder / f"{prefix}{name}.png", name)), f"a {name} square") for name in COLOURS]
     if hostile:
         pairs = [(image, HOSTILE[index % len(HOSTILE)]) for index, (image, _) in enumerate(pairs)]
     captions = [caption for _, caption in pairs]
@@ -68,6 +76,9 @@ def make_run(path: Path, *, state: State = State.RUNNING, steps: int = 40, hosti
                 writer.point_best(_checkpoint(paths, step), step, scores)
             writer.point_latest(_checkpoint(paths, step), step)
     writer.event(steps, HOSTILE[1] if hostile else "checkpoint written")
+    if hostile:
+        writer.event(steps, HOSTILE[0], health=True)
+        writer.event(steps, HOSTILE[2], request="x\x1b[2J", outcome="refused")
     rows = range(len(pairs))
     writer.probe(
         Probe(

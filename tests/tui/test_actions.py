@@ -7,6 +7,7 @@ import pytest
 
 from clip_tui.actions import ACTIONS, APP, TABS, Action, actions_of, bindings
 from clip_tui.app import ClipApp
+from clip_tui.screens.compare import CompareScreen
 from clip_tui.screens.new_run import NewRunScreen
 from tests.tui.pilot import opened, until
 
@@ -15,12 +16,12 @@ PAGES = [tab.page for tab in TABS]
 
 @pytest.mark.parametrize("action", [action for action in ACTIONS if not action.name.startswith("app.")])
 def test_every_action_has_a_method(action: Action) -> None:
-    owners = {APP: ClipApp, "new": NewRunScreen}
+    owners = {APP: ClipApp, "new": NewRunScreen, "compare": CompareScreen}
     owner = owners.get(action.scope) or type(ClipApp.SCREENS[action.scope]())
     assert hasattr(owner, "action_" + action.name.partition("(")[0])
 
 
-@pytest.mark.parametrize("scope", [*PAGES, "new"])
+@pytest.mark.parametrize("scope", [*PAGES, "new", "compare"])
 def test_a_key_means_one_thing_on_a_screen(scope: str) -> None:
     keys = Counter(key for action in actions_of(scope, APP) for key in action.key.split(","))
     assert [key for key, count in keys.items() if count > 1] == []
@@ -28,7 +29,7 @@ def test_a_key_means_one_thing_on_a_screen(scope: str) -> None:
 
 def test_a_tab_is_bound_but_left_out_of_the_footer() -> None:
     shown = {binding.description for binding in bindings(APP) if getattr(binding, "show", False)}
-    assert shown == {"Help", "Palette", "Quit"}
+    assert shown == {"Help", "Quit", "Jump", "Palette"}
 
 
 def test_keys_are_written_as_on_a_keyboard() -> None:

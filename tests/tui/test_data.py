@@ -10,7 +10,8 @@ from clip_core.files import write_json
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import DataFacts, ValidationPair, ValidationPairs
 from clip_tui.app import ClipApp
-from clip_tui.screens.data import counts, read_parts
+from clip_tui.gallery import read_parts
+from clip_tui.screens.data import counts
 from clip_tui.widgets.image_view import ImageView
 from tests.tui.conftest import SIZES
 from tests.tui.pilot import opened, says, until
@@ -60,14 +61,16 @@ def test_pairs_whose_image_is_validated_on_are_not_training_pairs(tmp_path: Path
     validated = ValidationPair(image=str(tmp_path / "a.png"), caption="one")
     ValidationPairs(pairs=[validated]).write(RunPaths(run).validation)
     parts = read_parts(run, DataConfig(data_file=data))
-    assert parts["validation"] == [(str(tmp_path / "a.png"), "one")]
-    assert parts["training"] == [(str(tmp_path / "b.png"), "three")]
+    assert parts.validation == [(str(tmp_path / "a.png"), "one")]
+    assert parts.training == [(str(tmp_path / "b.png"), "three")]
 
 
 def test_data_that_moved_leaves_the_validation_pairs(tmp_path: Path) -> None:
     ValidationPairs(pairs=[ValidationPair(image="a.png", caption="one")]).write(RunPaths(tmp_path).validation)
     parts = read_parts(tmp_path, DataConfig(data_file=tmp_path / "moved.json"))
-    assert parts == {"validation": [("a.png", "one")], "training": []}
+    assert (list(parts.validation), list(parts.training)) == ([("a.png", "one")], [])
+    assert parts.note is not None
+    assert "moved.json" in parts.note
 
 
 def test_pairs_and_images_are_counted_apart() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from clip_core.errors import BackendError
 from clip_core.run.paths import RunPaths
-from clip_tui.encoder import EncoderClient, _identity, other
+from clip_tui.encoder import KEPT, EncoderClient, Encoders, Model, _identity, model_of, other
 
 
 async def test_a_missing_model_is_one_sentence_and_leaves_no_process(tmp_path: Path) -> None:
-    client = EncoderClient(tmp_path / "nothing", "onnx", tmp_path / "log")
+    client = EncoderClient(model_of(tmp_path / "nothing", "onnx"))
     with pytest.raises(BackendError, match="nothing"):
         await client.ask("similarity", image="a", texts=["b"])
     assert client._process is None
@@ -23,17 +23,23 @@ async def test_a_server_that_ends_at_once_is_an_error_with_its_last_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clip_tui.encoder.SERVER", "this_module_is_not_there")
-    client = EncoderClient(tmp_path / "run", "torch", tmp_path / "log")
+    client = EncoderClient(model_of(tmp_path / "run", "torch"))
     with pytest.raises(BackendError, match="this_module_is_not_there"):
         await client.ask("similarity", image="a", texts=["b"])
     await client.close()
 
 
 ECHO = """
-import json, sys
+import json, os, sys
 print(json.dumps({"id": 0, "ok": True, "result": {"source": "echo"}}), flush=True)
 for line in sys.stdin:
     query = json.loads(line)
+    if query["op"] == "crash" and not os.path.exists(query["text"]):
+        open(query["text"], "w").close()
+        print("out of memory", file=sys.stderr, flush=True)
+        os._exit(9)
+    elif query["op"] == "slow":
+        print(json.dumps({"id": query["id"], "progress": [3, 5000]}), flush=True)
     if query["op"] == "fail":
         print(json.dumps({"id": query["id"], "ok": False, "error": "it failed"}), flush=True)
     else:
@@ -46,7 +52,7 @@ def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EncoderClient:
     (tmp_path / "echo_server.py").write_text(ECHO)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr("clip_tui.encoder.SERVER", "echo_server")
-    return EncoderClient(tmp_path / "run", "torch", tmp_path / "log")
+    return EncoderClient(model_of(tmp_path / "run", "torch"))
 
 
 async def test_each_query_gets_its_own_answer(echo: EncoderClient) -> None:
@@ -68,19 +74,46 @@ async def test_a_server_that_was_killed_is_started_again(echo: EncoderClient) ->
     assert echo._process is not None
     echo._process.kill()
     await echo._process.wait()
-    assert (await echo.ask("echo", text="two")).result == {"said": "two"}
+    answer = await echo.ask("echo", text="two")
+    assert answer.result == {"said": "two"}
+    assert answer.note == "the torch encoder had ended; it was restarted"
+    assert (await echo.ask("echo", text="three")).note is None
     await echo.close()
     assert echo._process is None
+
+
+async def test_a_server_that_crashes_on_a_query_is_started_again_and_says_why_it_ended(
+    echo: EncoderClient, tmp_path: Path
+) -> None:
+    answer = await echo.ask("crash", text=str(tmp_path / "crashed"))
+    assert answer.result == {"said": str(tmp_path / "crashed")}
+    assert answer.note == "the torch encoder had ended (out of memory); it was restarted"
+    await echo.close()
+
+
+async def test_the_progress_of_a_query_is_told_while_it_runs(echo: EncoderClient) -> None:
+    said: list[str] = []
+    await echo.ask("slow", said.append, text="x")
+    assert said == ["starting", "asking", "embedding 3 of 5,000 images"]
+    await echo.close()
+
+
+async def test_no_more_processes_than_are_kept_and_no_named_files(echo: EncoderClient, tmp_path: Path) -> None:
+    encoders = Encoders()
+    for number in range(KEPT + 2):
+        await encoders.ask(Model(tmp_path, "torch", f"model {number}"), "echo", text="x")
+    assert len(encoders._clients) == KEPT
+    await encoders.close()
 
 
 def test_a_new_checkpoint_or_bundle_needs_a_new_server(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     paths.bundle.mkdir()
     for backend, file in (("torch", paths.best), ("onnx", paths.bundle_manifest)):
-        before = _identity(tmp_path, backend)
+        before = _identity(model_of(tmp_path, backend))
         file.write_text(json.dumps({}))
         os.utime(file, (1, 1))
-        first = _identity(tmp_path, backend)
+        first = _identity(model_of(tmp_path, backend))
         os.utime(file, (2, 2))
-        assert len({before, first, _identity(tmp_path, backend)}) == 3
-        assert _identity(tmp_path, other(backend)) != first
+        assert len({before, first, _identity(model_of(tmp_path, backend))}) == 3
+        assert _identity(model_of(tmp_path, other(backend))) != first

@@ -21,3 +21,32 @@ async def test_logs_show_what_the_trainer_printed_and_the_system(runs: Path, siz
         with RunPaths(runs / "live").log.open("a") as log:
             log.write("one more line\n")
         await says(pilot, "one more line")
+
+
+async def test_words_are_found_and_the_log_stands_at_each_match(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 30)) as pilot:
+        await opened(pilot, runs / "live", "logs")
+        await says(pilot, "step 59")
+        await pilot.press("slash", *"STEP 7", "enter")
+        await says(pilot, "match 1 of 1")
+        await says(pilot, "step 7  loss")
+        await pilot.press("slash", "end", *("backspace",) * 6, *"loss 1.1", "enter")
+        await says(pilot, "match 11 of 11")  # 1.1 and 1.10 to 1.19, the latest first
+        await pilot.press("n")
+        await says(pilot, "match 1 of 11")
+        await pilot.press("p")
+        await says(pilot, "match 11 of 11")
+        await pilot.press("escape", "f", "f")
+        await says(pilot, "follows the end")
+
+
+async def test_events_are_reached_and_copied_by_keys(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    app = ClipApp(runs)
+    monkeypatch.setattr(app, "copy_to_clipboard", copied.append)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "hostile", "logs")
+        await says(pilot, "Events 1")
+        await pilot.press("e", "y")
+        assert copied == ["bell clear[2J title]0;owned c131m"]

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from clip_core.run.paths import find_runs
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from clip_tui.app import ClipApp
-from clip_tui.screens.new_run import NewRunScreen
+from clip_tui.form import FIRST
+from clip_tui.screens.new_run import FIELDS, NewRunScreen
+from clip_tui.settings import Settings
 from tests.tui.conftest import make_run
 from tests.tui.pilot import says, screen_text, until
 
@@ -42,16 +44,75 @@ async def test_a_failed_start_keeps_what_was_typed_and_shows_its_error(tmp_path:
         assert "failed: " in screen_text(app)
 
 
-async def test_what_was_typed_is_there_after_leaving_the_form(tmp_path: Path) -> None:
-    app = ClipApp(tmp_path / "runs")
+async def test_a_changed_form_is_left_only_after_a_question_and_what_was_typed_can_be_kept(tmp_path: Path) -> None:
+    settings = Settings.load(tmp_path / "settings.json")
+    app = ClipApp(tmp_path / "runs", settings=settings)
     async with app.run_test(size=(100, 40)) as pilot:
         await says(pilot, "No runs yet")
         await pilot.press("n")
         await says(pilot, "--data-file")
-        await pilot.press(*"cats", "escape")
+        await pilot.press("escape")
         await says(pilot, "No runs yet")
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(app.screen, NewRunScreen) and app.screen.query_one(Input).value == "cats")
+        await until(
+            pilot, lambda: isinstance(app.screen, NewRunScreen) and app.screen.query_one("#data-data_file").has_focus
+        )
+        await pilot.press(*"cats", "escape")
+        await says(pilot, "The form was changed")
+        await pilot.press("escape")
+        assert isinstance(app.screen, NewRunScreen), "it stays open"
+        await pilot.press("escape", "k")
+        await says(pilot, "No runs yet")
+    assert Settings.load(tmp_path / "settings.json").draft == {"data-data_file": "cats"}, "also for the next app"
+
+
+async def test_eight_settings_are_shown_and_the_others_are_found(tmp_path: Path) -> None:
+    app = ClipApp(tmp_path / "runs")
+    async with app.run_test(size=(120, 50)) as pilot:
+        await says(pilot, "No runs yet")
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, NewRunScreen))
+        await pilot.pause(0.2)
+        assert _shown(app) == list(FIRST)
+        await pilot.press("ctrl+f", *"patch drop")
+        await until(pilot, lambda: _shown(app) == ["patch_dropout"])
+        await pilot.press("enter", *"0.9x", "ctrl+s")
+        await until(pilot, lambda: app.screen.query_one("#optim-patch_dropout").has_focus)
+        beside = str(app.screen.query_one("#row-optim-patch_dropout .description", Static).render())
+        assert beside.startswith("--patch-dropout is '0.9x'"), "the mistake is beside its field, which has the focus"
+        assert _shown(app) == [*FIRST, "patch_dropout"]
+        await pilot.press("ctrl+g")
+        assert len(_shown(app)) == len(FIELDS)
+
+
+def _shown(app: ClipApp) -> list[str]:
+    rows = [(field.name, app.screen.query_one(f"#row-{field.id}").display) for field in FIELDS]
+    first = {name: place for place, name in enumerate(FIRST)}
+    return sorted((name for name, shown in rows if shown), key=lambda name: first.get(name, 99))
+
+
+async def test_automatic_values_are_previewed_as_training_would_choose_them(trained_run: Path, shapes: Path) -> None:
+    decisions = {each.setting: each.value for each in RunReader(trained_run).record().decisions}
+    app = ClipApp(trained_run.parent / "none")
+    async with app.run_test(size=(160, 50)) as pilot:
+        await says(pilot, "No runs yet")
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, NewRunScreen))
+        await fill(app, **{"data-data_file": str(shapes), "run-device": "cpu", "model-image_size": "32"})
+        await pilot.press("ctrl+r")
+        await says(pilot, "about 162 training pairs", SLOW)
+        shown = str(app.screen.query_one("#row-optim-lr .description", Static).render())
+        assert shown.startswith(f"{decisions['lr']:.5f}".rstrip("0")), shown
+
+
+async def test_a_clone_begins_with_the_settings_of_the_run(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(120, 50)) as pilot:
+        await says(pilot, "● running")
+        await pilot.press("slash", *"live", "enter", "k")
+        await says(pilot, "New run, from live")
+        path = str(runs / "pairs.json")
+        await until(pilot, lambda: app.screen.query_one("#data-data_file", Input).value == path)
 
 
 async def test_from_a_single_run_a_new_one_is_written_beside_it(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from textual.widgets import DataTable
 from clip_core.run.records import State
 from clip_core.run.writer import RunWriter
 from clip_tui.app import ClipApp
-from tests.tui.conftest import BEST_STEP, SIZES
+from clip_tui.screens.compare import CompareScreen
+from tests.tui.conftest import BEST_STEP, SIZES, make_run
 from tests.tui.pilot import says, screen_text, until
 
 ERROR = "340 of 5,000 images not found, first photos/0041.jpg (searched in /data/cats); correct --image-root. END"
@@ -58,3 +59,48 @@ async def test_a_killed_run_says_that_its_heartbeat_is_missing(tmp_path: Path) -
     app = ClipApp(tmp_path / "runs")
     async with app.run_test(size=(80, 24)) as pilot:
         await says(pilot, "✗ killed (no heartbeat)")
+
+
+async def test_runs_are_filtered_marked_compared_named_deleted_and_brought_back(runs: Path) -> None:
+    make_run(runs / "second", state=State.FINISHED)
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 50), notifications=True) as pilot:
+        await says(pilot, "second")
+        table = app.screen.query_one("#runs", DataTable)
+        await pilot.press("slash", *"secnd")
+        await until(pilot, lambda: table.row_count == 1)
+        await pilot.press("enter", "space", "e")
+        await says(pilot, "Name in the list")
+        await pilot.press(*"[b]X", "enter")
+        await says(pilot, "[b]X")
+        await pilot.press("u")
+        await until(pilot, lambda: "[b]X" not in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: table.row_count == 4)
+        await pilot.press("home", "c")  # the marked one and the one under the cursor, unless it is the same
+        await says(pilot, "Comparison" if isinstance(app.screen, CompareScreen) else "second")
+        await pilot.press("escape", "slash", *"second", "enter", "d")
+        await says(pilot, "4 checkpoints")
+        await pilot.press("y")
+        await until(pilot, lambda: not (runs / "second").exists())
+        await pilot.press("u")
+        await until(pilot, lambda: (runs / "second").exists())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+async def test_no_column_of_the_list_is_cut(runs: Path, width: int) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(width, 24)) as pilot:
+        await says(pilot, "✓ finished")
+        table = app.screen.query_one("#runs", DataTable)
+        assert table.virtual_size.width <= table.content_size.width
+        assert "40 / 100" in screen_text(app) or width == 60
+
+
+async def test_a_run_that_trains_is_not_deleted(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 50), notifications=True) as pilot:
+        await says(pilot, "● running")
+        await pilot.press("slash", *"live", "enter", "d")
+        await says(pilot, "stop it first")
+        assert (runs / "live").exists()

@@ -10,7 +10,7 @@ import difflib
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from textual.widgets import Input
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import State, Status
 from clip_tui.app import ClipApp
+from clip_tui.encoder import Model
 from clip_tui.screens.classify import ClassifyScreen
 from clip_tui.screens.retrieve import RetrieveScreen
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
@@ -110,6 +111,32 @@ async def _classify(pilot: Pilot[None]) -> None:
     screen.classify()
 
 
+async def _query_table(pilot: Pilot[None]) -> None:
+    await _query_text(pilot)
+    app = pilot.app
+    assert isinstance(app, ClipApp)
+    app.second = Model(Path("runs/live/checkpoints/step_0000030"), "torch", "step_0000030")
+    screen = app.screen
+    assert isinstance(screen, RetrieveScreen)
+    await until(pilot, lambda: len(screen.answers) == 2)
+
+
+async def _classify_set(pilot: Pilot[None]) -> None:
+    screen = pilot.app.screen
+    assert isinstance(screen, ClassifyScreen)
+    await until(pilot, lambda: "a red square" in screen.query_one("#classes", Input).value)
+    await pilot.press("s")
+
+
+async def _compare_runs(pilot: Pilot[None]) -> None:
+    assert isinstance(pilot.app, ClipApp)
+    pilot.app.compare([Path("runs/live"), Path("runs/stale")])
+
+
+async def _chooser(pilot: Pilot[None]) -> None:
+    await pilot.press("c")
+
+
 @dataclass(frozen=True)
 class Case:
     """A screen: the run that is open (None: the list of runs), the page, what is done there, and words to wait for."""
@@ -120,18 +147,23 @@ class Case:
     words: str
     act: Callable[[Pilot[None]], Awaitable[None]] | None = None
     root: str = "runs"
+    sizes: Sequence[tuple[int, int]] = tuple(SIZES)
 
 
 CASES = (
     Case("runs", None, "runs", "live"),
     Case("runs-empty", None, "runs", "No runs yet", root="nowhere"),
     Case("new-run", None, "runs", "--data-file", _new_run),
-    Case("live", "live", "live", "red.png"),
+    Case("live", "live", "live", "red.png", sizes=(*SIZES, (120, 40))),
     Case("live-empty", "new", "live", "starting"),
     Case("data", "live", "data", "red.png"),
     Case("data-empty", "new", "data", "validation 0"),
     Case("retrieve-empty", "live", "retrieve", "6 images"),
     Case("retrieve-images", "live", "retrieve", "12 ms", _query_text),
+    Case("retrieve-table", "live", "retrieve", "▼5", _query_table),
+    Case("retrieve-models", "stale", "retrieve", "ONNX Runtime", _chooser),
+    Case("classify-set", "stale", "classify", "accuracy", _classify_set),
+    Case("compare", None, "runs", "training pairs", _compare_runs),
     Case("retrieve-texts-stale", "stale", "retrieve", "12 ms", _query_image),
     Case("classify-empty", "new", "classify", "separated by commas"),
     Case("classify", "stale", "classify", "12 ms", _classify),
@@ -151,7 +183,7 @@ async def test_the_screen_is_the_one_in_its_snapshots(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(time, "time", lambda: NOW)
     app = ClipApp(Path(case.root))
-    app.encoders = FixedEncoders(Path("logs"))
+    app.encoders = FixedEncoders()
     app.backend = "torch"
     differences = []
     async with app.run_test(size=SIZES[0]) as pilot:
@@ -161,7 +193,7 @@ async def test_the_screen_is_the_one_in_its_snapshots(
         await says(pilot, "7 Export")
         if case.act is not None:
             await case.act(pilot)
-        for width, height in SIZES:
+        for width, height in case.sizes:
             await pilot.resize_terminal(width, height)
             await says(pilot, case.words)
             differences += await _compare(pilot, SNAPSHOTS / f"{case.name}-{width}x{height}.txt")
@@ -196,5 +228,5 @@ async def _settled(pilot: Pilot[None], expected: str | None) -> str:
 
 
 def test_every_snapshot_has_its_screen() -> None:
-    names = {f"{case.name}-{width}x{height}.txt" for case in CASES for width, height in SIZES}
+    names = {f"{case.name}-{width}x{height}.txt" for case in CASES for width, height in case.sizes}
     assert {file.name for file in SNAPSHOTS.iterdir()} == names

@@ -1,0 +1,75 @@
+"""Runs beside each other in a table: scores of the best checkpoints, and the settings in which they differ."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.widgets import DataTable
+
+from clip_core.text import printable
+from clip_tui.actions import bindings
+from clip_tui.differences import Row, comparison
+from clip_tui.screens.page import Page
+from clip_tui.theme import BLUE, YELLOW
+
+NAME_WIDTH, VALUE_WIDTH = 26, 44
+
+
+class CompareScreen(Page):
+    """Escape goes back; enter draws the curves of all of them in Live."""
+
+    PAGE = "compare"
+    BINDINGS = bindings("compare")
+
+    def __init__(self, runs: Sequence[Path]) -> None:
+        super().__init__()
+        self.runs = list(runs)
+        self._groups: list[tuple[str, list[Row]]] = []
+
+    def body(self) -> ComposeResult:
+        table: DataTable[Text] = DataTable(cursor_type="row", id="comparison")
+        table.border_title = "Comparison"
+        yield table
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        table = self.query_one("#comparison", DataTable)
+        table.add_column("", key="name")
+        for number, run in enumerate(self.runs):
+            table.add_column(printable(run.name, VALUE_WIDTH), key=str(number))
+        table.fixed_columns = 1
+        table.focus()
+        self._fill()
+
+    @work(name="comparison", group="comparison", exclusive=True)
+    async def _fill(self) -> None:
+        self._groups = await asyncio.to_thread(comparison, self.runs)
+        if self.closing:
+            return
+        table = self.query_one("#comparison", DataTable)
+        for title, rows in self._groups:
+            table.add_row(Text(title, f"bold {BLUE}"), *("" for _ in self.runs))
+            for name, *values in rows:
+                style = YELLOW if title.startswith("Different") else ""
+                cells = (Text(printable(value, VALUE_WIDTH), style) for value in values)
+                table.add_row(Text("  " + printable(name, NAME_WIDTH), "dim"), *cells)
+
+    def copied(self) -> str | None:
+        """The table, with tabs between its columns."""
+        rows = [("", *(run.name for run in self.runs)), *(row for _, rows in self._groups for row in rows)]
+        return "\n".join("\t".join(printable(cell) for cell in row) for row in rows)
+
+    def action_curves(self) -> None:
+        self.clip.overlay(self.runs)
+
+    def on_data_table_row_selected(self) -> None:
+        self.action_curves()
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
+    def key_escape(self) -> None:
+        """The binding of Escape does it."""
