@@ -174,7 +174,7 @@ class _Query(NamedTuple):
 
 
 def _prepare(queries: FloatArray, codes: CompactRows, offset: int) -> _Query:
-    turned = queries.astype(np.float64) @ codes.basis.astype(np.float64)
+    turned = (queries @ codes.basis).astype(np.float64)
     step = np.maximum(np.abs(turned).max(axis=1, keepdims=True) / (offset - 1), 1e-30)
     code = np.rint(turned / step)
     length = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
@@ -205,7 +205,7 @@ def _scan_codes(rows: FloatArray, queries: FloatArray, k: int, codes: CompactRow
     best = _nothing(len(queries), k)
     for number, (low, high) in enumerate(pairwise(ends)):
         possible = np.sort(candidates.row[low:high])
-        order, values = top_k((rows[possible] @ queries[number])[None], k)
+        order, values = top_k(_products(rows[possible], queries[number])[None], k)
         best.rows[number], best.scores[number] = possible[order[0]], values[0]
     return best
 
@@ -228,8 +228,9 @@ class _Scan(NamedTuple):
         for turn, first in enumerate(range(0, len(blocks), several)):
             start = int(blocks[first]) * BLOCK
             products = [self._products(int(block)) for block in blocks[first : first + several]]
-            groups = np.concatenate(products, axis=1).reshape(len(floor), _GROUP, -1)
-            best = groups.max(axis=1)  # a group: every 128th row, where it is one block
+            span = products[0] if len(products) == 1 else np.concatenate(products, axis=1)
+            groups = span.reshape(len(floor), _GROUP, -1)  # a group: every 128th row, where the span is one block
+            best = groups.max(axis=1)
             errors = self.codes.errors[start : start + len(products) * BLOCK]
             bound = self.query.remainder + self.query.length * float(errors.max())
             if turn == 0 and self.k <= best.shape[1]:
@@ -258,7 +259,7 @@ class _Scan(NamedTuple):
         top = row[ends[:-1, None] + np.arange(self.k)]  # (Q, k)
         floor = np.empty((len(top), 1))
         for number, one in enumerate(top):
-            floor[number] = (self.rows[one] @ self.query.floats[number]).min()
+            floor[number] = _products(self.rows[one], self.query.floats[number]).min()
         score = product * self.query.unit[query, 0] + self.query.shift[query, 0]
         bound = self.query.remainder[query, 0] + self.query.length[query, 0] * self.codes.errors[row]
         kept = score + bound >= floor[query, 0]
@@ -274,6 +275,11 @@ class _Scan(NamedTuple):
         low, high = np.searchsorted(self.dead, [start, start + count])
         products[:, self.dead[low:high] - start] = _NO_ROW
         return products
+
+
+def _products(rows: FloatArray, query: FloatArray) -> FloatArray:
+    """(M, D), (D,) -> (M,), in the calling thread: waking the threads of BLAS for so little takes longer."""
+    return np.asarray(np.einsum("md,d->m", rows, query))
 
 
 def _best_step(turned: FloatArray) -> float:
