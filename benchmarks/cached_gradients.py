@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--size", type=int, default=32, help="image size, pixels")
     parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=_COUNTED)
     given = parser.parse_args()
     print(header("batch", "whole: peak MB", "whole: s/step", f"chunks of {given.chunk}: peak MB", "s/step", "times"))
@@ -59,7 +60,12 @@ def measure(pipe: Connection, batch_size: int, chunk_size: int | None, given: ar
     torch.manual_seed(0)
     config = parse_config(
         {
-            "model": {"model_size": given.preset, "image_size": given.size, "layers": given.layers},
+            "model": {
+                "model_size": given.preset,
+                "image_size": given.size,
+                "layers": given.layers,
+                "width": given.width,
+            },
             "optim": {"batch_size": batch_size, "chunk_size": chunk_size, "optimizer": "adamw"},
             "run": {"device": "cpu", "precision": "fp32"},
         }

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -35,7 +34,6 @@ from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
 WARM_UP_SECONDS = 0.2  # after the first frame
-SWITCH_SECONDS = 0.001  # for so long a thread that reads a file may keep the event loop waiting (Python: 0.005)
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
 
@@ -110,7 +108,6 @@ class ClipApp(DiffingApp):
         self._apply_theme()
         self.push_screen("runs")
         self.set_timer(WARM_UP_SECONDS, self._warm_up)
-        sys.setswitchinterval(SWITCH_SECONDS)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
 

@@ -44,18 +44,15 @@ def charts(snapshot: Snapshot, view: View, others: Sequence[Snapshot] = ()) -> l
 
 
 def _lines(snapshot: Snapshot, others: Sequence[Snapshot], axis: Axis, metrics: Sequence[Metric]) -> list[Line]:
-    """The curves of a chart: those of the open run, then each other run's."""
-    return [
-        Line(
-            legend(axis, metric),
-            run.curves.get(metric.key, _EMPTY),
-            latest(run, metric),
-            run=run.name if others else "",
-        )
-        for run in (snapshot, *others)
-        for metric in metrics
-        if run is snapshot or metric.key in run.curves
-    ]
+    """The curves of a chart: those of the open run, then each other run's, with its name at the first of them."""
+    lines = []
+    for run in (snapshot, *others):
+        shown = [metric for metric in metrics if run is snapshot or metric.key in run.curves]
+        for place, metric in enumerate(shown):
+            name = run.name if others and place == 0 else ""
+            points = run.curves.get(metric.key, _EMPTY)
+            lines.append(Line(legend(axis, metric), points, latest(run, metric), run=name))
+    return lines
 
 
 def scale_of(snapshot: Snapshot, view: View) -> Scale:

@@ -65,6 +65,7 @@ class Processes:
     def __init__(self, rank: Rank | None = None, local: int = 0, group: Any = None) -> None:
         self.rank, self.local, self._group = rank or Rank(), local, group
         self._parent = os.getppid()
+        self.left = False
 
     @property
     def alone(self) -> bool:
@@ -133,18 +134,23 @@ class Processes:
 
     # ------------------------------------------------------------ the end
 
-    def announce(self, error: BaseException, interrupted: int = 130) -> None:
-        """Tell the others, at their next exchange, that this process ends, and why; `interrupted`: exit code."""
+    def leave(self) -> None:
+        """Wait for no other process from here on; they end when the connections of this one close."""
+        self.left = not self.alone
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the others, at their next exchange, that this process ends, and why."""
         if self.alone:
             return
         code = error.exit_code if isinstance(error, ClipError) else 1
-        code = interrupted if isinstance(error, KeyboardInterrupt) else code
         place = printable(f"process {self.rank.rank} on {socket.gethostname()}")
         with suppress(RuntimeError, EndedError, ClipError):
             self.exchange(_Failure(printable(str(error)), code, place))
 
     def wait_for_first(self) -> None:
         """Until rank 0 has finished, or is gone: torchrun ends the others as soon as one has failed."""
+        if self.left:
+            return
         if not self.rank.writes:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a run that has ended, which rank 0 answers
         with suppress(RuntimeError, EndedError, ClipError):

@@ -1,5 +1,6 @@
 """A training run from its configuration to its last line."""
 
+import os
 import sys
 import threading
 import traceback
@@ -47,7 +48,7 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
                 if not lost(error):
                     raise
                 raise gone(0) from None
-            processes.wait_for_first()
+            _end(processes, code)
             return code
         try:
             code = _train(config, processes, resume=resume, force=force)
@@ -61,8 +62,17 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
             if not lost(error):
                 raise
             code = 1
-        processes.wait_for_first()
+        _end(processes, code)
         return code
+
+
+def _end(processes: Processes, code: int) -> None:
+    """All processes end together; one that was interrupted ends now, as torch would wait at exit for the others."""
+    if processes.left:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    processes.wait_for_first()
 
 
 def _train(config: TrainConfig, processes: Processes, *, resume: bool, force: bool) -> int:
@@ -142,8 +152,8 @@ def _run(
         with _alive(writer, requests, signals):
             try:
                 trainer = build_trainer(config, start, writer, log, requests, resume=resume, processes=processes)
-            except (ClipError, OSError, KeyboardInterrupt) as error:
-                processes.announce(error, signals.exit_code)
+            except (ClipError, OSError) as error:
+                processes.announce(error)
                 raise
             if resume:
                 trainer.resume()
@@ -156,6 +166,7 @@ def _run(
         if processes.rank.writes:
             _finish(config, log, trainer, state)
     except KeyboardInterrupt as error:
+        processes.leave()
         state = State.STOPPED
         writer.status(state=state)
         how = "interrupted" if signals.received else "stopped by request"

@@ -34,7 +34,7 @@ class Line:
     """A named curve, with its latest value as text.
 
     Attributes:
-        run: the name of the run that it is of, where several are shown.
+        run: at the first curve of a run, where several are shown: its name.
     """
 
     name: str

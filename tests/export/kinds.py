@@ -1,13 +1,13 @@
 """Bundles of every kind of model, each with every file that a bundle may have."""
 
+import fcntl
 import json
-from functools import cache
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from clip_core.inference.bundle import Manifest
 from clip_core.model.checkpoint import save_checkpoint
 from clip_core.model.clip import CLIP
 from clip_core.model.encoders.resolve import load_image_encoder, load_text_encoder
@@ -63,15 +63,22 @@ def photos_in(folder: Path) -> Path:
     return folder
 
 
-@cache
-def exported(kind: str, folder: Path) -> tuple[Path, Manifest]:
-    return export_bundle(
-        make_weights(kind, folder), folder / f"{kind}_bundle", images=photos_in(folder / "photos"),
-        more=MoreGraphs(combined=True, with_preprocessing=True),
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="session", params=KINDS)
 def every_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of each kind; read it, do not write to it."""
-    return exported(request.param, tmp_path_factory.getbasetemp() / "kinds")[0]
+    """A bundle of each kind, KIND_bundle beside its weights KIND; read it, do not write to it.
+
+    Each is exported once, also where several processes run the tests.
+    """
+    kind, folder = str(request.param), tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "kinds"
+    folder.mkdir(exist_ok=True)
+    bundle = folder / f"{kind}_bundle"
+    with (folder / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.exists():
+            photos = photos_in(folder / f"{kind}_photos")
+            more = MoreGraphs(combined=True, with_preprocessing=True)
+            export_bundle(make_weights(kind, folder), bundle, images=photos, more=more)
+    return bundle

@@ -221,9 +221,9 @@ async def test_another_run_is_drawn_over_the_open_one(runs: Path) -> None:
     async with app.run_test(size=(160, 50)) as pilot:
         await opened(pilot, runs / "live", "live")
         app.overlays = (runs / "older",)
-        await says(pilot, "older val")
+        await says(pilot, "older train")
         names = [(line.run, line.name) for line in app.screen.query_one("#plot-0", Plot).chart.lines]
-        assert names == [("live", "train"), ("live", "val"), ("older", "train"), ("older", "val")]
+        assert names == [("live", "train"), ("", "val"), ("older", "train"), ("", "val")]
 
 
 @pytest.mark.parametrize("flag", ["no_color", "ascii"])
