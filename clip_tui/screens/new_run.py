@@ -71,7 +71,7 @@ class NewRunScreen(Page):
     def on_mount(self) -> None:
         super().on_mount()
         self._show_fields()
-        self.query_one("#data-data_file").focus()
+        self.set_focus(self.query_one("#data-data_file"))
         self.call_after_refresh(self._restore)
 
     def _restore(self) -> None:
@@ -136,10 +136,10 @@ class NewRunScreen(Page):
         shown = [field for field in FIELDS if self.query_one(f"#row-{field.id}").display]
         first = next((field for field in shown if typed in (field.flag, field.name)), shown[0] if shown else None)
         if first is not None:
-            self.query_one(f"#{first.id}").focus()
+            self.set_focus(self.query_one(f"#{first.id}"))
 
     def action_filter(self) -> None:
-        self.query_one("#find-setting").focus()
+        self.set_focus(self.query_one("#find-setting"))
 
     def action_all(self) -> None:
         self._all = not self._all
