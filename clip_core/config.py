@@ -285,6 +285,12 @@ class OptimConfig(Section):
         le=65536,
         description="pairs per step (default: about 16 steps per epoch, within 16 to 128; GPU: to 256)",
     )
+    chunk_size: int | None = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="pairs in a forward pass, with the gradient of the whole batch (default: all that fit into memory)",
+    )
     lr: float | None = Field(
         None, gt=0, le=1, description="peak learning rate (default: by the preset; init: about a fiftieth)"
     )
@@ -333,12 +339,24 @@ class OptimConfig(Section):
         return value
 
 
+LoggerName = Literal["tensorboard", "wandb", "trackio"]
+
+
 class RunConfig(Section):
     """Run directory, device, precision, and how often the run reports and saves."""
 
     run_dir: Path | None = Field(None, description="run directory (default: runs/DATE-TIME)")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, augmentation and split")
     device: str | None = Field(None, description="cuda, cuda:N, mps or cpu (default: the first available)")
+    devices: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="processes on this machine, each on its own GPU, or on the CPU (default: one)",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="compute the activations of each block again in the backward pass: less memory, more time"
+    )
     precision: Precision | None = Field(None, description="fp32 or bf16 (default: bf16 where the hardware supports it)")
     eval_every: int | None = Field(
         None, ge=1, description="steps between evaluations (default: one epoch or more, about 30 evaluations a run)"
@@ -350,6 +368,15 @@ class RunConfig(Section):
         2, ge=1, description="number of latest checkpoints to keep, besides the best and those saved by request"
     )
     log_every: int = Field(10, ge=1, description="steps between training metrics")
+    log_to: tuple[LoggerName, ...] | None = Field(
+        None, description="loggers besides the run directory: tensorboard, wandb, trackio, or several of them"
+    )
+
+    @field_validator("log_to", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Several names in one text, as a form has them."""
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
 class TrainConfig(Frozen):
@@ -444,6 +471,15 @@ TITLES = {  # of the sections, in help and forms
 def flag(field: str) -> str:
     """The command-line spelling of a field: `batch_size` -> `--batch-size`."""
     return "--" + field.replace("_", "-")
+
+
+def spell(field: str, value: Any) -> list[str]:
+    """A field with a value, as it is typed: `("augment", False)` -> `["--no-augment"]`."""
+    if isinstance(value, bool):
+        return [flag(field) if value else flag(f"no_{field}")]
+    if isinstance(value, tuple):
+        return [flag(field), *map(str, value)]
+    return [flag(field), str(value)]
 
 
 def explain(error: ValidationError) -> UsageError:

@@ -55,6 +55,10 @@ class TrainingError(ClipError):
     exit_code = 4
 
 
+class OutOfMemoryError(TrainingError):
+    """Memory ran out in one of several processes, in the middle of a step."""
+
+
 class BackendError(ClipError):
     """An inference backend or execution provider that cannot be used here."""
 

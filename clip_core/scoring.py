@@ -38,12 +38,12 @@ def top_k(scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
     Only what is at least the k-th largest is sorted.
     """
     k = min(k, scores.shape[1])
-    if 4 * k > scores.shape[1]:
+    least = np.partition(-scores, k - 1, axis=1)[:, k - 1, None] if k else scores[:, :0]  # NaN is last, as in a sort
+    if 4 * k > scores.shape[1] or np.isnan(least).any():
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     else:
-        least = np.partition(scores, -k, axis=1)[:, -k, None] if k else scores[:, :0]
         order = np.empty((len(scores), k), np.int64)
-        for row, (values, kept) in enumerate(zip(scores, scores >= least, strict=True) if k else ()):
+        for row, (values, kept) in enumerate(zip(scores, -scores <= least, strict=True) if k else ()):
             near = np.flatnonzero(kept)
             order[row] = near[np.argsort(-values[near], kind="stable")[:k]]
     return order.astype(np.int64), np.take_along_axis(scores, order, axis=1)

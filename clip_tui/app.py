@@ -1,6 +1,7 @@
 """The app: which run is open, the processes it started, and the way between the screens. The event loop only draws."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -114,10 +115,18 @@ class ClipApp(DiffingApp):
             self.open_run(self._open_at_start)
 
     def _warm_up(self) -> None:
-        """Import what Live needs, NumPy above all, in a thread, so that opening a run does not wait for it."""
-        self.run_worker(
-            partial(import_module, "clip_tui.screens.live"), thread=True, name="warm-up", exit_on_error=False
-        )
+        """Import what Live needs, NumPy and Pillow above all, in a thread, so that opening a run does not wait for it.
+
+        All that is there then stays: the garbage collector need not look at it again, which takes 60 ms each time.
+        """
+
+        def load() -> None:
+            for module in ("clip_tui.screens.live", "clip_tui.widgets.halfblocks"):
+                import_module(module)
+            if not self.is_headless:  # tests make many apps, each of which is garbage afterwards
+                gc.freeze()
+
+        self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
 
     async def on_unmount(self) -> None:
         await self.encoders.close()

@@ -39,9 +39,10 @@ def parity_rows(manifest: Manifest) -> list[Row]:
 def parity_verdict(manifest: Manifest) -> str:
     """The parity in one sentence, without the word: `passed against PyTorch on ...`."""
     parity = manifest.parity
+    limit = f"tolerance {parity.tolerance:.0e}" if parity.exact else f"least cosine {parity.least_cosine:.4f}"
     return (
         f"{'passed' if parity.accepted else 'FAILED'} against PyTorch on {parity.images:,} images and "
-        f"{parity.captions:,} captions: max |diff| {parity.max_abs_diff:.1e} (tolerance {parity.tolerance:.0e}), "
+        f"{parity.captions:,} captions: max |diff| {parity.max_abs_diff:.1e} ({limit}), "
         f"top-1 agreement {percent(parity.top1_agreement)}"
     )
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, TrainConfig, flag
+from clip_core.config import SECTIONS, TrainConfig, spell
 from clip_core.errors import RunError
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
@@ -34,14 +34,8 @@ def to_flags(config: TrainConfig) -> list[str]:
         for name, field in type(values).model_fields.items():
             value = getattr(values, name)
             if value != field.default:
-                flags += _spell(name, value)
+                flags += spell(name, value)
     return flags
-
-
-def _spell(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [flag(name) if value else flag(f"no_{name}")]
-    return [flag(name), str(value)]
 
 
 def preview(values: Mapping[str, Any]) -> dict[str, Any]:

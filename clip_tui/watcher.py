@@ -49,6 +49,7 @@ class Snapshot:
     probe: Probe | None = None
     probe_steps: Sequence[int] = ()  # of all evaluations that have a probe
     record: RunRecord | None = None
+    problem: str | None = None  # why config.json cannot be read, where there is one
     stale_bundle: str | None = None  # `bundle of step 1020, best checkpoint is step 1374`
     export: tuple[State, Status] | None = None  # what the run's export does or did
     pace: float | None = None  # steps a second, lately
@@ -138,6 +139,7 @@ class RunWatch:
         self.reader = RunReader(path)
         self._history = History(self.reader)
         self._record: RunRecord | None = None
+        self._problem: str | None = None
         self._probe: tuple[Path | None, Probe | None] = (None, None)
         self._last: tuple[object, Snapshot] | None = None  # of a run that has ended
 
@@ -152,7 +154,9 @@ class RunWatch:
             return self._last[1]
         snapshot = self._read(trainer, log_lines)
         newest = max((stamp for stamp, _ in stamps[:-1]), default=0)
-        ended = not snapshot.state.alive and snapshot.complete and time.time_ns() - newest > _SETTLED_NS
+        exporting = snapshot.export is not None and snapshot.export[0].alive  # its process may die without a word
+        ended = not (snapshot.state.alive or exporting) and snapshot.complete
+        ended = ended and time.time_ns() - newest > _SETTLED_NS
         self._last = (stamps, snapshot) if ended else None
         return snapshot
 
@@ -191,6 +195,7 @@ class RunWatch:
             probe=self._read_probe(probes),
             probe_steps=tuple(int(path.stem) for path in probes),
             record=self._read_record(),
+            problem=self._problem,
             stale_bundle=reader.stale_bundle(),
             export=reader.export_status(),
             pace=history.steps_per_second(),
@@ -206,9 +211,9 @@ class RunWatch:
     def _read_record(self) -> RunRecord | None:
         if self._record is None:
             try:
-                self._record = self.reader.record()
-            except RunError:
-                return None
+                self._record, self._problem = self.reader.record(), None
+            except RunError as error:
+                self._problem = str(error) if self.reader.paths.config.exists() else None
         return self._record
 
 

@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import clip_core
-from clip_core.errors import BundleError, ParityError
+from clip_core.errors import BundleError, UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
     COMBINED,
@@ -17,10 +18,11 @@ from clip_core.inference.bundle import (
     TOKENIZER_CONFIG,
     FileFacts,
     Manifest,
-    Parity,
+    Precision,
     PreprocessingParity,
     Source,
-    open_bundle,
+    Variant,
+    check_bundle,
     read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
@@ -30,6 +32,7 @@ from clip_core.model.checkpoint import LoadedModel, load_model
 from clip_core.model.model_size import parameters
 from clip_core.run.paths import MANIFEST
 from clip_core.run.reader import RunReader
+from export.check import write_reference
 from export.config_files import model_config, preprocessor_config, tokenizer_config
 from export.consumer_parity import check_consumers
 from export.convert import OPSET, convert
@@ -39,8 +42,9 @@ from export.model_card import model_card
 from export.more_graphs import NO_MORE, MoreGraphs, write_more
 from export.other_software import other_software
 from export.output_folder import check_output, put_in_place, temporary_folder
-from export.parity import measure, table
+from export.parity import Reference
 from export.parity_samples import find_samples, sample_images, validation_pairs
+from export.variants import calibration_inputs, make_variants
 from export.with_preprocessing import sentence
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
@@ -53,6 +57,8 @@ def export_bundle(
     images: Path | None = None,
     force: bool = False,
     model_name: str | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    accept_loss: bool = False,
     more: MoreGraphs = NO_MORE,
     say: Say = silent,
 ) -> tuple[Path, Manifest]:
@@ -63,18 +69,28 @@ def export_bundle(
         images: folder of images to measure parity on; by default the run's validation images.
         force: replace a bundle that was made from another run.
         model_name: open_clip's name of the architecture, where published weights do not say it.
+        precisions: the variants to write.
+        accept_loss: keep a variant that loses more than one point of recall@1.
         more: the graphs to write beside the two encoders.
         say: called with each line for the user.
     Returns:
         The bundle's folder and its manifest.
     Raises:
-        ParityError: if the ONNX files, example.py or CLIPInference differ from the model; whatever was at `out` is
-            left as it was.
+        ParityError: if the ONNX files, example.py or CLIPInference differ from the model, or a variant loses too much;
+            whatever was at `out` is left as it was.
         RunBusyError: if another process exports into the same folder.
         CheckpointError, DataError, UsageError, BackendError: in one sentence.
     """
     with ExportJob(path, out, BUNDLE_FOLDER, say) as job:
-        return job.out, write_bundle(job, images=images, force=force, model_name=model_name, more=more)
+        return job.out, write_bundle(
+            job,
+            images=images,
+            force=force,
+            model_name=model_name,
+            precisions=precisions,
+            accept_loss=accept_loss,
+            more=more,
+        )
 
 
 def write_bundle(
@@ -83,6 +99,8 @@ def write_bundle(
     images: Path | None = None,
     force: bool = False,
     model_name: str | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    accept_loss: bool = False,
     more: MoreGraphs = NO_MORE,
 ) -> Manifest:
     """`export_bundle` with a lock that the caller holds."""
@@ -92,26 +110,25 @@ def write_bundle(
     if job.named:
         check_output(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
+    if more != NO_MORE and "fp32" not in precisions:
+        raise UsageError("--combined and --with-preprocessing are fp32; add fp32 to --precision, or leave them out.")
     samples = find_samples(loaded, images)
     with temporary_folder(out) as folder:
         job.now(f"converting {loaded.folder}", step=loaded.step)
         convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
         restore_end_token(folder, tokenizer.end_token, tokenizer.pad_id)
-        job.now(f"measuring parity on {len(samples.pixel_values)} images and {len(samples.captions)} captions")
-        parity = measure(loaded.model, folder, tokenizer, samples)
-        parity, of_preprocessing = write_more(more, loaded, folder, samples, parity, sample_images(loaded, images))
-        job.say(table(parity))
-        if not parity.accepted:
-            raise ParityError(
-                f"the ONNX files of {loaded.folder} differ from the model: max |diff| {parity.max_abs_diff:.1e}, "
-                f"top-1 agreement {parity.top1_agreement:.1%}; nothing was written to {out}."
-            )
+        job.now(f"computing {len(samples.pixel_values)} images and {len(samples.captions)} captions in PyTorch")
+        reference = Reference(loaded.model, tokenizer, samples)
+        rows, of_preprocessing = write_more(more, loaded, folder, samples, sample_images(loaded, images))
+        variants = make_variants(
+            job, folder, precisions, reference, calibration_inputs(tokenizer, samples), rows, accept_loss=accept_loss
+        )
         threshold = calibrate(TorchEncoder(loaded.folder, "cpu", loaded=loaded), validation_pairs(loaded))
         job.say(threshold.summary if threshold else "no threshold: there are no validation pairs to choose one on")
         if of_preprocessing:
             job.say(f"preprocessing in ONNX: {sentence(of_preprocessing)}")
-        manifest = _write(folder, loaded, parity, threshold, of_preprocessing)
-        open_bundle(folder)
+        manifest = _write(folder, loaded, variants, threshold, of_preprocessing)
+        check_bundle(folder)
         job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
     return manifest
@@ -127,7 +144,7 @@ def _made_from(folder: Path) -> str | None:
 def _write(
     folder: Path,
     loaded: LoadedModel,
-    parity: Parity,
+    variants: tuple[Variant, ...],
     threshold: Threshold | None,
     of_preprocessing: PreprocessingParity | None,
 ) -> Manifest:
@@ -136,6 +153,7 @@ def _write(
     logit_scale = loaded.model.logit_scale().item()
     loaded.tokenizer.save(folder / TOKENIZER)
     shutil.copyfile(Path(__file__).with_name(EXAMPLE), folder / EXAMPLE)
+    write_reference(folder, variants, loaded.tokenizer, config.preprocessing)
     write_json(folder / CONFIG, model_config(config, logit_scale, folder / TOKENIZER))
     write_json(folder / PREPROCESSOR, preprocessor_config(config.preprocessing))
     write_json(folder / TOKENIZER_CONFIG, tokenizer_config(folder / TOKENIZER, config.text))
@@ -162,7 +180,7 @@ def _write(
         threshold=threshold,
         opset=OPSET,
         versions={"clip-tui": clip_core.__version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        parity=parity,
+        variants=variants,
         preprocessing_parity=of_preprocessing,
         files=files,
     )

@@ -12,8 +12,11 @@ from cyclopts import App, Parameter
 from clip_core import __version__
 from clip_core.cli.app import run_app
 from clip_core.errors import UsageError
+from clip_core.inference.bundle import Precision
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
+
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:N, tensorrt, coreml or directml: of ONNX Runtime")]
 
 app = App(
     name="clip-export",
@@ -30,8 +33,11 @@ def export(
     format: Literal["onnx", "hf", "open_clip", "immich"] = "onnx",
     out: Path | None = None,
     images: Path | None = None,
+    precision: Annotated[list[Precision] | None, Parameter(consume_multiple=True, negative="")] = None,
+    accept_loss: Annotated[bool, Parameter(negative="")] = False,
     force: Annotated[bool, Parameter(negative="")] = False,
     init_model: str | None = None,
+    push: str | None = None,
     combined: Annotated[bool, Parameter(negative="")] = False,
     with_preprocessing: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -50,7 +56,11 @@ def export(
     out
         Folder of the export (default: RUN/bundle, RUN/hf, RUN/open_clip or RUN/immich).
     images
-        Folder of images to measure parity on (default: the run's validation images).
+        Folder of images to measure parity on, and to calibrate int8 (default: the run's validation images).
+    precision
+        Variants of an ONNX bundle: --precision fp32 fp16 int8 (default: fp32). The first of these is its default.
+    accept_loss
+        Keep a variant that loses more than one point of recall@1.
     force
         Replace an export that was made from another run.
     init_model
@@ -59,8 +69,19 @@ def export(
         Also write onnx/model.onnx: both encoders and their logits in one file, with its own copy of the weights.
     with_preprocessing
         Also write onnx/vision_model_with_preprocessing.onnx: a raw uint8 image of any size to its embedding.
+    push
+        ORG/NAME on the Hugging Face hub: upload the export there, README.md as its model card.
     """
-    for flag, given in (("--combined", combined), ("--with-preprocessing", with_preprocessing)):
+    if push is not None:
+        from export.push import check_push
+
+        check_push(push)
+    for flag, given in (
+        ("--combined", combined),
+        ("--with-preprocessing", with_preprocessing),
+        ("--precision", precision is not None),
+        ("--accept-loss", accept_loss),
+    ):
         if format != "onnx" and given:
             raise UsageError(f"{flag} is for an ONNX bundle; leave it out with --format {format}.")
     if format in ("hf", "open_clip") and images is not None:
@@ -68,21 +89,82 @@ def export(
     with ExportJob(run, out, BUNDLE_FOLDER if format == "onnx" else format, _say) as job:
         if format == "onnx":
             more = {"combined": combined, "with_preprocessing": with_preprocessing}
-            _write_bundle(job, images, force=force, init_model=init_model, more=more)
+            precisions = precision or ["fp32"]
+            _write_bundle(
+                job, images, precisions, accept_loss=accept_loss, force=force, init_model=init_model, more=more
+            )
         elif format == "immich":
             _write_immich(job, images, force=force, init_model=init_model)
         else:
             _write_weights(job, format, force=force, init_model=init_model)
+        if push is not None:
+            from export.push import push as upload
+
+            job.now(f"uploading to {push}")
+            job.say(f"uploaded to {upload(job.out, push)}")
+    return 0
+
+
+@app.command
+def verify(bundle: Path, /, *, device: Device = None, against: Path | None = None) -> int:
+    """Check the files of a bundle, and that its variants compute here what they did where they were exported.
+
+    Exits with 5 if they do not. Where PyTorch is installed and the checkpoint is there, parity with it is measured too.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    against
+        The run, checkpoint or published weights that it was exported from (default: the run that it is in).
+    """
+    from export.check import verify as check
+    from export.check import verify_against
+
+    manifest = check(bundle, device or "cpu", _say)
+    verify_against(bundle, manifest, against, _say)
+    return 0
+
+
+@app.command
+def bench(bundle: Path, /, *, device: Device = None, rounds: int = 10) -> int:
+    """Measure latency and throughput of each variant of a bundle, on each provider, beside PyTorch.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    rounds
+        Runs of each way and batch size.
+    """
+    from export.bench import bench as measure
+
+    measure(bundle, device, max(1, rounds), _say)
     return 0
 
 
 def _write_bundle(
-    job: ExportJob, images: Path | None, *, force: bool, init_model: str | None, more: dict[str, bool]
+    job: ExportJob,
+    images: Path | None,
+    precisions: Sequence[Precision],
+    *,
+    accept_loss: bool,
+    force: bool,
+    init_model: str | None,
+    more: dict[str, bool],
 ) -> None:
     from export.bundle import write_bundle
     from export.more_graphs import MoreGraphs
 
-    manifest = write_bundle(job, images=images, force=force, model_name=init_model, more=MoreGraphs(**more))
+    manifest = write_bundle(
+        job,
+        images=images,
+        precisions=precisions,
+        accept_loss=accept_loss,
+        force=force,
+        model_name=init_model,
+        more=MoreGraphs(**more),
+    )
     size = sum(facts.size for facts in manifest.files.values()) / 2**20
     job.say(f"{job.out}: {size:.1f} MB. Try:")
     job.say(f'  python {job.out / "example.py"} IMAGE "a caption" "another caption"')

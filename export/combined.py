@@ -12,7 +12,7 @@ import torch
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.inference.bundle import COMBINED, TEXT, VISION, ParityRow
-from clip_core.inference.onnx_encoder import PROVIDERS, make_session
+from clip_core.inference.onnx_encoder import make_session
 from clip_core.model.clip import CLIP
 from clip_core.network import ExternalTower
 from clip_core.scoring import FloatArray, IntArray
@@ -88,7 +88,7 @@ def takes_mask(model: CLIP) -> bool:
 
 def measure_combined(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -> tuple[ParityRow, ...]:
     """onnx/model.onnx against `model`, at pairs of batch sizes: embeddings, and logits divided by their scale."""
-    session = make_session((folder / COMBINED).read_bytes(), COMBINED, "cpu", PROVIDERS["cpu"])
+    session = make_session(folder / COMBINED, COMBINED)
     ids = tokenizer.encode(samples.captions)  # (M, T)
     rows = []
     for image_batch, text_batch in _BATCHES:
@@ -103,7 +103,8 @@ def measure_combined(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: S
             ours = _torch(model, pixels, tokens)
             scale = (1.0, 1.0, model.logit_scale().item(), model.logit_scale().item())
             differences += [float(np.abs(a - b).max() / s) for a, b, s in zip(ours, theirs, scale, strict=True)]
-            cosines += [float((a * b).sum(axis=1).min()) for a, b in zip(ours[:2], theirs[:2], strict=True)]
+            for a, b in zip(ours[:2], theirs[:2], strict=True):
+                cosines += (a * b).sum(axis=1).tolist()
         rows.append(
             ParityRow(
                 file=COMBINED,
@@ -111,6 +112,7 @@ def measure_combined(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: S
                 tokens=ids.shape[1],
                 inputs=min(runs * image_batch, len(samples.pixel_values)),
                 max_abs_diff=min(float(np.nan_to_num(np.max(differences), nan=np.inf)), 1e30),
+                mean_cosine=float(np.nan_to_num(np.mean(cosines), nan=-1.0)),
                 least_cosine=float(np.nan_to_num(np.min(cosines), nan=-1.0)),
             )
         )

@@ -1,6 +1,7 @@
-"""Both towers as ONNX files: standard operators, weights inside the file, dynamic batch and token axes.
+"""Both towers as ONNX files: standard operators, dynamic batch and token axes, the same bytes for the same weights.
 
-A text tower that reads its padding, as SigLIP's does, takes exactly its context.
+A text tower that reads its padding, as SigLIP's does, takes exactly its context. Any other computes captions up to the
+last end token of the batch, whatever they are padded to. Weights above 2 GB are in one file beside the ONNX file.
 """
 
 import copy
@@ -14,18 +15,26 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+import clip_core
 from clip_core.errors import BackendError
-from clip_core.inference.bundle import TEXT, VISION
+from clip_core.inference.bundle import DATA, TEXT, VISION
 from clip_core.model.clip import CLIP
+from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.projection import ExternalEncoder
+from clip_core.model.text_encoder import TextEncoder
 from clip_core.network import TextTower
 from clip_core.text import printable
+from export.onnx_towers import OnnxImageTower, OnnxTextTower
 
-OPSET = 18  # has LayerNormalization; supported by every ONNX Runtime that the base installation allows
+# Has LayerNormalization; read by every ONNX Runtime that the base installation allows. The Attention operator of 23 is
+# no faster on a CPU than its parts, nor is com.microsoft's, which would need a custom domain besides.
+OPSET = 18
+LARGEST = 2**31 - 2**20  # bytes of weights in one file; protobuf holds less than 2 GB
+_IN_THE_FILE = 1024  # bytes; smaller tensors stay in the ONNX file, where shapes are computed from them
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-LARGEST = 2**31 - 1  # bytes; protobuf holds no more in one file
 
 
 def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
@@ -35,7 +44,7 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
         model: in fp32.
         kept_log: keeps the output of the converter if it fails; none of it reaches the terminal.
     Raises:
-        BackendError: if a tower cannot be converted, or would be larger than one ONNX file may be.
+        BackendError: if a tower cannot be converted.
     """
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     image, text = model.config.image, model.config.text
@@ -52,11 +61,15 @@ def convert(model: CLIP, folder: Path, kept_log: Path) -> None:
         if isinstance(model.image, ExternalEncoder):
             convert_external(model.image, folder / VISION, kept_log)
         else:
-            convert_tower(model.image, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
+            vision = OnnxImageTower(model.image) if isinstance(model.image, ImageEncoder) else model.image
+            convert_tower(vision, images, "pixel_values", "image_embeds", {0: batch}, folder / VISION, log)
         if isinstance(model.text, ExternalEncoder):
             convert_external(model.text, folder / TEXT, kept_log)
         else:
-            convert_tower(model.text, captions, "input_ids", "text_embeds", axes, folder / TEXT, log)
+            own = model.text if isinstance(model.text, TextEncoder) else None
+            tower = OnnxTextTower(own) if own else model.text
+            end = text.end_token if own and not whole else None  # towers of transformers mask their padding
+            convert_tower(tower, captions, "input_ids", "text_embeds", axes, folder / TEXT, log, trim=end)
     except torch.onnx.OnnxExporterError as error:
         log.replace(kept_log)
         cause = cause_of(error)
@@ -80,19 +93,16 @@ def convert_tower(
     axes: dict[int, object],
     path: Path,
     log: Path,
+    trim: int | None = None,
 ) -> None:
     """Write one tower as a file with one input and one output.
 
     Args:
         axes: the dynamic axes of the input, by position.
+        trim: the end token of captions that are computed up to it alone.
     Raises:
-        BackendError: if the file would be too large, or an axis came out fixed.
+        BackendError: if an axis came out fixed.
     """
-    size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
-    if size > LARGEST:
-        raise BackendError(
-            f"the tower of {path.name} has {size / 2**30:.1f} GB of weights; one ONNX file holds at most 2 GB."
-        )
     with _redirected_to(log):
         program = torch.onnx.export(
             on_cpu(tower).eval(),
@@ -111,8 +121,58 @@ def convert_tower(
     sizes = proto.graph.input[0].type.tensor_type.shape.dim
     if not all(sizes[axis].dim_param for axis in axes):  # as len() in a tower does, without an error
         raise BackendError(f"{path.name} has a fixed batch size or length: the tower does not support dynamic axes.")
+    if trim is not None:
+        trim_captions(proto, trim)
+    save_onnx(proto, path)
+
+
+def trim_captions(proto: onnx.ModelProto, end_token: int) -> None:
+    """Cut `input_ids` inside the graph after the last first end token of the batch.
+
+    Software that pads captions to the whole context is thereby as fast as one that does not.
+    """
+    graph, name = proto.graph, "input_ids"
+    for node in graph.node:
+        node.input[:] = ["trimmed_ids" if each == name else each for each in node.input]
+    for key, value in {"end": end_token, "zero": 0, "one": 1}.items():
+        graph.initializer.append(helper.make_tensor(f"trim/{key}", TensorProto.INT64, [1], [value]))
+    nodes = [
+        helper.make_node("Equal", [name, "trim/end"], ["trim/is_end"]),
+        helper.make_node("Cast", ["trim/is_end"], ["trim/ends"], to=TensorProto.INT32),
+        helper.make_node("ArgMax", ["trim/ends"], ["trim/places"], axis=1, keepdims=1),  # the first of equals
+        helper.make_node("ReduceMax", ["trim/places"], ["trim/longest"], keepdims=0),
+        helper.make_node("Add", ["trim/longest", "trim/one"], ["trim/length"]),
+        helper.make_node("Slice", [name, "trim/zero", "trim/length", "trim/one"], ["trimmed_ids"]),
+    ]
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a model with the same bytes for the same weights; above 2 GB of weights, they are in PATH.data."""
+    proto.producer_name, proto.producer_version = "clip-tui", clip_core.__version__
+    for number, node in enumerate(proto.graph.node):  # layers are kept in fp32 by their names
+        node.name = node.name or f"{node.op_type}_{number}"
     drop_metadata(proto)
+    del proto.graph.value_info[:]
+    large = [each for each in proto.graph.initializer if len(each.raw_data) >= _IN_THE_FILE]
+    if sum(len(each.raw_data) for each in large) > LARGEST:
+        _write_beside(large, path.with_name(path.name + DATA))
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _write_beside(tensors: list[TensorProto], path: Path) -> None:
+    """Move the weights of tensors into one file, each from a page of its own, so that it can be memory-mapped."""
+    with path.open("wb") as file:
+        for tensor in tensors:
+            file.write(b"\0" * (-file.tell() % 4096))
+            place = {"location": path.name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
 
 
 def on_cpu(tower: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from clip_core.inference.bundle import TEXT
-from export.convert import LARGEST
+from export.convert import LARGEST, save_onnx
 from export.graphs import parse_graph
 
 # The last token of a row, other than padding, becomes the end token where the row has none: as truncation here does.
@@ -57,4 +57,4 @@ def restore_end_token(folder: Path, end_token: int, pad_id: int) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(before.initializer)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    save_onnx(model, path)

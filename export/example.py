@@ -72,15 +72,17 @@ def input_ids(texts: list[str]) -> NDArray[np.int64]:
     return np.array([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=np.int64)
 
 
-def run(model: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(str(BUNDLE / "onnx" / model), providers=["CPUExecutionProvider"])
+def run(tower: str, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The image tower ("vision") or the text tower ("text") of the bundle's first variant."""
+    model = BUNDLE / read_json("manifest.json")["variants"][0][tower]
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, inputs)[0])
 
 
 def main(path: str, *texts: str) -> None:
     manifest, settings = read_json("manifest.json"), read_json("preprocessor_config.json")
-    image_embeds = run("vision_model.onnx", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
-    text_embeds = run("text_model.onnx", {"input_ids": input_ids(list(texts))})  # (texts, D), both L2-normalised
+    image_embeds = run("vision", {"pixel_values": pixel_values(load_image(path), settings)})  # (1, D)
+    text_embeds = run("text", {"input_ids": input_ids(list(texts))})  # (texts, D), both L2-normalised
 
     similarities = (image_embeds @ text_embeds.T)[0]
     logits = manifest["logit_scale"] * similarities

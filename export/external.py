@@ -19,7 +19,7 @@ from clip_core.errors import BackendError
 from clip_core.model.encoders.base import FrozenEncoder
 from clip_core.model.encoders.onnx_image import OnnxImageEncoder
 from clip_core.text import printable
-from export.convert import LARGEST, cause_of, convert_tower, drop_metadata
+from export.convert import cause_of, convert_tower, save_onnx
 from export.graphs import rename_input, same_version
 
 _ENCODER = "encoder/"  # before the names of a joined encoder's graph
@@ -66,7 +66,7 @@ def convert_joined(
         path: of the file; its folder is there.
         kept_log: keeps the output of the converter if it fails.
     Raises:
-        BackendError: if it cannot be converted, would be larger than one ONNX file may be, or has a fixed batch size.
+        BackendError: if it cannot be converted, or has a fixed batch size.
     """
     log = path.with_name(f"{path.name}.log")
     head = head.eval()
@@ -110,8 +110,6 @@ def _join(encoder: OnnxImageEncoder, head: nn.Module, path: Path, log: Path) -> 
         convert_tower(_Head(head), features, "features", "image_embeds", {0: torch.export.Dim("batch")}, place, log)
         after = onnx.load(place)
     before = onnx.load(encoder.path)  # with the weights from the files beside it
-    if before.ByteSize() + after.ByteSize() > LARGEST:
-        raise BackendError(f"{encoder.path} has too many weights: one ONNX file holds at most 2 GB.")
     before, after = same_version(before, after, str(encoder.path))
     before = compose.add_prefix(before, _ENCODER)
     after = compose.add_prefix(after, "head/", rename_inputs=False, rename_outputs=False)
@@ -121,9 +119,7 @@ def _join(encoder: OnnxImageEncoder, head: nn.Module, path: Path, log: Path) -> 
     joined.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     joined.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     del joined.graph.value_info[:]
-    joined.producer_name = "clip-tui"
-    drop_metadata(joined)
-    path.write_bytes(joined.SerializeToString(deterministic=True))
+    save_onnx(joined, path)
     _check_batch(encoder, path)
 
 
@@ -139,7 +135,7 @@ def _check_batch(encoder: OnnxImageEncoder, path: Path) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         together: Any = session.run(None, {"pixel_values": images})[0]
         single = np.concatenate([session.run(None, {"pixel_values": images[i : i + 1]})[0] for i in range(3)])
         same = together.shape == single.shape and bool(np.abs(together - single).max() < _DIFFERENCE)

@@ -8,7 +8,7 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, compose, parser, versio
 
 from clip_core.errors import BackendError
 from clip_core.text import printable
-from export.convert import LARGEST, OPSET, drop_metadata
+from export.convert import LARGEST, OPSET, save_onnx
 
 STANDARD = ("", "ai.onnx")
 
@@ -102,9 +102,6 @@ def save_graph(model: ModelProto, path: Path) -> None:
         raise BackendError(
             f"{path.name} would have {model.ByteSize() / 2**30:.1f} GB; one ONNX file holds at most 2 GB."
         )
-    del model.graph.value_info[:]
-    model.producer_name = "clip-tui"
     model.graph.name = path.stem
-    drop_metadata(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    save_onnx(model, path)

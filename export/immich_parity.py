@@ -18,7 +18,7 @@ from PIL import Image
 from clip_core.data.preprocess import load_image, preprocess
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ImageError, ParityError
-from clip_core.inference.onnx_encoder import PROVIDERS, make_session
+from clip_core.inference.onnx_encoder import make_session
 from clip_core.model.clip import CLIP
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import plural, printable
@@ -60,7 +60,7 @@ def measure(folder: Path, model: CLIP, tokenizer: Tokenizer, captions: list[str]
     """
     differences, otherwise = _compare_texts(folder, model, tokenizer, [*_CAPTIONS, *captions])
     equal = len(differences)
-    visual = make_session((folder / VISUAL).read_bytes(), VISUAL, "cpu", PROVIDERS["cpu"])
+    visual = make_session(folder / VISUAL, VISUAL)
     said = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
     preprocessing = model.config.preprocessing
     rounded_down = preprocessing.model_copy(update={"crop_rounding": "floor"})
@@ -98,7 +98,7 @@ def _compare_texts(folder: Path, model: CLIP, tokenizer: Tokenizer, texts: list[
 
     The latter have other letters than ASCII's, entities or special tokens, which a plain tokenizer reads otherwise.
     """
-    session = make_session((folder / TEXTUAL).read_bytes(), TEXTUAL, "cpu", PROVIDERS["cpu"])
+    session = make_session(folder / TEXTUAL, TEXTUAL)
     read = immich_tokenizer(folder)
     special = [token.content for token in read.get_added_tokens_decoder().values() if token.special]
     differences, otherwise = [], []

@@ -1,6 +1,6 @@
 """README.md of a bundle: training data, validation scores, usage, parity."""
 
-from clip_core.inference.bundle import Manifest
+from clip_core.inference.bundle import Manifest, PreprocessingParity
 from clip_core.run.metrics import lookup
 from clip_core.run.records import RunRecord
 from clip_core.text import printable
@@ -42,10 +42,9 @@ def model_card(
         "## Other software",
         "\n".join(f"- {sentence}" for sentence in other_software),
         "## Parity",
-        (
-            "ONNX Runtime against PyTorch, fp32 on the CPU, on the same images and captions:\n\n"
-            f"```\n{table(manifest.parity)}\n```{_preprocessing(manifest)}"
-        ),
+        "ONNX Runtime against PyTorch in fp32, on the CPU, on the same images and captions:",
+        *(f"```\n{table(variant)}\n```" for variant in manifest.variants),
+        *([_preprocessing(manifest.preprocessing_parity)] if manifest.preprocessing_parity else []),
         "## Limits",
         (
             "Expect lower scores on images and captions that differ from the training pairs: the validation images "
@@ -53,8 +52,21 @@ def model_card(
             f"one unlike all captions.{_threshold(manifest)}"
         ),
     ]
-    return "\n\n".join(sections) + "\n"
+    return _METADATA + "\n\n".join(sections) + "\n"
 
+
+# Read by the Hugging Face hub, where the card is shown; the licence is the publisher's to name.
+_METADATA = """\
+---
+library_name: onnxruntime
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- onnx
+- transformers.js
+---
+
+"""
 
 _USAGE = """\
 Without clip-tui, with numpy, Pillow, tokenizers and onnxruntime (see `example.py`):
@@ -88,12 +100,9 @@ def _threshold(manifest: Manifest) -> str:
     )
 
 
-def _preprocessing(manifest: Manifest) -> str:
-    parity = manifest.preprocessing_parity
-    if parity is None:
-        return ""
+def _preprocessing(parity: PreprocessingParity) -> str:
     return (
-        f"\n\n`{parity.file}` takes a raw image, uint8 (height, width, 3), upright RGB, and prepares it inside: "
+        f"`{parity.file}` takes a raw image, uint8 (height, width, 3), upright RGB, and prepares it inside: "
         f"{sentence(parity)}."
     )
 

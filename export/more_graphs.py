@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_core.inference.bundle import Parity, PreprocessingParity
+from clip_core.inference.bundle import ParityRow, PreprocessingParity
 from clip_core.model.checkpoint import LoadedModel
 from export.combined import measure_combined, write_combined
 from export.parity import Samples
@@ -22,25 +22,24 @@ NO_MORE = MoreGraphs()
 
 
 def write_more(
-    more: MoreGraphs, loaded: LoadedModel, folder: Path, samples: Samples, parity: Parity, images: list[Path]
-) -> tuple[Parity, PreprocessingParity | None]:
+    more: MoreGraphs, loaded: LoadedModel, folder: Path, samples: Samples, images: list[Path]
+) -> tuple[tuple[ParityRow, ...], PreprocessingParity | None]:
     """Write them below `folder`, where the encoders are, and measure them.
 
     Args:
-        parity: of the encoders.
         images: files whose preprocessing is compared.
     Returns:
-        The parity with a row for each batch of the combined file, and the parity of the preprocessing.
+        A row of the parity for each batch of the combined file, and the parity of the preprocessing.
     Raises:
         ParityError: if the preprocessing differs from Pillow's.
         BackendError: if a file would be larger than one ONNX file may be.
     """
-    of_preprocessing = None
+    of_preprocessing: PreprocessingParity | None = None
+    rows: tuple[ParityRow, ...] = ()
     if more.combined:
         write_combined(folder, loaded.model, loaded.tokenizer)
         rows = measure_combined(loaded.model, folder, loaded.tokenizer, samples)
-        parity = parity.model_copy(update={"rows": parity.rows + rows})
     if more.with_preprocessing:
         write_with_preprocessing(folder, loaded.config.preprocessing, loaded.config.embed_dim)
         of_preprocessing = measure_preprocessing(folder, loaded.config.preprocessing, images)
-    return parity, of_preprocessing
+    return rows, of_preprocessing

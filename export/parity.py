@@ -11,53 +11,108 @@ import numpy as np
 import torch
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import TEXT, VISION, Parity, ParityRow
-from clip_core.inference.onnx_encoder import PROVIDERS, make_session
+from clip_core.inference.bundle import Parity, ParityRow, Precision, Recall, Variant, onnx_files
 from clip_core.model.clip import CLIP
-from clip_core.scoring import FloatArray, IntArray, similarity
+from clip_core.scoring import FloatArray, IntArray, positive_ranks, similarity
+from export.sessions import Array, Encode, in_batches, least_and_mean_cosine, open_onnx
 
 TOLERANCE = 1e-4
 BATCHES = (8, 3, 1)
 _FEW = 16  # inputs at the smaller batches
 _TIE = 1e-6  # cosines that differ by less are equal in float32
 
-Encode = Callable[[FloatArray | IntArray], FloatArray]
+
+@dataclass(frozen=True)
+class PairSamples:
+    """Pairs for recall@1: distinct images and captions, and for each pair the row of both."""
+
+    pixel_values: FloatArray  # (I, 3, S, S)
+    captions: list[str]
+    image_rows: IntArray
+    caption_rows: IntArray
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs of the comparison: `pixel_values` (N, 3, S, S) of real images, and real captions."""
+    """Inputs of the comparison: `pixel_values` (N, 3, S, S) of real images, and real captions; pairs where known."""
 
     pixel_values: FloatArray
     captions: list[str]
+    pairs: PairSamples | None = None
 
 
-def measure(model: CLIP, folder: Path, tokenizer: Tokenizer, samples: Samples) -> Parity:
-    """Compare the ONNX files below `folder` with `model`, at several batch sizes and token lengths."""
-    vision = _onnx(folder / VISION, "pixel_values")
-    text = _onnx(folder / TEXT, "input_ids")
-    image_torch, text_torch = _torch(model.encode_image), _torch(model.encode_text)
-    rows = []
-    images = _both(image_torch, vision, samples.pixel_values, BATCHES[0])
-    rows.append(_row(VISION, BATCHES[0], None, *images))
-    for batch in BATCHES[1:]:
-        rows.append(_row(VISION, batch, None, *_both(image_torch, vision, samples.pixel_values[:_FEW], batch)))
-    whole = tokenizer.encode(samples.captions)  # (N, T)
-    texts = _both(text_torch, text, whole, BATCHES[0])
-    rows.append(_row(TEXT, BATCHES[0], whole.shape[1], *texts))
-    full = np.full((len(whole), tokenizer.context_length), tokenizer.pad_id, np.int64)  # padded to the whole context
-    full[:, : whole.shape[1]] = whole
-    for batch, input_ids in ((BATCHES[0], full), *((batch, whole[:_FEW]) for batch in BATCHES[1:])):
-        rows.append(_row(TEXT, batch, input_ids.shape[1], *_both(text_torch, text, input_ids, batch)))
-    shortest = tokenizer.encode([""])
-    rows.append(_row(TEXT, 1, shortest.shape[1], *_both(text_torch, text, shortest, 1)))
-    return Parity(
-        tolerance=TOLERANCE,
-        images=len(samples.pixel_values),
-        captions=len(samples.captions),
-        top1_agreement=top1_agreement(*(similarity(i, t) for i, t in zip(images, texts, strict=True))),
-        rows=tuple(rows),
-    )
+@dataclass(frozen=True)
+class _Case:
+    batch: int
+    tokens: int | None
+    inputs: Array
+    expected: FloatArray
+
+
+class Reference:
+    """What the PyTorch model gives, computed once for all variants."""
+
+    def __init__(self, model: CLIP, tokenizer: Tokenizer, samples: Samples) -> None:
+        image, text = torch_encode(model.encode_image), torch_encode(model.encode_text)
+        pixels, whole = samples.pixel_values, tokenizer.encode(samples.captions)  # (N, T)
+        self.captions = len(samples.captions)
+        self.images = [
+            _Case(batch, None, each, in_batches(image, each, batch))
+            for batch, each in ((BATCHES[0], pixels), *((batch, pixels[:_FEW]) for batch in BATCHES[1:]))
+        ]
+        full = np.full((len(whole), tokenizer.context_length), tokenizer.pad_id, np.int64)  # padded to the context
+        full[:, : whole.shape[1]] = whole
+        ids = [(BATCHES[0], whole), (BATCHES[0], full), *((batch, whole[:_FEW]) for batch in BATCHES[1:])]
+        ids.append((1, tokenizer.encode([""])))
+        self.texts = [_Case(batch, each.shape[1], each, in_batches(text, each, batch)) for batch, each in ids]
+        self.pairs = samples.pairs
+        self.pair_ids: IntArray | None = None
+        self.recall: float | None = None
+        if self.pairs is not None:
+            self.pair_ids = tokenizer.encode(self.pairs.captions)
+            self.recall = self._recall(image, text)
+
+    def compare(self, folder: Path, precision: Precision, how: dict[str, str] | None = None) -> Variant:
+        """The variant of a precision whose files are below `folder`, with its parity."""
+        vision, text = (open_onnx(folder / name) for name in onnx_files(precision))
+        rows, first = [], []
+        for name, run, cases in zip(onnx_files(precision), (vision, text), (self.images, self.texts), strict=True):
+            found = [in_batches(run, case.inputs, case.batch) for case in cases]
+            rows += [_row(name, case, theirs) for case, theirs in zip(cases, found, strict=True)]
+            first.append(found[0])
+        expected = similarity(self.images[0].expected, self.texts[0].expected)
+        recall = None
+        if self.pairs is not None and self.recall is not None:
+            queries = len(self.pairs.pixel_values) + len(self.pairs.captions)
+            recall = Recall(
+                pairs=len(self.pairs.image_rows),
+                queries=queries,
+                before=self.recall,
+                after=self._recall(vision, text),
+            )
+        parity = Parity(
+            tolerance=TOLERANCE,
+            exact=precision == "fp32",
+            images=len(self.images[0].inputs),
+            captions=self.captions,
+            top1_agreement=top1_agreement(expected, similarity(*first)),
+            recall=recall,
+            rows=tuple(rows),
+        )
+        return Variant(precision=precision, vision=rows[0].file, text=rows[-1].file, how=how or {}, parity=parity)
+
+    def _recall(self, image: Encode, text: Encode) -> float:
+        """Recall@1 over the queries of both directions."""
+        assert self.pairs is not None
+        assert self.pair_ids is not None
+        images = in_batches(image, self.pairs.pixel_values, BATCHES[0])
+        texts = in_batches(text, self.pair_ids, BATCHES[0])
+        image_rows, text_rows = self.pairs.image_rows, self.pairs.caption_rows
+        ranks = (
+            positive_ranks(images, texts, image_rows, text_rows),
+            positive_ranks(texts, images, text_rows, image_rows),
+        )
+        return float((np.concatenate(ranks) == 0).mean())
 
 
 def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
@@ -72,53 +127,55 @@ def top1_agreement(reference: FloatArray, other: FloatArray) -> float:
     return float(np.concatenate(agree).mean())
 
 
-def table(parity: Parity) -> str:
-    """The parity as text, one line per comparison."""
-    lines = [f"{'file':<26}{'batch':>6}{'tokens':>8}{'inputs':>8}{'max |diff|':>13}{'min cosine':>14}"]
+def table(variant: Variant) -> str:
+    """The parity of a variant as text, one line per comparison."""
+    parity = variant.parity
+    lines = [f"{'file':<34}{'batch':>6}{'tokens':>8}{'inputs':>8}{'max |diff|':>12}{'mean cos':>11}{'min cos':>11}"]
     lines += [
-        f"{row.file:<26}{row.batch:>6}{row.tokens or '':>8}{row.inputs:>8}"
-        f"{row.max_abs_diff:>13.1e}{row.least_cosine:>14.7f}"
+        f"{row.file:<34}{row.batch:>6}{row.tokens or '':>8}{row.inputs:>8}"
+        f"{row.max_abs_diff:>12.1e}{row.mean_cosine:>11.7f}{row.least_cosine:>11.7f}"
         for row in parity.rows
     ]
-    verdict = "accepted" if parity.accepted else "rejected"
-    lines.append(
-        f"top-1 agreement {parity.top1_agreement:.1%} over {parity.images} images and {parity.captions} "
-        f"captions, max |diff| {parity.max_abs_diff:.1e} (tolerance {parity.tolerance:.0e}): {verdict}"
-    )
+    recall = parity.recall
+    lines.append(f"{variant.precision}: {summary(parity)}: {'accepted' if parity.accepted else 'rejected'}")
+    if recall:
+        lines.append(
+            f"{variant.precision}: recall@1 {recall.before:.1%} in PyTorch, {recall.after:.1%} here, over "
+            f"{recall.pairs} pairs"
+        )
+    lines += [f"{variant.precision}: {file} is {how}" for file, how in variant.how.items()]
     return "\n".join(lines)
 
 
-def _row(file: str, batch: int, tokens: int | None, ours: FloatArray, theirs: FloatArray) -> ParityRow:
-    """One line of the table. NaN counts as an infinite difference."""
-    difference = np.nan_to_num(np.abs(ours - theirs), nan=np.inf)
-    cosine = np.nan_to_num((ours * theirs).sum(axis=1, dtype=np.float64), nan=-1.0)
-    return ParityRow(
-        file=file,
-        batch=batch,
-        tokens=tokens,
-        inputs=len(ours),
-        max_abs_diff=min(float(difference.max()), 1e30),
-        least_cosine=float(cosine.min()),
+def summary(parity: Parity) -> str:
+    """One line, without the verdict."""
+    limit = f" (tolerance {parity.tolerance:.0e})" if parity.exact else ""
+    return (
+        f"top-1 agreement {parity.top1_agreement:.1%} over {parity.images} images and {parity.captions} captions, "
+        f"max |diff| {parity.max_abs_diff:.1e}{limit}, least cosine {parity.least_cosine:.5f}"
     )
 
 
-def _both(ours: Encode, theirs: Encode, inputs: FloatArray | IntArray, batch: int) -> tuple[FloatArray, FloatArray]:
-    parts = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]
-    return np.concatenate([ours(part) for part in parts]), np.concatenate([theirs(part) for part in parts])
+def _row(file: str, case: _Case, theirs: FloatArray) -> ParityRow:
+    """One line of the table. NaN counts as an infinite difference."""
+    difference = np.nan_to_num(np.abs(case.expected - theirs), nan=np.inf)
+    least, mean = least_and_mean_cosine([case.expected], [theirs])
+    return ParityRow(
+        file=file,
+        batch=case.batch,
+        tokens=case.tokens,
+        inputs=len(case.inputs),
+        max_abs_diff=min(float(difference.max()), 1e30),
+        mean_cosine=mean,
+        least_cosine=least,
+    )
 
 
-def _torch(encode: Callable[[torch.Tensor], torch.Tensor]) -> Encode:
-    def run(inputs: FloatArray | IntArray) -> FloatArray:
+def torch_encode(encode: Callable[[torch.Tensor], torch.Tensor]) -> Encode:
+    """One tower as a function of NumPy arrays."""
+
+    def run(inputs: Array) -> FloatArray:
         with torch.inference_mode():
             return np.asarray(encode(torch.from_numpy(inputs)).numpy())
-
-    return run
-
-
-def _onnx(path: Path, input_name: str) -> Encode:
-    session = make_session(path.read_bytes(), path.name, "cpu", PROVIDERS["cpu"])
-
-    def run(inputs: FloatArray | IntArray) -> FloatArray:
-        return np.asarray(session.run(None, {input_name: inputs})[0])
 
     return run

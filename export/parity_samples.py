@@ -15,19 +15,21 @@ from clip_core.model.checkpoint import LoadedModel
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import ValidationPair, ValidationPairs
-from export.parity import Samples
+from clip_core.text import normalise_caption
+from export.parity import PairSamples, Samples
 
 Item = TypeVar("Item")
 
 MOST = 40  # images, and captions
+MOST_PAIRS = 300
 _CAPTIONS = ("a photo of a dog", "a red circle", "two people on a beach at sunset", "an emoji")
 
 
 def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
-    """Up to 40 images and 40 distinct captions.
+    """Up to 40 images and 40 distinct captions, and up to 300 pairs for recall@1.
 
     Args:
-        images: a folder of images; None: the run's validation images.
+        images: a folder of images, whose captions are unknown; None: the run's validation images.
     Raises:
         DataError: if no image can be read.
     """
@@ -37,7 +39,29 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
     if not pixels:
         where = f"in {images}" if images else f"in the validation set of {loaded.run or loaded.folder}"
         raise DataError(f"no readable image {where} to measure parity on; name a folder with --images.")
-    return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), _spread(list(dict.fromkeys(captions))))
+    judged = None if images is not None else _pair_samples(_spread(pairs, MOST_PAIRS), loaded.config.preprocessing)
+    distinct = _spread(list(dict.fromkeys(captions)))
+    return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), distinct, judged)
+
+
+def _pair_samples(pairs: list[ValidationPair], preprocessing: Preprocessing) -> PairSamples | None:
+    """The pairs whose images can be read; equal images and captions are one row each."""
+    pixels: dict[str, tuple[int, PixelArray]] = {}
+    captions: dict[str, tuple[int, str]] = {}
+    rows = []
+    for pair in pairs:
+        if pair.image not in pixels:
+            try:
+                pixels[pair.image] = len(pixels), read_pixels(Path(pair.image), preprocessing)
+            except ImageError:
+                continue
+        caption = captions.setdefault(normalise_caption(pair.caption), (len(captions), pair.caption))
+        rows.append((pixels[pair.image][0], caption[0]))
+    if not rows:
+        return None
+    image_rows, caption_rows = np.array(rows, dtype=np.int64).T
+    values = normalise(np.stack([each for _, each in pixels.values()]), preprocessing)
+    return PairSamples(values, [caption for _, caption in captions.values()], image_rows, caption_rows)
 
 
 def sample_images(loaded: LoadedModel, images: Path | None) -> list[Path]:
@@ -62,7 +86,7 @@ def _readable(images: list[Path], preprocessing: Preprocessing) -> Iterator[Pixe
             continue
 
 
-def _spread(items: list[Item]) -> list[Item]:
-    """At most 40 of the items, evenly over the list."""
-    step = max(1, len(items) / MOST)
-    return [items[int(i * step)] for i in range(min(MOST, len(items)))]
+def _spread(items: list[Item], most: int = MOST) -> list[Item]:
+    """At most so many of the items, evenly over the list."""
+    step = max(1, len(items) / most)
+    return [items[int(i * step)] for i in range(min(most, len(items)))]

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from clip_core.data.preprocess import load_image, normalise, resize_and_crop
 from clip_core.errors import ImageError, ParityError
 from clip_core.inference.bundle import VISION, WITH_PREPROCESSING, PreprocessingParity
-from clip_core.inference.onnx_encoder import PROVIDERS, make_session
+from clip_core.inference.onnx_encoder import make_session
 from clip_core.network import Preprocessing
 from export.graphs import fix_shape, join, load_graph, parse_graph, same_version, save_graph
 
@@ -167,9 +167,9 @@ def measure_preprocessing(folder: Path, preprocessing: Preprocessing, images: li
         ParityError: if the embedding of an image differs.
     """
     before = preprocessing_graph(preprocessing, load_graph(folder / VISION, ""))
-    session = make_session(before.SerializeToString(), "the preprocessing", "cpu", PROVIDERS["cpu"])
-    vision = make_session((folder / VISION).read_bytes(), VISION, "cpu", PROVIDERS["cpu"])
-    whole = make_session((folder / WITH_PREPROCESSING).read_bytes(), WITH_PREPROCESSING, "cpu", PROVIDERS["cpu"])
+    session = make_session(before.SerializeToString(), "the preprocessing")
+    vision = make_session(folder / VISION, VISION)
+    whole = make_session(folder / WITH_PREPROCESSING, WITH_PREPROCESSING)
     std = np.array(preprocessing.std, dtype=np.float32)[:, None, None]
     differences, cosines = [], []
     for path in images:

@@ -60,12 +60,20 @@ class Model:
         Literal["auto", "torch", "onnx"],
         Parameter(help="auto: PyTorch for a run, else its bundle; onnx: a run's bundle"),
     ] = "auto"
-    device: Annotated[str | None, Parameter(help="cpu, cuda, cuda:N or mps (default: first available)")] = None
+    device: Annotated[
+        str | None,
+        Parameter(
+            help="cpu, cuda, cuda:N or mps; with onnx also tensorrt, directml (default: first available; onnx: cpu)"
+        ),
+    ] = None
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, Parameter(help="variant of a bundle (default: its first)")
+    ] = None
 
     def load(self) -> "CLIPInference":
         from clip_core.inference.clip import CLIPInference
 
-        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model)
+        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model, self.precision)
         if clip.note:
             print(f"note: {printable(clip.note)}", file=sys.stderr)
         return clip
@@ -106,6 +114,7 @@ class ModelAndOutput(Model):
                 "note": about.note,
                 "backend": about.backend,
                 "device": about.device,
+                "precision": about.precision,
             }
             print(json.dumps({**answer, **facts}))  # ASCII: no caption can control a terminal
             return

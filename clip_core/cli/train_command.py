@@ -1,15 +1,18 @@
 """clip-train: train a CLIP model, or resume a run."""
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import App, Parameter, Token
 
 from clip_core.cli.app import run_app
-from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TITLES, TrainConfig, architecture, parse_config
+from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TITLES, TrainConfig, architecture, parse_config, spell
 from clip_core.errors import UsageError
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import RunRecord
 
 _HELP = "Train a CLIP model on captioned images, or resume a run."
 _RESUME = "resume the run at --run-dir; with --data, --image-root or --val-file where its data were moved"
@@ -28,9 +31,22 @@ def train(**flags: Any) -> int:
         return _list_models(config)
     if list_encoders:
         return _list_encoders(config)
+    devices = config.run.devices or (_devices_of(config.run.run_dir) if resume else None) or 1
+    if devices > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        from clip_core.training.launch import launch
+
+        switches = [f"--{name}" for name, on in (("resume", resume), ("force", force)) if on]
+        typed = [word for name, value in flags.items() for word in spell(name, value)]
+        return launch(devices, config.run.device, [*typed, *switches])
     from clip_core.training.session import run_training
 
     return run_training(config, resume=resume, force=force)
+
+
+def _devices_of(run: Path | None) -> int | None:
+    """The processes that a run was started with; its own reader refuses what is no run."""
+    record = RunRecord.find(RunPaths(run).config) if run is not None else None
+    return record.config.run.devices if record is not None else None
 
 
 def from_flags(flags: Mapping[str, Any]) -> TrainConfig:
@@ -62,6 +78,8 @@ def _flag(name: str, kind: Any, default: object, group: str, description: str, *
     if name in SPELLINGS:
         traits["name"] = SPELLINGS[name]
     kinds = (kind, *get_args(kind))
+    if any(get_origin(one) is tuple for one in kinds):
+        kind, kinds, traits["consume_multiple"] = tuple[str, ...] | None, (), True
     if int in kinds or Path in kinds:
         traits["converter"] = _whole_number if int in kinds else _as_typed
     annotation = Annotated[kind, Parameter(group=group, help=description, **traits)]

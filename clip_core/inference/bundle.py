@@ -2,26 +2,33 @@
 
 bundle/manifest.json   written last; names every file that is loaded or run, with size and sha256
 bundle/config.json, preprocessor_config.json, tokenizer.json, tokenizer_config.json, example.py
-bundle/onnx/vision_model.onnx, bundle/onnx/text_model.onnx
+bundle/onnx/vision_model.onnx, text_model.onnx    of each variant: fp32, *_fp16.onnx, *_quantized.onnx (int8)
+bundle/onnx/*.onnx.data                           weights of a file that would be larger than 2 GB
 bundle/onnx/model.onnx and onnx/vision_model_with_preprocessing.onnx, where they were asked for
+bundle/reference.npy   what each variant computed when it was exported
 bundle/README.md       the model card; may be edited, so the manifest has no checksum of it
 """
 
 import hashlib
+import mmap
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal, Self, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from clip_core.errors import BundleError
+from clip_core.errors import BackendError, BundleError
 from clip_core.inference.threshold import Threshold
-from clip_core.model.onnx_file import check_onnx
+from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.network import Frozen, Preprocessing
 from clip_core.run.paths import MANIFEST
 from clip_core.text import printable
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 VISION = "onnx/vision_model.onnx"
 TEXT = "onnx/text_model.onnx"
@@ -33,10 +40,22 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MODEL_CARD = "README.md"
 EXAMPLE = "example.py"
-REQUIRED = (VISION, TEXT, TOKENIZER, CONFIG, PREPROCESSOR, TOKENIZER_CONFIG)
+REFERENCE = "reference.npy"  # embeddings of each variant, for clip-export verify
+REQUIRED = (TOKENIZER, CONFIG, PREPROCESSOR, TOKENIZER_CONFIG)
+SUFFIXES: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # as transformers.js names them
+DATA = ".data"  # after the name of an ONNX file: its weights, where it would be larger than 2 GB
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LARGEST_MANIFEST = 16 * 2**20  # bytes
+_MAPPED = 2**20  # bytes from which a file is mapped into memory, not read
+LEAST_COSINE, LEAST_AGREEMENT = 0.99, 0.975  # of a lower precision without pairs to judge it by
+MOST_LOST = 0.01  # recall@1 that a lower precision may lose
+
+
+def onnx_files(precision: Precision) -> tuple[str, str]:
+    """The image tower's and the text tower's file of a variant."""
+    suffix = SUFFIXES[precision]
+    return f"onnx/vision_model{suffix}.onnx", f"onnx/text_model{suffix}.onnx"
 
 
 class FileFacts(Frozen):
@@ -62,16 +81,37 @@ class ParityRow(Frozen):
     tokens: int | None  # None for images
     inputs: int
     max_abs_diff: float
+    mean_cosine: float
     least_cosine: float
 
 
+class Recall(Frozen):
+    """Recall@1 over all queries of both directions, of the torch model and of a variant, on the same pairs."""
+
+    pairs: int
+    queries: int  # distinct images and distinct captions
+    before: float
+    after: float
+
+    @property
+    def lost(self) -> float:
+        return self.before - self.after
+
+
 class Parity(Frozen):
-    """ONNX Runtime against PyTorch, for both encoders."""
+    """ONNX Runtime against PyTorch, for both encoders of one variant.
+
+    Of fp32, every component is within `tolerance` and every nearest neighbour is the same. A lower precision changes
+    every component: it may lose at most one point of recall@1 or one answer, and where there are no pairs, it keeps
+    the cosines above 0.99 and 97.5 % of the nearest neighbours.
+    """
 
     tolerance: float
+    exact: bool = True  # whether `tolerance` decides
     images: int
     captions: int
     top1_agreement: float  # fraction of images and of captions with the same nearest neighbour
+    recall: Recall | None = None  # None where there are no pairs
     rows: tuple[ParityRow, ...]
 
     @property
@@ -79,8 +119,48 @@ class Parity(Frozen):
         return max(row.max_abs_diff for row in self.rows)
 
     @property
+    def mean_cosine(self) -> float:
+        return min(row.mean_cosine for row in self.rows)
+
+    @property
+    def least_cosine(self) -> float:
+        return min(row.least_cosine for row in self.rows)
+
+    @property
     def accepted(self) -> bool:
-        return self.max_abs_diff < self.tolerance and self.top1_agreement == 1.0
+        return self.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """What is not good enough, in words, or None."""
+        agreement = f"top-1 agreement {self.top1_agreement:.1%}"
+        if self.exact:
+            if self.max_abs_diff < self.tolerance and self.top1_agreement == 1.0:
+                return None
+            return f"max |diff| {self.max_abs_diff:.1e}, {agreement}"
+        if self.recall is None:
+            if self.least_cosine >= LEAST_COSINE and self.top1_agreement >= LEAST_AGREEMENT:
+                return None
+            return f"least cosine {self.least_cosine:.4f}, {agreement}"
+        if self.recall.lost <= MOST_LOST or round(self.recall.lost * self.recall.queries) <= 1:
+            return None
+        return f"recall@1 {self.recall.before:.1%} -> {self.recall.after:.1%}"
+
+
+class Variant(Frozen):
+    """The encoders in one precision, and the proof that they may be used."""
+
+    precision: Precision
+    vision: str
+    text: str
+    how: dict[str, str] = Field(default_factory=dict)  # file: how it was made, "dynamic int8, 12 of 73 in fp32"
+    parity: Parity
+
+    @model_validator(mode="after")
+    def _named_by_rule(self) -> Self:
+        if (self.vision, self.text) != onnx_files(self.precision):
+            raise ValueError(f"the files of {self.precision} are {' and '.join(onnx_files(self.precision))}")
+        return self
 
 
 class PreprocessingParity(Frozen):
@@ -98,7 +178,7 @@ class PreprocessingParity(Frozen):
 
 
 class Manifest(Frozen):
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     source: Source
     embed_dim: Annotated[int, Field(ge=1, le=65536)]
     vocab_size: Annotated[int, Field(ge=1)]
@@ -112,23 +192,58 @@ class Manifest(Frozen):
     threshold: Threshold | None = None  # None: the source has no validation pairs, or too few
     opset: int
     versions: dict[str, str]
-    parity: Parity
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]  # the first is used by default
     preprocessing_parity: PreprocessingParity | None = None
     files: Annotated[dict[str, FileFacts], Field(max_length=64)]
 
+    @property
+    def parity(self) -> Parity:
+        """That of the default variant."""
+        return self.variants[0].parity
 
-@dataclass
+    def variant(self, precision: Precision | None = None) -> Variant:
+        """The variant of a precision; None: the default.
+
+        Raises:
+            BackendError: if the bundle has no such variant.
+        """
+        if precision is None:
+            return self.variants[0]
+        for each in self.variants:
+            if each.precision == precision:
+                return each
+        there = ", ".join(each.precision for each in self.variants)
+        raise BackendError(
+            f"the bundle has no variant of precision {printable(str(precision), 40)!r} (it has {there}); "
+            "export it again with clip-export --precision."
+        )
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """A checked bundle; ONNX files are held as the bytes that were checked."""
+    """A checked bundle and one of its variants."""
 
     folder: Path
     manifest: Manifest
-    vision: bytes = field(repr=False)
-    text: bytes = field(repr=False)
+    variant: Variant
+    stamps: dict[str, "Stamp"] = field(repr=False)  # of the files as they were checked
 
     @property
     def tokenizer(self) -> Path:
         return self.folder / TOKENIZER
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+    def check_unchanged(self) -> None:
+        """After ONNX Runtime has read the files by their names: they are still the ones that were checked.
+
+        Raises:
+            BundleError: if one was replaced or written to since.
+        """
+        for name, stamp in self.stamps.items():
+            if _stamp(self.folder / name) != stamp:
+                raise BundleError(f"{self.folder / name} changed while it was loaded; try again.")
 
 
 def is_bundle(path: Path) -> bool:
@@ -159,32 +274,96 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Read and check a whole bundle; no ONNX Runtime session exists before this returns.
+def open_bundle(path: Path, precision: Precision | None = None) -> Bundle:
+    """Read and check a bundle and one of its variants; no ONNX Runtime session exists before this returns.
 
+    Args:
+        precision: of the variant; None: the bundle's first. Files of other variants are not read.
     Raises:
         BundleError: for a file that is missing, outside the folder, a link, of another size or sha256, or an
             ONNX file that asks for custom operators or outside data.
+        BackendError: if the bundle has no such variant.
     """
     folder = path.resolve()
     manifest = read_manifest(folder)
-    for name in REQUIRED:
+    variant = manifest.variant(precision)
+    towers = (variant.vision, variant.text)
+    for name in (*towers, *REQUIRED):
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} does not list {name}; export the bundle again.")
-    held: dict[str, bytes] = {}
-    for name, facts in manifest.files.items():
-        content = _read(folder, name, facts.size)
-        if len(content) != facts.size or hashlib.sha256(content).hexdigest() != facts.sha256:
-            raise BundleError(f"{path / name} is not the file that its manifest describes; export the bundle again.")
-        if name.endswith(".onnx"):
-            check_onnx(content, str(path / name))
-        if name in (VISION, TEXT):
-            held[name] = content
-    return Bundle(folder, manifest, held[VISION], held[TEXT])
+    unused = {file for each in manifest.variants for file in (each.vision, each.text)} - set(towers)
+    unused |= {name + DATA for name in unused}
+    names = [name for name in manifest.files if name not in unused]
+    with ThreadPoolExecutor(2) as pool:  # hashes are computed outside of the interpreter's lock
+        stamps = dict(zip(names, pool.map(lambda name: _checked(folder, manifest, name), names), strict=True))
+    return Bundle(folder, manifest, variant, stamps)
+
+
+def check_bundle(path: Path) -> Manifest:
+    """Read and check every file of a bundle, of all variants.
+
+    Raises:
+        BundleError: as `open_bundle`.
+    """
+    manifest = read_manifest(path.resolve())
+    for variant in manifest.variants:
+        open_bundle(path, variant.precision)
+    return manifest
+
+
+Stamp = tuple[int, int, int, int, int]  # device, file, size, time of the content, time of any change
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        facts = path.stat()
+    except OSError:
+        return (0, 0, 0, 0, 0)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _checked(folder: Path, manifest: Manifest, name: str) -> Stamp:
+    """The stamp of a listed file, if it is what the manifest says and, of an ONNX file, harmless."""
+    facts = manifest.files[name]
+    with _opened(folder, name) as handle:
+        stamp = _stamp(folder / name)
+        size = os.fstat(handle.fileno()).st_size
+        if name.endswith(DATA) and os.fstat(handle.fileno()).st_nlink > 1:
+            raise BundleError(
+                f"{folder / name} is a hard link, which weights beside a model may not be; copy the file."
+            )
+        content = _content(handle) if size == facts.size else b""
+        if size != facts.size or hashlib.sha256(content).hexdigest() != facts.sha256:
+            raise BundleError(f"{folder / name} is not the file that its manifest describes; export the bundle again.")
+    if name.endswith(".onnx"):
+        beside = name + DATA
+        if beside not in manifest.files:
+            check_onnx(content, str(folder / name))
+            return stamp
+        allowed = beside.rpartition("/")[2]
+        for other in files_beside(content, str(folder / name)):
+            if other != allowed:
+                raise BundleError(
+                    f"{folder / name} has weights in {printable(other, 80)!r}; only {allowed} is allowed."
+                )
+    return stamp
+
+
+def _content(handle: BinaryIO) -> "bytes | mmap.mmap":
+    """The content of an open file, not copied where it is large."""
+    if os.fstat(handle.fileno()).st_size < _MAPPED:
+        return handle.read()
+    return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _read(folder: Path, name: str, largest: int) -> bytes:
-    """A regular file inside the folder, of at most `largest` bytes; reached through no link, except in a hub cache.
+    """The first `largest` bytes of a file and one more."""
+    with _opened(folder, name) as handle:
+        return handle.read(min(os.fstat(handle.fileno()).st_size, largest) + 1)
+
+
+def _opened(folder: Path, name: str) -> BinaryIO:
+    """A regular file inside the folder; reached through no link, except in a hub cache.
 
     There a snapshot's files are links into the repository's `blobs`; such a link must name a file right in there.
     """
@@ -209,8 +388,7 @@ def _read(folder: Path, name: str, largest: int) -> bytes:
     if not stat.S_ISREG(mode):
         raise BundleError(f"{folder / shown} is not a regular file; export the bundle again.")
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
-            return handle.read(min(os.fstat(handle.fileno()).st_size, largest) + 1)
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)), "rb")
     except OSError as error:
         raise BundleError(f"{folder / shown} cannot be read: {error.strerror}.") from None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_core.data.preprocess import ImageSource
 from clip_core.errors import BackendError, CheckpointError, UsageError
-from clip_core.inference.bundle import is_bundle
+from clip_core.inference.bundle import PRECISIONS, Precision, is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.inference.inputs import as_image, as_images, as_text, as_texts
@@ -37,17 +37,24 @@ class CLIPInference:
             OpenAI's, open_clip's or Hugging Face's CLIP, or `org/name` on the Hugging Face hub.
         backend: `torch`, `onnx`, or `auto`: ONNX for a bundle; for a run, PyTorch where it is installed
             and the run's own bundle where it is not.
-        device: cpu, cuda, cuda:N or mps (default: the first that PyTorch has; the CPU for ONNX Runtime).
+        device: cpu, cuda, cuda:N or mps (default: the first that PyTorch has; the CPU for ONNX Runtime, which also
+            knows tensorrt, coreml and directml).
         model_name: open_clip's name of the architecture, where published weights do not say it.
+        precision: of a bundle's variant: fp32, fp16 or int8 (default: its first); PyTorch computes in fp32.
     Raises:
         CheckpointError, BundleError, BackendError: if there is no such model, or it cannot be used.
     """
 
     def __init__(
-        self, path: str | Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+        self,
+        path: str | Path,
+        backend: Choice = "auto",
+        device: str | None = None,
+        model_name: str | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self._path = Path(path)
-        self._encoder = open_encoder(self._path, backend, device, model_name)
+        self._encoder = open_encoder(self._path, backend, device, model_name, precision)
 
     @property
     def encoder(self) -> Encoder:
@@ -156,9 +163,17 @@ def fill(template: str, name: str) -> str:
 
 
 def open_encoder(
-    path: Path, backend: Choice = "auto", device: str | None = None, model_name: str | None = None
+    path: Path,
+    backend: Choice = "auto",
+    device: str | None = None,
+    model_name: str | None = None,
+    precision: Precision | None = None,
 ) -> Encoder:
     """The encoder of a run, a checkpoint, a bundle or published weights; only its backend's library is imported."""
+    if precision is not None and precision not in PRECISIONS:
+        raise BackendError(f"the precision is {printable(str(precision), 40)!r}; it may be {', '.join(PRECISIONS)}.")
+    if backend == "auto" and precision in ("fp16", "int8"):
+        backend = "onnx"  # PyTorch computes in fp32
     path = local_source(path)
     if not path.exists() and (backend == "onnx" or not hub_name(str(path))):
         raise CheckpointError(
@@ -170,7 +185,9 @@ def open_encoder(
     if chosen == "onnx":
         from clip_core.inference.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder(folder, device, stale_note(folder))
+        return OnnxEncoder(folder, device, stale_note(folder), precision)
+    if precision not in (None, "fp32"):
+        raise BackendError(f"PyTorch computes in fp32 here; for {precision} use --backend onnx.")
     if not _torch_installed():
         raise BackendError(
             f'{path} needs PyTorch, which is not installed: pip install "clip-tui[train]", '

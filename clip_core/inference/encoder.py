@@ -50,6 +50,7 @@ class About:
     step: int = 0
     checkpoint: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    precision: str = "fp32"
     classes: tuple[str, ...] | None = None  # the captions of the training pairs, where they are classes
     threshold: Threshold | None = None  # of cosines, where the model's export measured one
     note: str | None = None  # what a user should know: "bundle of step 1020, best checkpoint is step 1374"
@@ -68,7 +69,8 @@ class About:
     def summary(self) -> str:
         """One line for a terminal: `runs/birds, step 1,374, mean recall 68.7%, onnx on cpu`."""
         step = f"step {self.step:,}" if self.checkpoint else None
-        parts = (printable(self.source), step, self.best_metric, f"{self.backend} on {self.device}")
+        backend = self.backend if self.precision == "fp32" else f"{self.backend} {self.precision}"
+        parts = (printable(self.source), step, self.best_metric, f"{backend} on {self.device}")
         return ", ".join(part for part in parts if part)
 
 
@@ -132,10 +134,17 @@ class BatchedEncoder(ABC):
         )
 
     def encode_texts(self, texts: Iterable[str]) -> FloatArray:
-        return _joined(
-            (self._checked(self._texts, self.tokenizer.encode(batch)) for batch in _batches(as_texts(texts))),
+        """Texts of similar length go through the tower together, so that little padding is computed."""
+        given = as_texts(texts)
+        order = sorted(range(len(given)), key=lambda row: len(given[row]))
+        in_order = [given[row] for row in order]
+        embeds = _joined(
+            (self._checked(self._texts, self.tokenizer.encode(batch)) for batch in _batches(in_order)),
             self.about.embed_dim,
         )
+        answer = np.empty_like(embeds)
+        answer[order] = embeds
+        return answer
 
     def _checked(self, encode: Callable[[Inputs], FloatArray], inputs: Inputs) -> FloatArray:
         """The embeddings of one batch, if they are what an Encoder promises.

@@ -32,6 +32,7 @@ BLOCK = 2048  # B: rows whose products with a batch of queries stay in the secon
 FEWEST = 16_384  # rows; of fewer, the float32 product is as fast
 QUERIES = 128  # queries that are compared in one pass over the codes: memory does not grow with Q
 
+_FEW_QUERIES = 32  # for fewer, several blocks at a time are compared
 _GROUP = 16  # rows of a block of which only the best is looked at first
 _SAMPLE = 65_536  # rows that the mean and the step are computed of
 _WIDTHS = (3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0)  # largest code, in standard deviations; the best of these is taken
@@ -223,11 +224,14 @@ class _Scan(NamedTuple):
         """Rows of these blocks that the bound does not put below the k-th best of these blocks."""
         floor = np.full((len(self.query.codes), 1), -np.inf)  # the k-th best score so far, or something below it
         found: list[_Candidates] = []
-        for turn, block in enumerate(blocks):
-            start = int(block) * BLOCK
-            groups = self._products(int(block)).reshape(len(floor), _GROUP, -1)  # a group: every 128th row
-            best = groups.max(axis=1)  # (Q, B / _GROUP)
-            bound = self.query.remainder + self.query.length * float(self.codes.errors[start : start + BLOCK].max())
+        several = max(1, _FEW_QUERIES // len(floor))  # of few queries the steps below cost more than the products
+        for turn, first in enumerate(range(0, len(blocks), several)):
+            start = int(blocks[first]) * BLOCK
+            products = [self._products(int(block)) for block in blocks[first : first + several]]
+            groups = np.concatenate(products, axis=1).reshape(len(floor), _GROUP, -1)
+            best = groups.max(axis=1)  # a group: every 128th row, where it is one block
+            errors = self.codes.errors[start : start + len(products) * BLOCK]
+            bound = self.query.remainder + self.query.length * float(errors.max())
             if turn == 0 and self.k <= best.shape[1]:
                 kth = np.partition(best, -self.k, axis=1)[:, -self.k, None]
                 floor = self.query.shift + self.query.unit * kth - bound
@@ -236,9 +240,9 @@ class _Scan(NamedTuple):
             which, group = np.nonzero(best >= least)
             values = groups[which, :, group]  # (M, _GROUP)
             hit, place = np.nonzero(values >= least[which])
-            row = start + place * (BLOCK // _GROUP) + group[hit]
+            row = start + place * groups.shape[2] + group[hit]
             found.append(_Candidates(which[hit], row, values[hit, place]))
-            if turn & (turn + 1) == 0 and turn.bit_length() % 2 == 0:  # after 1, 4, 16, 64, ... blocks
+            if turn & (turn + 1) == 0 and turn.bit_length() % 2 == 0:  # after 1, 4, 16, 64, ... turns
                 kept, floor = self.prune(found)
                 found = [kept]
         return self.prune(found)[0]

@@ -1,6 +1,8 @@
 """The encoder of an ONNX bundle: ONNX Runtime, NumPy and Pillow, no PyTorch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -8,7 +10,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError, BundleError
-from clip_core.inference.bundle import TEXT, VISION, Bundle, open_bundle
+from clip_core.files import cache_folder
+from clip_core.inference.bundle import Bundle, Precision, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
 from clip_core.inference.memory_limit import limit_memory
 from clip_core.scoring import FloatArray, IntArray
@@ -17,7 +20,10 @@ from clip_core.text import printable
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
     "mps": "CoreMLExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
 }
 _SESSION_ERRORS = (
     ort_errors.EPFail,
@@ -33,34 +39,44 @@ _WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the na
 
 
 class OnnxEncoder(BatchedEncoder):
-    """An Encoder over a checked bundle.
+    """An Encoder over a checked bundle; threads may share it.
 
     Args:
         path: the bundle's folder.
-        device: cpu (the default), cuda, cuda:N or mps; another one is never used in its place.
+        device: cpu (the default), cuda, tensorrt, mps or coreml, directml; `:N` after cuda, tensorrt and directml.
+            Another one is never used in its place.
         note: for `About.note`.
+        precision: fp32, fp16 or int8; None: the bundle's default.
     Raises:
         BundleError: if the bundle is damaged or uses something that is refused.
-        BackendError: if ONNX Runtime cannot run on the device that was asked for.
+        BackendError: if ONNX Runtime cannot run on the device that was asked for, or the bundle has no such precision.
     """
 
-    def __init__(self, path: Path, device: str | None = None, note: str | None = None) -> None:
+    def __init__(
+        self, path: Path, device: str | None = None, note: str | None = None, precision: Precision | None = None
+    ) -> None:
         device = device or "cpu"
-        provider = _provider(device)
-        bundle = open_bundle(path)
-        manifest = bundle.manifest
-        tokenizer = Tokenizer.load(bundle.tokenizer)
-        check_tokenizer(
-            tokenizer,
-            vocab_size=manifest.vocab_size,
-            end_token=manifest.end_token,
-            context_length=manifest.context_length,
-        )
+        _provider(device)
+        bundle = open_bundle(path, precision)
+        manifest, variant = bundle.manifest, bundle.variant
+        with ThreadPoolExecutor(1) as pool:  # while the tokenizer is read, the sessions start
+            starting = pool.submit(_sessions, bundle, device)
+            tokenizer = Tokenizer.load(bundle.tokenizer)
+            check_tokenizer(
+                tokenizer,
+                vocab_size=manifest.vocab_size,
+                end_token=manifest.end_token,
+                context_length=manifest.context_length,
+            )
+            self._vision, self._text = starting.result()
+        bundle.check_unchanged()
+        _check_signatures(bundle, self._vision, self._text, padded=tokenizer.pads_to_context)
         about = About(
             backend="onnx",
             source=str(path),
-            identity=f"onnx:{manifest.files[VISION].sha256}",
+            identity=f"onnx:{manifest.files[variant.vision].sha256}",  # another file in each precision
             device=device,
+            precision=variant.precision,
             embed_dim=manifest.embed_dim,
             logit_scale=manifest.logit_scale,
             preprocessing=manifest.preprocessing,
@@ -72,7 +88,6 @@ class OnnxEncoder(BatchedEncoder):
             note=note,
         )
         super().__init__(about, tokenizer)
-        self._vision, self._text = _sessions(bundle, device, provider, padded=tokenizer.pads_to_context)
 
     def _images(self, pixel_values: FloatArray) -> FloatArray:
         return _run(self._vision, "image_embeds", {"pixel_values": pixel_values})
@@ -88,17 +103,28 @@ def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArra
         raise BackendError(f"ONNX Runtime could not compute {output}: {printable(str(error), 200)}") from None
 
 
-def _sessions(
-    bundle: Bundle, device: str, provider: str, *, padded: bool
-) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    """Both towers. A text tower may take its whole context alone where captions are `padded` to it."""
+def _sessions(bundle: Bundle, device: str) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+    """Both towers, started at the same time."""
+    files = [bundle.file(bundle.variant.vision), bundle.file(bundle.variant.text)]
+    limit_memory(ort.SessionOptions())  # makes the arena that both share, once
+    with ThreadPoolExecutor(2) as pool:
+        vision, text = pool.map(lambda path: make_session(path, str(path), device), files)
+    return vision, text
+
+
+def _check_signatures(
+    bundle: Bundle, vision: ort.InferenceSession, text: ort.InferenceSession, *, padded: bool
+) -> None:
+    """A text tower may take its whole context alone where captions are `padded` to it.
+
+    Raises:
+        BundleError: if inputs or outputs are not those of a bundle.
+    """
     side, length = bundle.manifest.preprocessing.image_size, bundle.manifest.context_length
-    vision = make_session(bundle.vision, str(bundle.folder / VISION), device, provider)
-    text = make_session(bundle.text, str(bundle.folder / TEXT), device, provider)
     lengths: tuple[list[int], ...] = ([], [length]) if padded else ([],)
     wanted: tuple[tuple[ort.InferenceSession, str, list[str], tuple[list[int], ...]], ...] = (
-        (vision, VISION, ["pixel_values", "tensor(float)", "image_embeds"], ([3, side, side],)),
-        (text, TEXT, ["input_ids", "tensor(int64)", "text_embeds"], lengths),
+        (vision, bundle.variant.vision, ["pixel_values", "tensor(float)", "image_embeds"], ([3, side, side],)),
+        (text, bundle.variant.text, ["input_ids", "tensor(int64)", "text_embeds"], lengths),
     )
     for session, name, expected, shapes in wanted:
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -109,26 +135,32 @@ def _sessions(
             raise BundleError(
                 f"{bundle.folder / name} has other inputs or outputs than its manifest says; export the bundle again."
             )
-    return vision, text
 
 
-def make_session(model: bytes, name: str, device: str, provider: str) -> ort.InferenceSession:
-    """An ONNX Runtime session on one execution provider, which is verified after the start.
+def make_session(
+    model: bytes | Path, name: str, device: str = "cpu", threads: int | None = None
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on one device, which is verified after the start.
 
+    Args:
+        model: a file; or its bytes, which take twice as long to load.
+        threads: of one run; None: all cores of this process.
     Raises:
         BundleError: if ONNX Runtime does not accept the file.
-        BackendError: if the provider did not start.
+        BackendError: if the device is not there, or its provider did not start.
     """
+    provider = _provider(device)
     options = ort.SessionOptions()
     limit_memory(options)
     options.log_severity_level = _WARNINGS_OFF
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = threads or cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two sessions share the cores
-    chosen: str | tuple[str, dict[str, str]] = provider
-    if provider == "CUDAExecutionProvider":  # TF32 would cost three digits of the parity
-        chosen = (provider, {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"})
+    if provider == PROVIDERS["directml"]:  # what it asks for
+        options.enable_mem_pattern = False
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     try:
-        session = ort.InferenceSession(model, options, providers=[chosen], enable_fallback=0)
+        chosen = [(provider, _settings(provider, device))]
+        session = ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]
@@ -137,9 +169,32 @@ def make_session(model: bytes, name: str, device: str, provider: str) -> ort.Inf
     return session
 
 
+def _settings(provider: str, device: str) -> dict[str, Any]:
+    """A provider's options. Those that compile a model keep the result in the user's cache, by its hash."""
+    number = device.partition(":")[2] or "0"
+    if provider == PROVIDERS["cuda"]:  # TF32 would cost three digits of the parity
+        return {"device_id": number, "use_tf32": "0"}
+    if provider == PROVIDERS["directml"]:
+        return {"device_id": number}
+    compiled = str(cache_folder() / "compiled" / ort.__version__)
+    if provider == PROVIDERS["tensorrt"]:
+        return {"device_id": number, "trt_engine_cache_enable": "1", "trt_engine_cache_path": compiled}
+    if provider == PROVIDERS["coreml"]:
+        return {"ModelCacheDirectory": compiled}
+    return {}
+
+
+def available_devices() -> list[str]:
+    """The devices that this ONNX Runtime has a provider for, by their first name."""
+    there = ort.get_available_providers()
+    names = {provider: name for name, provider in reversed(PROVIDERS.items())}
+    return [name for provider, name in names.items() if provider in there]
+
+
 def _provider(device: str) -> str:
-    provider = PROVIDERS.get(device.partition(":")[0])
-    if provider is None:
+    kind, colon, number = device.partition(":")
+    provider = PROVIDERS.get(kind)
+    if provider is None or (colon and (not number.isdecimal() or kind in ("cpu", "mps", "coreml"))):
         raise BackendError(f"the device is {printable(device, 40)!r}; it may be {', '.join(PROVIDERS)}.")
     if provider not in ort.get_available_providers():
         raise BackendError(

@@ -1,7 +1,7 @@
 """A model in a process of its own: `python -m clip_core.inference.server MODEL --backend onnx`.
 
-    stdout, once     {"id": 0, "ok": true, "result": {"backend", "device", "source", "embed_dim", "image_size",
-                      "step", "checkpoint", "metric": "mean recall 68.7%" | null, "classes": [...] | null,
+    stdout, once     {"id": 0, "ok": true, "result": {"backend", "device", "precision", "source", "embed_dim",
+                      "image_size", "step", "checkpoint", "metric": "mean recall 68.7%" | null, "classes": [...] | null,
                       "note": "bundle of step 1020, best checkpoint is step 1374" | null}}
     stdin,  a line   {"id": n, "op": "retrieval", "text": ..., "image_dir": ... | "images": [...], "top_k": k}
                      {"id": n, "op": "text_retrieval", "image": ..., "texts": [...], "top_k": k}
@@ -31,6 +31,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
 from clip_core.files import parse_json
+from clip_core.inference.bundle import PRECISIONS
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.inference.gallery import OpenGalleries
 from clip_core.inference.search import ClassificationSet, Progress, Search
@@ -104,14 +105,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--backend", choices=("auto", "torch", "onnx"), default="auto")
     parser.add_argument("--device")
+    parser.add_argument("--precision", choices=PRECISIONS)
     arguments = parser.parse_args(argv)
     answers = _claim_stdout()
-    started = _attempt(0, lambda: CLIPInference(arguments.model, arguments.backend, arguments.device), answers)
+    started = _attempt(0, lambda: _load(arguments), answers)
     if started is None:
         return 1
     _say(answers, {"id": 0, "ok": True, "result": describe(started)})
     serve(started, sys.stdin.buffer, answers)
     return 0
+
+
+def _load(arguments: argparse.Namespace) -> CLIPInference:
+    return CLIPInference(arguments.model, arguments.backend, arguments.device, precision=arguments.precision)
 
 
 def describe(model: CLIPInference) -> dict[str, Any]:
@@ -122,6 +128,7 @@ def describe(model: CLIPInference) -> dict[str, Any]:
         "embed_dim": about.embed_dim,
         "image_size": about.image_size,
         "device": about.device,
+        "precision": about.precision,
         "step": about.step,
         "checkpoint": about.checkpoint,
         "metric": about.best_metric,

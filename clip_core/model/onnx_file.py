@@ -9,6 +9,7 @@ Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from enum import StrEnum
+from mmap import mmap
 
 from clip_core.errors import BundleError
 from clip_core.protobuf import TornError, fields
@@ -50,10 +51,11 @@ _REFUSED = {
     (Message.MODEL, 25): "operators of its own",
     (Message.TENSOR, 13): "weights in another file",
 }
+_MAY_BE_BESIDE = {(Message.MODEL, 7), (Message.GRAPH, 5)}
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor; location 0 is inside the file
 
 
-def check_onnx(content: bytes, name: str) -> None:
+def check_onnx(content: bytes | mmap, name: str) -> None:
     """Refuse an ONNX file that asks for more than standard operators on its own weights.
 
     Raises:
@@ -62,7 +64,7 @@ def check_onnx(content: bytes, name: str) -> None:
     _checked(content, name, None)
 
 
-def files_beside(content: bytes, name: str) -> list[str]:
+def files_beside(content: bytes | mmap, name: str) -> list[str]:
     """The same for a file that may have weights in files beside it; their names, which are no paths.
 
     Raises:
@@ -78,7 +80,7 @@ def files_beside(content: bytes, name: str) -> list[str]:
     return list(named)
 
 
-def _checked(content: bytes, name: str, beside: dict[str, None] | None) -> None:
+def _checked(content: bytes | mmap, name: str, beside: dict[str, None] | None) -> None:
     try:
         _check(Message.MODEL, memoryview(content), name, 0, beside)
     except (TornError, UnicodeDecodeError):
@@ -105,8 +107,9 @@ def _check(message: Message, content: memoryview, name: str, depth: int, beside:
         if message is Message.NODE and field == _OPERATOR and str(value, "utf-8") in _ENDLESS:
             raise BundleError(f"{name} has a {str(value, 'utf-8')}, which may run without end; such a file is refused.")
         inner = _OPEN.get(message, {}).get(field)
-        if inner:
-            _check(inner, value, name, depth + 1, beside)
+        if inner:  # weights of the graph itself may be beside it; those of attributes and subgraphs have no reason to
+            allowed = beside if (message, field) in _MAY_BE_BESIDE else None
+            _check(inner, value, name, depth + 1, allowed)
 
 
 def _location(entry: int | memoryview) -> dict[str, None]:

@@ -78,6 +78,10 @@ class RunPaths:
         return self.root / "training_results.png"
 
     @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
     def initial_weights(self) -> Path:
         return self.root / "init.safetensors"
 

@@ -106,7 +106,7 @@ class Recipe(Record):
 
     device: str
     precision: Precision
-    batch_size: int
+    batch_size: int  # of all processes together
     lr: float
     steps_per_epoch: int
     steps: int
@@ -124,6 +124,7 @@ class Recipe(Record):
     patch_dropout: float = 0.0
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
+    processes: int = 1  # that the run began with
 
     @property
     def epochs(self) -> int:

@@ -7,10 +7,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 from clip_core.errors import RunBusyError
 from clip_core.files import finite, open_regular, replacing
@@ -22,7 +22,17 @@ from clip_core.run.reader import BLOCK, objects
 from clip_core.run.records import HEARTBEAT_SECONDS, Pointer, Probe, Status
 from clip_core.run.requests import Malformed, Outcome, Request
 
+LAUNCHER = "CLIP_TRAIN_LAUNCHER"  # environment variable: the process that started those of a run, and ends them
+
 _STEP = re.compile(rb'\{"kind": "\w+", "step": (\d+)')  # the beginning of a line, as written here
+
+
+class Mirror(Protocol):
+    """Receives each line of metrics too: the loggers of other programs."""
+
+    def __call__(self, kind: str, step: int, values: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class RunWriter:
@@ -39,12 +49,17 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
         busy = f"another trainer is writing to {path}; stop it first, or choose another --run-dir."
         self._lock = Lock(self.paths.lock, RunBusyError(busy))
-        self._status = Status(pid=os.getpid(), host=socket.gethostname(), started=time.time())
+        self._status = Status(
+            pid=int(os.environ.get(LAUNCHER, os.getpid())), host=socket.gethostname(), started=time.time()
+        )
+        self.mirror: Mirror | None = None
         self._metrics: IO[str] | None = None
         self._writing = threading.RLock()  # heartbeats may come from a thread of their own
         self._stuck: set[str] = set()  # acknowledged requests whose file could not be removed
 
     def close(self) -> None:
+        if self.mirror is not None:
+            self.mirror.close()
         if self._metrics:
             self._metrics.close()
         self._lock.close()
@@ -65,6 +80,8 @@ class RunWriter:
     def metric(self, kind: Kind, step: int, **values: Any) -> None:
         """Append a line of measured values to metrics.jsonl; NaN and infinity become null."""
         self._line(kind, step, values)
+        if self.mirror is not None:
+            self.mirror(kind, step, values)
 
     def event(self, step: int, message: str, **values: Any) -> None:
         """Append an event. `pace="restart"` says that the run had stopped or paused until now."""
@@ -122,6 +139,36 @@ class RunWriter:
         self.event(step, message, request=request.id, asked=kind, outcome=outcome)
         if not requests.remove(self.paths.requests, request):
             self._stuck.add(request.id)
+
+
+class SilentWriter(RunWriter):
+    """The writer of every process but the first: the same calls, and nothing is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.paths, self.path = RunPaths(path), path
+
+    def close(self) -> None: ...
+
+    def status(self, **changes: Any) -> None: ...
+
+    def heartbeat(self, **changes: Any) -> None: ...
+
+    def metric(self, kind: Kind, step: int, **values: Any) -> None: ...
+
+    def _line(self, kind: str, step: int, values: dict[str, Any]) -> None: ...
+
+    def forget_after(self, step: int) -> None: ...
+
+    def probe(self, probe: Probe) -> None: ...
+
+    def point_latest(self, checkpoint: str, step: int) -> None: ...
+
+    def point_best(self, checkpoint: str, step: int, scores: dict[str, float], blend: float | None = None) -> None: ...
+
+    def pending_requests(self) -> Iterator[Request | Malformed]:
+        return iter(())
+
+    def acknowledge(self, request: Request | Malformed, step: int, outcome: Outcome, message: str) -> None: ...
 
 
 def _complete_lines(handle: BinaryIO) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.training.batch_order import BatchOrder
-from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation
+from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation, draw_keys
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore
 from clip_core.training.ranks import Rank
 
@@ -59,9 +59,9 @@ class Batch:
     def pinned(self) -> "Batch":
         return self._each(Tensor.pin_memory)
 
-    def first(self, count: int) -> "Batch":
-        """The first pairs, with all captions."""
-        rows = {name: getattr(self, name)[:count] for name in ("images", "text_rows", "image_ids", "caption_ids")}
+    def rows(self, which: slice) -> "Batch":
+        """Some of the pairs, with all captions."""
+        rows = {name: getattr(self, name)[which] for name in ("images", "text_rows", "image_ids", "caption_ids")}
         return replace(self, **rows)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -115,15 +115,16 @@ class BatchMaker:
         self._bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
         self._augmented = np.array([augmentation.changes(caption) for caption in pairs.captions])
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int, *, whole: bool = False) -> Batch:
+        """The batch of a step: this rank's part of it, or the `whole` one, as if this were the only process."""
         all_rows = self.rows(step)
         all_images, all_captions = self.pairs.pair_images[all_rows], self.pairs.pair_captions[all_rows]
-        own = self.rank.part(len(all_rows))
+        own = slice(len(all_rows)) if whole else self.rank.part(len(all_rows))
         images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
         inputs, position = self._captions(distinct, step)
         return Batch(
-            images=torch.from_numpy(self._images(images, step)),
+            images=torch.from_numpy(self._images(all_images, own, step)),
             input_ids=inputs,
             text_rows=torch.from_numpy(position[text_rows]),
             image_ids=torch.from_numpy(images),
@@ -132,12 +133,12 @@ class BatchMaker:
             all_caption_ids=torch.from_numpy(all_captions),
         )
 
-    def _images(self, rows: IntArray, step: int) -> NDArray[Any]:
-        """Pixels or features of these images; features of a view drawn for each.  (b) -> (b, ...)"""
+    def _images(self, rows: IntArray, own: slice, step: int) -> NDArray[Any]:
+        """Pixels or features of our part of these images; features of a view drawn for each.  (B,) -> (b, ...)"""
         if isinstance(self.store, FeatureStore) and self.store.views > 1:
-            random = np.random.default_rng([self.seed, step, self.rank.rank, _VIEWS])
-            return self.store.get(rows, random.integers(self.store.views, size=len(rows)))
-        return self.store.get(rows)
+            random = np.random.default_rng([self.seed, step, _VIEWS])
+            return self.store.get(rows[own], random.integers(self.store.views, size=len(rows))[own])
+        return self.store.get(rows[own])
 
     def _captions(self, distinct: IntArray, step: int) -> tuple[tuple[Tensor, ...], IntArray]:
         """What the text tower takes of these captions, and the place of each in it.  (U) -> ..., (U)"""
@@ -167,15 +168,18 @@ class BatchMaker:
         """
         rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
         which = np.flatnonzero(self._augmented[captions])
-        random = np.random.default_rng([self.seed, step, self.rank.rank])
+        keys = draw_keys(self.seed, step, captions)
         if len(which):
-            texts = [self.augmentation(self.pairs.captions[c], random) for c in captions[which]]
+            texts = [
+                self.augmentation(self.pairs.captions[caption], np.random.default_rng(int(key)))
+                for caption, key in zip(captions[which], keys[which], strict=True)
+            ]
             augmented = self.tokenizer.encode(texts)
             width = max(rows.shape[1], augmented.shape[1])
             rows, augmented = self._widened(rows, width), self._widened(augmented, width)
             rows[which] = augmented
         if self._bpe_dropout is not None:
-            rows = self._widened(self._bpe_dropout(rows, random))
+            rows = self._widened(self._bpe_dropout(rows, keys))
         if len(which) or self._bpe_dropout is not None:
             counts = self._counts(rows)
         return rows, counts

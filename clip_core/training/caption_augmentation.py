@@ -6,12 +6,15 @@ Shapes: U captions, T tokens of the longest.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_core.data.dataset import IntArray
 from clip_core.data.tokenizer import Tokenizer
 
 _FEWEST_PARTS = 3
 _MOST_WORDS = 3  # of a part; clauses of a sentence are longer
+
+Keys = NDArray[np.uint64]
 
 PROBABILITY = 0.7  # of changing a list at all
 PART_DROPOUT = 0.3  # share of the parts of a list that is dropped
@@ -59,13 +62,24 @@ class BPEDropout:
         self._pieces = tokenizer.merged_from()
         self._end, self._pad, self._longest = tokenizer.end_token, tokenizer.pad_id, tokenizer.context_length
 
-    def __call__(self, rows: IntArray, random: np.random.Generator) -> IntArray:
-        """(U, T) -> (U, T or more); a row that would exceed the context length stays as it is."""
+    def __call__(self, rows: IntArray, keys: Keys) -> IntArray:
+        """Split tokens of each row; one that would exceed the context length stays as it is.
+
+        Args:
+            rows: (U, T).
+            keys: from `draw_keys`, (U,).
+        Returns:
+            (U, T or more).
+        """
         counts = 1 + (rows == self._end).argmax(axis=1)
         tokens, owners = rows[np.arange(rows.shape[1]) < counts[:, None]], np.repeat(np.arange(len(rows)), counts)
         new = np.ones(len(tokens), dtype=bool)  # not yet drawn for
+        again = np.uint64(0)
         while new.any():
-            split = new & (self._pieces[tokens, 0] >= 0) & (random.random(len(tokens)) < self.share)
+            again += np.uint64(1)
+            place = np.arange(len(tokens)) - np.searchsorted(owners, owners)  # within its row
+            drawn = _mixed(keys[owners] ^ _mixed(place.astype(np.uint64) ^ (again << np.uint64(32))))
+            split = new & (self._pieces[tokens, 0] >= 0) & (_uniform(drawn) < self.share)
             repeats = 1 + split
             first = (repeats.cumsum() - repeats)[split]
             pieces = self._pieces[tokens[split]]
@@ -78,6 +92,26 @@ class BPEDropout:
         out[:, : rows.shape[1]][~fits] = rows[~fits]
         out[(np.arange(width) < lengths[:, None]) & fits[:, None]] = tokens[fits[owners]]
         return out
+
+
+def draw_keys(seed: int, step: int, captions: IntArray) -> Keys:
+    """A random number for each caption of a step, the same whichever process draws it.  (U,) -> (U,)"""
+    return _mixed(_mixed(np.uint64(seed) ^ _mixed(np.uint64(step))) ^ captions.astype(np.uint64))
+
+
+def _mixed(values: Keys | np.uint64) -> Keys:
+    """SplitMix64's finaliser: numbers that look random, from any that differ (Steele et al. 2014)."""
+    mixed = np.asarray(values, dtype=np.uint64).copy()
+    with np.errstate(over="ignore"):
+        mixed += np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _uniform(keys: Keys) -> NDArray[np.float64]:
+    """In [0, 1)."""
+    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def keywords(caption: str) -> list[str] | None:

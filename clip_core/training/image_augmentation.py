@@ -33,14 +33,24 @@ def random_crop(pixel_values: Tensor, generator: torch.Generator, rank: Rank = _
 
     (b, 3, S, S) -> same
     """
-    batch = len(pixel_values) * rank.size
+    return crop(pixel_values, to_device(draw_crops(len(pixel_values), generator, rank), pixel_values.device))
+
+
+def draw_crops(images: int, generator: torch.Generator, rank: Rank = _ALONE) -> Tensor:
+    """The crop of each image of this rank, as the affine map of its coordinates.  -> (b, 2, 3) on the CPU"""
+    batch = images * rank.size
     own = rank.part(batch)
     scale = (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * torch.rand(batch, generator=generator))[own]
     shift = (2 * torch.rand(batch, 2, generator=generator) - 1)[own] * (1 - scale)[:, None]
-    theta = torch.zeros(len(pixel_values), 2, 3)
+    theta = torch.zeros(images, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = shift
-    grid = F.affine_grid(to_device(theta, pixel_values.device), list(pixel_values.shape), align_corners=False)
+    return theta
+
+
+def crop(pixel_values: Tensor, crops: Tensor) -> Tensor:
+    """Crops from `draw_crops`, resized to the side.  (b, 3, S, S), (b, 2, 3) -> (b, 3, S, S)"""
+    grid = F.affine_grid(crops, list(pixel_values.shape), align_corners=False)
     return F.grid_sample(pixel_values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

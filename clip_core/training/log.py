@@ -14,14 +14,16 @@ from clip_core.text import printable
 class Log:
     """Plain lines, or a progress bar below them on an interactive terminal.
 
-    After the terminal was closed, nothing is written to it; training goes on.
+    After the terminal was closed, nothing is written to it; training goes on. A `silent` one says nothing anywhere:
+    that of every process but the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        self.silent = silent
         self._file: IO[str] | None = None
         self._bar: tqdm[Any] | None = None
         self._terminal_open = True
-        self.interactive = sys.stdout.isatty() and sys.stderr.isatty()
+        self.interactive = not silent and sys.stdout.isatty() and sys.stderr.isatty()
         self._early: list[str] = []
 
     def to_file(self, path: Path) -> None:
@@ -32,6 +34,8 @@ class Log:
         self._early.clear()
 
     def say(self, line: str) -> None:
+        if self.silent:
+            return
         line = printable(line)
         self.record(line)
         self._on_terminal(lambda: tqdm.write(line) if self._bar else print(line, flush=True))

@@ -2,11 +2,14 @@
 
 What the weights need (gradients, optimiser state) is counted. What a pair needs is measured: the tensors that a forward
 pass of one and of two samples saves for its backward pass (`torch.autograd.graph.saved_tensors_hooks`), on any device.
+On a GPU, whose allocator and kernels take memory of their own, what fits is found by trial instead.
 
-Shapes: B pairs in a batch.
+Shapes: B pairs in the batch of all ranks, b of this rank, D embedding.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +17,20 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import give_back_memory
+from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.batches import Batch
+from clip_core.training.cached_gradient import out_of_memory
+from clip_core.training.loss import Gathered, matching_pairs
 from clip_core.training.train_step import TrainStep
 
 _LOGITS = 24  # bytes of each of the B x B pairs: logits, their softmax both ways, matches
 _BACKWARD = 1.15  # gradients of activations, which exist for a few layers at a time, on top of what is saved
 _LARGEST = 2**20
+_EMBEDDINGS = 24  # bytes of each number of a pair's two embeddings, of all chunks: themselves, and their gradients
+_OF_BLOCK = 16  # activations of a block, in units of its input: norms, q, k, v, attention, twice 4 of the MLP
+_USED = 0.8  # share of the available memory of a CPU that chunks may take; other processes need some too
 _CGROUP = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -32,7 +43,7 @@ class MemoryEstimate:
 
     `weights`: of the weights, their copies in bf16 and in the EMA, which exist already. `state`: of gradients and
     optimiser state, which come with the first step. `per_pair`: of the activations of one pair. `available`: free
-    memory before the first step.
+    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b.
     """
 
     weights: int
@@ -40,10 +51,30 @@ class MemoryEstimate:
     per_pair: float
     available: int
     batch_size: int
+    embed_dim: int = 0
+    ranks: int = 1
 
     def of_step(self, batch_size: int) -> float:
-        """What the first step adds, at a batch size."""
-        return self.state + self.per_pair * batch_size + _LOGITS * batch_size**2
+        """What the first step adds, at a batch size, in one forward pass."""
+        return self.state + self.per_pair * batch_size + self.of_loss(batch_size)
+
+    def of_loss(self, batch_size: int) -> float:
+        """The logits of the pairs of this rank with those of all."""
+        return _LOGITS * batch_size**2 * self.ranks
+
+    def of_chunks(self, chunk_size: int) -> float:
+        """What the first step adds, at the batch size of the run, in chunks: the logits are not there beside them."""
+        embeddings = _EMBEDDINGS * self.embed_dim * self.batch_size * self.ranks
+        return self.state + embeddings + max(self.per_pair * chunk_size, self.of_loss(self.batch_size))
+
+    @property
+    def largest_chunk(self) -> int:
+        """The largest of equal chunks that fits into what is available, with some left over; 0 if none does."""
+        room = _USED * self.available - self.of_chunks(0)
+        if room < 0:
+            return 0
+        most = int((room + self.of_loss(self.batch_size)) / max(self.per_pair, 1))
+        return equal_chunks(self.batch_size, min(most, self.batch_size)) if most else 0
 
     @property
     def largest_batch(self) -> int:
@@ -67,16 +98,33 @@ class MemoryEstimate:
             f"and the largest that fits is about {_rounded(self.largest_batch):,}"
         )
 
-    def warning(self) -> str | None:
-        """What to do where the batch does not fit; None where it does."""
-        if self.fits:
-            return None
-        smaller = _rounded(self.largest_batch)
-        remedy = f"use --batch-size {smaller}" if smaller >= 2 else "use a smaller model, or a device with more memory"
+    def chunks_line(self, chunk_size: int) -> str:
+        """That the batch is computed in chunks, in one line of the log."""
+        count, needs = -(-self.batch_size // chunk_size), _text(self.of_chunks(chunk_size))
         return (
-            f"a batch of {self.batch_size} needs about {_text(self.of_step(self.batch_size))} of memory, and "
-            f"{_text(self.available)} are available: {remedy}"
+            f"chunks of {chunk_size} pairs, {count} a batch, with the gradient of the whole batch: about {needs} in "
+            f"place of {_text(self.of_step(self.batch_size))}; every pair is embedded twice"
         )
+
+    def warning(self, chunk_size: int = 0) -> str | None:
+        """What to do where the batch, or a chunk of it, does not fit; None where it does."""
+        needs = self.of_chunks(chunk_size) if 0 < chunk_size < self.batch_size else self.of_step(self.batch_size)
+        if needs <= self.available:
+            return None
+        smaller, chunk = _rounded(self.largest_batch), self.largest_chunk
+        remedy = (
+            f"use --chunk-size {chunk}" if chunk
+            else f"use --batch-size {smaller}" if smaller >= 2
+            else "use a smaller model, or a device with more memory"
+        )  # fmt: skip
+        what = f"a chunk of {chunk_size}" if 0 < chunk_size < self.batch_size else f"a batch of {self.batch_size}"
+        return f"{what} needs about {_text(needs)} of memory, and {_text(self.available)} are available: {remedy}"
+
+
+def equal_chunks(batch_size: int, chunk_size: int) -> int:
+    """The least chunk size that needs no more chunks than this one does."""
+    count = -(-batch_size // chunk_size)
+    return -(-batch_size // count)
 
 
 def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
@@ -86,29 +134,88 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
         step: before its first call.
         batch: on the device of `step`.
     """
+    network = step.mixed_precision.network  # past DDP, which expects a backward pass after each call
     trained = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
     gradients = sum(map(_bytes, trained)) + sum(
-        _bytes(parameter)
-        for parameter in step.network.parameters()
-        if parameter.requires_grad and step.network is not step.model
+        _bytes(parameter) for parameter in network.parameters() if parameter.requires_grad and network is not step.model
     )
-    networks = (step.model, step.network, step.eval_weights.model)
-    held = {id(each): each for network in networks for each in _tensors(network)}
-    training = step.network.training
-    step.network.eval()  # so that no running mean changes
+    networks = (step.model, network, step.eval_weights.model)
+    held = {id(each): each for one in networks for each in _tensors(one)}
+    training = network.training
+    network.eval()  # so that no running mean changes
     per_pair = _of_images(step, batch) + _of_captions(step, batch) / len(batch)
-    step.network.train(training)
+    network.train(training)
     return MemoryEstimate(
         weights=sum(map(_bytes, held.values())),
         state=gradients + step.optimiser.state_bytes(),
         per_pair=per_pair * _BACKWARD,
         available=available_memory(step.device),
         batch_size=len(batch),
+        embed_dim=step.model.config.embed_dim,
+        ranks=step.rank.size,
     )
 
 
+def choose_chunk(step: TrainStep, batch: Batch, estimate: MemoryEstimate) -> int:
+    """The largest chunk that fits, by the estimate on a CPU and by trial on a GPU; 0 for the whole batch.
+
+    Args:
+        step: before its first call.
+        batch: on the device of `step`.
+    """
+    if step.device.type != "cuda":
+        return 0 if estimate.fits else estimate.largest_chunk
+    size = len(batch) if estimate.fits else min(2 * max(estimate.largest_chunk, 1), len(batch))
+    while size > 1 and not fits_by_trial(step, batch, size):
+        size = equal_chunks(len(batch), -(-size // 2))
+    return 0 if size == len(batch) else size
+
+
+def fits_by_trial(step: TrainStep, batch: Batch, chunk_size: int) -> bool:
+    """Whether forward pass, loss and backward pass fit beside the state of the optimiser, without training.
+
+    Nothing is exchanged with other ranks. Gradients are dropped again.
+    """
+    beside: list[Tensor] = []
+    try:
+        beside.append(torch.empty(step.optimiser.state_bytes(), dtype=torch.uint8, device=step.device))
+        _try_loss(step, batch)
+        part = batch.rows(slice(chunk_size))
+        captions = tuple(group[: -(-chunk_size * len(group) // len(batch))] for group in batch.input_ids)
+        crops, kept = step.crops(part, 0), step.kept_patches(part, 0)
+        image, text, *_ = step.mixed_precision.network(step.images(part, crops), captions, kept)
+        if chunk_size == len(batch):  # the activations are there beside the logits
+            _try_loss(step, batch)
+        total = image.sum() + text.sum()
+        if total.requires_grad:
+            torch.autograd.backward(total)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    finally:
+        for network in (step.model, step.mixed_precision.network):
+            network.zero_grad(set_to_none=True)
+        if step.device.type == "cuda":
+            torch.cuda.empty_cache()
+        else:
+            give_back_memory()
+    return True
+
+
+def _try_loss(step: TrainStep, batch: Batch) -> None:
+    """Loss and gradient of random embeddings: the memory of the logits."""
+    rows, columns, width = len(batch), len(batch.all_image_ids), step.model.config.embed_dim
+    image, text = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(2))
+    scale = step.model.logit_scale().detach()
+    matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
+    bias = torch.zeros((), device=step.device)
+    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text))
+    torch.autograd.backward(loss)
+
+
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: of a GPU, of the machine, or of the container's limit."""
+    """Bytes that can still be allocated: of a GPU, or a process's share of the machine or of the container's limit."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + unused)
@@ -118,7 +225,7 @@ def available_memory(device: torch.device) -> int:
             free = min(free, int(limit.read_text()) - int(usage.read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return max(free, 0)
+    return max(free, 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
@@ -140,26 +247,53 @@ def saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
 
 def _of_images(step: TrainStep, batch: Batch) -> float:
     """Bytes of one image: pixels and activations."""
+    network = step.mixed_precision.network
 
     def images(count: int) -> int:
-        part = batch.first(count)
-        pixels = step.images(part, 0)
+        part = batch.rows(slice(count))
+        pixels = step.images(part, step.crops(part, 0))
         kept = step.kept_patches(part, 0)
-        return saved_bytes(step.network, lambda: step.network(pixels, None, kept)) + _bytes(pixels)
+        with block_inputs(network) as inputs:
+            saved = saved_bytes(network, lambda: network(pixels, None, kept))
+        return saved + _bytes(pixels) + _recomputed(step, inputs)
 
     return _slope(images, len(batch))
 
 
 def _of_captions(step: TrainStep, batch: Batch) -> float:
     """Bytes of all captions of the batch, each group by its own length."""
-    total = 0.0
+    total, network = 0.0, step.mixed_precision.network
     for group in batch.input_ids:
 
         def captions(count: int, group: Tensor = group) -> int:
-            return saved_bytes(step.network, lambda: step.network(None, group[:count]))
+            with block_inputs(network) as inputs:
+                saved = saved_bytes(network, lambda: network(None, group[:count]))
+            return saved + _recomputed(step, inputs)
 
         total += _slope(captions, len(group)) * len(group)
     return total
+
+
+@contextmanager
+def block_inputs(network: CLIP) -> Iterator[list[int]]:
+    """Bytes of the input of each block that is called."""
+    found: list[int] = []
+    handles = [
+        block.register_forward_pre_hook(lambda _, inputs: found.extend(map(_bytes, inputs[:1])))
+        for block in blocks_of(network)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recomputed(step: TrainStep, inputs: list[int]) -> int:
+    """Bytes that activation checkpointing keeps, which saves no tensors: the inputs of all blocks, and one block."""
+    if not step.checkpointing or not inputs:
+        return 0
+    return sum(inputs) + _OF_BLOCK * max(inputs)
 
 
 def _slope(bytes_of: Callable[[int], int], there: int) -> float:

@@ -59,18 +59,20 @@ class MixedPrecision:
 
     @torch.no_grad()
     def gradients_to_master(self) -> None:
-        """Move the gradients of the network to the model in fp32, into memory that is kept between steps."""
-        of_master: list[Tensor] = []
-        of_working: list[Tensor] = []
+        """Add the gradients of the network to those of the model, in fp32, in memory that is kept between steps."""
+        first: tuple[list[Tensor], list[Tensor]] = ([], [])
+        more: tuple[list[Tensor], list[Tensor]] = ([], [])
         for master, working, gradient in zip(self._master, self._working, self._gradients, strict=True):
-            master.grad = None
             if working.grad is not None:
+                of_master, of_working = first if master.grad is None else more
                 master.grad = gradient
                 of_master.append(gradient)
                 of_working.append(working.grad)
                 working.grad = None
-        if of_master:
-            torch._foreach_copy_(of_master, of_working)
+        if first[0]:
+            torch._foreach_copy_(*first)
+        if more[0]:
+            torch._foreach_add_(*more)
 
 
 def _in_fp32(model: nn.Module) -> set[int]:

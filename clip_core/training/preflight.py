@@ -16,20 +16,23 @@ from clip_core.model.encoders.files import absolute
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Flags
+from clip_core.text import printable
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.initial_weights import Start
+from clip_core.training.loggers import check_loggers
 from clip_core.training.recipe import tune_lr
 from clip_core.training.second_validation import guard_of, read_second_validation
 
 _TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
 _LONGEST_WARMUP = 0.5  # of the steps
 
-# What --resume takes: where data and encoders are now.
+# What --resume takes: where data and encoders are now, and what changes no result but its rounding.
 _PLACES = {
     "data": ("data_file", "image_root", "val_file"),
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
-    "run": ("run_dir",),
+    "optim": ("chunk_size",),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations"),
 }
 
 
@@ -62,6 +65,7 @@ def check_new_run(config: TrainConfig) -> None:
         UsageError, DataError: naming the flag.
     """
     choose_precision(choose_device(config.run.device), config.run.precision)
+    check_loggers(config.run.log_to or ())
     if config.tune.init is None:
         architecture(config.model, vocab_size=300, end_token=2, context_length=config.data.context_length)
     data = config.data
@@ -114,6 +118,7 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         left_out = ", ".join(refused)
         raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
+    check_loggers(given.run.log_to or record.config.run.log_to or ())
     config = _updated(record.config, changed)
     try:
         _check_places(config)
@@ -161,8 +166,11 @@ def _check_places(config: TrainConfig) -> None:
             raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):
             detect(path, ReadOptions.of(data))
-    if data.leave_out is not None:
-        Flags.read(data.leave_out)
+    if data.leave_out is not None and not data.leave_out.exists():
+        raise DataError(f"--leave-out {not_found(data.leave_out)}")
+    if data.leave_out is not None and Flags.find(data.leave_out) is None:
+        file = printable(str(data.leave_out))
+        raise DataError(f"--leave-out {file} is not the flags.json of a run, which the Live screen writes (f).")
     read_second_validation(config.tune)
 
 

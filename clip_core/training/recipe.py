@@ -118,13 +118,20 @@ def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair]) -> Preproce
 
 
 def resolve_recipe(
-    config: TrainConfig, train_pairs: int, network: ClipConfig, *, epoch_pairs: int, classes: bool = False
+    config: TrainConfig,
+    train_pairs: int,
+    network: ClipConfig,
+    *,
+    epoch_pairs: int,
+    classes: bool = False,
+    processes: int = 1,
 ) -> tuple[Recipe, list[Decision]]:
     """Resolve every setting that was not given.
 
     Args:
         epoch_pairs: pairs of an epoch; fewer than `train_pairs` where one caption an image is sampled.
         classes: the captions are a few classes.
+        processes: that divide each batch among them.
     Returns:
         The recipe, and a record of each default that was chosen automatically.
     Raises:
@@ -146,9 +153,11 @@ def resolve_recipe(
     batch_size = min(
         decide.choose("batch_size", config.optim.batch_size, *_batch_size(epoch_pairs, device.type, case)), epoch_pairs
     )
+    batch_size = _divided(batch_size, config.optim.batch_size, processes)
     steps_per_epoch = epoch_pairs // batch_size
     loss = _loss(config, network, decide)
-    values = {"device": str(device), "precision": precision, "loss": loss, "batch_size": batch_size}
+    values: dict[str, Any] = {"device": str(device), "precision": precision, "loss": loss, "batch_size": batch_size}
+    values["processes"] = processes
     values |= _optimisation(config, network, train_pairs, case, precision, decide)
     values |= _regularisation(config, network, case, loss, decide)
     # The EMA's line stands after those of regularisation; its decay was chosen with the learning rate.
@@ -159,6 +168,19 @@ def resolve_recipe(
     seconds = None if config.optim.minutes is None else 60 * config.optim.minutes
     schedule = _schedule(config, steps_per_epoch * epochs, steps_per_epoch)
     return Recipe(**values, seconds=seconds, steps_per_epoch=steps_per_epoch, **schedule), decide.made
+
+
+def _divided(batch_size: int, given: int | None, processes: int) -> int:
+    """The batch size, or the next lower one that the processes can divide.
+
+    Raises:
+        UsageError: if it was given and cannot be divided, or there are fewer pairs than processes.
+    """
+    if given is not None and given % processes:
+        raise UsageError(f"--batch-size {given} cannot be divided among {processes} processes; use a multiple of it.")
+    if batch_size < processes:
+        raise UsageError(f"a batch has {batch_size} pairs, fewer than the {processes} processes; start fewer of them.")
+    return batch_size // processes * processes
 
 
 class _Case(NamedTuple):

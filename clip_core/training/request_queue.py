@@ -46,6 +46,11 @@ class RequestQueue:
             else:
                 self._accept(request, step, when)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a request to serve."""
+        return bool(self._waiting)
+
     def next(self) -> Request | None:
         """The next request to serve."""
         return self._waiting.popleft() if self._waiting else None

@@ -1,5 +1,6 @@
 """A training run from its configuration to its last line."""
 
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -7,16 +8,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import TrainConfig
-from clip_core.errors import ClipError
+from clip_core.config import RunConfig, TrainConfig
+from clip_core.errors import ClipError, OutOfMemoryError, UsageError
 from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
-from clip_core.run.writer import RunWriter
+from clip_core.run.writer import RunWriter, SilentWriter
 from clip_core.training.blend import blend_name, finish_with_blend
 from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
+from clip_core.training.loggers import Loggers
 from clip_core.training.preflight import check_new_run, choose_run_dir, refuse_ruinous, resumed_config
+from clip_core.training.processes import EndedError, Processes, gone, joined, lost, restarted
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.results_plot import draw_curves
 from clip_core.training.score_tables import before_and_after, blend_table
@@ -36,24 +39,62 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
         ClipError: for a user's mistake. Nothing is written if it is found before the run begins; afterwards status.json
             has the state `failed` and the sentence.
     """
-    run = choose_run_dir(config, resume=resume)
-    with _failure_for_interface(run):
-        if resume:
-            config = resumed_config(config, run)
-        else:
-            check_new_run(config)
-        start = find_start(config, run, resume=resume)
-        if start is not None and not (resume or force):
-            refuse_ruinous(config, start)
-    writer, log = RunWriter(run), Log()
-    log.to_file(writer.paths.log)
+    with joined(config.run.device) as processes:
+        if processes.rank.writes:
+            try:
+                code = _train(config, processes, resume=resume, force=force)
+            except RuntimeError as error:
+                if not lost(error):
+                    raise
+                raise gone(0) from None
+            processes.wait_for_first()
+            return code
+        try:
+            code = _train(config, processes, resume=resume, force=force)
+        except EndedError as ended:
+            code = int(ended.args[0])
+        except (ClipError, OSError) as error:  # as rank 0's own, or one that it was told of
+            code = error.exit_code if isinstance(error, ClipError) else 1
+            if isinstance(error, OutOfMemoryError):  # of this process alone
+                print(f"clip-train: process {processes.rank.rank}: {error}", file=sys.stderr)
+        except RuntimeError as error:
+            if not lost(error):
+                raise
+            code = 1
+        processes.wait_for_first()
+        return code
+
+
+def _train(config: TrainConfig, processes: Processes, *, resume: bool, force: bool) -> int:
+    try:
+        run, config, resume = processes.of_first(
+            _preflight(config, resume=resume) if processes.rank.writes else (Path(), config, resume)
+        )
+        with _failure_for_interface(run, processes):
+            start = find_start(config, run, resume=resume)
+            if start is not None and not (resume or force):
+                refuse_ruinous(config, start)
+        writer = RunWriter(run) if processes.rank.writes else SilentWriter(run)
+    except (ClipError, OSError) as error:
+        processes.announce(error)
+        raise
+    log = Log(silent=not processes.rank.writes)
+    if processes.rank.writes:
+        log.to_file(writer.paths.log)
     try:
         with Signals() as signals:
-            return _run(config, start, writer, log, signals, resume=resume)
+            return _run(config, start, writer, log, signals, processes, resume=resume)
+    except EndedError:
+        raise
     except (ClipError, OSError) as error:
         _failed(writer, log, str(error))
         raise
     except Exception as error:
+        if not processes.alone and lost(error):
+            status = RunReader(run).status()
+            sentence = gone(status.step if status else 0)
+            _failed(writer, log, str(sentence))
+            raise sentence from None
         log.say(traceback.format_exc().replace("\n", " | "))
         _failed(writer, log, f"{type(error).__name__}: {error}")
         raise
@@ -62,8 +103,35 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
         writer.close()
 
 
+def _preflight(config: TrainConfig, *, resume: bool) -> tuple[Path, TrainConfig, bool]:
+    """Run directory, configuration, and whether the run is resumed: also when torchrun starts it again by itself.
+
+    Raises:
+        ClipError: for a user's mistake.
+    """
+    if restarted() and not resume:
+        if config.run.run_dir is None:
+            raise UsageError("a run that torchrun is to restart needs --run-dir, by which it finds its checkpoint.")
+        if RunPaths(config.run.run_dir).config.is_file():
+            config, resume = TrainConfig(run=RunConfig(run_dir=config.run.run_dir)), True
+    run = choose_run_dir(config, resume=resume)
+    with _failure_for_interface(run):
+        if resume:
+            config = resumed_config(config, run)
+        else:
+            check_new_run(config)
+    return run, config, resume
+
+
 def _run(
-    config: TrainConfig, start: Start | None, writer: RunWriter, log: Log, signals: Signals, *, resume: bool
+    config: TrainConfig,
+    start: Start | None,
+    writer: RunWriter,
+    log: Log,
+    signals: Signals,
+    processes: Processes,
+    *,
+    resume: bool,
 ) -> int:
     """Set up, train, finish; an interrupt before the first step or a second one ends the run at once."""
     if not resume:
@@ -72,11 +140,21 @@ def _run(
     writer.status(state=State.STARTING, error=None, **_progress(writer.path))
     try:
         with _alive(writer, requests, signals):
-            trainer = build_trainer(config, start, writer, log, requests, resume=resume)
+            try:
+                trainer = build_trainer(config, start, writer, log, requests, resume=resume, processes=processes)
+            except (ClipError, OSError, KeyboardInterrupt) as error:
+                processes.announce(error, signals.exit_code)
+                raise
             if resume:
                 trainer.resume()
+            if config.run.log_to and processes.rank.writes:
+                writer.mirror = Loggers(
+                    config.run.log_to, writer.path, config=config.model_dump(mode="json"), step=trainer.progress.step,
+                    say=log.say,
+                )  # fmt: skip
         state = trainer.train(signals)
-        _finish(config, log, trainer, state)
+        if processes.rank.writes:
+            _finish(config, log, trainer, state)
     except KeyboardInterrupt as error:
         state = State.STOPPED
         writer.status(state=state)
@@ -158,7 +236,7 @@ def _failed(writer: RunWriter, log: Log, sentence: str) -> None:
 
 
 @contextmanager
-def _failure_for_interface(run: Path) -> Iterator[None]:
+def _failure_for_interface(run: Path, processes: Processes | None = None) -> Iterator[None]:
     """Record a mistake that is found before the run begins where the interface looks for it, if that started us.
 
     The interface has made the directory, and its train.log is our standard output.
@@ -166,7 +244,7 @@ def _failure_for_interface(run: Path) -> Iterator[None]:
     try:
         yield
     except ClipError as error:
-        if is_stdout(RunPaths(run).log):
+        if (processes is None or processes.rank.writes) and is_stdout(RunPaths(run).log):
             with suppress(ClipError, OSError):
                 writer = RunWriter(run)
                 writer.status(state=State.FAILED, error=str(error), **_progress(run))

@@ -9,7 +9,7 @@ from clip_core.config import LossName, TrainConfig, architecture
 from clip_core.data.dataset import Data, load_data, read_lists
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
-from clip_core.errors import DataError
+from clip_core.errors import DataError, RunError
 from clip_core.model.clip import CLIP, attach_encoders
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
@@ -39,6 +39,8 @@ from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
 from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.processes import Processes
+from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
@@ -61,34 +63,55 @@ class Plan(NamedTuple):
 
 
 def build_trainer(
-    config: TrainConfig, start: Start | None, writer: RunWriter, log: Log, requests: RequestQueue, *, resume: bool
+    config: TrainConfig,
+    start: Start | None,
+    writer: RunWriter,
+    log: Log,
+    requests: RequestQueue,
+    *,
+    resume: bool,
+    processes: Processes | None = None,
 ) -> Trainer:
-    """Everything before the first step, of a new run or a resumed one."""
+    """Everything before the first step, of a new run or a resumed one.
+
+    Args:
+        processes: those of the run; their number is that of config.json, or one that divides its batches.
+    """
+    processes = processes or Processes()
+    rank = processes.rank
     use_all_cores()
     torch.manual_seed(config.run.seed)
     record = RunReader(writer.path).record() if resume else None
-    encoders = find_encoders(config, record.model if record else start.network if start else None)
-    if encoders is not None:
-        say_encoders(encoders, config.encoders, log.say)
-    data = _load(config, start, encoders, record, writer, log)
-    preprocessing = data.train_store.preprocessing
-    tokenizer = _tokenizer(config, writer.path, data, start, encoders, resume=resume)
-    second = load_second_validation(config.tune, config.data, preprocessing, tokenizer, log.say)
-    plan = _plan(config, data, tokenizer, start, encoders, record)
-    if plan.recipe.device == "cpu":
-        keep_freed_memory()
-    captions: Tokenizer | CaptionFeatures = tokenizer
-    if encoders is not None:
-        data, captions, second = compute_features(
-            encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
-            device=plan.recipe.device, say=log.say,
-        )  # fmt: skip
-    batches = _batches(config, data, captions, plan.recipe)
-    model = _model(config, plan, start, writer.path, batches)
+    with processes.first_on_machine():
+        encoders = find_encoders(config, record.model if record else start.network if start else None)
+        if encoders is not None:
+            say_encoders(encoders, config.encoders, log.say)
+        data = _load(config, start, encoders, record, writer, log)
+        preprocessing = data.train_store.preprocessing
+        tokenizer = _tokenizer(
+            config, writer.path, data, start, encoders, stored=resume or not rank.writes, store=rank.writes
+        )
+        second = load_second_validation(config.tune, config.data, preprocessing, tokenizer, log.say)
+        plan = _plan(config, data, tokenizer, start, encoders, record, rank)
+        recipe = plan.recipe.model_copy(update={"device": processes.device(plan.recipe.device)})
+        if recipe.device == "cpu":
+            keep_freed_memory()
+        captions: Tokenizer | CaptionFeatures = tokenizer
+        if encoders is not None:
+            data, captions, second = compute_features(
+                encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
+                device=recipe.device, say=log.say,
+            )  # fmt: skip
+    batches = _batches(config, data, captions, recipe, rank)
+    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
+    if record is not None:
+        _refuse_other_dropout(record, model, rank, writer.path)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
-    if record is None:
+    if not rank.writes:
+        pass  # rank 0 alone describes the run
+    elif record is None:
         store_hashes(writer.path, pair_hashes(data.report.good))
         write_record(writer, stored, plan.recipe, plan.decisions, model, data, start)
     elif record.config != stored:  # its data or its encoders were moved
@@ -99,9 +122,13 @@ def build_trainer(
     if other is not None:
         log.say(other)
     validation = ValidationSet(data.val, data.val_store, data.classes, captions, preprocessing)
+    if rank.size > 1:
+        log.say(f"{rank.size} processes, each with {recipe.batch_size // rank.size} pairs of a batch")
+    processes.exchange(None)  # all are ready, or the run ends here
     return Trainer(
-        model, batches, validation, writer, log, requests, recipe=plan.recipe, config=config, second_validation=second
-    )
+        model, batches, validation, writer, log, requests, recipe=recipe, config=config, second_validation=second,
+        processes=processes,
+    )  # fmt: skip
 
 
 def _load(
@@ -138,10 +165,18 @@ def _load(
 
 
 def _tokenizer(
-    config: TrainConfig, run: Path, data: Data, start: Start | None, encoders: Encoders | None, *, resume: bool
+    config: TrainConfig,
+    run: Path,
+    data: Data,
+    start: Start | None,
+    encoders: Encoders | None,
+    *,
+    stored: bool,
+    store: bool,
 ) -> Tokenizer:
+    """`stored`: the run may have it already; `store`: it is written to the run."""
     path = RunPaths(run).tokenizer
-    if resume and path.exists():
+    if stored and path.exists():
         return Tokenizer.load(path)
     requested, captions = config.data.tokenizer, data.train.captions
     length = config.data.context_length
@@ -155,7 +190,8 @@ def _tokenizer(
         tokenizer = train_characters(captions, length)
     else:
         tokenizer = train_bpe(captions, config.data.vocab_size, length)
-    tokenizer.save(path)
+    if store:
+        tokenizer.save(path)
     return tokenizer
 
 
@@ -166,9 +202,19 @@ def _plan(
     start: Start | None,
     encoders: Encoders | None,
     record: RunRecord | None,
+    rank: Rank,
 ) -> Plan:
-    """What was decided when a resumed run began, else what is decided now."""
+    """What was decided when a resumed run began, else what is decided now.
+
+    Raises:
+        RunError: if the processes cannot divide the batches of a resumed run.
+    """
     if record is not None:
+        if record.resolved.batch_size % rank.size:
+            raise RunError(
+                f"{rank.size} processes cannot divide the batches of this run, {record.resolved.batch_size} pairs; "
+                f"resume it with {record.resolved.processes}, or with another number that divides them."
+            )
         return Plan(at_their_places(record.model, config.encoders), record.resolved, record.decisions)
     size = data.train_store.preprocessing.image_size
     if start is not None:
@@ -186,13 +232,31 @@ def _plan(
             network = with_encoders(network, encoders, config.encoders)
     epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
     classes = data.classes is not None
-    recipe, decisions = resolve_recipe(config, len(data.train), network, epoch_pairs=epoch_pairs, classes=classes)
+    recipe, decisions = resolve_recipe(
+        config, len(data.train), network, epoch_pairs=epoch_pairs, classes=classes, processes=rank.size
+    )
     if recipe.loss == "sigmoid":
         network = network.model_copy(update={"logit_bias": True})
     return Plan(network, recipe, decisions)
 
 
-def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe) -> BatchMaker:
+def _refuse_other_dropout(record: RunRecord, model: CLIP, rank: Rank, run: Path) -> None:
+    """Refuse another number of processes than the run began with, where each draws dropout of its own.
+
+    Raises:
+        RunError: naming both numbers.
+    """
+    before = record.resolved.processes
+    if rank.size != before and any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules()):
+        raise RunError(
+            f"{run} has dropout in its network, which each process draws for itself: {rank.size} would train "
+            f"otherwise than the {before} that it began with; resume it with --devices {before}."
+        )
+
+
+def _batches(
+    config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe, rank: Rank
+) -> BatchMaker:
     return BatchMaker(
         data.train,
         data.train_store,
@@ -203,11 +267,12 @@ def _batches(config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeat
         augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
         groups=_CAPTION_GROUPS if recipe.device == "cpu" else 1,
+        rank=rank,
     )
 
 
-def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path, batches: BatchMaker) -> CLIP:
-    """The network with its initial weights; frozen parameters and adapters as configured."""
+def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path | None, batches: BatchMaker) -> CLIP:
+    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured."""
     network, recipe = plan.network, plan.recipe
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
     if any(tower.unfrozen for tower in network.external):
@@ -219,8 +284,8 @@ def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path, batc
             model.load_state_dict(weights | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
             weights.clear()  # frees memory
         if new_bias:
-            _fit_bias(model.to(recipe.device), batches(0))
-        if config.tune.blend is not None:
+            _fit_bias(model.to(recipe.device), batches(0, whole=True))
+        if config.tune.blend is not None and run is not None:
             store_initial_weights(run, model.state_dict())
     choose_trainable(model, config.tune, recipe.loss)
     return model

@@ -15,6 +15,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.of_others: int | None = None  # received by another process of the run, which stops for it too
         self.deferring = False
         self._asked = False
         self._before: dict[int, object] = {}
@@ -48,4 +49,5 @@ class Signals:
     @property
     def exit_code(self) -> int:
         """As a shell reports it: 128 + the signal's number."""
-        return 128 + self.received if self.received else 0
+        number = self.received or self.of_others
+        return 128 + number if number else 0

@@ -3,22 +3,34 @@
 Shapes: B pairs in the batch of all ranks, b of this rank, K kept patches.
 """
 
+import gc
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from clip_core.config import TrainConfig
-from clip_core.errors import TrainingError
+from clip_core.errors import OutOfMemoryError, TrainingError
 from clip_core.model.checkpoint import load_tensors, load_weights
 from clip_core.model.clip import CLIP, Embeddings
+from clip_core.model.cpu_speed import give_back_memory
+from clip_core.model.image_encoder import ImageEncoder
+from clip_core.model.text_encoder import TextEncoder
 from clip_core.run.records import Recipe
+from clip_core.training.activation_checkpointing import checkpoint_activations
 from clip_core.training.batches import Batch
+from clip_core.training.cached_gradient import Chunk, cached_backward, out_of_memory, split
 from clip_core.training.ema import EvalWeights
-from clip_core.training.image_augmentation import draw_kept_patches, network_input, random_crop, to_device
+from clip_core.training.image_augmentation import crop, draw_crops, draw_kept_patches, network_input, to_device
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
+from clip_core.training.processes import average, same_on_all
 from clip_core.training.ranks import Rank, gather
 from clip_core.training.regularisation import consistency_loss, structure_loss
 
@@ -31,18 +43,31 @@ class TrainStep:
 
     Attributes:
         model: the fp32 weights that the optimiser updates.
-        network: what every forward pass calls, in the precision of the run; the place for DDP.
+        network: what every forward pass calls, in the precision of the run; DDP around it where there are more ranks.
         eval_weights: the weights to evaluate and save.
+        chunk_size: pairs of this rank in a forward pass, with the gradient of the whole batch; 0 for all of them.
+        say: is told in a line when memory ran out and the chunks are smaller from now on.
     """
 
     def __init__(self, model: CLIP, recipe: Recipe, config: TrainConfig, rank: Rank = _ALONE) -> None:
         self.device = torch.device(recipe.device)
         self.model = model.to(self.device)
         self.recipe, self.seed, self.optim, self.rank = recipe, config.run.seed, config.optim, rank
+        if rank.size > 1:
+            same_on_all([value.detach() for value in (*self.model.parameters(), *self.model.buffers())])
         self.mixed_precision = MixedPrecision(self.model, recipe.precision)
         self.network: nn.Module = self.mixed_precision.network
+        self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.model.modules())
+        self.normalises_batches = any(isinstance(part, _BatchNorm) for part in self.model.modules())
+        self.checkpointing = config.run.checkpoint_activations
+        if self.checkpointing:
+            checkpoint_activations(self.mixed_precision.network, draws=self.draws_in_network)
+        if rank.size > 1:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            own = isinstance(self.model.image, ImageEncoder) and isinstance(self.model.text, TextEncoder)
+            # A network of another library may have parameters that CLIP does not use.
+            self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=not own)
         self.loss = make_loss(recipe.loss, recipe.label_smoothing)
-        self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.network.modules())
         self.structure, self.cyclip = config.encoders.structure, config.encoders.cyclip
         self.optimiser = Optimiser(
             self.model,
@@ -54,6 +79,8 @@ class TrainStep:
             muon=recipe.optimizer == "muon",
         )
         self.eval_weights = EvalWeights(self.model, recipe.ema)
+        self.chunk_size = config.optim.chunk_size or 0
+        self.say: Callable[[str], None] = lambda line: None
         self._unchecked: list[tuple[int, float, Tensor, Tensor]] = []  # step, learning rate, loss, gradient norm
 
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:
@@ -67,36 +94,81 @@ class TrainStep:
             `loss`, `chance`, `grad_norm`, `logit_scale`, `logit_bias` (with the sigmoid loss), `image_to_text_top1`,
             `text_to_image_top1` and `repeated_captions`, each () and still on the device.
         """
-        embeddings = self.embed(batch, step)
-        loss, measured = self.loss_of(embeddings, batch)
-        self.backward(loss)
+        loss, measured = self.gradients(batch, step)
         grad_norm = self.update(step, lr)
         self._unchecked.append((step, lr, loss.detach(), grad_norm))
         return measured | {"grad_norm": grad_norm}
+
+    def gradients(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of the whole batch, in chunks where it does not fit; returns loss and measurements.
+
+        Where memory runs out, the chunks are halved and the step begins again: its random numbers depend on the step
+        alone, so the objective stays the same.
+
+        Raises:
+            TrainingError: if memory runs out with a chunk of one pair, or beside other processes.
+        """
+        while True:
+            try:
+                if not self.chunk_size or self.chunk_size >= len(batch):
+                    loss, measured = self.loss_of(self.embed(batch, step), batch)
+                    self.backward(loss)
+                    return loss, measured
+                return self.cached_gradients(batch, step)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            self.shrink(len(batch), step)  # after the handler, whose traceback holds the activations
+
+    def shrink(self, pairs: int, step: int) -> None:
+        """Forget the gradients of an attempt that ran out of memory, and halve the chunks."""
+        before = min(self.chunk_size or pairs, pairs)
+        smaller = -(-before // 2)
+        if before == 1:
+            raise TrainingError(
+                f"out of memory at step {step} with one pair in a forward pass; use a smaller --batch-size or model."
+            )
+        if self.rank.size > 1:  # the others wait for this one in the middle of the step
+            raise OutOfMemoryError(
+                f"out of memory at step {step} with {before} pairs of this process in a forward pass; resume the run "
+                f"with --chunk-size {smaller}."
+            )
+        self.chunk_size = smaller
+        for network in (self.model, self.mixed_precision.network):
+            network.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        else:
+            give_back_memory()
+        self.say(
+            f"out of memory with {before} pairs in a forward pass: chunks of {smaller} from now on, with the gradient "
+            f"of the whole batch"
+        )
 
     # ------------------------------------------------------------ the four parts
 
     def embed(self, batch: Batch, step: int) -> Embeddings:
         """The embeddings of each pair, image and text (b, D), after augmentation and patch dropout."""
-        if self.draws_in_network:  # dropout, by the step alone, so that resuming is exact
-            torch.manual_seed(hash((self.seed, step, self.rank.rank)) & _SEEDS)
-        embeddings: Embeddings = self.network(self.images(batch, step), batch.input_ids, self.kept_patches(batch, step))
-        assert embeddings.text is not None
-        return embeddings._replace(text=embeddings.text[batch.text_rows])
+        images, kept_patches = self.images(batch, self.crops(batch, step)), self.kept_patches(batch, step)
+        self.seed_network(step)
+        embeddings: Embeddings = self.network(images, batch.input_ids, kept_patches)
+        return _of_pairs(embeddings, batch)
 
     def loss_of(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this rank's pairs among those of all ranks, and what is reported of it."""
         image, text, logit_scale, logit_bias = embeddings
         assert image is not None
         assert text is not None
-        gathered = None if self.rank.size == 1 else Gathered(gather(image, self.rank), gather(text, self.rank))
+        everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
+        gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor
         logits: Logits
         loss, logits = self.loss(image, text, logit_scale, matches, logit_bias, gathered)
         image_top1, text_top1 = batch_top1(logits, matches)
         contrastive = loss.detach()
-        loss = loss + self.regularisation(image, text, batch)
+        loss = loss + self.regularisation(everyone.image, everyone.text, batch)
         measured = {
             "loss": contrastive,
             "chance": self.loss.chance(matches),
@@ -108,13 +180,14 @@ class TrainStep:
         return loss, measured if logit_bias is None else measured | {"logit_bias": logit_bias.detach()}
 
     def regularisation(self, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
-        """The weighted terms beside the contrastive loss; 0 where there are none."""
+        """The weighted terms beside the contrastive loss, of all ranks' pairs, (B, D); 0 where there are none."""
         total = image.new_zeros(())
         if self.structure:
             if batch.images.is_floating_point():  # features of a frozen encoder
-                total = total + self.structure * structure_loss(batch.images, image)
+                total = total + self.structure * structure_loss(gather(batch.images, self.rank), image)
             if batch.input_ids[0].is_floating_point():
-                total = total + self.structure * structure_loss(batch.input_ids[0][batch.text_rows], text)
+                features = gather(batch.input_ids[0][batch.text_rows], self.rank)
+                total = total + self.structure * structure_loss(features, text)
         if self.cyclip:
             total = total + self.cyclip * consistency_loss(image, text)
         return total
@@ -137,12 +210,47 @@ class TrainStep:
 
     # ------------------------------------------------------------ inside them
 
-    def images(self, batch: Batch, step: int) -> Tensor:
-        """Normalised and augmented, in the precision of the network.  -> (b, 3, S, S); features stay as they are"""
+    def cached_gradients(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """As embed, loss and backward of the whole batch, with the activations of one chunk at a time."""
+        crops, kept_patches = self.crops(batch, step), self.kept_patches(batch, step)
+
+        def embed(number: int, chunk: Chunk) -> Embeddings:
+            part = batch.rows(chunk.rows)
+            images = self.images(part, None if crops is None else crops[chunk.rows])
+            kept = None if kept_patches is None else kept_patches[chunk.rows]
+            self.seed_network(step, number)
+            embeddings: Embeddings = self.network(images, chunk.input_ids or None, kept)
+            return embeddings
+
+        chunks = split(len(batch), batch.input_ids, self.chunk_size)
+        # Ranks are averaged once, in fp32, after the last chunk. They need not have equally many chunks.
+        with self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext():
+            result = cached_backward(
+                [partial(embed, number, chunk) for number, chunk in enumerate(chunks)],
+                lambda embeddings: self.loss_of(_of_pairs(embeddings, batch), batch),
+                self.backward,
+            )
+        if self.rank.size > 1:
+            average([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None], self.rank)
+        return result
+
+    def seed_network(self, step: int, chunk: int = 0) -> None:
+        """Seed dropout by the step and the chunk alone, so that resuming is exact and both passes draw the same."""
+        if self.draws_in_network:
+            torch.manual_seed(hash((self.seed, step, self.rank.rank, chunk)) & _SEEDS)
+
+    def images(self, batch: Batch, crops: Tensor | None) -> Tensor:
+        """Normalised and cropped, in the precision of the network.  -> (b, 3, S, S); features stay as they are"""
         pixel_values = network_input(batch.images, self.model.config.preprocessing)
-        if self.optim.augment and not batch.images.is_floating_point():
-            pixel_values = random_crop(pixel_values, _generator(self.seed, step), self.rank)
+        if crops is not None:
+            pixel_values = crop(pixel_values, crops)
         return pixel_values.to(self.mixed_precision.dtype)
+
+    def crops(self, batch: Batch, step: int) -> Tensor | None:
+        """The random crop of each image, (b, 2, 3); None without augmentation, and for features."""
+        if not self.optim.augment or batch.images.is_floating_point():
+            return None
+        return to_device(draw_crops(len(batch), _generator(self.seed, step), self.rank), self.device)
 
     def kept_patches(self, batch: Batch, step: int) -> Tensor | None:
         """The patches of each image that this step uses, (b, K); None for all."""
@@ -191,6 +299,12 @@ class TrainStep:
         load_weights(self.eval_weights.model, folder)
         self.optimiser.restore(self.eval_weights.restore(load_tensors(folder / "state.safetensors")))
         self.mixed_precision.reload()
+
+
+def _of_pairs(embeddings: Embeddings, batch: Batch) -> Embeddings:
+    """The caption's embedding of each pair in place of those of the distinct captions.  text (U, D) -> (b, D)"""
+    assert embeddings.text is not None
+    return embeddings._replace(text=embeddings.text[batch.text_rows])
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -32,8 +32,9 @@ from clip_core.training.evaluate import ValidationSet, evaluate
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
-from clip_core.training.memory import estimate_memory
+from clip_core.training.memory import choose_chunk, estimate_memory
 from clip_core.training.optimiser import learning_rate
+from clip_core.training.processes import Processes
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.second_validation import chance
@@ -58,6 +59,7 @@ class Progress:
     scored_at: int = -1
     train_seconds: float = 0.0
     planned_steps: int = 0  # of a run with --minutes
+    chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
     lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
 
@@ -77,8 +79,16 @@ class Trainer:
         recipe: Recipe,
         config: TrainConfig,
         second_validation: ValidationSet | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self.train_step = TrainStep(model, recipe, config)
+        """
+        Args:
+            recipe: with the device of this process.
+            processes: the others, which all do the same. Rank 0 alone evaluates, saves, reads requests and writes.
+        """
+        self.processes = processes or Processes()
+        self.writes = self.processes.rank.writes
+        self.train_step = TrainStep(model, recipe, config, self.processes.rank)
         self.device = self.train_step.device
         self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
         self.validation, self.second_validation = validation, second_validation
@@ -94,6 +104,7 @@ class Trainer:
             max_logit_scale=model.max_logit_scale,
             guard_chance=chance(second_validation.pairs) if second_validation else 0.0,
         )
+        self.train_step.say = lambda line: self.warn([line])
         self._saved_at = -1
         self._system_at = time.monotonic()
         self._figures: dict[str, str] = {}
@@ -145,10 +156,23 @@ class Trainer:
             stream.close()
 
     def estimate_memory(self) -> None:
-        """Say what the run will need, and warn if the batch does not fit."""
-        estimate = estimate_memory(self.train_step, self.batches(self.progress.step).to(self.device))
+        """Say what the run will need, choose the chunks where the batch does not fit, and warn if they do not either.
+
+        A resumed run keeps the chunks that it had, so that its sums are rounded as they were.
+        """
+        step, batch = self.train_step, self.batches(self.progress.step).to(self.device)
+        estimate = estimate_memory(step, batch)
         self.log.say(estimate.line())
-        if warning := estimate.warning():
+        if not step.chunk_size:
+            chosen = self.progress.chunk_size or choose_chunk(step, batch, estimate) or len(batch)
+            least = -self.processes.most(-chosen)[0]
+            step.chunk_size = int(least) if least < len(batch) else 0
+        if 0 < step.chunk_size < len(batch):
+            self.log.say(estimate.chunks_line(step.chunk_size))
+        if (step.chunk_size or not self.processes.alone) and step.normalises_batches:
+            where = "chunk" if step.chunk_size else "process"
+            self.warn([f"batch normalisation takes its statistics over each {where}, not over the whole batch"])
+        if warning := estimate.warning(step.chunk_size):
             self.warn([warning])
 
     def learning_rate(self, step: int) -> float:
@@ -166,7 +190,7 @@ class Trainer:
         if self.recipe.seconds is not None:
             self.plan(self.recipe.seconds)
         if step % self.log_every == 0 or step == 1 or step == self.recipe.steps:
-            self.report({name: float(value) for name, value in measured.items()}, stream)
+            self.report(self.processes.mean({name: float(value) for name, value in measured.items()}), stream)
         self.log.advance(self._figures)
         started = time.perf_counter()
         if step % self.recipe.eval_every == 0 or step == self.recipe.steps:
@@ -181,6 +205,7 @@ class Trainer:
     def plan(self, seconds: float) -> None:
         """Estimate, from the pace so far, how many steps the time allows, so that the schedule ends with it."""
         progress = self.progress
+        (progress.train_seconds,) = self.processes.most(progress.train_seconds)
         ended = progress.train_seconds >= seconds or progress.step >= self.recipe.steps
         if progress.step % _FIRST_PLAN and not ended:
             return
@@ -242,11 +267,15 @@ class Trainer:
         self.requests.take(self.progress.step, when=" after this evaluation")
 
     def evaluate(self) -> None:
-        """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far."""
+        """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far.
+
+        Rank 0 evaluates while the others wait; all know the scores.
+        """
         self.train_step.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        scores, probe = self.scores_of(self.train_step.eval_weights.ready())
+        measured = self.scores_of(self.train_step.eval_weights.ready()) if self.writes else None
+        scores = self.processes.of_first(measured[0] if measured else {})
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -257,8 +286,9 @@ class Trainer:
             train_seconds=round(self.progress.train_seconds, 2),
             seconds=round(seconds, 3),
         )
-        self.report_system()
-        self.writer.probe(probe)
+        if measured:
+            self.report_system()
+            self.writer.probe(measured[1])
         self.log.say(self.line(scores))
         if step == 0:
             self.progress.before = scores
@@ -294,15 +324,21 @@ class Trainer:
     # ------------------------------------------------------------ requests
 
     def serve(self, signals: Signals) -> bool:
-        """Serve signals and requests in their order; a pause waits here. Returns whether to stop."""
+        """Serve signals and requests in their order; a pause waits here. Returns whether to stop.
+
+        Every process does what rank 0 was asked for, and stops for a signal that any of them received.
+        """
         began = time.perf_counter()
         try:
             while True:
                 self.requests.take(self.progress.step)
-                if signals.received is not None:
-                    self.writer.event(self.progress.step, f"stopping: {signal.Signals(signals.received).name}")
+                ours = signals.received or (signal.SIGTERM if self.processes.orphaned else 0)
+                received, waiting = map(int, self.processes.most(ours, self.requests.waiting))
+                if received:
+                    signals.of_others = received
+                    self.writer.event(self.progress.step, f"stopping: {signal.Signals(received).name}")
                     return True
-                request = self.requests.next()
+                request = self.processes.of_first(self.requests.next()) if waiting else None
                 if request is None and not self.paused:
                     return False
                 if request is None:
@@ -342,7 +378,7 @@ class Trainer:
             self.requests.refuse(request, step, "the learning rate is 0 until the end of the schedule")
             return
         self.progress.lr_factor *= value / before
-        if self._saved_at == step:  # as while paused
+        if self._saved_at == step and self.writes:  # as while paused
             change_state(self.writer.paths.checkpoint(step), lr_factor=self.progress.lr_factor)
         message = f"learning rate {before:.3g} -> {value:.3g}; the schedule goes on from there"
         self.log.say(f"{message} (step {step})")
@@ -373,6 +409,9 @@ class Trainer:
         """
         self.train_step.refuse_non_finite()
         progress = self.progress
+        if not self.writes:
+            return
+        progress.chunk_size = self.train_step.chunk_size
         name = checkpoint_name(progress.step)
         folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
@@ -397,9 +436,10 @@ class Trainer:
 
     def resume(self) -> None:
         """Restore the last valid checkpoint, if there is one, and forget what was measured after it."""
-        delete_damaged(self.writer.path)
+        if self.writes:
+            delete_damaged(self.writer.path)
         step = -1
-        for folder in valid_checkpoints(self.writer.path)[:1]:
+        for folder in self.processes.of_first(valid_checkpoints(self.writer.path)[:1] if self.writes else []):
             state = read_state(folder)
             self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})

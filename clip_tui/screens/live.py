@@ -28,6 +28,8 @@ from clip_tui.widgets.probe_view import PairPanel, ProbePanel
 from clip_tui.widgets.sparks import Sparks
 
 ROOMY = 150  # columns from which there is room for the names of the probe's images
+STATUS_SECONDS = 10.0
+SLIM = 78  # columns below which there is no room for the scores
 
 
 class LiveScreen(ChartsPage, ProbePage):
@@ -60,6 +62,10 @@ class LiveScreen(ChartsPage, ProbePage):
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= ROOMY, "-roomy")
+        self.set_class(self.size.width < SLIM, "-slim")
+
+    def on_mount(self) -> None:
+        self.set_interval(STATUS_SECONDS, self._show_status)
 
     # ------------------------------------------------------------ what is shown
 
@@ -69,13 +75,18 @@ class LiveScreen(ChartsPage, ProbePage):
         if snapshot.path != self._run:
             self._reset_charts()
             self._reset_probe(snapshot.path)
-        width = self.query_one("#status-line", Static).content_size.width
-        _show_line(self.query_one("#status-line", Static), status_line(snapshot, time.time(), width), stays=True)
+        self._show_status()
         _show_line(self.query_one("#error", Static), _error(snapshot))
         self._show_charts(snapshot)
         self._show_scores(snapshot)
         self._follow_probe(snapshot)
         _show_line(self.query_one("#last-line", Static), _last_line(snapshot), stays=True)
+
+    def _show_status(self) -> None:
+        """The line below the tabs; outcomes of requests leave it after a while, also when nothing else changes."""
+        line = self.query_one("#status-line", Static)
+        if self.snapshot is not None:
+            _show_line(line, status_line(self.snapshot, time.time(), line.content_size.width), stays=True)
 
     def _show_scores(self, snapshot: Snapshot) -> None:
         panel = self.query_one("#scores", Static)

@@ -105,6 +105,10 @@ class HeatMap(Widget, can_focus=True):
         if row < rows and column < columns:
             self.choose(row, column, opened=(row, column) == self.cursor)
 
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips = None
+
     def on_focus(self) -> None:
         self._redraw()
 
@@ -133,9 +137,11 @@ class HeatMap(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         if self._strips is None:
             style, width = self.rich_style, self.content_size.width
-            drawn = [strip.adjust_cell_length(width, style) for strip in self._drawn()]
+            height = self.content_size.height
+            drawn = [*self._drawn(), *[Strip([])] * height][:height]
+            drawn = [strip.adjust_cell_length(width, style) for strip in drawn]
             self._strips = drawn if not self._plain else [strip.apply_style(style) for strip in drawn]
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
 
     @property
     def _plain(self) -> bool:

@@ -120,10 +120,11 @@ class Plot(Widget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        width, style = self.size.width, self.rich_style
         if self._strips is None:
-            self._strips = [strip.apply_style(style).adjust_cell_length(width, style) for strip in self._drawn()]
-        return self._strips[y] if y < len(self._strips) else Strip.blank(width, style)
+            width, style = self.size.width, self.rich_style
+            drawn = [*self._drawn(), *[Strip([])] * self.size.height][: self.size.height]
+            self._strips = [strip.apply_style(style).adjust_cell_length(width, style) for strip in drawn]
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
 
     # ------------------------------------------------------------ drawing
 

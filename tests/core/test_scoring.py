@@ -85,3 +85,14 @@ def test_top_k_is_best_first_and_ties_go_to_the_lower_index() -> None:
     order, scores = top_k(np.array([[0.1, 0.5, 0.5, 0.2]], np.float32), 3)
     assert order.tolist() == [[1, 2, 3]]
     assert scores.shape == (1, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), columns=st.integers(1, 60), k=st.integers(0, 20), nan=st.booleans())
+def test_top_k_without_a_full_sort_is_the_full_sort(seed: int, columns: int, k: int, nan: bool) -> None:
+    scores = np.random.default_rng(seed).integers(0, 6, (3, columns)).astype(np.float32)  # many ties
+    if nan:
+        scores[1, : columns - columns // 8] = np.nan
+    order, values = top_k(scores, k)
+    np.testing.assert_array_equal(order, np.argsort(-scores, axis=1, kind="stable")[:, :k])
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))

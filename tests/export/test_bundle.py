@@ -8,8 +8,8 @@ import onnx
 import pytest
 import torch
 
-from clip_core.errors import DataError, ParityError, UsageError
-from clip_core.inference.bundle import REQUIRED, read_manifest
+from clip_core.errors import BackendError, DataError, ParityError, UsageError
+from clip_core.inference.bundle import REFERENCE, REQUIRED, TEXT, VISION, read_manifest
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
 from export.bundle import export_bundle
@@ -37,7 +37,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_bundle_is_whole_and_describes_itself(tiny_run: Path, tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
-    assert set(REQUIRED) <= manifest.files.keys()
+    assert {*REQUIRED, VISION, TEXT} <= manifest.files.keys()
+    assert [each.precision for each in manifest.variants] == ["fp32"]
     assert manifest.source.run == "tiny"
     assert (manifest.source.step, manifest.embed_dim, manifest.context_length) == (7, 16, 24)
     assert manifest.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
@@ -46,7 +47,7 @@ def test_a_bundle_is_whole_and_describes_itself(tiny_run: Path, tiny_bundle: Pat
     assert {row.batch for row in manifest.parity.rows} == {1, 3, 8}
     assert {path.name for path in tiny_bundle.iterdir()} == {
         "README.md", "config.json", "example.py", "manifest.json", "onnx",
-        "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+        "preprocessor_config.json", "reference.npy", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     leftovers = [path.name for path in tiny_run.iterdir() if path.name.startswith(".")]
     assert leftovers == [".export.lock"]
@@ -133,3 +134,47 @@ def test_a_checkpoint_without_a_run_needs_the_folder_of_its_export(run: Path, ti
     place, manifest = export_bundle(alone, tmp_path / "out" / "bundle", images=images_of(tiny_run)[0].parent)
     assert manifest.classes is None
     assert CLIPInference(place).encoder.about.embed_dim == 16
+
+
+@pytest.fixture(scope="module")
+def every_precision(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the run with all variants."""
+    folder = tmp_path_factory.mktemp("precisions") / "bundle"
+    export_bundle(tiny_run, folder, precisions=("fp32", "fp16", "int8"), accept_loss=True)
+    return folder
+
+
+def test_the_same_weights_are_exported_to_the_same_bytes(tiny_bundle: Path, every_precision: Path) -> None:
+    one, other = read_manifest(tiny_bundle).files, read_manifest(every_precision).files
+    assert {VISION, TEXT} <= one.keys() & other.keys()
+    assert {name for name, facts in one.items() if other[name] != facts} == {REFERENCE}  # it has each variant's
+
+
+def test_every_precision_has_its_proof_and_its_identity(tiny_run: Path, every_precision: Path) -> None:
+    manifest = read_manifest(every_precision)
+    assert [each.precision for each in manifest.variants] == ["fp32", "fp16", "int8"]
+    sizes = [manifest.files[each.vision].size for each in manifest.variants]
+    assert sizes[0] > sizes[1]
+    for each in manifest.variants:
+        assert each.parity.recall is not None
+        assert each.parity.recall.pairs == 36
+        assert {row.file for row in each.parity.rows} == {each.vision, each.text}
+        assert each.parity.least_cosine > 0.98
+        assert set(each.how) == (set() if each.precision == "fp32" else {each.vision, each.text})
+    image = images_of(tiny_run)[0]
+    encoders = [CLIPInference(every_precision, precision=name).encoder for name in ("fp32", "fp16", "int8")]
+    assert len({encoder.about.identity for encoder in encoders}) == 3
+    assert CLIPInference(every_precision).encoder.about.precision == "fp32"
+    exact, half, quantised = (encoder.encode_images([image])[0] for encoder in encoders)
+    assert exact @ half > 0.999
+    assert exact @ quantised > 0.98
+    assert not (exact == quantised).all()
+
+
+def test_a_precision_that_is_not_there_is_one_sentence(tiny_run: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"no variant of precision 'int8'.*has fp32.*--precision"):
+        CLIPInference(tiny_bundle, precision="int8")
+    with pytest.raises(BackendError, match="'int4'; it may be fp32, fp16, int8"):
+        CLIPInference(tiny_bundle, precision="int4")  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="PyTorch computes in fp32"):
+        CLIPInference(tiny_run, backend="torch", precision="int8")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -10,8 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import clip_core
+from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError
-from export.convert import convert_tower, drop_metadata, on_cpu
+from clip_core.inference.bundle import TEXT
+from export.convert import OPSET, convert_tower, drop_metadata, on_cpu
+from export.sessions import open_onnx
 
 
 class Doubled(nn.Module):
@@ -68,3 +73,27 @@ def test_debugging_metadata_is_dropped(tmp_path: Path) -> None:
     proto.graph.metadata_props.add(key="trace", value=str(tmp_path))
     drop_metadata(proto)
     assert str(tmp_path).encode() not in proto.SerializeToString()
+
+
+def test_captions_are_computed_to_their_first_end_token(tiny_bundle: Path) -> None:
+    text = open_onnx(tiny_bundle / TEXT)
+    tokenizer = Tokenizer.load(tiny_bundle / "tokenizer.json")
+    ids = tokenizer.encode(["a red circle", "a blue square and more"])
+    whole = np.full((2, tokenizer.context_length), tokenizer.pad_id, np.int64)
+    whole[:, : ids.shape[1]] = ids
+    after = whole.copy()
+    after[0, -1] = tokenizer.end_token  # what follows the first end token is padding
+    for padded in (whole, after):
+        assert np.abs(text(padded) - text(ids)).max() < 1e-6
+    cut, ended = ids[:, :8], ids[:, :8].copy()  # as software truncates that does not keep the end token
+    ended[:, -1] = tokenizer.end_token
+    embeds = text(cut)
+    assert np.abs(embeds[0] - embeds[1]).max() > 1e-2
+    assert np.abs(embeds - text(ended)).max() < 1e-6
+
+
+def test_the_producer_and_the_operator_set_are_recorded(tiny_bundle: Path) -> None:
+    for path in (tiny_bundle / "onnx").iterdir():
+        proto = onnx.load(path)
+        assert (proto.producer_name, proto.producer_version) == ("clip-tui", clip_core.__version__)
+        assert [(each.domain, each.version) for each in proto.opset_import] == [("", OPSET)]

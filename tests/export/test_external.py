@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 def compare(joined: Joined, path: Path, inputs: torch.Tensor, name: str) -> None:
     check_onnx(path.read_bytes(), str(path))  # as a bundle's reader does
-    session = make_session(path.read_bytes(), path.name, "cpu", "CPUExecutionProvider")
+    session = make_session(path, path.name)
     assert [each.name for each in session.get_inputs()] == [name]
     for batch in (len(inputs), 3, 1):
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_text_encoder_and_its_head_are_one_graph_with_the_mask_inside(kind: st
         compare(joined, path, torch.from_numpy(encoder.tokenizer.encode(texts)), "input_ids")
     short = torch.from_numpy(encoder.tokenizer.encode(captions[:1]))
     padded = torch.nn.functional.pad(short, (0, 3), value=encoder.tokenizer.pad_id)
-    session = make_session(path.read_bytes(), path.name, "cpu", "CPUExecutionProvider")
+    session = make_session(path, path.name)
     found = [session.run(None, {"input_ids": ids.numpy()})[0] for ids in (short, padded)]
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 

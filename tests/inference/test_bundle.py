@@ -3,18 +3,25 @@
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clip_core.data.tokenizer import train_characters
 from clip_core.errors import BundleError, ClipError
-from clip_core.inference.bundle import TEXT, VISION, open_bundle
+from clip_core.inference.bundle import DATA, TEXT, VISION, open_bundle, read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.run.paths import MANIFEST
+from export.convert import save_onnx
 from tests.models import images_of, python
 
 
@@ -108,6 +115,77 @@ def make_the_model_garbage(bundle: Path) -> None:
     relist(bundle, VISION)
 
 
+def move_weights_beside(bundle: Path) -> None:
+    """As the export of a model of more than 2 GB does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.convert.LARGEST", 10_000)
+        save_onnx(onnx.load(bundle / VISION), bundle / VISION)
+    relist(bundle, VISION)
+    relist(bundle, VISION + DATA)
+
+
+def edit_weights(bundle: Path, change: Callable[[onnx.TensorProto], object]) -> None:
+    """Change the first tensor whose weights are in the file beside."""
+    move_weights_beside(bundle)
+    model = onnx.load(bundle / VISION, load_external_data=False)
+    change(next(each for each in model.graph.initializer if each.external_data))
+    (bundle / VISION).write_bytes(model.SerializeToString())
+    relist(bundle, VISION)
+
+
+def locate(location: str) -> Callable[[Path], object]:
+    """Weights in another place than the listed file."""
+
+    def point(tensor: onnx.TensorProto) -> None:
+        next(each for each in tensor.external_data if each.key == "location").value = location
+
+    return lambda bundle: edit_weights(bundle, point)
+
+
+def hide_in_an_attribute(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    model = onnx.load(bundle / VISION, load_external_data=False)
+    tensor = next(each for each in model.graph.initializer if each.external_data)
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["hidden"], value=tensor))
+    (bundle / VISION).write_bytes(model.SerializeToString())
+    relist(bundle, VISION)
+
+
+def hide_in_a_sparse_tensor(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    model = onnx.load(bundle / VISION, load_external_data=False)
+    tensor = next(each for each in model.graph.initializer if each.external_data)
+    model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+    (bundle / VISION).write_bytes(model.SerializeToString())
+    relist(bundle, VISION)
+
+
+def link_the_weights(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    (bundle / (VISION + DATA)).rename(bundle.parent / "weights")
+    (bundle / (VISION + DATA)).symlink_to(bundle.parent / "weights")
+
+
+def hard_link_the_weights(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    os.link(bundle / (VISION + DATA), bundle.parent / "weights")
+
+
+def unlist_the_weights(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    edit_manifest(bundle, lambda manifest: manifest["files"].pop(VISION + DATA))
+
+
+def shorten_the_weights(bundle: Path) -> None:
+    move_weights_beside(bundle)
+    os.truncate(bundle / (VISION + DATA), 100)
+    relist(bundle, VISION + DATA)
+
+
+def rename_a_variant(bundle: Path) -> None:
+    edit_manifest(bundle, lambda manifest: manifest["variants"][0].update(vision="tokenizer.json"))
+
+
 TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (change_a_byte, "vision_model.onnx is not the file"),
     (append, "text_model.onnx is not the file"),
@@ -120,6 +198,17 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (replace_by_a_pipe, "not a regular file"),
     (use_a_custom_operator, "com.evil"),
     (point_weights_elsewhere, "weights in another file"),
+    (locate("../secret.data"), "outside its folder"),
+    (locate("/etc/passwd"), "outside its folder"),
+    (locate("*/_ORT_MEM_ADDR_/*"), "outside its folder"),
+    (locate("text_model.onnx"), "only vision_model.onnx.data is allowed"),
+    (hide_in_an_attribute, "weights in another file"),
+    (hide_in_a_sparse_tensor, "weights in another file"),
+    (link_the_weights, "link"),
+    (hard_link_the_weights, "hard link"),
+    (unlist_the_weights, "weights in another file"),
+    (shorten_the_weights, "does not accept"),
+    (rename_a_variant, "the files of fp32 are"),
     (rename_an_input, "other inputs or outputs"),
     (swap_the_tokenizer, "does not fit the model"),
     (make_the_model_garbage, "vision_model.onnx"),
@@ -222,3 +311,59 @@ def test_a_bundle_can_be_moved_and_reached_through_a_link(own_bundle: Path, tmp_
     moved = own_bundle.rename(tmp_path / "a place with spaces")
     (tmp_path / "link").symlink_to(moved)
     assert CLIPInference(tmp_path / "link").encoder.about.backend == "onnx"
+
+
+def test_weights_beside_the_model_are_read_and_give_the_same_embeddings(own_bundle: Path, tiny_bundle: Path) -> None:
+    move_weights_beside(own_bundle)
+    assert (own_bundle / VISION).stat().st_size < (own_bundle / (VISION + DATA)).stat().st_size
+    image = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8)
+    found, expected = (CLIPInference(each).encoder.encode_pixels(image) for each in (own_bundle, tiny_bundle))
+    assert np.array_equal(found, expected)
+
+
+def test_a_changed_byte_of_any_file_is_refused(own_bundle: Path) -> None:
+    for name in read_manifest(own_bundle).files:
+        path = own_bundle / name
+        content = path.read_bytes()
+        for place in (0, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            with pytest.raises(BundleError, match="is not the file that its manifest describes"):
+                open_bundle(own_bundle)
+        path.write_bytes(content)
+    open_bundle(own_bundle)
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_noticed(own_bundle: Path) -> None:
+    bundle = open_bundle(own_bundle)
+    bundle.check_unchanged()
+    (own_bundle / VISION).write_bytes((own_bundle / VISION).read_bytes())
+    with pytest.raises(BundleError, match="changed while it was loaded"):
+        bundle.check_unchanged()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_of_the_manifest_is_our_own_error(tiny_bundle: Path, data: st.DataObject) -> None:
+    content = (tiny_bundle / MANIFEST).read_bytes()
+    start = data.draw(st.integers(0, len(content) - 1))
+    end = data.draw(st.integers(start, min(start + 40, len(content))))
+    changed = content[:start] + data.draw(st.binary(max_size=12)) + content[end:]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        shutil.copytree(tiny_bundle, bundle)
+        (bundle / MANIFEST).write_bytes(changed)
+        with suppress(ClipError):
+            open_bundle(bundle)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_of_an_onnx_file_is_read_or_is_our_own_error(tiny_bundle: Path, data: st.DataObject) -> None:
+    content = bytearray((tiny_bundle / TEXT).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + 1] = data.draw(st.binary(min_size=0, max_size=3))
+    with suppress(BundleError):
+        check_onnx(bytes(content), "x.onnx")
+    with suppress(BundleError):
+        files_beside(bytes(content), "x.onnx")

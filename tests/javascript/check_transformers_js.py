@@ -52,6 +52,7 @@ def test_images_have_our_embeddings(answers: tuple[Path, list[Path], dict[str, A
     encoder = CLIPInference(bundle).encoder
     expected = encoder.encode_images(images)
     np.testing.assert_allclose(found["image_embeds"], expected, atol=1e-4)
+    assert (np.array(found["prepared_inside"]) * expected).sum(axis=1).min() > 0.9999
     logits = read_manifest(bundle).logit_scale * expected @ encoder.encode_texts(TEXTS).T
     logits += read_manifest(bundle).logit_bias or 0
     np.testing.assert_allclose(found["logits_per_image"], logits, atol=1e-3)

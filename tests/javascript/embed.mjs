@@ -10,6 +10,7 @@ import {
   AutoProcessor, AutoTokenizer, CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage,
   SiglipModel, Tensor, env,
 } from "@huggingface/transformers";
+import * as ort from "onnxruntime-node";
 
 const [bundle, path] = process.argv.slice(2);
 const inputs = JSON.parse(readFileSync(path, "utf8"));
@@ -32,10 +33,20 @@ const exact = new Tensor("float32", Float32Array.from(inputs.pixels.flat()), [in
 const tokens = tokenizer(inputs.texts, { padding: inputs.padding, truncation: true });
 const whole = await both({ ...tokens, pixel_values: exact });
 
+// The file that prepares images itself, without transformers.js.
+const raw = await ort.InferenceSession.create(`${bundle}/onnx/vision_model_with_preprocessing.onnx`);
+const prepared_inside = [];
+for (const each of images) {
+  const { data, width, height } = each.rgb();
+  const found = await raw.run({ image: new ort.Tensor("uint8", Uint8Array.from(data), [height, width, 3]) });
+  prepared_inside.push(Array.from(found.image_embeds.data));
+}
+
 console.log(JSON.stringify({
   input_ids: tokens.input_ids.tolist().map((row) => row.map(Number)),
   text_embeds: (await text(tokens)).text_embeds.tolist(),
   image_embeds: (await vision({ pixel_values: exact })).image_embeds.tolist(),
+  prepared_inside,
   own_pixels: pixel_values.tolist(),
   own_image_embeds: (await vision({ pixel_values })).image_embeds.tolist(),
   logits_per_image: whole.logits_per_image.tolist(),

@@ -48,3 +48,16 @@ def test_columns_give_the_same_curve_as_single_measurements(parts: list[list[flo
         step += len(part)
     assert columns.buckets == single.buckets
     assert str(columns.latest) == str(single.latest)
+
+
+def test_the_points_have_the_mean_of_every_bucket() -> None:
+    curve = Curve()
+    count = 3 * LIMIT + 1
+    curve.extend(range(count), [float(step % 2) for step in range(count)])
+    points = curve.points()
+    assert [tuple(point) for point in points] == [tuple(bucket) for bucket in curve.buckets]
+    assert set(points.mean[:-1].tolist()) == {0.5}
+    assert points.mean[-1] in (0.0, 1.0, 0.5)
+    assert curve.points() is points
+    curve.add(count, 9.0)
+    assert curve.points().high[-1] == 9.0

@@ -8,9 +8,10 @@ import torch
 
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
-from clip_core.data.tokenizer import train_characters
+from clip_core.data.tokenizer import Tokenizer, train_characters
 from clip_core.network import Preprocessing
-from clip_core.training.batches import BatchMaker
+from clip_core.training.batches import Batch, BatchMaker
+from clip_core.training.caption_augmentation import CaptionAugmentation
 from clip_core.training.ranks import Rank
 
 
@@ -43,15 +44,25 @@ def test_the_batches_of_the_ranks_are_the_batch_of_one_process(shapes: Path, siz
     tokenizer = train_characters(data.train.captions, context_length=77)
 
     def batches_of(rank: Rank) -> BatchMaker:
-        return BatchMaker(data.train, data.train_store, tokenizer, batch_size=32, seed=0, groups=2, rank=rank)
+        return BatchMaker(
+            data.train, data.train_store, tokenizer, batch_size=32, seed=0, groups=2, rank=rank,
+            augmentation=CaptionAugmentation(word_dropout=0.5),
+        )  # fmt: skip
 
     whole = batches_of(Rank())(5)
+    drawn = texts_of(whole, tokenizer)
+    assert any(text != data.train.captions[caption] for text, caption in zip(drawn, whole.caption_ids, strict=True))
     parts = [batches_of(Rank(number, size))(5) for number in range(size)]
     for name in ("images", "image_ids", "caption_ids"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
     for part in parts:
         assert torch.equal(part.all_image_ids, whole.image_ids)
         assert torch.equal(part.all_caption_ids, whole.caption_ids)
-        rows = [row.tolist() for group in part.input_ids for row in group]
-        texts = [tokenizer.decode(rows[int(row)]) for row in part.text_rows]
-        assert texts == [data.train.captions[int(caption)] for caption in part.caption_ids]
+    assert [text for part in parts for text in texts_of(part, tokenizer)] == drawn
+    assert torch.equal(batches_of(Rank(1, size))(5, whole=True).images, whole.images)
+
+
+def texts_of(batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """The caption of each pair, as it was augmented."""
+    rows = [row.tolist() for group in batch.input_ids for row in group]
+    return [tokenizer.decode(rows[int(row)]) for row in batch.text_rows]

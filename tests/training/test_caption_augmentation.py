@@ -5,16 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_core.config import DataConfig
-from clip_core.data.dataset import load_data
+from clip_core.data.dataset import IntArray, load_data
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import TokenizerError
 from clip_core.network import Preprocessing
 from clip_core.training.batches import BatchMaker
-from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation, keywords, thinned
+from clip_core.training.caption_augmentation import (
+    BPEDropout,
+    CaptionAugmentation,
+    Keys,
+    draw_keys,
+    keywords,
+    thinned,
+)
 
 words = st.lists(st.text("abcdefg :;)", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=3, max_size=9)
 
@@ -60,36 +67,41 @@ def test_words_are_left_out_in_their_order_and_never_all(caption: str, share: fl
     assert change.changes(caption) == (share > 0)
 
 
+def keys_of(rows: IntArray, step: int = 0) -> Keys:
+    return draw_keys(0, step, np.arange(len(rows)))
+
+
 def spelt(context_length: int = 77) -> Tokenizer:
     """Of words that grow by one letter, so that a token is made of many."""
     grown = [word[:end] for word in ("firefighter", "lightning") for end in range(1, 12)]
     return train_bpe(grown * 3, 400, context_length)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("fightenrl ,é", max_size=30), min_size=1, max_size=5), st.floats(0, 1), st.integers(0, 1000))
 def test_tokens_in_pieces_spell_the_same(captions: list[str], share: float, seed: int) -> None:
     tokenizer = spelt()
     rows = tokenizer.encode(captions)
-    pieces = BPEDropout(tokenizer, share)(rows, np.random.default_rng(seed))
+    pieces = BPEDropout(tokenizer, share)(rows, keys_of(rows, seed))
     assert [tokenizer.decode(row) for row in pieces] == [tokenizer.decode(row) for row in rows]
     assert (pieces[:, 0] == rows[:, 0]).all()
     assert ((pieces == tokenizer.end_token).sum(axis=1) == 1).all()
 
 
 def test_pieces_fall_apart_as_often_as_asked() -> None:
-    tokenizer, random = spelt(), np.random.default_rng(0)
+    tokenizer = spelt()
     rows = tokenizer.encode(["firefighter"])
     assert (rows[0] != tokenizer.pad_id).sum() == 3  # start, the word, end
-    whole = [BPEDropout(tokenizer, 0.3)(rows, random).shape[1] == 3 for _ in range(2000)]
+    whole = [BPEDropout(tokenizer, 0.3)(rows, keys_of(rows, seed)).shape[1] == 3 for seed in range(2000)]
     assert 0.66 < sum(whole) / len(whole) < 0.74
-    letters = BPEDropout(tokenizer, 1.0)(rows, random)
+    letters = BPEDropout(tokenizer, 1.0)(rows, keys_of(rows))
     assert letters.shape[1] == len(" firefighter") + 2
 
 
 def test_a_caption_that_would_grow_too_long_stays_whole() -> None:
     tokenizer = spelt(context_length=6)
     rows = tokenizer.encode(["firefighter", "fi", "lightning lightning lightning lightning lightning"])
-    pieces = BPEDropout(tokenizer, 1.0)(rows, np.random.default_rng(0))
+    pieces = BPEDropout(tokenizer, 1.0)(rows, keys_of(rows))
     assert pieces[0].tolist() == [*rows[0], *[tokenizer.pad_id] * (pieces.shape[1] - rows.shape[1])]
     assert (pieces[1] != tokenizer.pad_id).sum() == len(" fi") + 2
     assert pieces.shape[1] <= 6

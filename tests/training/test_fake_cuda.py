@@ -75,13 +75,13 @@ class AsksTheNorm(TrainStep):
 
 
 class OnTheCPU(TrainStep):
-    def images(self, batch: Batch, step: int) -> Tensor:
+    def images(self, batch: Batch, crops: Tensor | None) -> Tensor:
         return torch.zeros(8, 3, 32, 32, dtype=self.mixed_precision.dtype)
 
 
 class WrongDtype(TrainStep):
-    def images(self, batch: Batch, step: int) -> Tensor:
-        return super().images(batch, step).double()
+    def images(self, batch: Batch, crops: Tensor | None) -> Tensor:
+        return super().images(batch, crops).double()
 
 
 class WaitsForACopy(TrainStep):

@@ -57,7 +57,9 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
 
 def test_a_batch_that_does_not_fit_is_a_warning_with_the_one_that_does() -> None:
     estimate = MemoryEstimate(weights=GB, state=2 * GB, per_pair=10e6, available=4 * GB, batch_size=4096)
-    assert "use --batch-size 190" in str(estimate.warning())
+    assert "use --chunk-size 118" in str(estimate.warning())  # in 35 chunks
+    for_logits_alone = replace(estimate, batch_size=65536)
+    assert "use --batch-size 190" in str(for_logits_alone.warning())
     assert "use a smaller model" in str(replace(estimate, available=GB).warning())
 
 

@@ -147,3 +147,12 @@ def test_paths_are_stored_so_that_the_run_can_be_resumed_from_any_folder(
     hub = with_absolute_paths(config(data={"create_synthetic": True}, tune={"init": "owner/model"}))
     assert hub.tune.init == "owner/model"
     assert hub.data.data_file == DEFAULT_SYNTHETIC.absolute()
+
+
+def test_pairs_to_leave_out_are_looked_for_before_anything_is_written(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    for name, words in (("gone.json", "no such file"), ("list.json", r"is not the flags\.json of a run")):
+        given = small_config(shapes, tmp_path / "run", data={"data_file": shapes, "leave_out": tmp_path / name})
+        with pytest.raises(DataError, match=rf"--leave-out .*{words}"):
+            check_new_run(given)
+    assert not (tmp_path / "run").exists()

@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from clip_core.config import TuneConfig, parse_config
 from clip_core.errors import TrainingError
@@ -23,12 +22,20 @@ from tests.training.tiny import END, tiny, tiny_batch, tiny_recipe
 CONFIG = parse_config({"optim": {"augment": True, "grad_clip": 100.0}})
 
 
-def make_step(rank: Rank | None = None, *, tune: dict[str, Any] | None = None, **recipe: Any) -> TrainStep:
+def make_step(
+    rank: Rank | None = None,
+    *,
+    tune: dict[str, Any] | None = None,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    **recipe: Any,
+) -> TrainStep:
     values = tiny_recipe(**recipe)
-    model = tiny(logit_bias=values.loss == "sigmoid")
+    model = tiny(seed, logit_bias=values.loss == "sigmoid")
     torch.manual_seed(1)
     choose_trainable(model, TuneConfig(init="x", **(tune or {})), values.loss)
-    return TrainStep(model, values, CONFIG, rank or Rank())
+    optim = CONFIG.optim.model_copy(update={"chunk_size": chunk_size})
+    return TrainStep(model, values, CONFIG.model_copy(update={"optim": optim}), rank or Rank())
 
 
 class Counted(nn.Module):
@@ -160,18 +167,35 @@ def part_of(batch: Batch, rank: Rank) -> Batch:
     )  # fmt: skip
 
 
-def train_as_rank(number: int, size: int, port: int, recipe: dict[str, Any], out: Path) -> None:
-    """Three steps of one process of several, by DDP over gloo; its weights and measurements to a file."""
+CASES: list[tuple[dict[str, Any], int | None]] = [
+    ({"ema": 0.9, "patch_dropout": 0.5, "label_smoothing": 0.1}, None),
+    ({"loss": "sigmoid", "precision": "bf16", "ema": 0.9}, None),
+    ({"loss": "sigmoid", "patch_dropout": 0.5}, 1),
+    ({"precision": "bf16"}, 1),
+]
+
+
+def train_as_rank(number: int, size: int, port: int, out: Path) -> None:
+    """Three steps of each case, in one process of several over gloo; weights and measurements to files."""
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=number, world_size=size)
     rank = Rank(number, size)
-    step = make_step(rank, **recipe)
-    step.network = DistributedDataParallel(step.network)
-    measured = [step(part_of(tiny_batch(n), rank), n, 1e-3) for n in range(3)]
-    torch.save({"weights": step.model.state_dict(), "ema": step.eval_weights.ready().state_dict(),
-                "measured": measured}, out / f"{number}.pt")  # fmt: skip
+    for case, (recipe, chunk_size) in enumerate(CASES):
+        step = make_step(rank, seed=number, chunk_size=chunk_size, **recipe)  # all train the weights of rank 0
+        gradient = first_gradient(step, part_of(tiny_batch(), rank))
+        measured = [step(part_of(tiny_batch(n), rank), n, 1e-3) for n in range(3)]
+        torch.save({"weights": step.model.state_dict(), "ema": step.eval_weights.ready().state_dict(),
+                    "measured": measured, "gradient": gradient}, out / f"{case}-{number}.pt")  # fmt: skip
     torch.distributed.destroy_process_group()
+
+
+def first_gradient(step: TrainStep, batch: Batch) -> dict[str, Tensor]:
+    """The gradient of each parameter; the step stays before its first update."""
+    step.gradients(batch, 0)
+    found = {name: p.grad.clone() for name, p in step.model.named_parameters() if p.grad is not None}
+    step.optimiser.zero_grad()
+    return found
 
 
 def free_port() -> int:
@@ -181,27 +205,37 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {"ema": 0.9, "patch_dropout": 0.5, "label_smoothing": 0.1},
-        {"loss": "sigmoid", "precision": "bf16", "ema": 0.9},
-    ],
-)
-def test_two_processes_train_as_one_does(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    torch.multiprocessing.spawn(train_as_rank, (2, free_port(), recipe, tmp_path), nprocs=2)
+@pytest.fixture(scope="module", params=[2, 4])
+def trained_by_several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    size, out = int(request.param), tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out), nprocs=size)
+    return size, out
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_processes_train_as_one_does(trained_by_several: tuple[int, Path], case: int) -> None:
+    """Pairs of one rank match pairs of another: captions 0 and 1 are there twice."""
+    (size, out), (recipe, _) = trained_by_several, CASES[case]
     alone = make_step(**recipe)
+    gradient = first_gradient(alone, tiny_batch())
     measured = [alone(tiny_batch(n), n, 1e-3) for n in range(3)]
-    ranks = [torch.load(tmp_path / f"{number}.pt") for number in range(2)]
+    ranks = [torch.load(out / f"{case}-{number}.pt") for number in range(size)]
     for what in ("weights", "ema"):
-        assert all(torch.equal(ranks[0][what][name], ranks[1][what][name]) for name in ranks[0][what]), what
+        for rank in ranks[1:]:
+            assert all(torch.equal(value, rank[what][name]) for name, value in ranks[0][what].items()), what
     exact = "precision" not in recipe  # bf16 rounds the gradients of each process by themselves
+    for name, value in gradient.items():
+        largest = max(float(value.abs().max()), 1e-3)
+        apart = float((ranks[0]["gradient"][name] - value).abs().max())
+        assert apart < (1e-5 if exact else 5e-2) * largest, name
     # The median, since some parameters (the bias of the keys) have no gradient but rounding, which AdamW scales up.
     for name, value in alone.model.state_dict().items():
-        assert (ranks[0]["weights"][name] - value).abs().median() < (1e-6 if exact else 2e-5), name
+        assert (ranks[0]["weights"][name] - value).abs().median() < (1e-6 if exact else 1e-4), name
     for number, of_step in enumerate(measured):
-        both = [rank["measured"][number] for rank in ranks]
+        all_of_them = [rank["measured"][number] for rank in ranks]
         for name in ("loss", "repeated_captions", *(("image_to_text_top1", "text_to_image_top1") if exact else ())):
-            mean = (both[0][name] + both[1][name]) / 2
+            mean = torch.stack([measured[name] for measured in all_of_them]).mean()
             assert float(mean) == pytest.approx(float(of_step[name]), rel=1e-5 if exact else 2e-2), name
-        assert float(both[0]["grad_norm"]) == pytest.approx(float(of_step["grad_norm"]), rel=1e-4 if exact else 0.1)
+        assert float(all_of_them[0]["grad_norm"]) == pytest.approx(
+            float(of_step["grad_norm"]), rel=1e-4 if exact else 0.1
+        )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from clip_core.inference.bundle import FileFacts, Manifest, Parity, ParityRow, Source
+from clip_core.inference.bundle import FileFacts, Manifest, Parity, ParityRow, Source, Variant
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_tui.encoder import Answer, Encoders, Model, Progress
@@ -12,7 +12,15 @@ from tests.tui.conftest import COLOURS
 
 def manifest(run: str, step: int, difference: float = 1.5e-7) -> Manifest:
     rows = tuple(
-        ParityRow(file=file, batch=batch, tokens=tokens, inputs=40, max_abs_diff=difference, least_cosine=0.9999999)
+        ParityRow(
+            file=file,
+            batch=batch,
+            tokens=tokens,
+            inputs=40,
+            max_abs_diff=difference,
+            mean_cosine=0.9999999,
+            least_cosine=0.9999999,
+        )
         for file, tokens in (("onnx/vision_model.onnx", None), ("onnx/text_model.onnx", 77))
         for batch in (1, 4)
     )
@@ -20,7 +28,8 @@ def manifest(run: str, step: int, difference: float = 1.5e-7) -> Manifest:
         source=Source(run=run, checkpoint=checkpoint_name(step), step=step, weights_sha256="0" * 64),
         embed_dim=256, vocab_size=300, end_token=1, context_length=77, logit_scale=14.3,
         preprocessing=Preprocessing(), opset=20, versions={},
-        parity=Parity(tolerance=1e-5, images=40, captions=18, top1_agreement=1.0, rows=rows),
+        variants=(Variant(precision="fp32", vision="onnx/vision_model.onnx", text="onnx/text_model.onnx",
+                          parity=Parity(tolerance=1e-5, images=40, captions=18, top1_agreement=1.0, rows=rows)),),
         files={"onnx/vision_model.onnx": FileFacts(size=19_000_000, sha256="0" * 64)},
     )  # fmt: skip
 

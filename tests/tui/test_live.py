@@ -333,10 +333,11 @@ async def test_a_torn_line_a_newer_schema_and_a_vanished_run_are_met_in_stride(r
     with RunPaths(run).metrics.open("a") as handle:
         handle.write('{"kind": "train", "step": 41, "loss": 0.25}\n{"kind": "train", "step": 42, "lo')
     app = ClipApp(runs)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(160, 50)) as pilot:
         await pilot.pause()
         app.open_run(run)
         await says(pilot, "train 0.250")
+        await says(pilot, "written by a newer version")
         shutil.rmtree(run)
         await says(pilot, "✗ killed (no heartbeat)")
         await pilot.press("n", "f", "right", "plus", "left_square_bracket", "enter")

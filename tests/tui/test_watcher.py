@@ -1,11 +1,15 @@
 """What is read of a run directory, as it is and as it changes."""
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from clip_core.run.paths import RunPaths
-from clip_core.run.records import Pointer, State
+from clip_core.run.records import Pointer, State, Status
 from clip_core.run.writer import RunWriter
 from clip_tui.watcher import RunWatch, Trainer, best_text, list_runs, overview
 from clip_tui.widgets.run_bar import seconds_left
@@ -110,3 +114,54 @@ def test_pending_requests_and_their_outcomes_are_read(tmp_path: Path) -> None:
     assert snapshot.pending == (second,)
     assert [(event.request, event.message) for event in snapshot.events if event.outcome] == [(first.id, "paused")]
     assert abs(snapshot.events[-1].time - time.time()) < 60
+
+
+def settled(run: Path) -> Path:
+    """As if nothing had changed in the run for an hour."""
+    for path in (run, *run.iterdir()):
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    return run
+
+
+def test_a_run_that_has_ended_is_read_again_only_once_something_changed(tmp_path: Path) -> None:
+    run = settled(make_run(tmp_path / "run", state=State.FINISHED))
+    watch = RunWatch(run)
+    first = watch.refresh()
+    assert watch.refresh() is first
+    listed = list_runs(tmp_path, {})
+    assert list_runs(tmp_path, {})[0] is listed[0]
+    Pointer(checkpoint="step_0000040", step=40, metric="mean_recall", scores={"mean_recall": 0.4}).write(
+        RunPaths(run).best
+    )
+    for seen in (watch.refresh(), *list_runs(tmp_path, {})):
+        assert seen.best is not None
+        assert seen.best.step == 40
+    with RunPaths(run).metrics.open("a") as handle:
+        handle.write('{"kind": "train", "step": 41, "loss": 0.5}\n')
+    assert watch.refresh().value("loss") == 0.5
+
+
+def test_an_export_that_is_killed_is_noticed_though_no_file_changes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", state=State.FINISHED)
+    exporter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    status = Status(state=State.RUNNING, pid=exporter.pid, host=socket.gethostname(), heartbeat=time.time())
+    status.write(RunPaths(run).export_status)
+    watch = RunWatch(settled(run))
+    for _ in range(2):
+        export = watch.refresh().export
+        assert export is not None
+        assert export[0] is State.RUNNING
+    exporter.kill()
+    exporter.wait()
+    export = watch.refresh().export
+    assert export is not None
+    assert export[0] is State.KILLED
+
+
+def test_a_deleted_run_leaves_the_list(tmp_path: Path) -> None:
+    run = settled(make_run(tmp_path / "run", state=State.FINISHED))
+    assert len(list_runs(tmp_path, {})) == 1
+    shutil.rmtree(run)
+    assert list_runs(tmp_path, {}) == []
+    run.mkdir()
+    assert list_runs(tmp_path, {}) == []

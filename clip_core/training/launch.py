@@ -1,0 +1,62 @@
+"""Start the processes of `--devices N` on this machine, by torchrun's own launcher."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from clip_core.run.writer import LAUNCHER
+from clip_core.training.processes import refuse_one_gpu
+
+_COMMAND = "clip_core.cli.train"
+_SHUTDOWN = 30  # seconds for a checkpoint, after which a process is killed
+
+
+def launch(devices: int, device: str | None, flags: Sequence[str]) -> int:
+    """Train with so many processes; their output is that of this one. Returns the exit code.
+
+    SIGINT and SIGTERM are passed on to all of them, once; when one dies, the others are ended.
+
+    Raises:
+        UsageError: if the machine does not have so many devices.
+    """
+    refuse_one_gpu(device, devices)
+    logging.disable(logging.CRITICAL)  # the processes speak for themselves, not the launcher
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # training outlives the terminal
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // devices, 1)))
+    os.environ[LAUNCHER] = str(os.getpid())
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        signals_to_handle="SIGTERM,SIGINT",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", _COMMAND, *flags)
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
+    except ChildFailedError as failed:
+        return _exit_code(failed)
+    return 0
+
+
+def _exit_code(failed: ChildFailedError) -> int:
+    """Rank 0's, which has said why; or a sentence about a process that was killed."""
+    codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+    for rank, code in sorted(codes.items()):
+        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):
+            name = signal.Signals(-code).name
+            print(f"clip-train: process {rank} was ended by {name}; the others were stopped.", file=sys.stderr)
+    return next((code for _, code in sorted(codes.items()) if code > 0), 1)
