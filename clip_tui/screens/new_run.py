@@ -107,8 +107,8 @@ class NewRunScreen(Page):
         self._show_sections()
         hidden = len(FIELDS) - shown
         form = self.query_one("#form")
-        more = f"{hidden} more: ^f finds one, ^g shows all" if hidden else "^g shows the first eight"
-        form.border_subtitle = f"{more} · ^r previews automatic values · ^s starts"
+        more = "more: ^f finds one, ^g shows all" if hidden else "^g shows the first eight"
+        form.border_subtitle = f"{more} · ^r previews values · ^s starts"
 
     def _show_sections(self) -> None:
         """A title only where one of its fields is shown."""
