@@ -68,7 +68,7 @@ def test_the_main_job_from_the_form_to_an_answer_of_both_backends(tmp_path: Path
             terminal.wait_for("passed against PyTorch", 120)
 
             terminal.press("4")
-            terminal.wait_for("text to match against 9 images")
+            terminal.wait_for("match against 9 images")
             terminal.press("x")
             terminal.wait_for(" ms")
             terminal.wait_for("▀")
