@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_core.inference.bundle import Manifest, read_manifest
+from clip_core.inference.bundle import Manifest, Parity, read_manifest
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 from clip_tui.numbers import percent
@@ -32,18 +32,29 @@ def parity_rows(manifest: Manifest) -> list[Row]:
             f"{row.max_abs_diff:.1e}",
             f"{row.least_cosine:.7f}",
         )
-        for row in manifest.parity.rows
+        for variant in manifest.variants
+        for row in variant.parity.rows
     ]
 
 
+def variant_verdicts(manifest: Manifest) -> list[str]:
+    """A sentence for each variant after the first: `int8 passed ..., recall@1 84.0% → 83.6%`."""
+    return [f"{printable(each.precision)} {_verdict(each.parity)}" for each in manifest.variants[1:]]
+
+
 def parity_verdict(manifest: Manifest) -> str:
-    """The parity in one sentence, without the word: `passed against PyTorch on ...`."""
-    parity = manifest.parity
+    """The parity of the default variant in one sentence, without the word: `passed against PyTorch on ...`."""
+    return _verdict(manifest.parity)
+
+
+def _verdict(parity: Parity) -> str:
+    recall = parity.recall
+    kept = f", recall@1 {percent(recall.before)} → {percent(recall.after)}" if recall and not parity.exact else ""
     limit = f"tolerance {parity.tolerance:.0e}" if parity.exact else f"least cosine {parity.least_cosine:.4f}"
     return (
         f"{'passed' if parity.accepted else 'FAILED'} against PyTorch on {parity.images:,} images and "
         f"{parity.captions:,} captions: max |diff| {parity.max_abs_diff:.1e} ({limit}), "
-        f"top-1 agreement {percent(parity.top1_agreement)}"
+        f"top-1 agreement {percent(parity.top1_agreement)}{kept}"
     )
 
 

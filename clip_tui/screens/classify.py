@@ -223,7 +223,7 @@ class ClassifyScreen(QueryPage):
         self.query_one("#confusion", ConfusionMap).show(outcomes)
         self._list(list(outcomes.every), "wrong ones first")
         if not isinstance(self.focused, Input):
-            self.query_one("#per-class").focus()
+            self.set_focus(self.query_one("#per-class"))
 
     def _second_accuracy(self) -> Text:
         models = self.models()
@@ -312,7 +312,7 @@ class ClassifyScreen(QueryPage):
     def _see_images(self) -> None:
         self._view = 2
         self._show_mode()
-        self.query_one("#wrong").focus()
+        self.set_focus(self.query_one("#wrong"))
 
     def copied(self) -> str | None:
         if self.whole_set:
@@ -328,7 +328,7 @@ class ClassifyScreen(QueryPage):
         return self.whole_set if action in ("sort", "view") else True
 
     def action_classes(self) -> None:
-        self.query_one("#classes", Input).focus()
+        self.set_focus(self.query_one("#classes", Input))
 
     def action_classify(self) -> None:
         self.classify()
@@ -349,7 +349,7 @@ class ClassifyScreen(QueryPage):
         """Where there is no room for all three: per class, confusion, images."""
         self._view = (self._view + 1) % len(VIEWS)
         self._show_mode()
-        self.query_one(("#per-class", "#confusion", "#wrong")[self._view]).focus()
+        self.set_focus(self.query_one(("#per-class", "#confusion", "#wrong")[self._view]))
 
     def action_next(self) -> None:
         self._index += 1

@@ -116,10 +116,10 @@ class DataScreen(Page):
 
     @on(Input.Submitted, "#search")
     def _search_done(self) -> None:
-        self.query_one("#captions", OptionList).focus()
+        self.set_focus(self.query_one("#captions", OptionList))
 
     def action_search(self) -> None:
-        self.query_one("#search", Input).focus()
+        self.set_focus(self.query_one("#search", Input))
 
     def action_part(self) -> None:
         self._part = "training" if self._part == "validation" else "validation"

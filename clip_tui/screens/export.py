@@ -19,7 +19,7 @@ from clip_core.run.records import State, Status
 from clip_core.text import printable
 from clip_tui import starter
 from clip_tui.actions import bindings
-from clip_tui.bundle_view import bundle_of, bundle_size, parity_lines, parity_verdict
+from clip_tui.bundle_view import bundle_of, bundle_size, parity_lines, parity_verdict, variant_verdicts
 from clip_tui.encoder import model_of
 from clip_tui.numbers import duration
 from clip_tui.screens.dialogs import Choice, Chooser
@@ -220,9 +220,10 @@ def _bundle(manifest: Manifest, state: ExportState) -> Text:
     text.append(printable(str(RunPaths(state.path).bundle)), "bold")
     text.append(f"  {size:.1f} MB, opset {manifest.opset}\n")
     text.append(f"of {printable(source.run)}, {printable(source.checkpoint)}, step {source.step:,}\n", "dim")
-    return text.append(
-        "parity " + parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}"
-    )
+    text.append("parity " + parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}")
+    for variant, sentence in zip(manifest.variants[1:], variant_verdicts(manifest), strict=True):
+        text.append(sentence + "\n", GREEN if variant.parity.accepted else RED)
+    return text
 
 
 def _table(manifest: Manifest) -> Text:

@@ -111,13 +111,13 @@ class LogsScreen(Page):
 
     def action_find(self) -> None:
         self.query_one("#find-line").display = True
-        self.query_one("#find").focus()
+        self.set_focus(self.query_one("#find"))
 
     @on(Input.Submitted, "#find")
     def _find(self) -> None:
         self._words = self.query_one("#find", Input).value.strip().casefold()
         self.query_one("#find-line").display = bool(self._words)
-        self.query_one("#log").focus()
+        self.set_focus(self.query_one("#log"))
         matches = self._matches()
         self._match = matches[-1] if matches else None  # the latest one
         self._draw_again()
@@ -125,7 +125,7 @@ class LogsScreen(Page):
     def key_escape(self) -> None:
         """Leave the field; then take the marks away."""
         if self.query_one("#find").has_focus and self._words:
-            self.query_one("#log").focus()
+            self.set_focus(self.query_one("#log"))
             return
         self.query_one("#find", Input).value = ""
         self._find()
@@ -186,7 +186,7 @@ class LogsScreen(Page):
         self._show_title()
 
     def action_events(self) -> None:
-        self.query_one("#log" if self.query_one("#events").has_focus else "#events").focus()
+        self.set_focus(self.query_one("#log" if self.query_one("#events").has_focus else "#events"))
 
     def copied(self) -> str | None:
         """The event or the matching line that is selected, else what the log shows."""

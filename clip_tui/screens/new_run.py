@@ -71,7 +71,7 @@ class NewRunScreen(Page):
     def on_mount(self) -> None:
         super().on_mount()
         self._show_fields()
-        self.query_one("#data-data_file").focus()
+        self.set_focus(self.query_one("#data-data_file"))
         self.call_after_refresh(self._restore)
 
     def _restore(self) -> None:
@@ -107,8 +107,8 @@ class NewRunScreen(Page):
         self._show_sections()
         hidden = len(FIELDS) - shown
         form = self.query_one("#form")
-        more = f"{hidden} more: ^f finds one, ^g shows all" if hidden else "^g shows the first eight"
-        form.border_subtitle = f"{more} · ^r previews automatic values · ^s starts"
+        more = "more: ^f finds one, ^g shows all" if hidden else "^g shows the first eight"
+        form.border_subtitle = f"{more} · ^r previews values · ^s starts"
 
     def _show_sections(self) -> None:
         """A title only where one of its fields is shown."""
@@ -136,10 +136,10 @@ class NewRunScreen(Page):
         shown = [field for field in FIELDS if self.query_one(f"#row-{field.id}").display]
         first = next((field for field in shown if typed in (field.flag, field.name)), shown[0] if shown else None)
         if first is not None:
-            self.query_one(f"#{first.id}").focus()
+            self.set_focus(self.query_one(f"#{first.id}"))
 
     def action_filter(self) -> None:
-        self.query_one("#find-setting").focus()
+        self.set_focus(self.query_one("#find-setting"))
 
     def action_all(self) -> None:
         self._all = not self._all

@@ -167,7 +167,7 @@ class RetrieveScreen(QueryPage):
             what = "images" if self.from_text else "captions"
             self.clip.say(self.gallery.note or f"The gallery has no {what} yet; g chooses another.", severity="warning")
             return
-        self.query_one("#images" if self.from_text and not self.as_table else "#table").focus()
+        self.set_focus(self.query_one("#images" if self.from_text and not self.as_table else "#table"))
         image = next((term.image for term in terms if term.image), None)
         self.query_one("#query-image", ImageView).show(Path(image) if image else None)
         self.query_one("#query-image").display = image is not None
@@ -222,7 +222,7 @@ class RetrieveScreen(QueryPage):
     # ------------------------------------------------------------ actions
 
     def action_query(self) -> None:
-        self.query_one("#query", Input).focus()
+        self.set_focus(self.query_one("#query", Input))
 
     def action_turn(self) -> None:
         self.from_text = not self.from_text
@@ -246,7 +246,7 @@ class RetrieveScreen(QueryPage):
         self.as_table = not self.as_table
         self._show()
         if self.found:
-            self.query_one("#table" if self.as_table else "#images").focus()
+            self.set_focus(self.query_one("#table" if self.as_table else "#images"))
 
     def action_page(self, by: int) -> None:
         """The next or the previous page of results."""

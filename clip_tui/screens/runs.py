@@ -77,7 +77,7 @@ class RunsScreen(Page):
         self._list = RunList(self.clip.root)
         self.order: Order = next((each for each in ORDERS if each == self.clip.settings.sort_runs), "latest")
         self.query_one("#filter-line").display = False
-        self.query_one("#runs").focus()
+        self.set_focus(self.query_one("#runs"))
         self._follow()
 
     async def on_unmount(self) -> None:
@@ -191,7 +191,7 @@ class RunsScreen(Page):
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
         self.query_one("#filter-line").display = bool(self.query_one("#filter", Input).value)
-        self.query_one("#runs").focus()
+        self.set_focus(self.query_one("#runs"))
 
     def key_escape(self) -> None:
         """Leave the filter, then empty it, then take the marks away."""
@@ -207,7 +207,7 @@ class RunsScreen(Page):
 
     def action_filter(self) -> None:
         self.query_one("#filter-line").display = True
-        self.query_one("#filter").focus()
+        self.set_focus(self.query_one("#filter"))
 
     def action_sort(self) -> None:
         self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]

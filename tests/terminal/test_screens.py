@@ -1,5 +1,6 @@
 """The other screens in a real terminal: texts from names, notes, captions and logs never reach it as sequences."""
 
+import time
 from pathlib import Path
 
 from clip_core.run.paths import RunPaths
@@ -19,6 +20,7 @@ def test_hostile_names_notes_captions_and_logs_never_reach_the_terminal_as_seque
         terminal.press("space", "e")
         terminal.wait_for("Name in the list")
         terminal.press("enter")  # the name as it is offered, printable
+        _wait_until_gone(terminal, "Name in the list")
         terminal.wait_for("bell clear[2J title]0;owned")
         terminal.press("/", "z", "z", "z", "enter")
         terminal.wait_for("1 filtered out")
@@ -33,7 +35,9 @@ def test_hostile_names_notes_captions_and_logs_never_reach_the_terminal_as_seque
         terminal.wait_for("validation 6")
         terminal.press("4", "g")
         terminal.wait_for("the pairs that the run was trained on")
-        terminal.press("enter", "5")
+        terminal.press("enter")
+        _wait_until_gone(terminal, "type to filter")
+        terminal.press("5")
         terminal.wait_for("templates")
         terminal.press("6")
         terminal.wait_for("Events")
@@ -43,3 +47,11 @@ def test_hostile_names_notes_captions_and_logs_never_reach_the_terminal_as_seque
         assert terminal.wait() == 0
     assert b"owned\x07" not in terminal.received
     assert not set(terminal.received.decode("utf-8")) & set("\x9b\u202e\u2066")
+
+
+def _wait_until_gone(terminal: Terminal, words: str, seconds: float = 60.0) -> None:
+    """Until a dialog is closed, so that the next key is not typed into it."""
+    deadline = time.monotonic() + seconds
+    while words in terminal.text:
+        assert time.monotonic() < deadline, f"{words!r} stayed on the screen:\n{terminal.text}"
+        terminal.read()

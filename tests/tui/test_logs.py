@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from clip_core.run.paths import RunPaths
+from clip_core.text import printable
 from clip_tui.app import ClipApp
-from tests.tui.conftest import SIZES
+from tests.tui.conftest import HOSTILE, SIZES
 from tests.tui.pilot import opened, says
 
 
@@ -37,7 +38,7 @@ async def test_words_are_found_and_the_log_stands_at_each_match(runs: Path) -> N
         await says(pilot, "match 1 of 11")
         await pilot.press("p")
         await says(pilot, "match 11 of 11")
-        await pilot.press("escape", "f", "f")
+        await pilot.press("escape", "f")
         await says(pilot, "follows the end")
 
 
@@ -47,6 +48,6 @@ async def test_events_are_reached_and_copied_by_keys(runs: Path, monkeypatch: py
     monkeypatch.setattr(app, "copy_to_clipboard", copied.append)
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, runs / "hostile", "logs")
-        await says(pilot, "Events 1")
+        await says(pilot, "Events 3")
         await pilot.press("e", "y")
-        assert copied == ["bell clear[2J title]0;owned c131m"]
+        assert copied == [printable(HOSTILE[2])], "the latest event"
