@@ -23,7 +23,7 @@ Process = subprocess.Popen[bytes]
 TRAIN = "clip_core.cli.train"
 EXPORT = "export.cli"
 PREVIEW = "clip_core.training.preview"
-PREVIEW_SECONDS = 60.0
+PREVIEW_SECONDS = 120.0
 
 
 def to_flags(config: TrainConfig) -> list[str]:
