@@ -161,7 +161,7 @@ class Gallery:
     def _update(self, looked: "Looked", progress: Callable[[int, int], None], waiting: Callable[[], None]) -> None:
         store, self.embedded = self._store, 0
         wanted = {entry.path: entry for entry in looked.entries}
-        if _differences(store, wanted) != ([], []):
+        if store.unfinished or _differences(store, wanted) != ([], []):
             with store.writing(waiting):
                 changed, gone = _differences(store, wanted)
                 self.embedded = embed_into(store, self._encoder, changed, progress)

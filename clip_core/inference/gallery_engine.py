@@ -98,6 +98,10 @@ class EngineStore:
         for path in gone:
             self.entries.pop(path, None)
 
+    @property
+    def unfinished(self) -> bool:
+        return False
+
     def finish(self) -> None:
         """Join the small pieces that the commits left."""
         self._table.optimize()

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -82,6 +83,11 @@ class Store(Protocol):
 
     entries: dict[str, Entry]  # by path, as far as embedded
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether `finish` is to be called though nothing changed."""
+        ...
+
     def writing(self, waiting: Callable[[], None]) -> Any:
         """A context in which this process alone writes; `waiting` is called once if another one does."""
         ...
@@ -107,6 +113,8 @@ class Store(Protocol):
 
 class FolderStore:
     """A gallery in a folder. What cannot be written there goes to a temporary folder, which costs the storing only."""
+
+    _codes: CompactRows | None
 
     def __init__(self, folder: Path, model: str, embed_dim: int) -> None:
         self._folder, self._model, self._embed_dim = folder, model, embed_dim
@@ -160,13 +168,22 @@ class FolderStore:
         for path in gone:
             self._forget(path)
 
-    def finish(self) -> None:
-        """Remove dead rows where they are many, and make the codes of a large gallery."""
-        if len(self._rows) - len(self._row_of) > _MOST_DEAD * len(self._rows):
-            self._rewrite()
+    @property
+    def unfinished(self) -> bool:
+        """Whether many rows have no codes: it was killed before they were made, or they were damaged."""
         coded = 0 if self._codes is None else len(self._codes)
-        if len(self._rows) - coded > max(FEWEST - 1, _MOST_WITHOUT_CODES * len(self._rows)):
-            self._encode()
+        return len(self._rows) - coded > max(FEWEST - 1, _MOST_WITHOUT_CODES * len(self._rows))
+
+    def finish(self) -> None:
+        """Remove dead rows where they are many, and make the codes of a large gallery; in memory on a full disk."""
+        if len(self._rows) - len(self._row_of) > _MOST_DEAD * len(self._rows):
+            with suppress(OSError):  # they stay, and are skipped
+                self._rewrite()
+        if self.unfinished:
+            try:
+                self._encode()
+            except OSError:
+                self._codes = compact(self._rows)
 
     def search(self, queries: FloatArray, k: int) -> list[list[Hit]]:
         found = nearest(self._rows, queries, k, self._codes, self._dead())
@@ -197,7 +214,7 @@ class FolderStore:
 
     def _empty(self) -> None:
         self._file = ""
-        self._codes: CompactRows | None = None
+        self._codes = None
         self._dead_rows: tuple[tuple[int, int], IntArray] | None = None
         self._rows: FloatArray = np.empty((0, self._embed_dim), np.float32)
         self._row_of: dict[str, int] = {}
@@ -305,6 +322,9 @@ class FolderStore:
         name = f"codes-{uuid.uuid4().hex}"
         path = self._folder / f"{name}.npy"
         codes = np.lib.format.open_memmap(path, "w+", np.int8, codes_shape(*self._rows.shape))
+        if hasattr(os, "posix_fallocate"):  # a mapped file that the disk has no room for ends the process
+            with path.open("r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
         made = compact(self._rows, codes)
         codes.flush()
         kept = {key: value for key, value in vars(made).items() if key != "codes"}
@@ -372,5 +392,5 @@ def _read_codes(folder: Path, name: str, rows: int, size: int) -> CompactRows | 
         shapes = made.codes.shape, made.sums.shape, made.mean.shape, made.basis.shape
         wanted = codes_shape(len(made), size), (len(made),), (size,), (size, size)
         return made if shapes == wanted and codes.dtype == np.int8 and len(made) <= rows else None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError):
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile):
         return None
