@@ -10,7 +10,7 @@ from tests.tui.pilot import opened, screen_text, until
 
 async def test_the_help_page_has_every_action_and_closes(runs: Path) -> None:
     app = ClipApp(runs)
-    async with app.run_test(size=(160, 80)) as pilot:
+    async with app.run_test(size=(160, 180)) as pilot:
         await opened(pilot, runs / "live", "live")
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpScreen) and "All screens" in screen_text(app))
