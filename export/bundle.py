@@ -117,7 +117,7 @@ def write_bundle(
         job.now(f"converting {loaded.folder}", step=loaded.step)
         convert(loaded.model, folder, out.with_name(f"{out.name}.log"))
         restore_end_token(folder, tokenizer.end_token, tokenizer.pad_id)
-        job.now(f"computing {len(samples.pixel_values)} images and {len(samples.captions)} captions in PyTorch")
+        job.now(f"embedding {len(samples.pixel_values)} images and {len(samples.captions)} captions in PyTorch")
         reference = Reference(loaded.model, tokenizer, samples)
         rows, of_preprocessing = write_more(more, loaded, folder, samples, sample_images(loaded, images))
         variants = make_variants(

@@ -8,11 +8,12 @@ from types import FrameType
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from clip_core import __version__
 from clip_core.cli.app import run_app
 from clip_core.errors import UsageError
-from clip_core.inference.bundle import Precision
+from clip_core.inference.bundle import Precision, find_bundle
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
 
@@ -58,7 +59,8 @@ def export(
     images
         Folder of images to measure parity on, and to calibrate int8 (default: the run's validation images).
     precision
-        Variants of an ONNX bundle: --precision fp32 fp16 int8 (default: fp32). The first of these is its default.
+        Variants of an ONNX bundle: --precision fp32 fp16 int8 (default: fp32). Whoever names none of them reads fp32
+        where it is one of them, else fp16.
     accept_loss
         Keep a variant that loses more than one point of recall@1.
     force
@@ -72,6 +74,8 @@ def export(
     push
         ORG/NAME on the Hugging Face hub: upload the export there, README.md as its model card.
     """
+    if precision == []:
+        raise UsageError("--precision is given without a value; name at least one: --precision fp32 int8")
     if push is not None:
         from export.push import check_push
 
@@ -114,32 +118,35 @@ def verify(bundle: Path, /, *, device: Device = None, against: Path | None = Non
     Parameters
     ----------
     bundle
-        Folder of the bundle.
+        Folder of the bundle, or the run that it is in.
     against
         The run, checkpoint or published weights that it was exported from (default: the run that it is in).
     """
     from export.check import verify as check
     from export.check import verify_against
 
+    bundle = find_bundle(bundle)
     manifest = check(bundle, device or "cpu", _say)
     verify_against(bundle, manifest, against, _say)
     return 0
 
 
 @app.command
-def bench(bundle: Path, /, *, device: Device = None, rounds: int = 10) -> int:
+def bench(
+    bundle: Path, /, *, device: Device = None, rounds: Annotated[int, Parameter(validator=Number(gte=1))] = 10
+) -> int:
     """Measure latency and throughput of each variant of a bundle, on each provider, beside PyTorch.
 
     Parameters
     ----------
     bundle
-        Folder of the bundle.
+        Folder of the bundle, or the run that it is in.
     rounds
         Runs of each way and batch size.
     """
     from export.bench import bench as measure
 
-    measure(bundle, device, max(1, rounds), _say)
+    measure(find_bundle(bundle), device, rounds, _say)
     return 0
 
 

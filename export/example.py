@@ -97,4 +97,7 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(errors="replace")  # "?" for what the terminal cannot show
     if len(sys.argv) < 3:
         sys.exit("usage: python example.py IMAGE TEXT [TEXT ...]")
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except OSError as error:  # an image that is missing or cannot be read
+        sys.exit(f"example.py: {error}")

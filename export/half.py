@@ -30,24 +30,29 @@ def to_half(source: Path, target: Path, inputs: Inputs) -> str:
     """
     model = onnx.load(source)
     large = _large_nodes(model, inputs)
+    own = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
     half = convert_float_to_float16(
         model,
         keep_io_types=True,
         op_block_list=sorted(_SENSITIVE),
         node_block_list=sorted(_normalisation(model) | large),
     )
-    join_casts(half)
+    join_casts(half, own)
     save_onnx(half, target)
     return "fp16, normalisation and softmax in fp32" + (f", and {len(large)} nodes of large values" if large else "")
 
 
-def join_casts(model: onnx.ModelProto) -> None:
-    """Let fp32 nodes read each other directly: the converter rounds to fp16 between them."""
+def join_casts(model: onnx.ModelProto, own: set[str]) -> None:
+    """Let fp32 nodes read each other directly: the converter rounds to fp16 between them.
+
+    Args:
+        own: outputs of the model's own casts, which read booleans or integers (a mask) and stay.
+    """
     graph = model.graph
     casts = {node.output[0]: (node.input[0], node.attribute[0].i) for node in graph.node if node.op_type == "Cast"}
     direct = {}
     for out, (before, to) in casts.items():
-        if to == TensorProto.FLOAT and casts.get(before, ("", 0))[1] == TensorProto.FLOAT16:
+        if before not in own and to == TensorProto.FLOAT and casts.get(before, ("", 0))[1] == TensorProto.FLOAT16:
             direct[out] = casts[before][0]
     outputs = {each.name: direct[each.name] for each in graph.output if each.name in direct}
     makers = {out: node for node in graph.node for out in node.output}
@@ -61,7 +66,7 @@ def join_casts(model: onnx.ModelProto) -> None:
     while True:
         read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
         made = {name for node in graph.node if node.op_type != "Cast" for name in node.output}
-        kept = [node for node in graph.node if node.op_type != "Cast" or (node.output[0] in read - made)]
+        kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read - made]
         if len(kept) == len(graph.node):
             return
         del graph.node[:]

@@ -140,7 +140,7 @@ def table(variant: Variant) -> str:
     lines.append(f"{variant.precision}: {summary(parity)}: {'accepted' if parity.accepted else 'rejected'}")
     if recall:
         lines.append(
-            f"{variant.precision}: recall@1 {recall.before:.1%} in PyTorch, {recall.after:.1%} here, over "
+            f"{variant.precision}: recall@1 {recall.before:.1%} in PyTorch, {recall.after:.1%} in ONNX, over "
             f"{recall.pairs} pairs"
         )
     lines += [f"{variant.precision}: {file} is {how}" for file, how in variant.how.items()]

@@ -33,6 +33,7 @@ Mode = Literal["similarity", "classification", "retrieval", "text-retrieval"]
 Image = Annotated[Path, Parameter(help="path of an image")]
 Texts = Annotated[list[str], Parameter(consume_multiple=True, negative="", help='one or more: --texts "a cat" "a dog"')]
 TopK = Annotated[int | None, Parameter(validator=Number(gte=1), help="how many results (default: all)")]
+Index = Annotated[Path | None, Parameter(help="folder that keeps the embeddings (default: one in the user's cache)")]
 Engine = Annotated[
     str | None, Parameter(help="a LanceDB database in place of the index: a folder, or s3://BUCKET/PATH")
 ]
@@ -63,7 +64,8 @@ class Model:
     device: Annotated[
         str | None,
         Parameter(
-            help="cpu, cuda, cuda:N or mps; with onnx also tensorrt, directml (default: first available; onnx: cpu)"
+            help="cpu, cuda, cuda:N or mps; with onnx also tensorrt, coreml, directml (default: first available; "
+            "onnx: cpu)"
         ),
     ] = None
     precision: Annotated[
@@ -223,14 +225,15 @@ def retrieval(
     *,
     text: Annotated[str, Parameter(help="a caption to search for")],
     image_dir: Annotated[Path, Parameter(help="folder of images, searched with its subfolders")],
-    top_k: TopK = 5,
+    top_k: Annotated[int, Parameter(validator=Number(gte=1), help="how many results")] = 5,
+    index: Index = None,
     engine: Engine = None,
     options: ModelAndOutput = _DEFAULT,
 ) -> int:
     """Text-to-image retrieval from a folder. Embeddings are stored; only new and changed images are embedded again."""
     clip = options.load()
     _warn_truncated(clip, [text])
-    found = _gallery(clip, image_dir, engine=engine)
+    found = _gallery(clip, image_dir, index, engine)
     images, scores = clip.text_image_retrieval(text, found, top_k)
     paths, values = [str(path) for path in images], scores.tolist()
     answer = {
@@ -254,9 +257,7 @@ def gallery(
     *,
     image_dir: Annotated[Path, Parameter(help="folder of images, with its subfolders")],
     save: Annotated[Path | None, Parameter(help="also write paths and embeddings: NAME.parquet or NAME.npz")] = None,
-    index: Annotated[
-        Path | None, Parameter(help="folder that keeps the embeddings (default: one in the user's cache)")
-    ] = None,
+    index: Index = None,
     engine: Engine = None,
     options: Model = _LATEST,
 ) -> int:

@@ -24,7 +24,7 @@ from clip_core.errors import BackendError, BundleError
 from clip_core.inference.threshold import Threshold
 from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.network import Frozen, Preprocessing
-from clip_core.run.paths import MANIFEST
+from clip_core.run.paths import MANIFEST, RunPaths
 from clip_core.text import printable
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -251,6 +251,18 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists() or (path / VISION).exists()
 
 
+def find_bundle(path: Path) -> Path:
+    """The bundle that `path` means: itself, or that of a run.
+
+    Raises:
+        BundleError: if nothing is there.
+    """
+    if not path.is_dir():
+        raise BundleError(f"there is no folder {path}; give a bundle, or a run that has one.")
+    inside = RunPaths(path).bundle
+    return inside if is_bundle(inside) and not is_bundle(path) else path
+
+
 def read_manifest(folder: Path) -> Manifest:
     """manifest.json of a bundle.
 
@@ -264,9 +276,11 @@ def read_manifest(folder: Path) -> Manifest:
         mistake = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
         if where == "format_version":
+            found = mistake["input"]
+            newer = isinstance(found, int) and found > FORMAT_VERSION
             raise BundleError(
-                f"{folder / MANIFEST} is of format version {mistake['input']!r}, this clip-tui reads version "
-                f"{FORMAT_VERSION}; upgrade clip-tui, or export the bundle again."
+                f"{folder / MANIFEST} is of format version {printable(repr(found), 40)}, this clip-tui reads version "
+                f"{FORMAT_VERSION}; {'upgrade clip-tui, or ' if newer else ''}export the bundle again."
             ) from None
         raise BundleError(
             f"{folder / MANIFEST} is damaged at {printable(where, 80)} ({printable(mistake['msg'], 120)}); "

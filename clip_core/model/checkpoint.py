@@ -209,7 +209,7 @@ def find_checkpoint(path: Path) -> Path:
     if (path / META).is_file():
         return path
     if not path.exists():
-        raise CheckpointError(f"no model at {path}: give a run directory, a checkpoint or an ONNX bundle.")
+        raise CheckpointError(f"no model at {path}: give a run directory, a checkpoint or published weights.")
     if not is_run(path):
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint.")
     reader = RunReader(path)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from clip_core.errors import BackendError, BundleError, ParityError, UsageError
-from clip_core.inference.bundle import REFERENCE, read_manifest
+from clip_core.inference.bundle import REFERENCE, find_bundle, read_manifest
 from export.bench import bench
 from export.check import verify, verify_against
+from export.cli import main
 from export.push import check_push
 from tests.inference.test_bundle import change_a_byte, relist
 from tests.models import make_run
@@ -32,6 +33,22 @@ def test_a_bundle_away_from_its_run_says_that_pytorch_is_left_out(own_bundle: Pa
     assert "--against" in said[0]
     verify_against(own_bundle, read_manifest(own_bundle), tiny_run, said.append)
     assert said[1].endswith("accepted")
+
+
+def test_verify_and_bench_take_a_run_for_its_bundle(
+    tiny_bundle: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_bundle(tiny_run) == tiny_run / "bundle" == tiny_bundle
+    assert find_bundle(tiny_bundle) == tiny_bundle
+    assert main(["verify", str(tmp_path / "nowhere")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["bench", str(tiny_bundle), "--rounds", "0"]) == 2
+    assert "--rounds" in capsys.readouterr().err
+
+
+def test_a_precision_without_a_value_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tiny_run), "--precision"]) == 2
+    assert "--precision is given without a value" in capsys.readouterr().err
 
 
 def test_another_model_is_not_the_one_that_was_exported(own_bundle: Path, tmp_path: Path) -> None:

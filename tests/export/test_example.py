@@ -32,3 +32,7 @@ def test_example_py_says_how_it_is_called(tiny_bundle: Path) -> None:
     done = python(tiny_bundle / "example.py")
     assert done.returncode == 1
     assert done.stderr.startswith("usage:")
+    done = python(tiny_bundle / "example.py", "nowhere.jpg", "a cat")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nowhere.jpg" in done.stderr

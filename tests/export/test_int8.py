@@ -138,3 +138,19 @@ def test_sums_that_fp16_cannot_hold_stay_in_fp32(tmp_path: Path, scale: float, h
     assert to_half(source, target, inputs).endswith(how)
     assert cosine(source, target, inputs[0]) > 0.999
     assert np.allclose(np.linalg.norm(open_onnx(target)(inputs[0]), axis=1), 1, atol=1e-6)
+
+
+def test_fp16_keeps_the_cast_of_a_mask(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["ones"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["ones", "last"], ["count"], keepdims=1),
+        helper.make_node("Mul", ["x", "ones"], ["kept"]),
+        helper.make_node("Div", ["kept", "count"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "w"], ["y"]),
+    ]
+    weights = {"w": random(16, 16), "zero": np.float32(0)}
+    source, target = write(tmp_path / "x.onnx", nodes, weights, [16], 16), tmp_path / "h.onnx"
+    inputs = [random(8, 16)]
+    to_half(source, target, inputs)
+    assert cosine(source, target, inputs[0]) > 0.999

@@ -219,7 +219,8 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (lambda bundle: edit_manifest(bundle, lambda m: m.update(embed_dim=17)), "other inputs or outputs"),
     (lambda bundle: edit_manifest(bundle, lambda m: m.update(extra=1)), "extra"),
     (lambda bundle: edit_manifest(bundle, lambda m: m["files"].pop(TEXT)), "does not list onnx/text_model.onnx"),
-    (lambda bundle: edit_manifest(bundle, lambda m: m.update(format_version=99)), "version 99"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.update(format_version=99)), "99.*; upgrade clip-tui, or export"),
+    (lambda bundle: edit_manifest(bundle, lambda m: m.update(format_version=1)), "reads version .; export the bundle"),
     (
         lambda bundle: edit_manifest(bundle, lambda m: m["preprocessing"].update(image_size=64)),
         "other inputs or outputs",

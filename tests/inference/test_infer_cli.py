@@ -127,8 +127,9 @@ def test_retrieval_prints_paths_and_draws_a_grid(tiny_bundle: Path, image: Path,
     assert len(done.stdout.splitlines()) == 1 + 37
     assert "\x1b" not in done.stdout + done.stderr
     assert (tmp_path / "grid.png").stat().st_size > 1000
-    answer = json.loads(python(*INFER, *asked, "--json").stdout)
+    answer = json.loads(python(*INFER, *asked, "--json", "--index", tmp_path / "index").stdout)
     assert len(answer["images"]) == 5
+    assert (tmp_path / "index" / "gallery.sqlite").is_file()
     assert list(answer["skipped"]) == [str(folder / "broken.png")]
 
 
