@@ -264,9 +264,11 @@ def gallery(
     """Embed a folder of images for retrieval, or what changed in it; interrupted, it goes on from there next time."""
     if save is not None and save.suffix not in (".parquet", ".npz"):
         raise UsageError(f"--save is {printable(str(save))}; it must end in .parquet or .npz.")
+    if save is not None and not save.parent.is_dir():
+        raise UsageError(f"--save is {printable(str(save))}; there is no folder {printable(str(save.parent))}.")
     clip = options.load()
     found = _gallery(clip, image_dir, index, engine)
-    print(f"{len(found):,} images in the gallery, {found.embedded:,} embedded now")
+    print(f"{len(found):,} images in the gallery; {found.embedded:,} were new or changed")
     if save is not None:
         found.save(save)
         print(f"saved {printable(str(save))}")
@@ -361,8 +363,10 @@ def _gallery(clip: "CLIPInference", folder: Path, index: Path | None = None, eng
         path, reason = next(iter(gallery.failures.items()))
         say(
             f"{len(gallery.failures):,} of {len(gallery.failures) + len(gallery):,} images skipped; "
-            f"the first is {path}: {reason}"
+            f"the first is {path}: {reason.removeprefix(f'{path} ')}"
         )
+    if not gallery.stored:
+        say("the embeddings cannot be stored in the index and will be computed again next time; name a folder: --index")
     if not len(gallery):
         raise UsageError(f"there is no readable image below {folder}; choose another --image-dir.")
     return gallery

@@ -106,6 +106,11 @@ class Gallery:
         return len(self.paths)
 
     @property
+    def stored(self) -> bool:
+        """Whether the embeddings outlive the process: not where their folder cannot be written."""
+        return not self._store.temporary
+
+    @property
     def embeddings(self) -> FloatArray:
         """float32 (N, D), in the order of `paths`; memory-mapped where nothing was removed or added since."""
         return self._store.vectors([str(path) for path in self.paths])

@@ -33,6 +33,8 @@ class EngineStore:
         DataError: if there is no database at the address, or the table has another embedding size.
     """
 
+    temporary = False
+
     def __init__(self, address: str, name: str, embed_dim: int) -> None:
         try:
             import lancedb

@@ -82,6 +82,7 @@ class Store(Protocol):
     """Where a gallery's embeddings are: a folder, or a vector database."""
 
     entries: dict[str, Entry]  # by path, as far as embedded
+    temporary: bool  # whether it is lost when the process ends
 
     @property
     def unfinished(self) -> bool:
@@ -115,6 +116,7 @@ class FolderStore:
     """A gallery in a folder. What cannot be written there goes to a temporary folder, which costs the storing only."""
 
     _codes: CompactRows | None
+    temporary = False
 
     def __init__(self, folder: Path, model: str, embed_dim: int) -> None:
         self._folder, self._model, self._embed_dim = folder, model, embed_dim
@@ -341,7 +343,7 @@ class FolderStore:
         self._temporary = weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
         if self._file:
             shutil.copytree(self._folder, place, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        self._folder = place
+        self._folder, self.temporary = place, True
 
 
 def wait_for(path: Path, waiting: Callable[[], None]) -> Lock:

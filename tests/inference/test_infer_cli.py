@@ -133,6 +133,22 @@ def test_retrieval_prints_paths_and_draws_a_grid(tiny_bundle: Path, image: Path,
     assert list(answer["skipped"]) == [str(folder / "broken.png")]
 
 
+def test_gallery_says_what_is_skipped_and_what_is_not_stored(
+    tiny_bundle: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(image.parent, folder := tmp_path / "images")
+    broken = folder / "broken.png"
+    broken.write_bytes(b"no image")
+    asked = ["gallery", "--model", str(tiny_bundle), "--image-dir", str(folder), "--index", str(broken)]
+    assert main([*asked, "--save", str(tmp_path / "nowhere" / "x.npz")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert said.err.count(str(broken)) == 1
+    assert "cannot be stored" in said.err
+    assert said.out == "36 images in the gallery; 37 were new or changed\n"
+
+
 @pytest.mark.parametrize("mode", ["similarity", "text-retrieval"])
 def test_bars_are_drawn(tiny_bundle: Path, image: Path, tmp_path: Path, mode: str) -> None:
     asked = (mode, "--model", tiny_bundle, "--image", image, "--texts", "a $x", "b", "--plot", tmp_path / "bars.png")
