@@ -1,12 +1,13 @@
 """From a model to an ONNX bundle: converted beside its place, checked for parity, then put in place."""
 
 import importlib.metadata
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import clip_core
-from clip_core.errors import BundleError, UsageError
+from clip_core.errors import UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
 from clip_core.inference.bundle import (
     COMBINED,
@@ -23,7 +24,6 @@ from clip_core.inference.bundle import (
     Source,
     Variant,
     check_bundle,
-    read_manifest,
 )
 from clip_core.inference.encoder import check_tokenizer
 from clip_core.inference.threshold import Threshold, calibrate
@@ -108,7 +108,7 @@ def write_bundle(
     job.say_notes(loaded.notes)
     out, tokenizer, text = job.out, loaded.tokenizer, loaded.config.text
     if job.named:
-        check_output(out, what="a bundle", run=_run_name(loaded), made_from=_made_from, force=force)
+        check_output(out, what="a bundle", run=_run_name(loaded), made_from=made_from, force=force)
     check_tokenizer(tokenizer, vocab_size=text.vocab_size, end_token=text.end_token, context_length=text.context_length)
     if more != NO_MORE and "fp32" not in precisions:
         raise UsageError("--combined and --with-preprocessing are fp32; add fp32 to --precision, or leave them out.")
@@ -134,11 +134,13 @@ def write_bundle(
     return manifest
 
 
-def _made_from(folder: Path) -> str | None:
+def made_from(folder: Path) -> str | None:
+    """The run that the bundle in a folder was made from, of whatever format or damaged; None for anything else."""
     try:
-        return read_manifest(folder).source.run
-    except BundleError:
+        run = json.loads((folder / MANIFEST).read_bytes())["source"]["run"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+    return run if isinstance(run, str) and (folder / "onnx").is_dir() else None
 
 
 def _write(

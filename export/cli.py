@@ -199,7 +199,12 @@ def _write_weights(job: ExportJob, to: Literal["hf", "open_clip"], *, force: boo
 def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    return run_app(app, argv)
+    try:
+        return run_app(app, argv)
+    except SystemExit:
+        if _received:
+            print("clip-export: interrupted.", file=sys.stderr)
+        raise
 
 
 _received: list[int] = []

@@ -8,11 +8,13 @@ import pytest
 
 from clip_core.errors import BackendError, BundleError, ParityError, UsageError
 from clip_core.inference.bundle import REFERENCE, find_bundle, read_manifest
+from clip_core.run.paths import MANIFEST
 from export.bench import bench
+from export.bundle import made_from
 from export.check import verify, verify_against
 from export.cli import main
 from export.push import check_push
-from tests.inference.test_bundle import change_a_byte, relist
+from tests.inference.test_bundle import change_a_byte, edit_manifest, relist
 from tests.models import make_run
 
 
@@ -44,6 +46,13 @@ def test_verify_and_bench_take_a_run_for_its_bundle(
     assert "there is no folder" in capsys.readouterr().err
     assert main(["bench", str(tiny_bundle), "--rounds", "0"]) == 2
     assert "--rounds" in capsys.readouterr().err
+
+
+def test_a_bundle_of_another_format_may_be_replaced(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, lambda manifest: manifest.update(format_version=1))
+    assert made_from(own_bundle) == "tiny"
+    (own_bundle / MANIFEST).write_text("[]")
+    assert made_from(own_bundle) is None
 
 
 def test_a_precision_without_a_value_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,8 @@ def test_a_stopped_export_says_so_and_leaves_no_folder(run: Path, number: signal
     process = start(run)
     wait_for(lambda: hidden_folders(run), process)
     process.send_signal(number)
-    process.communicate(timeout=120)
+    _, said = process.communicate(timeout=120)
+    assert "interrupted" in str(said)
     assert process.returncode == 128 + number
     assert (RunReader(run).export_status() or [None])[0] is State.STOPPED
     assert hidden_folders(run) == []
