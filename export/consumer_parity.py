@@ -72,7 +72,8 @@ def check_consumers(
             ):
                 worst = max(worst, _difference(consumer, what, names, ours, theirs, tolerance))
     left = len(everything) - len(ordinary)
-    rest = f"; {plural(left, 'caption')} with letters that example.py may read otherwise left out there" if left else ""
+    reason = "have characters that its plain tokenizer may split differently"
+    rest = f"; example.py was not compared on {left:,} of them, which {reason}" if left else ""
     return (
         f"consumers: example.py and CLIPInference give the model's embeddings of {plural(len(everything), 'caption')} "
         f"and {plural(len(files), 'image file')}, max |diff| {worst:.1e}{rest}"
