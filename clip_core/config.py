@@ -106,9 +106,7 @@ class DataConfig(Section):
         None, description="folder that image paths are relative to (default: the folder of the list)"
     )
     val_file: Path | None = Field(None, description="validation set (default: split from the training images)")
-    leave_out: Path | None = Field(
-        None, description="pairs to leave out of training and validation: the flags.json of a run"
-    )
+    leave_out: Path | None = Field(None, description="pairs to leave out of training and validation: a flags.json")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="fraction of the images in the validation set")
     captions: Captions = Field(
         "all",

@@ -1,26 +1,22 @@
 """clip-data: look at image-text pairs before training on them, rewrite them, and draw synthetic ones."""
 
 import json
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from clip_core.cli.app import run_app
 from clip_core.config import DataConfig, DataFormat
+from clip_core.errors import UsageError
 from clip_core.text import normalise_caption, plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.formats.detect import Reading
-    from clip_core.data.pairs import Report
-    from clip_core.data.tokenizer import Tokenizer
-
-_SHOWN = 20  # unusable pairs named on the screen; --json has them all
 
 app = App(name="clip-data", help="Check image-text pairs in any format, convert them, or draw synthetic ones.")
 
@@ -58,59 +54,50 @@ class ReadFlags:
 _NO_FLAGS = ReadFlags()
 
 
-@dataclass(frozen=True)
-class TokenizerFit:
-    """How well a tokenizer trained on the captions would hold them."""
-
-    kind: str
-    vocab_size: int
-    context_length: int
-    truncated: int
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What `clip-data check` reports about a pair list."""
-
-    usable_pairs: int
-    images: int
-    repeated_images: int  # whose file has the same content as that of an earlier one
-    image_sizes: dict[str, tuple[int, int]]  # smallest, median and largest by area: width, height in pixels
-    captions: int  # distinct, normalised
-    repeated_captions: int  # usable pairs whose caption an earlier pair has too
-    longest_caption: int  # characters
-    tokenizers: list[TokenizerFit]
-    bad_pairs: list[dict[str, Any]]
-    bad_share: float
-
-
 @app.command
 def check(
     file: Data,
     *,
     flags: ReadFlags = _NO_FLAGS,
+    val_file: Annotated[Path | None, Parameter(help="Validation pairs, to find images and captions in both.")] = None,
+    leave_out: Annotated[Path | None, Parameter(help="Pairs that are not looked at: a flags.json.")] = None,
+    batch_size: Annotated[
+        int, Parameter(help="Of the matching pairs that are counted.", validator=Number(gte=2))
+    ] = 256,
+    context_length: Annotated[
+        int | None, Parameter(help="Tokens that captions are truncated to (default: 77).", validator=Number(gte=3))
+    ] = None,
     workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
+    html: Annotated[Path | None, Parameter(help="Write a page with contact sheets.")] = None,
+    write_flags: Annotated[
+        Path | None, Parameter(name="--flags", help="Write the pairs to leave out, for clip-train --leave-out.")
+    ] = None,
+    json_file: Annotated[Path | None, Parameter(help="Write the report as JSON.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Decode every image of a data set and report what training would use.
+    """Decode every image of a data set once, and report what training would use and what is wrong with it.
 
     Exits 1 if training would refuse it because too many of its pairs are unusable.
     """
-    from clip_core.data.describe import reading_facts, reading_text
-    from clip_core.data.pairs import check_pairs
-    from clip_core.data.progress import DecodeProgress
+    from clip_core.cli.check import run_check
+    from clip_core.data.dataset import without_flagged
 
-    reading = flags.read(file)
-    sizes: dict[Path, tuple[int, int]] = {}
-    with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked") as progress:
-        report = check_pairs(reading.pairs, workers=workers, sizes=sizes, progress=progress)
-    findings, facts = _findings(report, sizes), reading_facts(reading)
-    if as_json:
-        print(json.dumps(facts | asdict(findings), indent=2))
-    else:
-        print(f"{printable(str(reading.path))}: {report.sentence()}")
-        print("\n".join([*reading_text(facts), *_text(findings)]))
-    return int(findings.bad_share > DataConfig().max_bad_share)
+    files = {name: path for name, path in (("json", json_file), ("html", html), ("flags", write_flags)) if path}
+    for path in files.values():
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{path} cannot be written: there is no folder {path.absolute().parent}; create it.")
+    readings = [flags.read(path) for path in (file, val_file) if path is not None]
+    if leave_out is not None:
+        readings = [without_flagged(part, leave_out, lambda line: print(line, file=sys.stderr)) for part in readings]
+    return run_check(
+        readings[0],
+        readings[1] if val_file is not None else None,
+        batch_size=batch_size,
+        context_length=context_length,
+        workers=workers,
+        as_json=as_json,
+        files=files,
+    )
 
 
 @app.command
@@ -193,65 +180,6 @@ def synthetic(
 
 def main(argv: Sequence[str] | None = None) -> int:
     return run_app(app, argv)
-
-
-def _findings(report: "Report", sizes: dict[Path, tuple[int, int]]) -> Findings:
-    from clip_core.data.image_files import count_repeated
-    from clip_core.data.pairs import distinct_images
-
-    captions = [pair.caption for pair in report.good]
-    distinct = {normalise_caption(text) for text in captions}
-    by_area = sorted((sizes[path] for path in {pair.image for pair in report.good}), key=math.prod)
-    places = {"smallest": 0, "median": len(by_area) // 2, "largest": -1}
-    return Findings(
-        usable_pairs=len(captions),
-        images=len(by_area),
-        repeated_images=count_repeated(distinct_images(report.good)),
-        image_sizes={name: by_area[place] for name, place in places.items()} if by_area else {},
-        captions=len(distinct),
-        repeated_captions=len(captions) - len(distinct),
-        longest_caption=max(map(len, captions), default=0),
-        tokenizers=_tokenizer_fits(captions) if captions else [],
-        bad_pairs=[{"entry": bad.pair.entry, "place": bad.pair.place, "reason": bad.reason} for bad in report.bad],
-        bad_share=report.bad_share,
-    )
-
-
-def _tokenizer_fits(captions: list[str]) -> list[TokenizerFit]:
-    from clip_core.data.tokenizer import train_bpe, train_characters
-
-    defaults = DataConfig()
-
-    def fit(tokenizer: "Tokenizer") -> TokenizerFit:
-        truncated = tokenizer.count_truncated(captions)
-        return TokenizerFit(tokenizer.kind, tokenizer.vocab_size, tokenizer.context_length, truncated)
-
-    return [
-        fit(train_characters(captions, defaults.context_length)),
-        fit(train_bpe(captions, defaults.vocab_size, defaults.context_length)),
-    ]
-
-
-def _text(findings: Findings) -> list[str]:
-    """The findings as lines for a person."""
-    sizes = [f"{name} {width} x {height}" for name, (width, height) in findings.image_sizes.items()]
-    repeated = f"; {findings.repeated_images:,} with the content of an earlier one" * bool(findings.repeated_images)
-    alike = ": all are the same, so there is nothing to learn" * (findings.captions == 1 < findings.usable_pairs)
-    lines = [
-        f"images      {findings.images:,}; {', '.join(sizes)} pixels{repeated}" if sizes else "images      none",
-        f"captions    {findings.captions:,} distinct, {findings.repeated_captions:,} repeated{alike}",
-        f"longest     {findings.longest_caption:,} characters",
-    ]
-    lines += [
-        f"{fit.kind:<11} {fit.vocab_size:,} tokens; {fit.truncated:,} captions "
-        f"({fit.truncated / findings.usable_pairs:.1%}) are truncated at {fit.context_length}"
-        for fit in findings.tokenizers
-    ]
-    lines.append(f"unusable    {plural(len(findings.bad_pairs), 'pair')} ({findings.bad_share:.1%})")
-    lines += [f"  {printable(bad['place'])}: {printable(bad['reason'])}" for bad in findings.bad_pairs[:_SHOWN]]
-    if len(findings.bad_pairs) > _SHOWN:
-        lines.append(f"  and {len(findings.bad_pairs) - _SHOWN:,} more; --json names them all")
-    return lines
 
 
 if __name__ == "__main__":

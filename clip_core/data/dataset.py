@@ -209,11 +209,15 @@ def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading
         reading = read_data(file, ReadOptions.of(config), progress)
     for line in two_lines(reading):
         say(line)
-    return _without_flagged(reading, config.leave_out, say) if config.leave_out else reading
+    return without_flagged(reading, config.leave_out, say) if config.leave_out else reading
 
 
-def _without_flagged(reading: Reading, flags: Path, say: Callable[[str], None]) -> Reading:
-    """Without the pairs that a flags.json names."""
+def without_flagged(reading: Reading, flags: Path, say: Callable[[str], None]) -> Reading:
+    """Without the pairs that a flags.json names; says how many.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
     flagged = {(pair.image, pair.caption) for pair in Flags.read(flags).pairs}
     kept = [pair for pair in reading.pairs if (pair.path, pair.caption) not in flagged]
     left_out = len(reading.pairs) - len(kept)

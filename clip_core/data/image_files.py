@@ -5,12 +5,10 @@ A member has a path too, so that stores, galleries, probes and lists need not kn
     /photos/00007.tar!/1536+20480/cat.jpg    the 20,480 bytes from byte 1,536 of the shard; the name is for people
 """
 
-import hashlib
 import importlib.util
 import os
 import re
 import tarfile
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -90,22 +88,28 @@ def is_image_there(path: Path) -> bool:
     return (member.shard if member else path).is_file()
 
 
-def count_repeated(paths: Sequence[Path]) -> int:
-    """How many images have the content, byte for byte, of an earlier one; only files of the same size are read."""
-    by_size: dict[int, list[Path]] = {}
-    for path in paths:
-        with suppress(OSError, ValueError):
-            by_size.setdefault(image_facts(path)[0], []).append(path)
-    repeated = 0
-    for alike in by_size.values():
-        seen: set[bytes] = set()
-        for path in alike if len(alike) > 1 else []:
-            with suppress(OSError, ImageError):
-                member = member_of(path)
-                digest = hashlib.sha256(member.read() if member else path.read_bytes()).digest()
-                repeated += digest in seen
-                seen.add(digest)
-    return repeated
+def read_content(path: Path) -> bytes:
+    """The bytes of an image, of a file or of a member.
+
+    Raises:
+        OSError: if it is missing or cannot be read.
+        ImageError: if it is no file, or the member is no longer there.
+    """
+    member = member_of(path)
+    if member is not None:
+        return member.read()
+    check_is_file(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise ImageError(f"{path} has {path.stat().st_size:,} bytes; shrink it.")
+    return path.read_bytes()
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse what is not a regular file: a named pipe would be waited for without end."""
+    if not path.is_file():
+        if path.exists():
+            raise ImageError(f"{path} is not a file; give the path of an image.")
+        raise FileNotFoundError
 
 
 class FolderListing(NamedTuple):

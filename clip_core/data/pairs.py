@@ -61,16 +61,19 @@ class Report:
 
     def sentence(self) -> str:
         """The counts, and the first unusable pair with its entry number; safe to print."""
-        images = len({pair.path for pair in self.good})
-        text = f"{plural(len(self.good), 'usable pair')} with {plural(images, 'image')}"
-        if not self.bad:
-            return f"{text}."
-        first = self.bad[0]
-        are = "is" if len(self.bad) == 1 else "are"
-        return (
-            f"{text}; {len(self.bad):,} of {self.total:,} pairs {are} unusable, "
-            f"first {printable(first.pair.place)}: {printable(first.reason)}."
-        )
+        return usable_sentence(len(self.good), len({pair.path for pair in self.good}), self.bad)
+
+
+def usable_sentence(usable: int, images: int, bad: Sequence[BadPair]) -> str:
+    """So many usable pairs and images, and the first of the others; safe to print."""
+    text = f"{plural(usable, 'usable pair')} with {plural(images, 'image')}"
+    if not bad:
+        return f"{text}."
+    are = "is" if len(bad) == 1 else "are"
+    return (
+        f"{text}; {len(bad):,} of {usable + len(bad):,} pairs {are} unusable, "
+        f"first {printable(bad[0].pair.place)}: {printable(bad[0].reason)}."
+    )
 
 
 def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:

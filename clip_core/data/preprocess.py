@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clip_core.data.image_files import HAS_HEIF, HEIF_SUFFIXES, member_of
+from clip_core.data.image_files import HAS_HEIF, HEIF_SUFFIXES, check_is_file, member_of, read_content
 from clip_core.errors import ImageError
 from clip_core.network import Preprocessing
 
@@ -75,6 +75,35 @@ def load_image(source: ImageSource) -> Image.Image:
             "of bytes) or an array of uint8."
         )
     return _decoded(str(source), lambda: _from_file(Path(source), lambda image: _upright_rgb(image, str(source))))
+
+
+def load_reduced(path: Path, side: int, seen: Callable[[bytes], None]) -> tuple[Image.Image, tuple[int, int]]:
+    """An image as `load_image` gives it, but a JPEG only as large as `side` needs; to measure, not to train on.
+
+    Args:
+        path: of a file, or of a member of a tar shard.
+        side: a JPEG is decoded at a half, a quarter or an eighth of its size, never below this, pixels.
+        seen: is given the content of the file.
+    Returns:
+        The image, and its upright width and height before it was reduced.
+    Raises:
+        ImageError: as `load_image`, for the same files.
+    """
+
+    def read(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+        _check_size(image, str(path))
+        width, height = image.size
+        turned = orientation(image) in (5, 6, 7, 8)
+        image.draft(None, (side, side))  # of formats other than JPEG it does nothing
+        return _upright_rgb(image, str(path)), (height, width) if turned else (width, height)
+
+    def decode() -> tuple[Image.Image, tuple[int, int]]:
+        content = read_content(path)
+        seen(content)
+        with Image.open(io.BytesIO(content), formats=_known_formats()) as image:
+            return read(image)
+
+    return _decoded(str(path), decode)
 
 
 def typical_side(paths: Sequence[Path]) -> int:
@@ -193,14 +222,10 @@ def _decoded(name: str, decode: Callable[[], T]) -> T:
 
 def _from_file(path: Path, read: Callable[[Image.Image], T]) -> T:
     """What `read` makes of the image at `path`, which is closed afterwards."""
-    member = member_of(path)
-    if member is not None:
-        with Image.open(io.BytesIO(member.read()), formats=_known_formats()) as image:
+    if member_of(path) is not None:
+        with Image.open(io.BytesIO(read_content(path)), formats=_known_formats()) as image:
             return read(image)
-    if not path.is_file():  # a named pipe would be waited for without end
-        if path.exists():
-            raise ImageError(f"{path} is not a file; give the path of an image.")
-        raise FileNotFoundError
+    check_is_file(path)
     with Image.open(path, formats=_known_formats()) as image:
         return read(image)
 
@@ -216,12 +241,7 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        limit = MAX_PIXELS // 10**6
-        raise ImageError(f"{name} has {width} x {height} pixels, more than {limit} megapixels; shrink it.")
-    if not width or not height:
-        raise ImageError(f"{name} has no pixels; save it again.")
+    _check_size(image, name)
     try:
         image.load()
     except (AssertionError, AttributeError, ValueError) as error:
@@ -231,6 +251,15 @@ def _upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     turn = _TURNS.get(orientation(image))
     rgb = _as_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {limit} megapixels; shrink it.")
+    if not width or not height:
+        raise ImageError(f"{name} has no pixels; save it again.")
 
 
 def orientation(image: Image.Image) -> int:

@@ -170,7 +170,9 @@ def _check_places(config: TrainConfig) -> None:
         raise DataError(f"--leave-out {not_found(data.leave_out)}")
     if data.leave_out is not None and Flags.find(data.leave_out) is None:
         file = printable(str(data.leave_out))
-        raise DataError(f"--leave-out {file} is not the flags.json of a run, which the Live screen writes (f).")
+        raise DataError(
+            f"--leave-out {file} is not the flags.json of a run (f on the Live screen) or of clip-data check --flags."
+        )
     read_second_validation(config.tune)
 
 

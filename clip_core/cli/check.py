@@ -1,0 +1,192 @@
+"""clip-data check: what it prints and writes."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_core.config import DataConfig
+from clip_core.text import plural, printable
+
+if TYPE_CHECKING:
+    from clip_core.data.check import Check, Example, Finding
+    from clip_core.data.findings import Findings
+    from clip_core.data.formats.detect import Reading
+    from clip_core.data.progress import Progress
+
+_SHOWN = 20  # unusable pairs named on the screen; --json has them all
+_EXAMPLES = 3
+_CAPTION = 60  # characters
+_SCRIPTS = 6
+
+
+def run_check(
+    train: "Reading",
+    val: "Reading | None",
+    *,
+    batch_size: int,
+    context_length: int | None,
+    workers: int | None,
+    as_json: bool,
+    files: Mapping[str, Path],
+) -> int:
+    """Check, print the report, and write what `files` asks for ("json", "html", "flags"); returns the exit code."""
+    from clip_core.data.check import check_data
+    from clip_core.data.describe import reading_facts, reading_text
+    from clip_core.data.findings import Findings
+    from clip_core.data.pairs import usable_sentence
+    from clip_core.data.progress import DecodeProgress
+
+    with ExitStack() as shown:
+
+        def progress(what: str) -> "Progress":
+            name, unit = ("read", "caption") if what == "captions" else ("checked", "image")
+            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit))
+
+        check = check_data(
+            train.pairs,
+            None if val is None else val.pairs,
+            batch_size=batch_size,
+            context_length=context_length,
+            workers=workers,
+            progress=progress,
+        )
+    findings, facts = Findings(check), reading_facts(train)
+    numbers = facts | report(check, findings)
+    name = str(train.path) if val is None else f"{train.path} and {val.path}"
+    title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"
+    if as_json:
+        print(json.dumps(numbers, indent=2))
+    else:
+        print("\n".join([title, *reading_text(facts), *_text(check, numbers), *_finding_lines(findings)]))
+    for line in _write(check, findings, numbers, title, files):
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    return int(check.bad_share > DataConfig().max_bad_share)
+
+
+def report(check: "Check", findings: "Findings") -> dict[str, Any]:
+    """The report as JSON: counts, sizes, captions, tokenizers, false negatives, unusable pairs and findings."""
+    import numpy as np
+
+    usable, sizes = int(check.usable.sum()), check.sizes.tolist()
+    places = {"smallest": 0, "median": len(sizes) // 2, "largest": -1}
+    distinct = len(np.unique(check.table.caption[check.usable]))
+    captions = check.caption_facts()
+    return {
+        "usable_pairs": usable,
+        "images": len(sizes),
+        "repeated_images": findings.repeated,  # whose file has the same content as that of an earlier one
+        "image_sizes": {name: sizes[place] for name, place in places.items()} if sizes else {},
+        "captions": distinct,
+        "repeated_captions": usable - distinct,
+        "longest_caption": captions["characters"]["longest"],
+        "caption_lengths": {name: captions[name] for name in ("characters", "words")},
+        "scripts": captions["scripts"],
+        "classes": check.classes(),
+        "tokenizers": [asdict(fit) for fit in check.fits],
+        "false_negatives": check.batch,
+        "bad_pairs": [{"entry": b.pair.entry, "place": b.pair.place, "reason": b.reason} for b in check.bad],
+        "bad_share": check.bad_share,
+        "check_notes": [*check.notes, *findings.notes],
+        "findings": [asdict(finding) for finding in findings.found],
+        "left_out": int(findings.leave_out.sum()),
+    }
+
+
+def _text(check: "Check", numbers: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured, as lines for a person."""
+    sizes = [f"{name} {width} x {height}" for name, (width, height) in numbers["image_sizes"].items()]
+    repeated = f"; {numbers['repeated_images']:,} with the content of an earlier one" * bool(numbers["repeated_images"])
+    alike = ": all are the same, so there is nothing to learn" * (numbers["captions"] == 1 < numbers["usable_pairs"])
+    yield f"images      {numbers['images']:,}; {', '.join(sizes)} pixels{repeated}" if sizes else "images      none"
+    yield f"captions    {numbers['captions']:,} distinct, {numbers['repeated_captions']:,} repeated{alike}"
+    yield f"longest     {numbers['longest_caption']:,} characters"
+    words = numbers["caption_lengths"]["words"]
+    yield f"words       median {words['median']:,}, 95th percentile {words['p95']:,}, most {words['longest']:,}"
+    tried = min(numbers["usable_pairs"], _most_tokenized())
+    for fit in check.fits:
+        yield (
+            f"{fit.kind:<11} {fit.vocab_size:,} tokens; {fit.truncated:,} captions "
+            f"({fit.truncated / tried:.1%}) are truncated at {fit.context_length}"
+        )
+    scripts = list(numbers["scripts"].items())
+    if len(scripts) > 1:
+        shown = ", ".join(f"{name} {count:,}" for name, count in scripts[:_SCRIPTS])
+        more = f" and {len(scripts) - _SCRIPTS} more" * (len(scripts) > _SCRIPTS)
+        yield f"scripts     {shown}{more}"
+    classes = numbers["classes"]
+    if classes:
+        names = list(classes)
+        yield (
+            f"classes     {len(classes):,}, from {classes[names[0]]:,} pairs ({printable(names[0], _CAPTION)}) "
+            f"to {classes[names[-1]]:,} ({printable(names[-1], _CAPTION)})"
+        )
+    yield f"unusable    {plural(len(check.bad), 'pair')} ({check.bad_share:.1%})"
+    for bad in check.bad[:_SHOWN]:
+        yield f"  {printable(bad.pair.place)}: {printable(bad.reason)}"
+    if len(check.bad) > _SHOWN:
+        yield f"  and {len(check.bad) - _SHOWN:,} more; --json names them all"
+    for note in numbers["check_notes"]:
+        yield f"note        {printable(note)}"
+
+
+def _most_tokenized() -> int:
+    from clip_core.data.check_captions import MOST_TOKENIZED
+
+    return MOST_TOKENIZED
+
+
+def _finding_lines(findings: "Findings") -> Iterator[str]:
+    shown = [finding for finding in findings.found if finding.kind != "broken"]  # the unusable pairs are listed above
+    if not shown:
+        yield "findings    none"
+        return
+    yield "findings"
+    for finding in shown:
+        flagged = "; --flags leaves them out" * finding.left_out
+        yield f"  {finding.title}: {finding.count:,} {finding.text}"
+        yield f"    what to do: {finding.advice}{flagged}"
+        same = " ~ " if "near" in finding.kind else " = "
+        yield from (f"    {_example(example, same)}" for example in finding.examples[:_EXAMPLES])
+
+
+def _example(example: "Example", same: str) -> str:
+    names = same.join(printable(Path(path).name, _CAPTION) for path in example.images)
+    if len(example.images) > 1:
+        return names + (f" ({example.note})" if example.note else "")
+    caption = printable(example.captions[0], _CAPTION)
+    return "  ".join(part for part in (names, f'"{caption}"', printable(example.note)) if part)
+
+
+def _write(
+    check: "Check", findings: "Findings", numbers: Mapping[str, Any], title: str, files: Mapping[str, Path]
+) -> Iterator[str]:
+    """Write the files that were asked for; a line for each."""
+    from clip_core.data.check_page import html_page
+    from clip_core.data.findings import left_out_pairs
+    from clip_core.files import write_json, write_text
+    from clip_core.run.records import FlaggedPair, Flags
+
+    if "json" in files:
+        write_json(files["json"], numbers)
+        yield f"written to {printable(str(files['json']))}"
+    if "html" in files:
+        lines = [line.partition(" ") for line in _text(check, numbers) if not line.startswith(" ")]
+        write_text(files["html"], html_page(title, {label: text.strip() for label, _, text in lines}, findings.found))
+        yield f"contact sheets written to {printable(str(files['html']))}"
+    if "flags" in files:
+        pairs = left_out_pairs(check, findings.leave_out)
+        now = round(time.time(), 3)
+        Flags(pairs=[FlaggedPair(image=i, caption=c, time=now) for i, c in pairs]).write(files["flags"])
+        yield (
+            f"{plural(len(pairs), 'pair')} to leave out ({_kinds(findings.found)}) written to "
+            f"{printable(str(files['flags']))}; train with --leave-out"
+        )
+
+
+def _kinds(found: Sequence["Finding"]) -> str:
+    return ", ".join(finding.title for finding in found if finding.left_out) or "none found"

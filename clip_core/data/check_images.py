@@ -1,0 +1,128 @@
+"""What `clip-data check` measures of each image, in one decoding: content, perceptual hash, colours, light, sharpness.
+
+Shapes: I distinct images.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clip_core.data.near_duplicates import perceptual_hash
+from clip_core.data.pairs import Pair, decoding_threads, reason
+from clip_core.data.preprocess import load_reduced
+from clip_core.data.progress import Progress, no_progress, run_interruptibly
+from clip_core.errors import ImageError
+
+# Thresholds, of an image reduced to 256 pixels; measured on three real sets (docs/data-check.md).
+DARK = 64  # the 99th percentile of grey, of 255
+BLURRED = 0.008  # mean square of the Laplacian over the variance of grey
+BLANK = 2.0  # standard deviation of grey
+TINY = 32  # the shorter side, pixels
+ODD = 3.0  # the longer side over the shorter
+SAME_COLOUR = 16  # the largest difference in a 4 x 4 grid of colours, of 255, of near duplicates
+
+_SIDE = 256
+_GRID = 4
+FACTS = np.dtype(
+    [
+        ("readable", np.bool_),
+        ("content", np.uint64, (2,)),  # 16 bytes of BLAKE2b of the file
+        ("hash", np.uint64),
+        ("colours", np.uint8, (_GRID * _GRID * 3,)),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("light", np.uint8),
+        ("spread", np.float32),
+        ("sharpness", np.float32),
+    ]
+)
+
+
+@dataclass
+class ImageFacts:
+    """One row of `facts` (dtype FACTS, shape (I,), 90 bytes) for each image, and why some cannot be used."""
+
+    facts: NDArray[np.void]
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def measure_images(
+    pairs: Sequence[Pair], firsts: NDArray[np.int64], workers: int | None = None, progress: Progress = no_progress
+) -> ImageFacts:
+    """Read and decode every image once, in threads.
+
+    Args:
+        pairs: all of the data set.
+        firsts: for each image the place of its first pair, (I,).
+        workers: decoding threads; None is one a core.
+        progress: called with the images decoded so far, and all.
+    Raises:
+        KeyboardInterrupt: saying how many images were checked.
+    """
+    found = ImageFacts(np.zeros(len(firsts), dtype=FACTS))
+    threads, done = decoding_threads(workers), 0
+
+    def look(row: int) -> int:
+        try:
+            found.facts[row] = _facts(pairs[int(firsts[row])])
+        except ImageError as error:
+            found.failures[row] = reason(error)
+        return 1
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for count in run_interruptibly(pool, threads, look, range(len(firsts))):
+                done += count
+                progress(done, len(firsts))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{done:,} of {len(firsts):,} images checked; nothing is reported") from None
+    return found
+
+
+def _facts(pair: Pair) -> tuple[object, ...]:
+    """One row of FACTS."""
+    hashed = hashlib.blake2b(digest_size=16)
+    image, (width, height) = load_reduced(pair.image, _SIDE, hashed.update)
+    image.thumbnail((_SIDE, _SIDE))
+    grey = image.convert("L")
+    values = np.asarray(grey, dtype=np.int32)
+    brighter = np.cumsum(grey.histogram())
+    colours = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX)).ravel()
+    return (
+        True,
+        np.frombuffer(hashed.digest(), dtype=np.uint64),
+        perceptual_hash(grey),
+        colours,
+        width,
+        height,
+        int(np.searchsorted(brighter, 0.99 * brighter[-1])),
+        float(values.std()),
+        _sharpness(values),
+    )
+
+
+def _sharpness(grey: NDArray[np.int32]) -> float:
+    """Mean square of the Laplacian over the variance: independent of contrast; infinite where it says nothing."""
+    variance = float(grey.var())
+    if min(grey.shape) < 16 or variance < BLANK**2:
+        return float("inf")
+    inside = grey[1:-1, 1:-1]
+    edges = 4 * inside - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float(np.square(edges).mean()) / variance
+
+
+def confirm_colours(facts: NDArray[np.void]) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]:
+    """Whether images that have nearly the same hash also have the same colours, and sides in the same ratio to 5 %."""
+    ratios = facts["width"] / np.maximum(facts["height"], 1)
+
+    def confirm(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+        one, another = (facts["colours"][rows].astype(np.int16) for rows in (first, second))
+        alike = np.abs(one - another).max(axis=1, initial=0) <= SAME_COLOUR
+        return np.asarray(alike & (np.abs(ratios[first] / ratios[second] - 1) <= 0.05))
+
+    return confirm

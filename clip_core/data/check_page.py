@@ -1,0 +1,88 @@
+"""The findings of `clip-data check` as one HTML page, with contact sheets of small JPEGs inside it."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from clip_core.data.check import Example, Finding
+from clip_core.data.preprocess import load_reduced
+from clip_core.errors import ImageError
+from clip_core.text import printable
+
+_SIDE = 128
+_CAPTION = 160  # characters shown
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+td, th { padding: .1rem .9rem .1rem 0; text-align: left; vertical-align: top; }
+.sheet { display: flex; flex-wrap: wrap; gap: .8rem; }
+figure { margin: 0; padding: .5rem; border: 1px solid #8884; border-radius: .4rem; max-width: 36rem; }
+.row { display: flex; gap: .4rem; }
+.item { width: 8.2rem; overflow-wrap: anywhere; font-size: .8rem; }
+img { max-width: 8rem; max-height: 8rem; display: block; background: #8882; }
+figcaption, .name { font-size: .75rem; opacity: .75; }
+"""
+
+
+def html_page(title: str, summary: Mapping[str, str], findings: Sequence[Finding]) -> str:
+    """The whole page. It needs no other file, runs no script and loads nothing; every text of the data is escaped.
+
+    Args:
+        title: the data set.
+        summary: rows of the table at the top, label -> text.
+        findings: as in the report.
+    """
+    rows = "".join(
+        f"<tr><th>{_text(name)}</th><td>{_text(str(text), 300)}</td></tr>\n" for name, text in summary.items()
+    )
+    sections = "".join(map(_section, findings)) or "<p>Nothing was found.</p>"
+    return (
+        f"<!doctype html>\n<html lang=en><meta charset=utf-8>\n"
+        f'<meta http-equiv=Content-Security-Policy content="{_POLICY}">\n'
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{_text(title, 300)}</h1>\n<table>\n{rows}</table>\n{sections}</html>\n"
+    )
+
+
+def _section(finding: Finding) -> str:
+    left_out = " Left out by flags.json." if finding.left_out else ""
+    more = f" The first {len(finding.examples)} are shown." if finding.count > len(finding.examples) else ""
+    figures = "".join(map(_figure, finding.examples))
+    return (
+        f"<h2>{_text(finding.title)}: {finding.count:,}</h2>\n"
+        f"<p>{_text(finding.text, 300)}. What to do: {_text(finding.advice, 300)}.{left_out}{more}</p>\n"
+        f"<div class=sheet>\n{figures}</div>\n"
+    )
+
+
+def _figure(example: Example) -> str:
+    items = "".join(_items(example))
+    note = f"<figcaption>{_text(example.note)}</figcaption>" if example.note else ""
+    return f"<figure><div class=row>{items}</div>{note}</figure>\n"
+
+
+def _items(example: Example) -> Iterator[str]:
+    if not example.images:
+        yield "".join(f"<div class=item>{_text(caption)}</div>" for caption in example.captions)
+        return
+    for path, caption in zip(example.images, example.captions, strict=True):
+        name = f"<div class=name>{_text(Path(path).name)}</div>"
+        yield f"<div class=item>{_thumbnail(Path(path))}{_text(caption)}{name}</div>"
+
+
+def _thumbnail(path: Path) -> str:
+    try:
+        image, _ = load_reduced(path, _SIDE, lambda content: None)
+    except ImageError:  # it was readable a moment ago
+        return "<em>unreadable</em>"
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _text(text: str, limit: int = _CAPTION) -> str:
+    return escape(printable(text, limit).encode("utf-8", "replace").decode())
