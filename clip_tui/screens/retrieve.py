@@ -20,7 +20,6 @@ from clip_tui.query import parse_query
 from clip_tui.screens.detail import Detail, DetailScreen
 from clip_tui.screens.dialogs import Prompt
 from clip_tui.screens.query_page import QueryPage
-from clip_tui.theme import YELLOW
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.results import Found, Results
@@ -125,8 +124,10 @@ class RetrieveScreen(QueryPage):
 
     def _show_searched(self) -> None:
         """Gallery, page, and the rank of the right answer."""
+        line = self.query_one("#searched", Static)
+        line.set_class(bool(self.gallery.note), "problem")
         if self.gallery.note:
-            self.query_one("#searched", Static).update(Text(self.gallery.note, YELLOW))
+            line.update(self.gallery.note)
             return
         parts = [self.place.label]
         answered = [self.answers[model] for model in self.models() if model in self.answers]
@@ -137,9 +138,7 @@ class RetrieveScreen(QueryPage):
             if answered[0].result.get("skipped"):
                 parts.append(f"{answered[0].result['skipped']:,} unreadable images left out")
             parts.append(right_line(answered))
-        self.query_one("#searched", Static).update(
-            Text("  ·  ".join(part for part in parts if part), "dim", no_wrap=True, overflow="ellipsis")
-        )
+        line.update(Text(" · ".join(part for part in parts if part), "dim"))
 
     @property
     def page_size(self) -> int:
