@@ -14,7 +14,16 @@ from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.commands import near
 from clip_tui.encoder import Model
-from clip_tui.found import COLUMNS, COMPARED, expected, right_line, rows_of, table_row, write_results
+from clip_tui.found import (
+    COLUMNS,
+    COMPARED,
+    column_widths,
+    expected,
+    right_line,
+    rows_of,
+    table_row,
+    write_results,
+)
 from clip_tui.numbers import number
 from clip_tui.query import parse_query
 from clip_tui.screens.detail import Detail, DetailScreen
@@ -111,10 +120,12 @@ class RetrieveScreen(QueryPage):
         page = self.found[self.first : self.first + ROWS]
         compared = any(row.other is not None for row in page)
         table.clear(columns=True)
-        for name in COMPARED if compared else COLUMNS:
-            table.add_column(name, key=name)
-        for row in page:
-            table.add_row(*table_row(row, compared=compared), key=str(row.rank))
+        names = [name for name in (COMPARED if compared else COLUMNS) if name != "captions" or self.from_text]
+        rows = [table_row(row, compared=compared)[: len(names)] for row in page]
+        for name, width in zip(names, column_widths(names, rows, table.size.width), strict=True):
+            table.add_column(name, key=name, width=width)
+        for row, cells in zip(page, rows, strict=True):
+            table.add_row(*cells, key=str(row.rank))
         if page:
             table.move_cursor(row=self.selected - self.first)
 
