@@ -36,6 +36,7 @@ from clip_tui.widgets.results import Found, Results
 FETCHED = 600  # results of the first answer; ten times as many when their end is reached
 TEXTS_SHOWN = 20  # captions a page
 ROWS = 200  # of the table a page
+DETAIL = 46  # columns of the panel beside it, in the style sheet
 _HELP = """x  a random caption or image of the gallery
 /  your own query: a text, the path of an image, or several with weights: a dog + snow - 0.5*grass
 g  the gallery: validation set, training set, a folder, a stored gallery
@@ -76,6 +77,10 @@ class RetrieveScreen(QueryPage):
     def on_mount(self) -> None:
         super().on_mount()
         self._show()
+
+    def on_resize(self) -> None:
+        if self.as_table:
+            self.call_after_refresh(self._fill_table)
 
     def gallery_came(self) -> None:
         self.found = []
@@ -122,7 +127,8 @@ class RetrieveScreen(QueryPage):
         table.clear(columns=True)
         names = [name for name in (COMPARED if compared else COLUMNS) if name != "captions" or self.from_text]
         rows = [table_row(row, compared=compared)[: len(names)] for row in page]
-        for name, width in zip(names, column_widths(names, rows, table.size.width), strict=True):
+        room = self.size.width - 2 - (DETAIL if "-wide" in self.classes else 0)  # a table not laid out yet has no width
+        for name, width in zip(names, column_widths(names, rows, room), strict=True):
             table.add_column(name, key=name, width=width)
         for row, cells in zip(page, rows, strict=True):
             table.add_row(*cells, key=str(row.rank))
