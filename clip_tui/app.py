@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import work
 from textual.app import SystemCommand
@@ -83,7 +83,6 @@ class ClipApp(DiffingApp):
         super().__init__()
         self.root = root
         self.settings = settings or Settings()
-        self.draft_run: Path | None = None  # the run that was started from the draft last
         self.trainers: dict[Path, starter.Process] = {}
         self.exports: dict[Path, starter.Process] = {}
         self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
@@ -144,11 +143,6 @@ class ClipApp(DiffingApp):
         problem = self.settings.save()
         if problem is not None:
             self.say(problem, severity="warning")
-
-    @property
-    def draft(self) -> dict[str, Any]:
-        """What was typed into the form of a new run."""
-        return self.settings.draft
 
     # ------------------------------------------------------------ the open run
 

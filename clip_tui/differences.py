@@ -11,6 +11,7 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import RunRecord
 from clip_core.text import printable
 from clip_tui.numbers import duration, number
+from clip_tui.status_line import short_label
 from clip_tui.watcher import best_text, overview
 
 Row = tuple[str, ...]  # a name, then a value a run
@@ -57,7 +58,7 @@ def _scores(readers: Sequence[RunReader]) -> Iterator[Row]:
     for metric in ordered({key for each in scores for key in each}):
         values = [each.get(metric.key) for each in scores]
         star = " ●" if any(each and best_by(each).key == metric.key for each in scores) else ""
-        yield metric.label + star, *(NOTHING if value is None else metric.text(value) for value in values)
+        yield short_label(metric) + star, *(NOTHING if value is None else metric.text(value) for value in values)
 
 
 def _settings(record: RunRecord | None) -> dict[str, Any]:

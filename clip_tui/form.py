@@ -38,7 +38,7 @@ class Field:
     @property
     def placeholder(self) -> str:
         if self.name == "data_file":
-            return "a list, a folder of images, or tar shards"
+            return "list, folder or shards"
         if self.default is not None:
             return str(self.default)
         return AUTOMATIC if "default:" in self.help else NOTHING

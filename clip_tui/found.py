@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from clip_core.errors import UsageError
@@ -20,6 +21,7 @@ from clip_tui.widgets.results import Found, change
 
 COLUMNS = ("rank", "score", "✓", "result", "captions")
 COMPARED = ("rank", "score", "✓", "result", "other", "move", "drift", "captions")  # beside another model
+_SHORTEST = 16  # of a column that is cut
 _EXPECTED = 1000  # true matches whose ranks are asked for
 
 
@@ -76,7 +78,7 @@ def table_row(found: Found, *, compared: bool) -> list[Text]:
         Text(f"{found.rank:,}", "bold", justify="right"),
         Text(f"{found.similarity:.3f}", justify="right"),
         Text("✓" if found.right else "", GREEN),
-        Text(printable(name, 60), GREEN if found.right else ""),
+        Text(printable(name, 60), GREEN if found.right else "", overflow="ellipsis"),
     ]
     if compared:
         row += [
@@ -84,7 +86,19 @@ def table_row(found: Found, *, compared: bool) -> list[Text]:
             change(found.rank, other[0]) if other else Text("–", "dim"),
             Text(f"{other[1] - found.similarity:+.1e}" if other else "–", "dim", justify="right"),
         ]
-    return [*row, Text(printable(found.caption, 80), "dim")]
+    return [*row, Text(printable(found.caption, 80), "dim", overflow="ellipsis")]
+
+
+def column_widths(names: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """Each as wide as its widest cell, but `result` and `captions` share what is left of `width`."""
+    needed = [max([cell_len(name), *(row[at].cell_len for row in rows)]) for at, name in enumerate(names)]
+    left = width - 1 - sum(size + 2 for size in needed)  # 1: the scrollbar; 2: the padding of a cell
+    for name in ("captions", "result"):
+        if left < 0 and name in names:
+            at = names.index(name)
+            size = max(_SHORTEST, needed[at] + left)
+            needed[at], left = size, left + needed[at] - size
+    return needed
 
 
 def write_results(path: Path, query: dict[str, Any], source: str, rows: Sequence[Found]) -> None:

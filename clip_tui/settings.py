@@ -20,6 +20,7 @@ class Settings(BaseModel):
     theme: str | None = None
     sort_runs: str = "latest"
     draft: dict[str, Any] = {}  # what was typed into the form of a new run, by `Field.id`
+    draft_run: Path | None = None  # the run that was started with it
 
     _path: Path | None = PrivateAttr(None)
 

@@ -76,16 +76,16 @@ def validation_rows(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
         now, then = snapshot.value(metric.key), best.get(metric.key)
         chosen = "*" if snapshot.best is not None and metric.key == snapshot.best.metric else ""
         better = now is not None and then is not None and metric.better(now, then)
-        rows.append((_label(metric) + chosen, _text(metric, now), _text(metric, then), better))
+        rows.append((short_label(metric) + chosen, _text(metric, now), _text(metric, then), better))
     first = best_by(best or dict.fromkeys(keys, 0.0)).key
     return sorted(rows, key=lambda row: not row[0].startswith(_label_of(first)))
 
 
 def _label_of(key: str) -> str:
-    return _label(next(iter(ordered([key]))))
+    return short_label(next(iter(ordered([key]))))
 
 
-def _label(metric: Metric) -> str:
+def short_label(metric: Metric) -> str:
     """`R@1 i→t`."""
     short = metric.label.replace("image to text", "i→t").replace("text to image", "t→i").replace("recall@", "R@")
     return short.replace("second validation set, ", "2nd ") if is_second(metric.key) else short

@@ -115,7 +115,7 @@ class ClassifyScreen(QueryPage):
             self.query_one("#image", Input).value = near(Path(image))
         self.query_one("#shown-image", ImageView).show(Path(image))
         self.query_one("#truth", Static).update(self._truth(image))
-        self.query_one("#probabilities", Bars).show((), "enter classifies this image; s classifies the whole gallery")
+        self.query_one("#probabilities", Bars).show((), "enter: this image; s: the whole gallery")
         if ask:
             self.classify()
 
@@ -212,11 +212,11 @@ class ClassifyScreen(QueryPage):
         summary.append(f"{len(outcomes.every):,} images of the {self.place.label}")
         if outcomes.labelled:
             share = outcomes.right / outcomes.labelled
-            summary.append(f"  ·  accuracy {percent(share)} ({outcomes.right:,} of {outcomes.labelled:,})", "bold")
+            summary.append(f" · accuracy {percent(share)} ({outcomes.right:,} of {outcomes.labelled:,})", "bold")
         else:
-            summary.append("  ·  no caption is one of the classes, so nothing is counted as right or wrong")
+            summary.append(" · no caption is one of the classes, so nothing is counted as right or wrong")
         if 0 < outcomes.labelled < len(outcomes.every):
-            summary.append(f"  ·  {len(outcomes.every) - outcomes.labelled:,} without a class")
+            summary.append(f" · {len(outcomes.every) - outcomes.labelled:,} without a class")
         summary.append_text(self._second_accuracy())
         self.query_one("#set-summary", Static).update(summary)
         self._fill_classes()
@@ -234,7 +234,7 @@ class ClassifyScreen(QueryPage):
         mine = {outcome.image: outcome.predicted for outcome in self.outcomes.every}
         same = sum(mine.get(outcome.image) == outcome.predicted for outcome in other.every)
         share = f", accuracy {percent(other.right / other.labelled)}" if other.labelled else ""
-        return Text(f"  ·  {models[1].name}: same class for {same:,} of {len(other.every):,}{share}", GREEN)
+        return Text(f" · {models[1].name}: same class for {same:,} of {len(other.every):,}{share}", GREEN)
 
     def _fill_classes(self) -> None:
         table = self.query_one("#per-class", DataTable)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -120,10 +120,11 @@ class Confirm(ModalScreen[str | None]):
                 line.append(key, "bold reverse").append(f" {label}   ")
             yield Static(line, markup=False)
 
-    def on_key(self, event: object) -> None:
-        key = getattr(event, "character", None)
-        if key in self._answers:
-            self.dismiss(key)
+    def on_key(self, event: events.Key) -> None:
+        if event.character in self._answers:
+            event.stop()  # the same key may do something else everywhere, as y copies
+            event.prevent_default()
+            self.dismiss(event.character)
 
     def action_leave(self) -> None:
         self.dismiss(None)

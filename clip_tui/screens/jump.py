@@ -30,8 +30,9 @@ class JumpScreen(ModalScreen[Widget | str | None]):
             label = Static(f" {letter} ", classes="jump", markup=False)
             label.styles.offset = widget.region.offset
             yield label
-        pages = "   ".join(f"{tab.keys.split()[0]} {tab.label}" for tab in TABS)
-        yield Static(f"a letter jumps there   {pages}   esc cancels", id="jump-hint", markup=False)
+        first, last = TABS[0].keys.split()[0], TABS[-1].keys.split()[0]
+        hint = f"a letter jumps there   {first} to {last} change the screen   esc cancels"
+        yield Static(hint, id="jump-hint", markup=False)
 
     def on_key(self, event: events.Key) -> None:
         """Every key ends here, so that none reaches the screen below as well."""

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from clip_core.errors import RunError
 from clip_core.run.reader import RunReader
@@ -18,6 +17,7 @@ from clip_core.run.requests import RequestKind
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.numbers import number
+from clip_tui.screens.dialogs import Prompt
 from clip_tui.screens.live_charts import PLOTS, ChartsPage
 from clip_tui.screens.live_probe import ProbePage
 from clip_tui.status_line import status_line, validation_rows
@@ -56,9 +56,6 @@ class LiveScreen(ChartsPage, ProbePage):
             scores.border_title = "Validation"
             yield scores
         yield Static("", markup=False, id="last-line")
-        lr = Input(placeholder="a number, or a factor as x0.5; Enter requests it, Esc leaves", id="lr", compact=True)
-        lr.display = False
-        yield lr
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= ROOMY, "-roomy")
@@ -133,35 +130,20 @@ class LiveScreen(ChartsPage, ProbePage):
             self.clip.start_trainer(snapshot.path, [], resume=True)
 
     def action_learning_rate(self) -> None:
-        """Open the field for another learning rate."""
-        field, now = self.query_one("#lr", Input), self.snapshot.value("lr") if self.snapshot else None
-        field.border_title = None
-        field.value = "" if now is None else f"{now:.3g}"
-        field.display, self.query_one("#last-line").display = True, False
-        field.focus()
-        field.select_all()
-
-    @on(Input.Submitted, "#lr")
-    def _learning_rate_typed(self, event: Input.Submitted) -> None:
-        event.stop()
+        """Ask for another learning rate."""
         now = self.snapshot.value("lr") if self.snapshot else None
-        value = typed_learning_rate(event.value, now)
+        is_now = "" if now is None else f", now {now:.3g}"
+        dialog = Prompt(f"Learning rate{is_now}", "" if now is None else f"{now:.3g}", "a number, or a factor as x0.5")
+        self.app.push_screen(dialog, self._learning_rate_typed)
+
+    def _learning_rate_typed(self, typed: str | None) -> None:
+        if typed is None:
+            return
+        value = typed_learning_rate(typed, self.snapshot.value("lr") if self.snapshot else None)
         if isinstance(value, str):
             self.clip.say(value, severity="error")
-            return
-        self._close_field()
-        self.action_ask("learning_rate", value)
-
-    def _close_field(self) -> None:
-        self.query_one("#lr", Input).display = False
-        self.query_one("#last-line").display = True
-        self.set_focus(None)
-
-    def key_escape(self) -> None:
-        if self.query_one("#lr", Input).display:
-            self._close_field()
         else:
-            super().key_escape()
+            self.action_ask("learning_rate", value)
 
 
 def typed_learning_rate(text: str, now: float | None) -> float | str:

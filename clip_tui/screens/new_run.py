@@ -70,24 +70,29 @@ class NewRunScreen(Page):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self._show_fields()
+        self._restore()  # before a key can be typed, which it would mix with
         self.set_focus(self.query_one("#data-data_file"))
-        self.call_after_refresh(self._restore)
 
     def _restore(self) -> None:
         """What was typed the last time, or the cloned settings; and why the run that it started failed, if it did."""
-        values = values_of(self._clone) if self._clone is not None else dict(self.clip.draft)
+        run, problem = self.clip.settings.draft_run, None
+        if run is not None and self._clone is None:
+            started = {path.absolute(): process for path, process in self.clip.started().items()}
+            before = overview(run, started.get(run))
+            problem = before.error if before.state is State.FAILED else None
+            if problem is None:  # it trains: the next run is another one
+                self._keep_draft({})
+        values = values_of(self._clone) if self._clone is not None else dict(self.clip.settings.draft)
         values.pop("run-run_dir", None) if self._clone is not None else None
         with self.prevent(Input.Changed, Select.Changed, Toggle.Changed):
             for name, value in values.items():
                 if name in BY_ID and value is not None:
                     self._set(BY_ID[name], value)
         self._opened_with = self.values()
-        run = self.clip.draft_run
-        if run is not None and self._clone is None:
-            before = overview(run, self.clip.started().get(run))
-            if before.state is State.FAILED and before.error:
-                self._say(f"{run.name} failed: {before.error}")
+        if run is not None and problem:
+            self._say(f"{run.name} failed: {problem}")
+        elif values and self._clone is None:
+            self.clip.say("What was typed the last time is back; esc asks whether to discard it.")
         self._show_fields()
 
     # ------------------------------------------------------------ which fields are shown
@@ -182,7 +187,8 @@ class NewRunScreen(Page):
     def _changed(self, message: Input.Changed | Select.Changed | Toggle.Changed) -> None:
         field = BY_ID.get(message.control.id or "")
         if field is not None:
-            self.query_one("#mistake", Static).display = False
+            if self._wrong or self.values() != self._opened_with:  # else it is the change that restored the draft
+                self.query_one("#mistake", Static).display = False
             self._wrong.pop(field.id, None)
             self._describe(field)
 
@@ -236,8 +242,7 @@ class NewRunScreen(Page):
             self._show_mistakes(str(error))
             return
         flags = starter.to_flags(config.model_copy(update={"run": config.run.model_copy(update={"run_dir": None})}))
-        self._keep_draft()
-        self.clip.draft_run = run_dir
+        self._keep_draft(self._typed(), run_dir)
         self.clip.start_trainer(run_dir, flags)
 
     def _show_mistakes(self, sentence: str) -> None:
@@ -253,25 +258,30 @@ class NewRunScreen(Page):
             first.focus()
             first.scroll_visible()
 
-    def _keep_draft(self) -> None:
+    def _typed(self) -> dict[str, Any]:
         values = self.values()
-        self.clip.settings.draft = {field.id: values[field.id] for field in FIELDS if self._is_changed(field)}
+        return {field.id: values[field.id] for field in FIELDS if self._is_changed(field)}
+
+    def _keep_draft(self, typed: dict[str, Any], run: Path | None = None) -> None:
+        """For the next form; `run` was started from it, and if that does not fail, there is no draft any more."""
+        self.clip.settings.draft, self.clip.settings.draft_run = typed, run.absolute() if run else None
         self.clip.save_settings()
 
     def action_cancel(self) -> None:
         """Nothing that was typed goes without a question."""
-        if self.values() == self._opened_with:
+        restored = self._clone is None and bool(self.clip.settings.draft)
+        if self.values() == self._opened_with and not restored:
             self.app.pop_screen()
             return
         answers = {"k": "keep what was typed and leave", "d": "discard it"}
-        self.app.push_screen(Confirm("Leave the form?", "The form was changed.", answers), self._leave)
+        text = "It holds what was typed before." if restored else "The form was changed."
+        self.app.push_screen(Confirm("Leave the form?", text, answers), self._leave)
 
     def _leave(self, answer: str | None) -> None:
         if answer == "k":
-            self._keep_draft()
+            self._keep_draft(self._typed())
         elif answer == "d" and self._clone is None:
-            self.clip.settings.draft = {}
-            self.clip.save_settings()
+            self._keep_draft({})
         if answer is not None:
             self.app.pop_screen()
 

@@ -172,11 +172,11 @@ class QueryPage(Page):
         answer = self.answers.get(model)
         if answer is None:
             return source_line(model.name, "", chosen=slot == 0)
-        text = source_line(model.name, f"{answer.source}  {_milliseconds(answer.milliseconds)}", chosen=slot == 0)
+        text = source_line(model.name, _milliseconds(answer.milliseconds), chosen=slot == 0)
         first, *rest = self.answers.values()
         if rest and slot == min(1, len(self.models()) - 1) and "predicted" not in answer.result:
             text.append("  " + agreement(first.result, rest[-1].result), f"bold {GREEN}")
-        return text
+        return text.append(f"  {printable(answer.source)}", "dim")  # last: a narrow terminal cuts it
 
     def _other_backend(self) -> Text:
         return source_line(other(self.clip.backend), "b switches to it, c compares two models", chosen=False)
@@ -185,7 +185,8 @@ class QueryPage(Page):
 
     def action_compare(self) -> None:
         if self._run is not None:
-            choices = model_choices(self._run)
+            first = self.models()[0]
+            choices = [choice for choice in model_choices(self._run) if choice.value != first]
             self.app.push_screen(Chooser("Compare with", choices, self.clip.second), self._second_chosen)
 
     def _second_chosen(self, choice: Choice[Model | None] | None) -> None:

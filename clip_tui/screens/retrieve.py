@@ -14,13 +14,21 @@ from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.commands import near
 from clip_tui.encoder import Model
-from clip_tui.found import COLUMNS, COMPARED, expected, right_line, rows_of, table_row, write_results
+from clip_tui.found import (
+    COLUMNS,
+    COMPARED,
+    column_widths,
+    expected,
+    right_line,
+    rows_of,
+    table_row,
+    write_results,
+)
 from clip_tui.numbers import number
 from clip_tui.query import parse_query
 from clip_tui.screens.detail import Detail, DetailScreen
 from clip_tui.screens.dialogs import Prompt
 from clip_tui.screens.query_page import QueryPage
-from clip_tui.theme import YELLOW
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.results import Found, Results
@@ -28,6 +36,7 @@ from clip_tui.widgets.results import Found, Results
 FETCHED = 600  # results of the first answer; ten times as many when their end is reached
 TEXTS_SHOWN = 20  # captions a page
 ROWS = 200  # of the table a page
+DETAIL = 46  # columns of the panel beside it, in the style sheet
 _HELP = """x  a random caption or image of the gallery
 /  your own query: a text, the path of an image, or several with weights: a dog + snow - 0.5*grass
 g  the gallery: validation set, training set, a folder, a stored gallery
@@ -68,6 +77,10 @@ class RetrieveScreen(QueryPage):
     def on_mount(self) -> None:
         super().on_mount()
         self._show()
+
+    def on_resize(self) -> None:
+        if self.as_table:
+            self.call_after_refresh(self._fill_table)
 
     def gallery_came(self) -> None:
         self.found = []
@@ -112,10 +125,13 @@ class RetrieveScreen(QueryPage):
         page = self.found[self.first : self.first + ROWS]
         compared = any(row.other is not None for row in page)
         table.clear(columns=True)
-        for name in COMPARED if compared else COLUMNS:
-            table.add_column(name, key=name)
-        for row in page:
-            table.add_row(*table_row(row, compared=compared), key=str(row.rank))
+        names = [name for name in (COMPARED if compared else COLUMNS) if name != "captions" or self.from_text]
+        rows = [table_row(row, compared=compared)[: len(names)] for row in page]
+        room = self.size.width - 2 - (DETAIL if "-wide" in self.classes else 0)  # a table not laid out yet has no width
+        for name, width in zip(names, column_widths(names, rows, room), strict=True):
+            table.add_column(name, key=name, width=width)
+        for row, cells in zip(page, rows, strict=True):
+            table.add_row(*cells, key=str(row.rank))
         if page:
             table.move_cursor(row=self.selected - self.first)
 
@@ -125,8 +141,10 @@ class RetrieveScreen(QueryPage):
 
     def _show_searched(self) -> None:
         """Gallery, page, and the rank of the right answer."""
+        line = self.query_one("#searched", Static)
+        line.set_class(bool(self.gallery.note), "problem")
         if self.gallery.note:
-            self.query_one("#searched", Static).update(Text(self.gallery.note, YELLOW))
+            line.update(self.gallery.note)
             return
         parts = [self.place.label]
         answered = [self.answers[model] for model in self.models() if model in self.answers]
@@ -137,9 +155,7 @@ class RetrieveScreen(QueryPage):
             if answered[0].result.get("skipped"):
                 parts.append(f"{answered[0].result['skipped']:,} unreadable images left out")
             parts.append(right_line(answered))
-        self.query_one("#searched", Static).update(
-            Text("  ·  ".join(part for part in parts if part), "dim", no_wrap=True, overflow="ellipsis")
-        )
+        line.update(Text(" · ".join(part for part in parts if part), "dim"))
 
     @property
     def page_size(self) -> int:

@@ -271,32 +271,34 @@ class RunsScreen(Page):
     def action_pin(self) -> None:
         item = self._chosen()
         if item is not None:
-            pinned = not item.label.pinned
-            self._label(item, item.label.model_copy(update={"pinned": pinned}), "pinning")
+            self._change(item, "pinned", not item.label.pinned, "pinning")
 
     def action_rename(self) -> None:
         item = self._chosen()
         if item is not None:
             prompt = Prompt("Name in the list", printable(self._called(item)), f"the folder stays {item.path.name}")
-            self.app.push_screen(prompt, partial(self._change, item, "name"))
+            self.app.push_screen(prompt, partial(self._typed, item, "name"))
 
     def action_note(self) -> None:
         item = self._chosen()
         if item is not None:
             prompt = Prompt("Note", printable(item.label.note), "what this run is about")
-            self.app.push_screen(prompt, partial(self._change, item, "note"))
+            self.app.push_screen(prompt, partial(self._typed, item, "note"))
 
-    def _change(self, item: Item, field: str, typed: str | None) -> None:
+    def _typed(self, item: Item, field: str, typed: str | None) -> None:
         if typed is not None:
-            self._label(item, item.label.model_copy(update={field: printable(typed.strip(), 200)}), f"the {field}")
+            self._change(item, field, printable(typed.strip(), 200), f"the {field}")
 
-    def _label(self, item: Item, label: Label, what: str) -> None:
+    def _change(self, item: Item, field: str, value: str | bool, what: str) -> None:
+        """Change one field of the label as it is now: the list may not have read the change before this one yet."""
+        path = RunPaths(item.path).label
+        before = Label.find(path) or Label()
         try:
-            label.write(RunPaths(item.path).label)
+            before.model_copy(update={field: value}).write(path)
         except OSError as error:
             self.clip.say_problem(RunError(f"{item.path} cannot be written to ({error.strerror})."))
             return
-        self._undo.append((what, partial(item.label.write, RunPaths(item.path).label)))
+        self._undo.append((what, partial(before.write, path)))
         self._read_again()
 
     def action_delete(self) -> None:
@@ -363,6 +365,9 @@ def fitting(rows: Sequence[dict[str, Text]], width: int) -> dict[str, int]:
                 kept["note"] = left
                 break
         kept.pop(name, None)
+    for name in sorted(needed, key=lambda name: COLUMNS[name]):  # a narrow one has room where a wide one had none
+        if name not in kept and needed[name] and sum(size + 2 for size in kept.values()) + needed[name] + 2 <= width:
+            kept[name] = needed[name]
     return {name: kept[name] for name in COLUMNS if name in kept}
 
 

@@ -48,7 +48,9 @@ class Bars(Widget):
     def render(self) -> Text:
         width = self.content_size.width
         if not self._bars:
-            return Text(printable(self._empty), "dim")
+            text = Text(printable(self._empty), "dim")
+            text.truncate(width, overflow="ellipsis")
+            return text
         names = [printable(bar.name) for bar in self._bars]
         values = max(len(bar.value) for bar in self._bars)
         longest = max(cell_len(name) for name in names)

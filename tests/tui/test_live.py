@@ -297,11 +297,12 @@ async def test_another_learning_rate_is_requested_as_a_number_or_a_factor(runs: 
     async with app.run_test(size=(160, 50)) as pilot:
         await opened(pilot, runs / "live", "live")
         await says(pilot, "u Set lr")
-        field = app.screen.query_one("#lr", Input)
         for typed in ("fast", "3", "x0.5"):
             await pilot.press("u")
-            field.value = typed
-            await pilot.press("enter", "escape")
+            await says(pilot, "Learning rate, now 0.0006")
+            app.screen.query_one(Input).value = typed
+            await pilot.press("enter")
+        await says(pilot, "u Set lr")
         (request,) = pending(RunPaths(runs / "live").requests)
         assert isinstance(request, Request)
         assert (request.kind, request.value) == ("learning_rate", pytest.approx(3e-4))

@@ -66,6 +66,18 @@ async def test_a_changed_form_is_left_only_after_a_question_and_what_was_typed_c
     assert Settings.load(tmp_path / "settings.json").draft == {"data-data_file": "cats"}, "also for the next app"
 
 
+async def test_the_draft_of_a_run_that_started_is_not_the_next_form(runs: Path) -> None:
+    app = ClipApp(runs)
+    app.settings.draft, app.settings.draft_run = {"data-data_file": "cats"}, runs / "live"
+    async with app.run_test(size=(100, 40)) as pilot:
+        await says(pilot, "● running")
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, NewRunScreen))
+        await until(pilot, lambda: app.screen.query_one("#data-data_file").has_focus)
+        assert app.screen.query_one("#data-data_file", Input).value == ""
+        assert app.settings.draft == {}
+
+
 async def test_eight_settings_are_shown_and_the_others_are_found(tmp_path: Path) -> None:
     app = ClipApp(tmp_path / "runs")
     async with app.run_test(size=(120, 50)) as pilot:

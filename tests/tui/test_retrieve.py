@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from clip_tui.app import ClipApp
 from clip_tui.encoder import Model
+from clip_tui.found import column_widths
 from clip_tui.gallery import Place
 from clip_tui.screens.detail import DetailScreen
 from clip_tui.screens.retrieve import RetrieveScreen
 from clip_tui.widgets.bars import Bars
 from clip_tui.widgets.results import Results
-from tests.tui.conftest import COLOURS
+from tests.tui.conftest import COLOURS, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
 from tests.tui.samples import FixedEncoders
 
@@ -165,6 +167,30 @@ async def test_two_models_stand_side_by_side_with_rank_changes_and_drift(runs: P
         assert row[:7] == ["2", "0.800", "✓", "blue.png", "5", " ▼3", "-3.0e-01"]
         await pilot.press("b")
         await says(pilot, "● onnx")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_table_of_two_models_fits_the_screen(runs: Path, size: tuple[int, int]) -> None:
+    app = ClipApp(runs)
+    app.encoders, app.backend = FixedEncoders(), "torch"
+    async with app.run_test(size=size) as pilot:
+        await opened(pilot, runs / "live", "retrieve")
+        screen = app.screen
+        assert isinstance(screen, RetrieveScreen)
+        await until(pilot, lambda: bool(screen.gallery.images))
+        app.second = Model(runs / "live" / "checkpoints" / "step_0000030", "torch", "step_0000030")
+        screen.query_one("#query", Input).value = "a red square"
+        await pilot.press("slash", "enter")
+        await says(pilot, "drift")
+        table = screen.query_one("#table", DataTable)
+        await until(pilot, lambda: 0 < table.virtual_size.width <= table.size.width)
+
+
+def test_captions_and_then_names_are_cut_where_a_table_has_no_room() -> None:
+    row = [Text("x" * size) for size in (4, 40, 60)]
+    assert column_widths(["rank", "result", "captions"], [row], 120) == [4, 40, 60]
+    assert column_widths(["rank", "result", "captions"], [row], 80) == [4, 40, 29]
+    assert column_widths(["rank", "result", "captions"], [row], 60) == [4, 33, 16]
 
 
 @pytest.mark.parametrize("name", ["found.csv", "found.json"])

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from textual.widgets import DataTable
 
-from clip_core.run.records import State
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import Label, State
 from clip_core.run.writer import RunWriter
 from clip_tui.app import ClipApp
 from clip_tui.screens.compare import CompareScreen
+from clip_tui.screens.runs import fitting
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
 from tests.tui.pilot import says, screen_text, until
 
@@ -75,6 +78,11 @@ async def test_runs_are_filtered_marked_compared_named_deleted_and_brought_back(
         await says(pilot, "[b]X")
         await pilot.press("u")
         await until(pilot, lambda: "[b]X" not in screen_text(app))
+        await pilot.press("e", *"new", "enter", "p", "a", *"why", "enter")  # faster than the list is read
+        label = Label.find(RunPaths(runs / "second").label)
+        assert label == Label(name="new", pinned=True, note="why")
+        await pilot.press("u", "u", "u")
+        await until(pilot, lambda: "★" not in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: table.row_count == 4)
         await pilot.press("home", "c")  # the marked one and the one under the cursor, unless it is the same
@@ -83,8 +91,17 @@ async def test_runs_are_filtered_marked_compared_named_deleted_and_brought_back(
         await says(pilot, "4 checkpoints")
         await pilot.press("y")
         await until(pilot, lambda: not (runs / "second").exists())
+        await says(pilot, "u brings it back")
+        assert "Copied" not in screen_text(app), "y answers the question and does nothing else"
         await pilot.press("u")
         await until(pilot, lambda: (runs / "second").exists())
+
+
+def test_a_narrow_column_takes_the_place_of_a_wide_one_that_does_not_fit() -> None:
+    cells = {"": 2, "state": 10, "run": 17, "step": 12, "loss": 10, "best": 26, "seen": 4, "note": 0}
+    row = {name: Text("x" * size) for name, size in cells.items()}
+    assert list(fitting([row], 75)) == ["", "state", "run", "step", "loss", "seen", "note"]
+    assert "best" in fitting([row], 80)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
