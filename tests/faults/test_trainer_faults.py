@@ -21,6 +21,8 @@ from tests.running import acknowledgement, answer, lines, start, wait_for_step, 
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]
 
+KILLS = int(os.environ.get("CLIP_TEST_KILLS", "3"))  # of a trainer that saves; `make faults` asks for more
+
 
 def endless(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[str]:
     return start("--data-file", str(data_file), "--run-dir", str(run), *ENDLESS, *flags, cwd=run.parent)
@@ -29,7 +31,7 @@ def endless(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[str]:
 def test_killed_while_saving_the_previous_checkpoint_still_loads(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     checkpoints = run / "checkpoints"
-    for _ in range(3):
+    for _ in range(KILLS):
         resume = run.exists()
         flags = ["--resume"] if resume else ["--data-file", str(shapes), *ENDLESS]
         child = subprocess.Popen(
