@@ -229,7 +229,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(shape
     status = RunReader(run).status()
     assert status is not None
     assert status.state is State.FAILED
-    assert "not finite" in str(status.error)
+    said = re.search(r"not finite at step (\d+) .*, of the images (\S+), .* and \d+ more", str(status.error))
+    assert said is not None, status.error
+    log = (run / "train.log").read_text()
+    assert f"\nthe images of step {said[1]}: {said[2]}, " in log
     load_model(run)  # refuses weights that are not finite
 
 
