@@ -89,6 +89,7 @@ class EncoderClient:
         self._ids = itertools.count(1)
         self._lock = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
+        self._note: str | None = None  # of a restart that no answer has mentioned yet
         self.retired = False  # closed for good: it is not started again for a query that was on its way
 
     async def ask(self, op: str, progress: Progress = lambda text: None, **values: Any) -> Answer:
@@ -100,11 +101,10 @@ class EncoderClient:
             BackendError: the server's error, or why it did not answer.
         """
         async with self._lock:
-            note = None
             if self._process is not None and self._process.returncode is not None:
-                note = self._restarted()
+                self._note = self._restarted()
             if self._process is None or self._process.returncode is not None:
-                progress("starting")
+                progress(self._starting())
                 await self._start()
             started = time.perf_counter()
             try:
@@ -112,12 +112,14 @@ class EncoderClient:
             except _EndedError:
                 if self.retired:
                     raise
-                note = self._restarted()
-                progress("starting again")
+                self._note = self._restarted()
+                progress(self._starting())
                 await self._start()
                 started = time.perf_counter()
                 reply = await self._query(op, progress, values)
-            return Answer(_result(reply), self.backend, self.source, time.perf_counter() - started, note)
+            result, seconds = _result(reply), time.perf_counter() - started
+            note, self._note = self._note, None
+            return Answer(result, self.backend, self.source, seconds, note)
 
     async def _query(self, op: str, progress: Progress, values: dict[str, Any]) -> dict[str, Any]:
         number = next(self._ids)
@@ -133,6 +135,9 @@ class EncoderClient:
 
     def _restarted(self) -> str:
         return f"the {self.model.name} encoder had ended{self._why()}; it was restarted"
+
+    def _starting(self) -> str:
+        return "its process had ended, starting again" if self._note else "starting"
 
     async def close(self) -> None:
         """End the process. If the caller is cancelled the process still ends, and a later close waits for it."""
@@ -180,7 +185,7 @@ class EncoderClient:
         except (BackendError, asyncio.CancelledError):
             await self.close()
             raise
-        self.source = str(hello.get("source", self.model.path))
+        self.source = _source(hello, self.model.path)
 
     async def _send(self, query: dict[str, Any]) -> None:
         assert self._process is not None
@@ -229,6 +234,13 @@ def _result(reply: dict[str, Any]) -> dict[str, Any]:
         raise BackendError(str(reply.get("error", "the encoder failed without a message.")))
     result = reply.get("result")
     return result if isinstance(result, dict) else {}
+
+
+def _source(hello: dict[str, Any], path: Path) -> str:
+    """`step 606 of runs/demo`: a run that trains gets new checkpoints; published weights have no step."""
+    source = str(hello.get("source", path))
+    step = hello.get("step")
+    return f"step {step:,} of {source}" if hello.get("checkpoint") and isinstance(step, int) else source
 
 
 class Encoders:

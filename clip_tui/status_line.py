@@ -32,6 +32,8 @@ def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
         rest = sum(part.cell_len + len(_BETWEEN) for part in parts)
         text.truncate(max(_SHORTEST_ALARM, width - rest), overflow="ellipsis")
         parts.insert(0, text)
+    if snapshot.gone:
+        parts.insert(0, Text("its directory was deleted or moved; what is shown was read before", RED))
     if snapshot.problem is not None:
         parts.append(Text(printable(snapshot.problem), RED))
     line = Text(_BETWEEN, "dim").join(parts)

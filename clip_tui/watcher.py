@@ -54,6 +54,7 @@ class Snapshot:
     export: tuple[State, Status] | None = None  # what the run's export does or did
     pace: float | None = None  # steps a second, lately
     exit_code: int | None = None  # of a trainer that this app started and that has ended
+    gone: bool = False  # its directory was deleted or moved
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ def _read_overview(path: Path, trainer: Trainer | None) -> Snapshot:
     state, status, error = _condition(reader, trainer)
     return Snapshot(
         path, state, status, error, best=reader.best(), resumable=reader.latest() is not None,
-        exit_code=trainer.exit_code if trainer else None,
+        exit_code=trainer.exit_code if trainer else None, gone=_is_gone(path, state),
     )  # fmt: skip
 
 
@@ -130,6 +131,10 @@ def _condition(reader: RunReader, trainer: Trainer | None) -> tuple[State, Statu
         return state, None, None
     said = reader.log_tail(_LOG_OF_A_FAILED_START)
     return State.FAILED, None, next((line for line in reversed(said) if line.strip()), "it ended without a message")
+
+
+def _is_gone(path: Path, state: State) -> bool:
+    return state is not State.STARTING and not path.exists()  # a trainer that starts has yet to make it
 
 
 class RunWatch:
@@ -200,6 +205,7 @@ class RunWatch:
             export=reader.export_status(),
             pace=history.steps_per_second(),
             exit_code=trainer.exit_code if trainer else None,
+            gone=_is_gone(reader.path, state),
         )
 
     def _read_probe(self, probes: Sequence[Path]) -> Probe | None:

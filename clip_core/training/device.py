@@ -71,7 +71,8 @@ def describe(device: torch.device) -> str:
     """The device as text: the name of a GPU, the number of threads of a CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
-    return "Apple GPU (mps)" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return "Apple GPU (mps)" if device.type == "mps" else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def memory_mb(device: torch.device) -> float:

@@ -23,6 +23,7 @@ from clip_tui.theme import GREEN, RED
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.confusion import ConfusionMap
 from clip_tui.widgets.image_view import ImageView
+from clip_tui.widgets.keys import Rows
 
 CLASSES_OFFERED = 24  # captions that are offered where the run has no classes
 TEMPLATE = "a photo of a {}"
@@ -66,7 +67,7 @@ class ClassifyScreen(QueryPage):
         with Vertical(id="set"):
             yield Static("", markup=False, id="set-summary")
             with Horizontal(id="set-body"):
-                yield DataTable(id="per-class", cursor_type="row")
+                yield Rows(id="per-class", cursor_type="row")
                 with Vertical(id="set-right"):
                     yield ConfusionMap(id="confusion")
                     with Horizontal(id="set-images"):

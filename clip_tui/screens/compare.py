@@ -14,6 +14,7 @@ from clip_tui.actions import bindings
 from clip_tui.differences import Row, comparison
 from clip_tui.screens.page import Page
 from clip_tui.theme import BLUE, YELLOW
+from clip_tui.widgets.keys import Rows
 
 NAME_WIDTH, VALUE_WIDTH = 26, 44
 
@@ -30,7 +31,7 @@ class CompareScreen(Page):
         self._groups: list[tuple[str, list[Row]]] = []
 
     def body(self) -> ComposeResult:
-        table: DataTable[Text] = DataTable(cursor_type="row", id="comparison")
+        table: Rows[Text] = Rows(cursor_type="row", id="comparison")
         table.border_title = "Comparison"
         yield table
 

@@ -8,9 +8,10 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from clip_tui.watcher import Snapshot
+from clip_tui.widgets.keys import KeyFooter
 from clip_tui.widgets.run_bar import RunBar, TabBar
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Page(Screen[None]):
         yield TabBar(self.PAGE)
         with Vertical(id="body"):
             yield from self.body()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter(show_command_palette=False, compact=True)
         yield TooSmall()
 
     def body(self) -> ComposeResult:

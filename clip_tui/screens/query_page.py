@@ -36,6 +36,7 @@ class QueryPage(Page):
         self.answers: dict[Model, Answer] = {}
         self.problems: dict[Model, str] = {}
         self._doing: dict[Model, tuple[str, float]] = {}  # what a model does, and since when
+        self._asked: dict[int, tuple[Model, dict[str, Any]]] = {}  # by slot, what is on its way
         self._run: Path | None = None
 
     def sources(self) -> ComposeResult:
@@ -79,7 +80,16 @@ class QueryPage(Page):
         """The gallery has been read."""
 
     def answers_changed(self, model: Model) -> None:
-        """A model answered the current query."""
+        """A model answered the current query, or failed to where another one answered."""
+
+    def answered(self) -> list[Answer]:
+        """The answers in the order of the models; none while the first model has neither answered nor failed, so that
+        the second one's answer never stands in its place.
+        """
+        models = self.models()
+        if models and models[0] not in self.answers and models[0] not in self.problems:
+            return []
+        return [self.answers[model] for model in models if model in self.answers]
 
     def _forget(self) -> None:
         self.query_sent, self.answers, self.problems, self._doing = None, {}, {}, {}
@@ -94,25 +104,27 @@ class QueryPage(Page):
         return [first, second] if second is not None and second != first else [first]
 
     def ask(self, query: dict[str, Any]) -> None:
-        """Send a query to the models; an earlier one without an answer is dropped."""
+        """Send a query to the models; an earlier one without an answer is dropped, the same one goes on."""
         if query != self.query_sent:
             self._forget()
             self.query_sent = query
         for slot, model in enumerate(self.models()):
-            if model not in self.answers:
+            asked, sent = self._asked.get(slot, (None, None))
+            if model not in self.answers and not (asked == model and sent is self.query_sent):
                 self.problems.pop(model, None)
+                self._asked[slot] = model, self.query_sent
                 (self._ask_second if slot else self._ask_first)(model)
         self.show_sources()
 
     @work(name="query", group="query", exclusive=True)
     async def _ask_first(self, model: Model) -> None:
-        await self._ask(model)
+        await self._ask(model, 0)
 
     @work(name="comparison", group="comparison", exclusive=True)
     async def _ask_second(self, model: Model) -> None:
-        await self._ask(model)
+        await self._ask(model, 1)
 
-    async def _ask(self, model: Model) -> None:
+    async def _ask(self, model: Model, slot: int) -> None:
         query = self.query_sent
         if query is None:
             return
@@ -122,6 +134,8 @@ class QueryPage(Page):
         except BackendError as error:
             if not self.closing and query is self.query_sent:
                 self.problems[model] = printable(str(error))
+                if self.answers:
+                    self.answers_changed(model)
         else:
             if not self.closing and query is self.query_sent:
                 self.answers[model] = answer
@@ -129,7 +143,10 @@ class QueryPage(Page):
                     self.clip.say(answer.note, severity="warning")
                 self.answers_changed(model)
         finally:
-            self._doing.pop(model, None)
+            if self._asked.get(slot) == (model, query):
+                del self._asked[slot]
+            if all(asked != model for asked, _ in self._asked.values()):  # else its next query is on its way already
+                self._doing.pop(model, None)
             if not self.closing:
                 self.show_sources()
 

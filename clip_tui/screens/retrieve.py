@@ -31,6 +31,7 @@ from clip_tui.screens.dialogs import Prompt
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.image_view import ImageView
+from clip_tui.widgets.keys import Rows
 from clip_tui.widgets.results import Found, Results
 
 FETCHED = 600  # results of the first answer; ten times as many when their end is reached
@@ -71,7 +72,7 @@ class RetrieveScreen(QueryPage):
                 yield ImageView(id="query-image")
                 with VerticalScroll():
                     yield Bars(id="found-texts")
-            yield DataTable(id="table", cursor_type="row")
+            yield Rows(id="table", cursor_type="row")
             yield Detail(id="detail")
 
     def on_mount(self) -> None:
@@ -147,7 +148,7 @@ class RetrieveScreen(QueryPage):
             line.update(self.gallery.note)
             return
         parts = [self.place.label]
-        answered = [self.answers[model] for model in self.models() if model in self.answers]
+        answered = self.answered()
         if answered and self.found:
             last = min(len(self.found), self.first + self.page_size)
             total = answered[0].result.get("total", len(self.found))
@@ -194,7 +195,7 @@ class RetrieveScreen(QueryPage):
         self.ask({"op": "search", "terms": asked, **searched, "expected": right, "top_k": self._fetched})
 
     def answers_changed(self, model: Model) -> None:
-        answered = [self.answers[each] for each in self.models() if each in self.answers]
+        answered = self.answered()
         if not answered or self.query_sent is None:
             return
         other = answered[1] if len(answered) > 1 else None
@@ -289,6 +290,9 @@ class RetrieveScreen(QueryPage):
             self._show_page()
 
     def action_detail(self) -> None:
+        if self.query_sent is not None and not self.answered():
+            self.clip.say("The model has not answered yet; what is shown answers an earlier query.", severity="warning")
+            return
         if self.selected < len(self.found):
             row = self.found[self.selected]
             self.app.push_screen(DetailScreen(row, image=self.from_text), self._detail_left)
@@ -315,7 +319,7 @@ class RetrieveScreen(QueryPage):
             self.clip.say("There are no results to write yet.", severity="warning")
 
     def _write(self, typed: str | None) -> None:
-        answer = next((self.answers[model] for model in self.models() if model in self.answers), None)
+        answer = next(iter(self.answered()), None)
         if not typed or self.query_sent is None or answer is None:
             return
         path = Path(typed.strip()).expanduser()

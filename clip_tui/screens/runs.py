@@ -37,6 +37,7 @@ from clip_tui.screens.dialogs import Confirm, Prompt
 from clip_tui.screens.page import Page
 from clip_tui.theme import BLUE, DIM_BLUE, RED, YELLOW
 from clip_tui.watcher import best_text
+from clip_tui.widgets.keys import Rows
 from clip_tui.widgets.run_bar import state_text
 
 POLL_SECONDS = 0.5
@@ -66,7 +67,7 @@ class RunsScreen(Page):
         with Horizontal(classes="query-line", id="filter-line"):
             yield Static("filter", markup=False, classes="query-label")
             yield Input(id="filter", placeholder="letters of the name, the state or the note", compact=True)
-        table: DataTable[Text] = DataTable(cursor_type="row", id="runs", zebra_stripes=False)
+        table: Rows[Text] = Rows(cursor_type="row", id="runs", zebra_stripes=False)
         table.border_title = "Runs"
         yield table
         yield Static("", markup=False, id="run-error")
@@ -153,7 +154,7 @@ class RunsScreen(Page):
         marks = Text("■" if item.path in self._marked else " ", YELLOW).append("★" if item.label.pinned else " ", BLUE)
         return {
             "": marks,
-            "state": state_text(snapshot.state),
+            "state": state_text(snapshot.state, gone=snapshot.gone),
             "run": Text(printable(self._called(item), NAME_WIDTH), "bold"),
             "step": Text(step, justify="right"),
             "loss": Text(sparkline(item.trend), DIM_BLUE),

@@ -26,8 +26,10 @@ class RunBar(Static):
             self.update(text, layout=False)
 
 
-def state_text(state: State) -> Text:
-    """The state with its sign, in its colour."""
+def state_text(state: State, *, gone: bool = False) -> Text:
+    """The state with its sign, in its colour; `gone`: its directory is."""
+    if gone:
+        return Text("✗ directory gone", STATE_STYLES[State.KILLED.value])
     sign = "●" if state.alive else "✓" if state is State.FINISHED else "○" if state is State.STOPPED else "✗"
     words = "killed (no heartbeat)" if state is State.KILLED else state.value
     return Text(f"{sign} {words}", STATE_STYLES[state.value])
@@ -39,7 +41,7 @@ def bar_text(snapshot: Snapshot | None, root: str, width: int) -> Text:
     if snapshot is None:
         return text.append(printable(root, width - 14), "bold")
     text.append(printable(snapshot.name, max(12, width // 3)), "bold")
-    text.append("  ").append_text(state_text(snapshot.state))
+    text.append("  ").append_text(state_text(snapshot.state, gone=snapshot.gone))
     parts = _progress(snapshot)
     if parts and text.cell_len + sum(len(part) + 3 for part in parts) + _BAR + 3 <= width:
         text.append("   ").append_text(progress_bar(snapshot.share, _BAR, STATE_STYLES[snapshot.state.value]))

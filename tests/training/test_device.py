@@ -82,4 +82,11 @@ def test_memory_and_the_figures_of_the_machine_are_of_this_process(tmp_path: Pat
 
 
 def test_a_cpu_is_described_by_its_threads() -> None:
-    assert describe(CPU) == f"CPU, {torch.get_num_threads()} threads"
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert describe(CPU) == "CPU, 2 threads"
+        torch.set_num_threads(1)
+        assert describe(CPU) == "CPU, 1 thread"
+    finally:
+        torch.set_num_threads(before)

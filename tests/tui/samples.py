@@ -63,5 +63,5 @@ class FixedEncoders(Encoders):
                 "probabilities": scores,
             },
         }[op]
-        source = f"{run}/bundle" if model.backend == "onnx" else f"{run}, step 40"
+        source = f"step 40 of {run}/bundle" if model.backend == "onnx" else f"step 40 of {run}"
         return Answer(result | {"milliseconds": 12.0}, model.backend, source, 0.012)

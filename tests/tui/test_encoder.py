@@ -9,7 +9,7 @@ import pytest
 
 from clip_core.errors import BackendError
 from clip_core.run.paths import RunPaths
-from clip_tui.encoder import KEPT, EncoderClient, Encoders, Model, _identity, model_of, other
+from clip_tui.encoder import KEPT, EncoderClient, Encoders, Model, _identity, _source, model_of, other
 
 
 async def test_a_missing_model_is_one_sentence_and_leaves_no_process(tmp_path: Path) -> None:
@@ -80,6 +80,28 @@ async def test_a_server_that_was_killed_is_started_again(echo: EncoderClient) ->
     assert (await echo.ask("echo", text="three")).note is None
     await echo.close()
     assert echo._process is None
+
+
+async def test_a_restart_is_mentioned_although_the_query_that_began_it_was_dropped(echo: EncoderClient) -> None:
+    await echo.ask("echo", text="one")
+    assert echo._process is not None
+    echo._process.kill()
+    await echo._process.wait()
+    said: list[str] = []
+    dropped = asyncio.create_task(echo.ask("echo", said.append, text="two"))
+    while not said:
+        await asyncio.sleep(0)
+    dropped.cancel()
+    answer = await echo.ask("echo", said.append, text="three")
+    assert said == ["its process had ended, starting again"] * 2 + ["asking"]
+    assert answer.note == "the torch encoder had ended; it was restarted"
+    await echo.close()
+
+
+def test_the_source_names_the_step_of_a_checkpoint_alone() -> None:
+    hello = {"source": "runs/birds", "step": 1374, "checkpoint": "step_0001374"}
+    assert _source(hello, Path("x")) == "step 1,374 of runs/birds"
+    assert _source({"source": "weights", "step": 0, "checkpoint": ""}, Path("x")) == "weights"
 
 
 async def test_a_server_that_crashes_on_a_query_is_started_again_and_says_why_it_ended(

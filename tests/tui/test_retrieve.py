@@ -1,5 +1,6 @@
 """The Retrieve screen."""
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -184,6 +185,42 @@ async def test_the_table_of_two_models_fits_the_screen(runs: Path, size: tuple[i
         await says(pilot, "drift")
         table = screen.query_one("#table", DataTable)
         await until(pilot, lambda: 0 < table.virtual_size.width <= table.size.width)
+
+
+class SlowFirst(FixedEncoders):
+    """The first model answers only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.asked = asyncio.Event(), 0
+
+    async def ask(self, model, op, progress=lambda text: None, **values):  # type: ignore[no-untyped-def]
+        if model.name == "torch":
+            self.asked += 1
+            await self.go.wait()
+        return await super().ask(model, op, progress, **values)
+
+
+async def test_nothing_stands_in_for_a_model_that_has_not_answered(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 50), notifications=True) as pilot:
+        screen = await _retrieve(pilot, runs / "live")
+        encoders = app.encoders = SlowFirst()
+        app.backend = "torch"
+        app.second = Model(runs / "live" / "checkpoints" / "step_0000030", "torch", "step_0000030")
+        screen.query_one("#query", Input).value = "a red square"
+        await pilot.press("slash", "enter")
+        await until(pilot, lambda: len(screen.answers) == 1)
+        assert screen.found == []
+        await pilot.press("enter")  # on the table: it does not open an older answer
+        screen.action_detail()
+        await says(pilot, "has not answered yet")
+        await pilot.press("slash", "enter")  # the same query again: it goes on
+        encoders.go.set()
+        await says(pilot, "drift")
+        assert encoders.asked == 1
+        assert screen.found[0].item.endswith("red.png")
+        assert screen.found[0].other is not None
 
 
 def test_captions_and_then_names_are_cut_where_a_table_has_no_room() -> None:
