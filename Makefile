@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-js lint clean
+.PHONY: demo test faults test-js lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clip-tui demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# The long form of the kill tests: 200 trainers killed while they save, beside a kill after every change of a save.
+faults: $(VENV)/.installed
+	CLIP_TEST_KILLS=200 $(BIN)/python -m pytest -q tests/faults tests/test_files.py tests/export/test_output_folder.py
 
 # transformers.js reads bundles; needs node and npm, so it is not part of `make test`. Install scripts are not run.
 test-js: $(VENV)/.installed

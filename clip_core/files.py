@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ def flush_file(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, it becomes `path` atomically."""
+    remove_unfinished(path.parent, path.name)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
@@ -39,6 +41,44 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_directory(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove the files that `replacing` left in `folder` when its process was killed.
+
+    Args:
+        name: of the file that was being replaced; None for every one.
+    """
+    left = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)\.tmp", re.DOTALL)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = left.fullmatch(entry.name)
+            if found is None or (name is not None and found["name"] != name) or process_lives(int(found["pid"])):
+                continue
+            if entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def replaced(folder: Path) -> Path:
+    """Where an old folder waits, complete, while a new one takes its place on a file system that cannot swap two."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process with this id exists on this host; a zombie does not count."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,11 +102,28 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: if it is not a regular file, or cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def append_regular(path: Path) -> BinaryIO:
+    """Open a file for appending, made where there is none, without waiting for the reader of a FIFO.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return os.fdopen(_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
+def _regular(path: Path, flags: int) -> int:
+    not_regular = OSError(errno.EINVAL, "it is not a regular file", str(path))
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise (not_regular if error.errno == errno.ENXIO else error) from None  # a FIFO that nobody reads, a socket
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+        raise not_regular
+    return descriptor
 
 
 def read_regular(path: Path, largest: int = LARGEST_TEXT) -> bytes:

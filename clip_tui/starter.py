@@ -13,6 +13,7 @@ from typing import Any
 
 from clip_core.config import SECTIONS, TrainConfig, spell
 from clip_core.errors import RunError
+from clip_core.files import append_regular
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
@@ -128,7 +129,7 @@ def _start(module: str, arguments: Sequence[str], log: Path) -> Process:
     command = [sys.executable, "-u", "-m", module, *arguments]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
+        with append_regular(log) as out:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import clip_core
 from clip_core.errors import BackendError
+from clip_core.files import append_regular
 from clip_core.inference.bundle import DATA, TEXT, VISION
 from clip_core.model.clip import CLIP
 from clip_core.model.image_encoder import ImageEncoder
@@ -205,7 +206,7 @@ def _redirected_to(log: Path) -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     try:
-        with log.open("ab") as handle, warnings.catch_warnings():
+        with append_regular(log) as handle, warnings.catch_warnings():
             warnings.simplefilter("default")
             os.dup2(handle.fileno(), 1)
             os.dup2(handle.fileno(), 2)

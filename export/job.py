@@ -5,6 +5,7 @@ RUN/export.log. An export into any other folder has a lock in the user's cache, 
 """
 
 import hashlib
+import io
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from clip_core.errors import RunBusyError, UsageError
-from clip_core.files import cache_folder
+from clip_core.files import append_regular, cache_folder
 from clip_core.run.lock import Lock
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.records import HEARTBEAT_SECONDS, State, Status
@@ -170,7 +171,9 @@ def _open_log(path: Path) -> TextIO | None:
             return None
     except OSError:
         pass
-    return path.open("w", encoding="utf-8", buffering=1, errors="replace")
+    handle = append_regular(path)
+    handle.truncate(0)
+    return io.TextIOWrapper(handle, encoding="utf-8", errors="replace", line_buffering=True)
 
 
 def _outcome(error: BaseException | None) -> tuple[State, str | None]:

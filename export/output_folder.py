@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clip_core.errors import RunError, UsageError
-from clip_core.files import flush_directory
+from clip_core.files import flush_directory, replaced
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -61,7 +61,8 @@ def temporary_folder(out: Path) -> Iterator[Path]:
 def put_in_place(folder: Path, out: Path) -> None:
     """Let the finished folder become `out`. At every moment `out` is the old export or the new one.
 
-    Where the file system cannot swap two folders, `out` is absent between two renames; `recover` undoes the first.
+    Where the file system cannot swap two folders, `out` is absent between two renames: readers of a bundle take the old
+    one meanwhile, and `recover` undoes the first.
     """
     if not out.exists():
         folder.rename(out)
@@ -72,7 +73,7 @@ def put_in_place(folder: Path, out: Path) -> None:
 
 def recover(out: Path) -> None:
     """Clean up after exports to `out` that were killed; the caller holds the lock."""
-    before = _before(out)
+    before = replaced(out)
     if before.is_dir() and not out.exists():
         before.rename(out)
         flush_directory(out.parent)
@@ -82,10 +83,6 @@ def recover(out: Path) -> None:
     for folder in folders:
         if left.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _before(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
 
 
 def _swap(one: Path, other: Path) -> bool:
@@ -100,7 +97,7 @@ def _swap(one: Path, other: Path) -> bool:
 
 
 def _replace(folder: Path, out: Path) -> None:
-    before = _before(out)
+    before = replaced(out)
     out.rename(before)
     try:
         folder.rename(out)

@@ -21,6 +21,7 @@ from typing import Annotated, BinaryIO, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from clip_core.errors import BackendError, BundleError
+from clip_core.files import replaced
 from clip_core.inference.threshold import Threshold
 from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.network import Frozen, Preprocessing
@@ -251,15 +252,22 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).exists() or (path / VISION).exists()
 
 
+def in_place(bundle: Path) -> Path:
+    """The folder of a bundle; the old one beside it where an export was killed between its two renames."""
+    before = replaced(bundle)
+    return before if not os.path.lexists(bundle) and is_bundle(before) else bundle
+
+
 def find_bundle(path: Path) -> Path:
     """The bundle that `path` means: itself, or that of a run.
 
     Raises:
         BundleError: if nothing is there.
     """
+    path = in_place(path)
     if not path.is_dir():
         raise BundleError(f"there is no folder {path}; give a bundle, or a run that has one.")
-    inside = RunPaths(path).bundle
+    inside = in_place(RunPaths(path).bundle)
     return inside if is_bundle(inside) and not is_bundle(path) else path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_core.data.preprocess import ImageSource
 from clip_core.errors import BackendError, CheckpointError, UsageError
-from clip_core.inference.bundle import PRECISIONS, Precision, is_bundle
+from clip_core.inference.bundle import PRECISIONS, Precision, in_place, is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.inference.inputs import as_image, as_images, as_text, as_texts
@@ -174,7 +174,7 @@ def open_encoder(
         raise BackendError(f"the precision is {printable(str(precision), 40)!r}; it may be {', '.join(PRECISIONS)}.")
     if backend == "auto" and precision in ("fp16", "int8"):
         backend = "onnx"  # PyTorch computes in fp32
-    path = local_source(path)
+    path = in_place(local_source(path))
     if not path.exists() and (backend == "onnx" or not hub_name(str(path))):
         raise CheckpointError(
             f"no model at {path}: give a run directory, a checkpoint, an ONNX bundle or published weights."
@@ -204,7 +204,7 @@ def _choose(path: Path, backend: Choice) -> tuple[Backend, Path]:
         if backend == "torch":
             raise BackendError(f"{path} is an ONNX bundle: use --backend onnx, or give its run directory.")
         return "onnx", path
-    bundle = RunPaths(path).bundle
+    bundle = in_place(RunPaths(path).bundle)
     if backend == "onnx":
         if not is_bundle(bundle):
             raise BackendError(f"{path} has no ONNX bundle yet; make one with: clip-export {path}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clip_core.files import open_regular, read_json
+from clip_core.files import open_regular, process_lives, read_json
 from clip_core.run import requests
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import META, RunPaths
@@ -210,7 +210,7 @@ def state_of(status: Status) -> State:
     """The state now: a process that no longer exists was killed, one without a recent heartbeat has stalled."""
     if not status.state.alive:
         return status.state
-    if status.host == socket.gethostname() and not _process_lives(status.pid):
+    if status.host == socket.gethostname() and not process_lives(status.pid):
         return State.KILLED
     return State.STALLED if time.time() - status.heartbeat > STALLED_AFTER else status.state
 
@@ -227,20 +227,3 @@ def objects(lines: bytes) -> list[dict[str, Any]]:
         if isinstance(value, dict) and end == len(text):
             found.append(value)
     return found
-
-
-def _process_lives(pid: int) -> bool:
-    """Whether a process with this id exists; a zombie does not count."""
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,5 +1,6 @@
 """The trainer's side of a run directory."""
 
+import io
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol
 
 from clip_core.errors import RunBusyError
-from clip_core.files import finite, open_regular, replacing
+from clip_core.files import append_regular, finite, open_regular, remove_unfinished, replacing
 from clip_core.run import requests
 from clip_core.run.lock import Lock
 from clip_core.run.metrics import Kind, best_by
@@ -49,6 +50,8 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
         busy = f"another trainer is writing to {path}; stop it first, or choose another --run-dir."
         self._lock = Lock(self.paths.lock, RunBusyError(busy))
+        for folder in (path, self.paths.probes, self.paths.requests):
+            remove_unfinished(folder)
         self._status = Status(
             pid=int(os.environ.get(LAUNCHER, os.getpid())), host=socket.gethostname(), started=time.time()
         )
@@ -89,7 +92,8 @@ class RunWriter:
 
     def _line(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self._metrics is None:  # a lone surrogate, as in a file name that is not UTF-8, becomes JSON's own \udc80
-            self._metrics = self.paths.metrics.open("a", encoding="utf-8", errors="backslashreplace")
+            handle = append_regular(self.paths.metrics)
+            self._metrics = io.TextIOWrapper(handle, encoding="utf-8", errors="backslashreplace")
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._metrics.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
         self._metrics.flush()

@@ -161,6 +161,14 @@ class BatchMaker:
         rows: IntArray = self._epoch[1][position]
         return rows
 
+    def image_names(self, step: int) -> list[str]:
+        """The paths, below the image root, of the images of a step's batch, of all ranks; not from the cache of `rows`,
+        which the thread that makes batches may be changing.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        images = self.pairs.pair_images[self.order.batches(epoch)[position]]
+        return [self.pairs.names[row] if self.pairs.names else str(self.pairs.images[row]) for row in images]
+
     def tokens(self, captions: IntArray, step: int) -> tuple[IntArray, IntArray]:
         """Captions as token rows, augmented for this step, and the length of each.
 

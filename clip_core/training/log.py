@@ -1,5 +1,6 @@
 """The trainer's log: lines on the terminal while there is one, and always in train.log; throughput."""
 
+import io
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from clip_core.files import append_regular
 from clip_core.text import printable
 
 
@@ -29,7 +31,7 @@ class Log:
     def to_file(self, path: Path) -> None:
         """Also write to `path`, including earlier lines, unless standard output is that file."""
         if not is_stdout(path):
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = io.TextIOWrapper(append_regular(path), encoding="utf-8", line_buffering=True)
             self._file.writelines(line + "\n" for line in self._early)
         self._early.clear()
 

@@ -85,12 +85,12 @@ def _train(config: TrainConfig, processes: Processes, *, resume: bool, force: bo
             if start is not None and not (resume or force):
                 refuse_ruinous(config, start)
         writer = RunWriter(run) if processes.rank.writes else SilentWriter(run)
+        log = Log(silent=not processes.rank.writes)
+        if processes.rank.writes:
+            log.to_file(writer.paths.log)
     except (ClipError, OSError) as error:
         processes.announce(error)
         raise
-    log = Log(silent=not processes.rank.writes)
-    if processes.rank.writes:
-        log.to_file(writer.paths.log)
     try:
         with Signals() as signals:
             return _run(config, start, writer, log, signals, processes, resume=resume)

@@ -81,6 +81,7 @@ class TrainStep:
         self.eval_weights = EvalWeights(self.model, recipe.ema)
         self.chunk_size = config.optim.chunk_size or 0
         self.say: Callable[[str], None] = lambda line: None
+        self.name_pairs: Callable[[int], str] = lambda step: ""  # of a step, for the sentence of `refuse_non_finite`
         self._unchecked: list[tuple[int, float, Tensor, Tensor]] = []  # step, learning rate, loss, gradient norm
 
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:
@@ -285,8 +286,9 @@ class TrainStep:
         for (step, lr, *_), finite_loss, finite_norm in zip(self._unchecked, *finite.tolist(), strict=True):
             if not (finite_loss and finite_norm):
                 raise TrainingError(
-                    f"the {'gradient' if finite_loss else 'loss'} is not finite at step {step} (learning rate {lr:g}); "
-                    f"no checkpoint holds it. Start again with a lower --lr, or with --precision fp32."
+                    f"the {'gradient' if finite_loss else 'loss'} is not finite at step {step} (learning rate {lr:g})"
+                    f"{self.name_pairs(step)}; no checkpoint holds it. "
+                    "Start again with a lower --lr, or with --precision fp32."
                 )
         self._unchecked.clear()
 

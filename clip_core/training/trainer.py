@@ -26,6 +26,7 @@ from clip_core.run.paths import checkpoint_name
 from clip_core.run.records import Probe, Recipe, State
 from clip_core.run.requests import Request
 from clip_core.run.writer import RunWriter
+from clip_core.text import printable
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.device import memory_mb, system_figures
 from clip_core.training.evaluate import ValidationSet, evaluate
@@ -46,6 +47,7 @@ _SYSTEM_SECONDS = 10.0  # between two lines about the machine
 _FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
+_NAMED = 3  # images in the sentence about a loss that is not finite
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Trainer:
             guard_chance=chance(second_validation.pairs) if second_validation else 0.0,
         )
         self.train_step.say = lambda line: self.warn([line])
+        self.train_step.name_pairs = self.name_pairs
         self._saved_at = -1
         self._system_at = time.monotonic()
         self._figures: dict[str, str] = {}
@@ -154,6 +157,14 @@ class Trainer:
             return State.FINISHED
         finally:
             stream.close()
+
+    def name_pairs(self, step: int) -> str:
+        """The pairs of a step's batch by their images: the first for a sentence, all of them in train.log."""
+        names = self.batches.image_names(step)
+        self.log.record(f"the images of step {step}: {', '.join(names)}")
+        more = len(names) - _NAMED
+        first = printable(", ".join(names[:_NAMED]), 200)
+        return f", of the images {first}" + (f" and {more:,} more (all in train.log)" if more > 0 else "")
 
     def estimate_memory(self) -> None:
         """Say what the run will need, choose the chunks where the batch does not fit, and warn if they do not either.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clip_core.errors import RunError, UsageError
+from clip_core.inference.bundle import find_bundle
 from export import output_folder
 from export.output_folder import check_output, put_in_place, recover, temporary_folder
 from tests.models import environment
@@ -78,7 +79,9 @@ def test_a_kill_between_two_renames_is_recovered_at_the_next_start(tmp_path: Pat
     )
     assert child.returncode == -signal.SIGKILL
     assert not out.exists()
+    assert content(find_bundle(out)) == "old"  # a reader that comes first
     recover(out)
+    assert find_bundle(out) == out
     assert content(out) == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -40,7 +40,9 @@ class Terminal:
         self.received = b""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, 0, 0))
-        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI")}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "COLUMNS", "LINES")
+        }
         environment["XDG_CONFIG_HOME"] = str(cwd / "settings")  # what one test leaves behind is not the next one's
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
