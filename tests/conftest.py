@@ -10,11 +10,16 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from clip_core.data.synthetic import create_synthetic
 
 # Tests run beside each other; more threads than cores only make them wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example that takes long on a loaded machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Decoded images and galleries of tests, and of the commands that they start, stay out of the user's cache.
 _CACHE = tempfile.mkdtemp(prefix="clip-cache-")
