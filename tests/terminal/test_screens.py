@@ -22,7 +22,9 @@ def test_hostile_names_notes_captions_and_logs_never_reach_the_terminal_as_seque
         terminal.press("enter")  # the name as it is offered, printable
         _wait_until_gone(terminal, "Name in the list")
         terminal.wait_for("bell clear[2J title]0;owned")
-        terminal.press("/", "z", "z", "z", "enter")
+        terminal.press("/")
+        terminal.wait_for("letters of the name")
+        terminal.press("z", "z", "z", "enter")
         terminal.wait_for("1 filtered out")
         terminal.press("space", "c")
         terminal.wait_for("Comparison")
