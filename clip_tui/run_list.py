@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from clip_core.errors import RunError
-from clip_core.files import open_regular
+from clip_core.files import open_regular, process_lives
 from clip_core.run.metrics import best_by
 from clip_core.run.paths import META, RunPaths
 from clip_core.run.reader import objects
@@ -237,16 +237,6 @@ def left_aside(root: Path) -> list[Path]:
     found = []
     for path in root.glob(f"{_DELETED}*"):
         owner = path.name.removeprefix(_DELETED).partition("-")[0]
-        if owner.isdigit() and not path.is_symlink() and not _lives(int(owner)):
+        if owner.isdigit() and not path.is_symlink() and not process_lives(int(owner)):
             found.append(path)
     return found
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

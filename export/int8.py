@@ -66,10 +66,10 @@ def quantise(source: Path, target: Path, inputs: Inputs, say: Callable[[str], No
     model = onnx.load(source)
     ways, input_name = _ways(model), model.graph.input[0].name
     half = max(1, len(inputs) // 2)
-    seen, judged = inputs[:half], inputs[half:] or inputs
+    calibration, validation = inputs[:half], inputs[half:] or inputs
     exact = open_onnx(source)
-    expected = [exact(batch) for batch in judged]
-    errors = _activation_errors(model, input_name, seen[0])
+    expected = [exact(batch) for batch in validation]
+    errors = _activation_errors(model, input_name, calibration[0])
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         found: list[Candidate] = []
         for share in (0, *_KEPT):
@@ -79,8 +79,8 @@ def quantise(source: Path, target: Path, inputs: Inputs, say: Callable[[str], No
                 path = Path(scratch) / f"{way}-{share}.onnx"
                 how = f"{way} int8" + (f", {len(kept)} of {len(layers)} layers in fp32" if kept else "")
                 try:
-                    _make(way, model, path, kept, input_name, seen)
-                    found.append(_judge(how, path, judged, expected))
+                    _make(way, model, path, kept, input_name, calibration)
+                    found.append(_evaluate(how, path, validation, expected))
                 except Exception as error:  # the library's tools raise anything on a graph that they do not know
                     say(f"  {source.name}, {how}: not possible ({type(error).__name__})")
                     continue
@@ -113,7 +113,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def _make(way: str, model: onnx.ModelProto, path: Path, kept: list[str], input_name: str, seen: Inputs) -> None:
+def _make(way: str, model: onnx.ModelProto, path: Path, kept: list[str], input_name: str, calibration: Inputs) -> None:
     source = onnx.ModelProto()
     source.CopyFrom(model)
     with _quiet():
@@ -131,7 +131,7 @@ def _make(way: str, model: onnx.ModelProto, path: Path, kept: list[str], input_n
             quantize_static(
                 source,
                 path,
-                _Reader(input_name, seen),
+                _Reader(input_name, calibration),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*_PRODUCTS, "Conv"],
                 per_channel=True,
@@ -149,10 +149,10 @@ def _make(way: str, model: onnx.ModelProto, path: Path, kept: list[str], input_n
     onnx.save(made, path)
 
 
-def _judge(how: str, path: Path, judged: Inputs, expected: Sequence[FloatArray]) -> Candidate:
+def _evaluate(how: str, path: Path, validation: Inputs, expected: Sequence[FloatArray]) -> Candidate:
     run = open_onnx(path)
     found, seconds = [], 0.0
-    for batch in judged:
+    for batch in validation:
         times = []
         for _ in range(3):
             started = time.perf_counter()

@@ -39,9 +39,11 @@ def find_samples(loaded: LoadedModel, images: Path | None) -> Samples:
     if not pixels:
         where = f"in {images}" if images else f"in the validation set of {loaded.run or loaded.folder}"
         raise DataError(f"no readable image {where} to measure parity on; name a folder with --images.")
-    judged = None if images is not None else _pair_samples(_spread(pairs, MOST_PAIRS), loaded.config.preprocessing)
+    pair_samples = (
+        None if images is not None else _pair_samples(_spread(pairs, MOST_PAIRS), loaded.config.preprocessing)
+    )
     distinct = _spread(list(dict.fromkeys(captions)))
-    return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), distinct, judged)
+    return Samples(normalise(np.stack(pixels), loaded.config.preprocessing), distinct, pair_samples)
 
 
 def _pair_samples(pairs: list[ValidationPair], preprocessing: Preprocessing) -> PairSamples | None:

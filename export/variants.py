@@ -42,7 +42,7 @@ def make_variants(
             parity = variant.parity.model_copy(update={"rows": variant.parity.rows + rows})
             variant = variant.model_copy(update={"parity": parity})
         job.say(table(variant))
-        judge(job, variant, accept_loss=accept_loss)
+        check_variant(job, variant, accept_loss=accept_loss)
         variants.append(variant)
     if "fp32" not in precisions:
         del variants[0]
@@ -69,7 +69,7 @@ def _make(
     return how
 
 
-def judge(job: ExportJob, variant: Variant, *, accept_loss: bool) -> None:
+def check_variant(job: ExportJob, variant: Variant, *, accept_loss: bool) -> None:
     """Refuse a variant that is not good enough.
 
     Raises:

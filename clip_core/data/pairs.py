@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,49 +86,6 @@ def sort_pairs(pairs: Iterable[Pair], failures: Mapping[Path, str]) -> Report:
         else:
             report.bad.append(BadPair(pair, reason))
     return report
-
-
-def check_pairs(
-    pairs: Sequence[Pair],
-    *,
-    workers: int | None = None,
-    sizes: dict[Path, tuple[int, int]] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """Decode every image once, in threads, and say which pairs are usable.
-
-    Args:
-        pairs: as a format's reader returns them.
-        workers: decoding threads; None is one a core.
-        sizes: filled with the upright width and height of every readable image, if given.
-        progress: called with the images decoded so far, and all.
-    Raises:
-        KeyboardInterrupt: saying how many images were checked.
-    """
-    from clip_core.data.preprocess import load_image
-    from clip_core.data.progress import run_interruptibly
-
-    failures: dict[Path, str] = {}
-
-    def look(path: Path) -> int:
-        try:
-            size = load_image(path).size
-        except ImageError as error:
-            failures[path] = reason(error)
-        else:
-            if sizes is not None:
-                sizes[path] = size
-        return 1
-
-    images, threads, done = distinct_images(pairs), decoding_threads(workers), 0
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for count in run_interruptibly(pool, threads, look, images):
-                done += count
-                progress(done, len(images))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done:,} of {len(images):,} images checked") from None
-    return sort_pairs(pairs, failures)
 
 
 def distinct_images(pairs: Iterable[Pair]) -> list[Path]:

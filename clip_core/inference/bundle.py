@@ -49,7 +49,7 @@ DATA = ".data"  # after the name of an ONNX file: its weights, where it would be
 FORMAT_VERSION = 2
 _LARGEST_MANIFEST = 16 * 2**20  # bytes
 _MAPPED = 2**20  # bytes from which a file is mapped into memory, not read
-LEAST_COSINE, LEAST_AGREEMENT = 0.99, 0.975  # of a lower precision without pairs to judge it by
+LEAST_COSINE, LEAST_AGREEMENT = 0.99, 0.975  # of a lower precision without pairs to measure recall on
 MOST_LOST = 0.01  # recall@1 that a lower precision may lose
 
 

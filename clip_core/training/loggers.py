@@ -44,7 +44,7 @@ class Loggers:
         run: the run directory, whose name is the run's.
         config: what the loggers store of the configuration.
         step: the run is resumed after it; what was logged later is replaced.
-        say: is told of a failure.
+        say: called with a sentence when a logger fails.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
             code = _train(config, processes, resume=resume, force=force)
         except EndedError as ended:
             code = int(ended.args[0])
-        except (ClipError, OSError) as error:  # as rank 0's own, or one that it was told of
+        except (ClipError, OSError) as error:  # of rank 0, or of another rank that reported it
             code = error.exit_code if isinstance(error, ClipError) else 1
             if isinstance(error, OutOfMemoryError):  # of this process alone
                 print(f"clip-train: process {processes.rank.rank}: {error}", file=sys.stderr)

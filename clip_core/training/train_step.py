@@ -46,7 +46,7 @@ class TrainStep:
         network: what every forward pass calls, in the precision of the run; DDP around it where there are more ranks.
         eval_weights: the weights to evaluate and save.
         chunk_size: pairs of this rank in a forward pass, with the gradient of the whole batch; 0 for all of them.
-        say: is told in a line when memory ran out and the chunks are smaller from now on.
+        say: called with a line when memory ran out and the chunks are smaller from now on.
     """
 
     def __init__(self, model: CLIP, recipe: Recipe, config: TrainConfig, rank: Rank = _ALONE) -> None:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from clip_core.data.formats.detect import Reading, read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import check_pairs
 from clip_core.errors import DataError
+from tests.pairs import check_pairs
 
 
 def image(path: Path, number: int = 0, kind: str | None = None) -> Path:
@@ -32,7 +32,7 @@ def captioned(path: Path, caption: str, name: str = "{stem}.txt") -> None:
 
 def captions(reading: Reading) -> dict[str, str]:
     """Name -> caption of the usable pairs, after every image was decoded."""
-    return {pair.name: pair.caption for pair in check_pairs(reading.pairs, workers=1).good}
+    return {pair.name: pair.caption for pair in check_pairs(reading.pairs).good}
 
 
 # ---------------------------------------------------------------- captions in files of their own
@@ -243,7 +243,7 @@ def test_links_to_images_captions_and_class_folders_are_followed(tmp_path: Path)
         ("cat/a.jpg", "a photo of a dog"),  # one image: its captions are never negatives of each other
         ("fox/1.jpg", "a photo of a fox"),
     ]
-    assert len(check_pairs(reading.pairs, workers=1).good) == 3
+    assert len(check_pairs(reading.pairs).good) == 3
     assert "3 links are followed" in reading.notes
 
 

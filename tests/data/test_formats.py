@@ -14,8 +14,8 @@ from PIL import Image
 from clip_core.config import DataConfig
 from clip_core.data.formats.detect import FORMATS, Reading, read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import check_pairs
 from clip_core.errors import ClipError, DataError, UsageError
+from tests.pairs import check_pairs
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def pairs_of(reading: Reading) -> list[tuple[str, str]]:
     """(name, caption) of the usable pairs, after every image was decoded."""
-    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs, workers=1).good]
+    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs).good]
 
 
 def read(path: Path, **options: Any) -> Reading:
@@ -345,4 +345,4 @@ anything = st.one_of(
 def test_any_file_is_pairs_or_a_sentence(content: bytes, name: str, tmp_path_factory: pytest.TempPathFactory):
     path = write(tmp_path_factory.mktemp("any") / name, content)
     with suppress(ClipError):  # anything else that is raised fails the test
-        assert check_pairs(read(path).pairs, workers=1).good == []
+        assert check_pairs(read(path).pairs).good == []

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from clip_core.data.formats.detect import read_data
-from clip_core.data.pairs import check_pairs
 from clip_core.data.preprocess import load_image
+from tests.pairs import check_pairs
 
 HEADER = b"\0\0\0\x18ftypheic" + bytes(60)
 
@@ -43,7 +43,7 @@ def test_heic_is_read_upright_from_a_folder(tmp_path: Path):
     (tmp_path / "3.heic").write_bytes(HEADER)
     (tmp_path / "3.txt").write_text("cut short")
     reading = read_data(tmp_path)
-    report = check_pairs(reading.pairs, workers=1)
+    report = check_pairs(reading.pairs)
     assert [pair.name for pair in report.good] == ["1.HEIC", "2.heif"]
     assert [bad.pair.name for bad in report.bad] == ["3.heic"]
     upright, turned = (load_image(pair.image) for pair in report.good)

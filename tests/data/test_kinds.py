@@ -14,8 +14,8 @@ import pytest
 
 from clip_core.data.formats.detect import Reading, read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import check_pairs
 from clip_core.errors import DataError
+from tests.pairs import check_pairs
 
 Build = Callable[[Path], object]
 COUNT = 6
@@ -430,5 +430,5 @@ def test_files_that_are_no_images_are_bad_pairs(tmp_path: Path):
     images(tmp_path, names=["none.jpg"])
     write(tmp_path / "images" / "page.jpg", "<html>403 Forbidden</html>")
     write(tmp_path / "a.csv", "image,caption\nimages/none.jpg,a cat\nimages/page.jpg,a dog\n")
-    bad = check_pairs(read_data(tmp_path / "a.csv").pairs, workers=1).bad
+    bad = check_pairs(read_data(tmp_path / "a.csv").pairs).bad
     assert ["not an image" in one.reason for one in bad] == [True, True]

@@ -14,9 +14,10 @@ from PIL import Image
 
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
-from clip_core.data.pairs import Pair, check_pairs, fingerprint
+from clip_core.data.pairs import Pair, fingerprint
 from clip_core.errors import DataError
 from clip_core.files import write_json
+from tests.pairs import check_pairs
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ anything = st.recursive(
 def test_any_json_is_pairs_or_a_data_error(value: Any, tmp_path_factory: pytest.TempPathFactory):
     path = write_list(tmp_path_factory.mktemp("any"), value)
     with suppress(DataError):  # anything else that is raised fails the test
-        assert check_pairs(read_pairs(path), workers=1).good == []
+        assert check_pairs(read_pairs(path)).good == []
 
 
 def test_the_fingerprint_knows_names_sizes_and_captions_and_neither_the_place_nor_the_order(folder: Path):

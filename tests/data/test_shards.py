@@ -16,10 +16,10 @@ from clip_core.data.dataset import load_data
 from clip_core.data.formats.detect import Reading, read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.image_files import Member, image_facts, is_image_there, member_of
-from clip_core.data.pairs import check_pairs
 from clip_core.data.preprocess import load_image
 from clip_core.errors import DataError, ImageError
 from clip_core.network import Preprocessing
+from tests.pairs import check_pairs
 
 Members = list[tuple[str, bytes]]
 
@@ -45,7 +45,7 @@ def sample(number: int, kind: str = "png") -> Members:
 
 
 def pairs_of(reading: Reading) -> list[tuple[str, str]]:
-    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs, workers=1).good]
+    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs).good]
 
 
 class Bomb:
@@ -109,7 +109,7 @@ def test_hostile_names_are_only_names(tmp_path: Path):
     path = shard(tmp_path / "deep" / "er" / "a.tar", members)
     before = sorted(tmp_path.rglob("*"))
     pairs = read_data(path).pairs
-    assert len(check_pairs(pairs, workers=1).good) >= len(names) - 2
+    assert len(check_pairs(pairs).good) >= len(names) - 2
     for pair in pairs:
         member = member_of(pair.image)
         assert member is not None
@@ -140,7 +140,7 @@ def test_samples_that_lack_a_part_are_bad_pairs_with_their_shard_and_name(tmp_pa
         ("5.txt", b"\xff"), ("6.png", png()), ("6.json", b"{"), ("7.png", png()), ("7.json", b'{"caption": 3}'),
         ("8.png", b"no image"), ("8.txt", b"a caption"), (".hidden", b""), ("9", b""), ("x.cls", b"3"),
     ]  # fmt: skip
-    report = check_pairs(read_data(shard(tmp_path / "a.tar", members)).pairs, workers=1)
+    report = check_pairs(read_data(shard(tmp_path / "a.tar", members)).pairs)
     assert [pair.caption for pair in report.good] == ["caption 1"]
     said = {bad.pair.place: bad.reason for bad in report.bad}
     assert said["a.tar, 2"] == "it has no .txt or .json with a caption"
@@ -234,7 +234,7 @@ def test_names_with_dots_of_their_own_are_not_one_sample(tmp_path: Path):
             ]
         members += [("plain.jpg", png(9)), ("plain.txt", b"9")]
         reading = read_data(shard(tmp_path / f"{image}.tar", members))
-        pairs = check_pairs(reading.pairs, workers=1).good
+        pairs = check_pairs(reading.pairs).good
         assert [pair.caption for pair in pairs] == ["0", "1", "2", "3", "9"]
         assert all(load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption) * 6 for pair in pairs)
         assert any("keys go to the last dot" in note for note in reading.notes)
@@ -263,7 +263,7 @@ def test_archives_that_were_joined_are_read_to_the_end(tmp_path: Path):
     joined.write_bytes(b"".join(part.read_bytes() for part in [*parts, same]))
     reading = read_data(joined)
     assert [pair.caption for pair in reading.pairs] == [f"caption {n}" for n in (*range(6), 40)]
-    for pair in check_pairs(reading.pairs, workers=1).good:
+    for pair in check_pairs(reading.pairs).good:
         assert load_image(pair.image).getpixel((0, 0))[0] == int(pair.caption.split()[1]) * 6 % 256
     assert "archives that were joined are read to the end (joined.tar)" in reading.notes
     joined.write_bytes(parts[0].read_bytes() + b"no archive" * 100)
@@ -320,7 +320,7 @@ def test_a_list_may_name_members_but_not_of_a_shard_outside_its_folder(tmp_path:
     linked = str(outside.image).replace("/b.tar!", "/set/link.tar!")
     entries = [{"image": str(image), "caption": "c"} for image in (inside.image, outside.image, linked)]
     (tmp_path / "set" / "pairs.json").write_text(json.dumps(entries))
-    report = check_pairs(read_data(tmp_path / "set" / "pairs.json").pairs, workers=1)
+    report = check_pairs(read_data(tmp_path / "set" / "pairs.json").pairs)
     assert [pair.image for pair in report.good] == [inside.image]
     assert all("leads out of" in bad.reason for bad in report.bad)
 

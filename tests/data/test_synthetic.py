@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_core.data.formats.detect import read_data
-from clip_core.data.pairs import check_pairs
 from clip_core.data.synthetic import (
     COLOURS,
     COMBINATIONS,
@@ -24,6 +23,7 @@ from clip_core.data.synthetic import (
     unseen_file,
 )
 from clip_core.errors import DataError, UsageError
+from tests.pairs import check_pairs
 
 
 def captions(data_file: Path) -> list[str]:

@@ -9,7 +9,7 @@ from clip_core.errors import ParityError
 from clip_core.inference.bundle import TEXT, VISION, Parity, ParityRow, Precision, Recall, Variant, onnx_files
 from export.job import ExportJob
 from export.parity import TOLERANCE, table, top1_agreement
-from export.variants import judge
+from export.variants import check_variant
 
 
 def parity(difference: float, agreement: float = 1.0) -> Parity:
@@ -77,8 +77,8 @@ def test_a_variant_that_loses_too_much_is_refused_unless_asked_for(tmp_path: Pat
     said: list[str] = []
     job = ExportJob(tmp_path / "model", tmp_path / "out", "bundle", said.append)
     with pytest.raises(ParityError, match=r"int8 variant .* recall@1 50\.0% -> 40\.0%; .*--accept-loss"):
-        judge(job, lost, accept_loss=False)
-    judge(job, lost, accept_loss=True)
+        check_variant(job, lost, accept_loss=False)
+    check_variant(job, lost, accept_loss=True)
     assert said == ["note: the int8 variant is kept as asked for: recall@1 50.0% -> 40.0%"]
     with pytest.raises(ParityError, match="differ from the model"):
-        judge(job, variant("fp32", parity(0.01)), accept_loss=True)
+        check_variant(job, variant("fp32", parity(0.01)), accept_loss=True)
