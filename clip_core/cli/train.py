@@ -1,5 +1,6 @@
 """The entry point of clip-train: answers Ctrl-C from its first line on, while the rest is still being imported."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +11,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with exit_on_interrupt("clip-train"):
         from clip_core.cli.train_command import run
 
-        return run(argv)
+        code = run(argv)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # One of several processes: the connections of torch.distributed wait for each other when the interpreter takes
+        # them down, or abort, if another process has gone first. Everything of ours is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -171,16 +171,14 @@ def gone(step: int) -> TrainingError:
     )
 
 
-@contextmanager
-def joined(device: str | None) -> Iterator[Processes]:
-    """All processes that torchrun started, connected: over nccl on GPUs, over gloo on CPUs.
+def join_processes(device: str | None) -> Processes:
+    """All processes that torchrun started, connected: over nccl on GPUs, over gloo on CPUs, until clip-train ends.
 
     Raises:
         UsageError: if the device cannot be that of several processes.
     """
     if not under_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield Processes()
-        return
+        return Processes()
     chosen, local = choose_device(device), int(os.environ["LOCAL_RANK"])
     refuse_one_gpu(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if chosen.type == "cuda":
@@ -191,8 +189,7 @@ def joined(device: str | None) -> Iterator[Processes]:
     store = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
     torch.distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_STEP_TIMEOUT)
     group = torch.distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
-    yield Processes(Rank(number, size), local, group)
-    torch.distributed.destroy_process_group()  # not after an error, where it could wait for those that are gone
+    return Processes(Rank(number, size), local, group)
 
 
 def refuse_one_gpu(device: str | None, processes: int) -> None:

@@ -1,6 +1,5 @@
 """A training run from its configuration to its last line."""
 
-import os
 import sys
 import threading
 import traceback
@@ -20,7 +19,7 @@ from clip_core.training.initial_weights import Start, find_start
 from clip_core.training.log import Log, is_stdout
 from clip_core.training.loggers import Loggers
 from clip_core.training.preflight import check_new_run, choose_run_dir, refuse_ruinous, resumed_config
-from clip_core.training.processes import EndedError, Processes, gone, joined, lost, restarted
+from clip_core.training.processes import EndedError, Processes, gone, join_processes, lost, restarted
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.results_plot import draw_curves
 from clip_core.training.score_tables import before_and_after, blend_table
@@ -40,39 +39,30 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
         ClipError: for a user's mistake. Nothing is written if it is found before the run begins; afterwards status.json
             has the state `failed` and the sentence.
     """
-    with joined(config.run.device) as processes:
-        if processes.rank.writes:
-            try:
-                code = _train(config, processes, resume=resume, force=force)
-            except RuntimeError as error:
-                if not lost(error):
-                    raise
-                raise gone(0) from None
-            _end(processes, code)
-            return code
+    processes = join_processes(config.run.device)
+    if processes.rank.writes:
         try:
             code = _train(config, processes, resume=resume, force=force)
-        except EndedError as ended:
-            code = int(ended.args[0])
-        except (ClipError, OSError) as error:  # of rank 0, or of another rank that reported it
-            code = error.exit_code if isinstance(error, ClipError) else 1
-            if isinstance(error, OutOfMemoryError):  # of this process alone
-                print(f"clip-train: process {processes.rank.rank}: {error}", file=sys.stderr)
         except RuntimeError as error:
             if not lost(error):
                 raise
-            code = 1
-        _end(processes, code)
+            raise gone(0) from None
+        processes.wait_for_first()
         return code
-
-
-def _end(processes: Processes, code: int) -> None:
-    """All processes end together; one that was interrupted ends now, as torch would wait at exit for the others."""
-    if processes.left:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    try:
+        code = _train(config, processes, resume=resume, force=force)
+    except EndedError as ended:
+        code = int(ended.args[0])
+    except (ClipError, OSError) as error:  # of rank 0, or of another rank that reported it
+        code = error.exit_code if isinstance(error, ClipError) else 1
+        if isinstance(error, OutOfMemoryError):  # of this process alone
+            print(f"clip-train: process {processes.rank.rank}: {error}", file=sys.stderr)
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        code = 1
     processes.wait_for_first()
+    return code
 
 
 def _train(config: TrainConfig, processes: Processes, *, resume: bool, force: bool) -> int:
