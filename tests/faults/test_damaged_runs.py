@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named_or_the_checkpoint_before_is_used(
     record_property("redone", back)
 
 
-@pytest.mark.fault("config.json changed between stop and resume")
+@pytest.mark.fault("data or config.json changed between stop and resume")
 @pytest.mark.parametrize("place", ["resolved.lr", "config.optim.augment", "model.embed_dim"])
 def test_a_changed_setting_is_refused_with_what_differs(place: str, whole: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "run"))
