@@ -216,7 +216,7 @@ async def _compare(pilot: Pilot[None], file: Path) -> list[str]:
 
 
 async def _rests(pilot: Pilot[None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A screen with nothing new is not laid out again; a scrollbar that comes and goes would do so 60 times a second."""
+    """With nothing new a screen is not laid out; a scrollbar that comes and goes would do it 60 times a second."""
     layouts = 0
     screen = pilot.app.screen
     lay_out = screen._refresh_layout
