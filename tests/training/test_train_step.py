@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from clip_core.config import TuneConfig, parse_config
 from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import save_checkpoint
+from clip_core.training import evaluate as evaluation
 from clip_core.training.batches import Batch
+from clip_core.training.evaluate import Divided, evaluate
+from clip_core.training.loss import CLIPLoss
+from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank, local
+from clip_core.training.sharding import shard
 from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
+from tests.training.test_evaluate import model_for, read_validation
 from tests.training.tiny import END, tiny, tiny_batch, tiny_recipe
 
 CONFIG = parse_config({"optim": {"augment": True, "grad_clip": 100.0}})
@@ -186,7 +192,7 @@ SHARDED: list[dict[str, Any]] = [
 ]
 
 
-def train_as_rank(number: int, size: int, port: int, out: Path) -> None:
+def train_as_rank(number: int, size: int, port: int, out: Path, shapes: Path) -> None:
     """Three steps of each case, in one process of several over gloo; weights and measurements to files."""
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
@@ -198,9 +204,25 @@ def train_as_rank(number: int, size: int, port: int, out: Path) -> None:
         measured = [step(part_of(tiny_batch(n), rank), n, 1e-3) for n in range(3)]
         torch.save({"weights": step.model.state_dict(), "ema": step.eval_weights.ready().state_dict(),
                     "measured": measured, "gradient": gradient}, out / f"{case}-{number}.pt")  # fmt: skip
-    for case, options in enumerate(SHARDED):
+    for case, options in enumerate(SHARDED if size == 2 else ()):  # four start slowly on two cores
         train_sharded(case, sharded(rank, options), sharded(rank, options), out)
+    evaluate_as_rank(rank, out, shapes)
     torch.distributed.destroy_process_group()
+
+
+def evaluate_as_rank(rank: Rank, out: Path, shapes: Path) -> None:
+    """Scores of a whole network and of a divided one; with more batches than processes, which do not divide them."""
+    evaluation._BATCH = 5
+    validation = read_validation(shapes)
+    model = model_for(validation)
+    found = [evaluate(model, validation, CLIPLoss(), "fp32", divided=Divided(Processes(rank)))]
+    if rank.size == 2:
+        shard([model], torch.device("cpu"), torch.float32, rank)
+        divided = Divided(Processes(rank), together=True)
+        found.append(evaluate(model, validation, CLIPLoss(), "fp32", divided=divided))
+    assert rank.writes or found == [({}, None)] * len(found)
+    if rank.writes:
+        torch.save([scores for scores, _ in found], out / "scores.pt")
 
 
 def sharded(rank: Rank, options: dict[str, Any]) -> TrainStep:
@@ -253,9 +275,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def trained_by_several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+def trained_by_several(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shapes: Path
+) -> tuple[int, Path]:
     size, out = int(request.param), tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out), nprocs=size)
+    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out, shapes), nprocs=size)
     return size, out
 
 
@@ -288,6 +312,20 @@ def test_processes_train_as_one_does(trained_by_several: tuple[int, Path], case:
         )
 
 
+def test_processes_that_divide_an_evaluation_give_the_scores_of_one(
+    trained_by_several: tuple[int, Path], shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_BATCH", 5)
+    validation = read_validation(shapes)
+    assert len(validation.store) % (2 * 5)
+    scores, _ = evaluate(model_for(validation), validation, CLIPLoss(), "fp32")
+    whole, *divided = torch.load(trained_by_several[1] / "scores.pt")
+    assert whole == scores
+    for other in divided:
+        assert other == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("trained_by_several", [2], indirect=True)
 @pytest.mark.parametrize("case", range(len(SHARDED)))
 def test_a_sharded_network_trains_as_a_whole_one_and_either_goes_on_from_the_checkpoint_of_the_other(
     trained_by_several: tuple[int, Path], case: int
