@@ -32,7 +32,7 @@ _PLACES = {
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard"),
 }
 
 
@@ -106,7 +106,10 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     defaults = TrainConfig()
     changed = {
         section: {
-            name: value for name, value in getattr(given, section) if value != getattr(getattr(defaults, section), name)
+            name: value
+            for name, value in getattr(given, section)
+            if value != getattr(getattr(defaults, section), name)
+            or (name in getattr(given, section).model_fields_set and name in _PLACES.get(section, ()))
         }
         for section in TrainConfig.model_fields
     }

@@ -29,7 +29,7 @@ from clip_core.run.writer import RunWriter
 from clip_core.text import printable
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.device import memory_mb, system_figures
-from clip_core.training.evaluate import ValidationSet, evaluate
+from clip_core.training.evaluate import Divided, ValidationSet, evaluate
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
@@ -47,6 +47,7 @@ _SYSTEM_SECONDS = 10.0  # between two lines about the machine
 _FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
+_ALONE = Processes()
 _NAMED = 3  # images in the sentence about a loss that is not finite
 
 
@@ -258,12 +259,19 @@ class Trainer:
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
-    def scores_of(self, model: CLIP) -> tuple[dict[str, float], Probe]:
-        """Scores on both validation sets, and the probe; requests are accepted meanwhile."""
+    def scores_of(self, model: CLIP, processes: Processes = _ALONE) -> tuple[dict[str, float], Probe | None]:
+        """Scores on both validation sets, and the probe; requests are accepted meanwhile.
+
+        Args:
+            processes: those that embed the sets together; rank 0 alone gets scores and a probe.
+        """
         loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat_in_evaluation
-        scores, probe = evaluate(model, self.validation, loss, precision, beat, step=self.progress.step)
+        divided = Divided(processes, together=self.train_step.sharded)
+        scores, probe = evaluate(
+            model, self.validation, loss, precision, beat, step=self.progress.step, divided=divided
+        )
         if self.second_validation is not None:
-            scores |= second(evaluate(model, self.second_validation, loss, precision, beat)[0])
+            scores |= second(evaluate(model, self.second_validation, loss, precision, beat, divided=divided)[0])
         if self.device.type == "cpu":
             give_back_memory()
         return scores, probe
@@ -280,13 +288,13 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far.
 
-        Rank 0 evaluates while the others wait; all know the scores.
+        All ranks embed, rank 0 computes the scores, which all then know.
         """
         self.train_step.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        measured = self.scores_of(self.train_step.eval_weights.ready()) if self.writes else None
-        scores = self.processes.of_first(measured[0] if measured else {})
+        own, probe = self.scores_of(self.train_step.eval_weights.ready(), self.processes)
+        scores = self.processes.of_first(own)
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -297,9 +305,9 @@ class Trainer:
             train_seconds=round(self.progress.train_seconds, 2),
             seconds=round(seconds, 3),
         )
-        if measured:
+        if probe is not None:
             self.report_system()
-            self.writer.probe(measured[1])
+            self.writer.probe(probe)
         self.log.say(self.line(scores))
         if step == 0:
             self.progress.before = scores
@@ -420,6 +428,9 @@ class Trainer:
         """
         self.train_step.refuse_non_finite()
         progress = self.progress
+        gathered = None
+        if self.train_step.sharded and self.processes.of_first(self._saved_at != progress.step):
+            gathered = self.train_step.checkpoint()
         if not self.writes:
             return
         progress.chunk_size = self.train_step.chunk_size
@@ -427,10 +438,12 @@ class Trainer:
         folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
             state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
+            weights, tensors = gathered or self.train_step.checkpoint()
             save_checkpoint(
                 folder,
-                model=self.train_step.eval_weights.ready(),
-                tensors=self.train_step.tensors(),
+                model=self.train_step.eval_weights.model,
+                weights=weights,
+                tensors=tensors,
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
