@@ -338,6 +338,7 @@ class OptimConfig(Section):
 
 
 LoggerName = Literal["tensorboard", "wandb", "trackio"]
+OnNan = Literal["stop", "rollback"]
 
 
 class RunConfig(Section):
@@ -367,6 +368,11 @@ class RunConfig(Section):
     )
     keep_checkpoints: int = Field(
         2, ge=1, description="number of latest checkpoints to keep, besides the best and those saved by request"
+    )
+    on_nan: OnNan = Field(
+        "stop",
+        description="at a loss or gradient that is not finite: stop, or roll back to the last checkpoint and skip the "
+        "batches since then (rollback)",
     )
     log_every: int = Field(10, ge=1, description="steps between training metrics")
     log_to: tuple[LoggerName, ...] | None = Field(

@@ -125,7 +125,9 @@ class Optimiser:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Load moments from `tensors`, bit for bit."""
+        """Load moments from `tensors`, bit for bit, in place of those that are there."""
+        for part in self._parts:
+            part.state.clear()
         of = {member: part for part in self._parts for group in part.param_groups for member in group["params"]}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")

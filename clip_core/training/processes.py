@@ -221,6 +221,11 @@ def same_on_all(tensors: Sequence[torch.Tensor], device: torch.device) -> None:
             tensor.copy_(exchanged)
 
 
+def least(tensor: torch.Tensor) -> None:
+    """Replace each value of this tensor by the least among the ranks."""
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
+
+
 def average(tensors: Sequence[torch.Tensor], rank: Rank) -> None:
     """Replace these tensors by their means over the ranks."""
     works = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]

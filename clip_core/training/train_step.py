@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clip_core.config import TrainConfig
-from clip_core.errors import OutOfMemoryError, TrainingError
+from clip_core.errors import NonFiniteError, OutOfMemoryError, TrainingError
 from clip_core.model.checkpoint import STATE_TENSORS, load_tensors, load_weights, stored_weights
 from clip_core.model.clip import CLIP, Embeddings
 from clip_core.model.cpu_speed import give_back_memory
@@ -31,7 +31,7 @@ from clip_core.training.image_augmentation import crop, draw_crops, draw_kept_pa
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
-from clip_core.training.processes import average, same_on_all
+from clip_core.training.processes import average, least, same_on_all
 from clip_core.training.ranks import Rank, gather, local
 from clip_core.training.regularisation import consistency_loss, structure_loss
 
@@ -314,23 +314,27 @@ class TrainStep:
     # ------------------------------------------------------------ between steps
 
     def refuse_non_finite(self) -> None:
-        """Check the losses and gradients since the last check; waits for the device.
+        """Check the losses and gradients since the last check, of all ranks; waits for the device.
 
         Raises:
-            TrainingError: if one was not finite; the weights must not be saved.
+            NonFiniteError: on every rank, if one was not finite; the weights must not be saved.
         """
         if not self._unchecked:
             return
         losses, norms = (torch.stack(column) for column in zip(*(entry[2:] for entry in self._unchecked), strict=True))
-        finite = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).cpu()
-        for (step, lr, *_), finite_loss, finite_norm in zip(self._unchecked, *finite.tolist(), strict=True):
+        finite = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).int()
+        if self.rank.size > 1:
+            least(finite)
+        checked, self._unchecked = self._unchecked, []
+        for (step, lr, *_), finite_loss, finite_norm in zip(checked, *finite.cpu().tolist(), strict=True):
             if not (finite_loss and finite_norm):
-                raise TrainingError(
+                raise NonFiniteError(
                     f"the {'gradient' if finite_loss else 'loss'} is not finite at step {step} (learning rate {lr:g})"
-                    f"{self.name_pairs(step)}; no checkpoint holds it. "
-                    "Start again with a lower --lr, or with --precision fp32."
+                    f"{self.name_pairs(step)}",
+                    "no checkpoint holds it. Start again with a lower --lr or with --precision fp32, or resume the run "
+                    "with --on-nan rollback, which skips such batches.",
+                    step,
                 )
-        self._unchecked.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """What resuming needs beside the weights that are evaluated: state.safetensors of a checkpoint."""

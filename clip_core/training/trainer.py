@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from clip_core.config import TrainConfig
-from clip_core.errors import CheckpointError
+from clip_core.errors import CheckpointError, NonFiniteError, TrainingError
 from clip_core.model.checkpoint import (
     change_state,
     delete_damaged,
@@ -49,6 +49,7 @@ _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the cl
 _WITHOUT_END = 2**62
 _ALONE = Processes()
 _NAMED = 3  # images in the sentence about a loss that is not finite
+_MOST_ROLLBACKS = 5  # of a run; where more are needed, it is not the batches
 
 
 @dataclass
@@ -65,6 +66,8 @@ class Progress:
     chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
     lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
+    rollbacks: int = 0
+    skipped_batches: int = 0  # by rollbacks: a step has the batch of so many steps later
 
 
 class Trainer:
@@ -119,19 +122,34 @@ class Trainer:
         """Train to the end. Returns FINISHED, or STOPPED when a signal or a request came first.
 
         Raises:
-            TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
+            TrainingError: at a non-finite loss or gradient that is not rolled back; no such step reaches a checkpoint.
         """
         signals.deferring = True
         self.train_step.model.train()
-        goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
-        last = _WITHOUT_END if goes_on else self.recipe.steps
         self.estimate_memory()
-        stream = BatchStream(self.batches, self.progress.step, last, self.device)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
+        while True:
+            try:
+                return self.train_on(signals)
+            except NonFiniteError as error:
+                self.roll_back(error)
+
+    def train_on(self, signals: Signals) -> State:
+        """`train` from here on.
+
+        Raises:
+            NonFiniteError: of a step, a few steps later on a GPU.
+        """
+        goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
+        last = _WITHOUT_END if goes_on else self.recipe.steps
+        later = self.progress.skipped_batches
+        stream = BatchStream(self.batches, self.progress.step + later, last + later, self.device)
         try:
             if self.progress.step == 0 and self.progress.scored_at < 0:
                 self.evaluate()
+                if self.config.run.on_nan == "rollback":
+                    self.save()  # to have one to roll back to
             if self.progress.step < self.recipe.steps and self.serve(signals):
                 self.save()
                 return State.STOPPED
@@ -161,7 +179,7 @@ class Trainer:
 
     def name_pairs(self, step: int) -> str:
         """The pairs of a step's batch by their images: the first for a sentence, all of them in train.log."""
-        names = self.batches.image_names(step)
+        names = self.batches.image_names(step + self.progress.skipped_batches)
         self.log.record(f"the images of step {step}: {', '.join(names)}")
         more = len(names) - _NAMED
         first = printable(", ".join(names[:_NAMED]), 200)
@@ -357,6 +375,8 @@ class Trainer:
                     signals.of_others = received
                     self.writer.event(self.progress.step, f"stopping: {signal.Signals(received).name}")
                     return True
+                if waiting:
+                    self.train_step.refuse_non_finite()  # before a request leaves the queue, as saving may not fail
                 request = self.processes.of_first(self.requests.next()) if waiting else None
                 if request is None and not self.paused:
                     return False
@@ -459,7 +479,48 @@ class Trainer:
         delete_superseded(self.writer.path, keep=self.keep_checkpoints, best=progress.best_checkpoint)
 
     def resume(self) -> None:
-        """Restore the last valid checkpoint, if there is one, and forget what was measured after it."""
+        """Continue a run from its last valid checkpoint, or from its start if there is none yet."""
+        self.restore()
+        self.log.say(f"resuming at step {self.progress.step}")
+        self.writer.event(self.progress.step, "resumed", pace="restart")
+
+    def roll_back(self, error: NonFiniteError) -> None:
+        """Go back to the last valid checkpoint, and skip the batches since then, which led to the error.
+
+        Every process does. What was requested and the time that was used stay.
+
+        Raises:
+            TrainingError: if the run is to stop, or has been rolled back too often.
+        """
+        if self.config.run.on_nan == "stop":
+            raise error
+        before = self.progress
+        if before.rollbacks == _MOST_ROLLBACKS:
+            raise TrainingError(
+                f"{error.found}, after {_MOST_ROLLBACKS} rollbacks; no checkpoint holds it. The batches are not the "
+                "cause: start again with a lower --lr or with --precision fp32."
+            )
+        self.log.record(str(error))
+        if (step := self.restore()) < 0:
+            raise error
+        now = self.progress
+        skipped = error.step + 1 - step
+        now.rollbacks, now.skipped_batches = before.rollbacks + 1, before.skipped_batches + skipped
+        now.train_seconds, now.lr_factor = before.train_seconds, before.lr_factor
+        if self.writes:
+            kept = {name: getattr(now, name) for name in ("rollbacks", "skipped_batches", "train_seconds", "lr_factor")}
+            change_state(self.writer.paths.checkpoint(step), **kept)
+        self.log.set_step(step)
+        batches = "batch is" if skipped == 1 else f"{skipped:,} batches are"
+        message = (
+            f"rolled back to step {step}, and the last {batches} skipped ({now.rollbacks} of at most {_MOST_ROLLBACKS} "
+            f"rollbacks): {error.found}"
+        )
+        self.log.say(message)
+        self.writer.event(step, message, health=True, pace="restart")
+
+    def restore(self) -> int:
+        """Restore the last valid checkpoint and forget what was measured after it; returns its step, -1 for none."""
         if self.writes:
             delete_damaged(self.writer.path)
         step = -1
@@ -471,5 +532,4 @@ class Trainer:
                 self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)
             self._saved_at = step = self.progress.step
         self.writer.forget_after(step)
-        self.log.say(f"resuming at step {self.progress.step}")
-        self.writer.event(self.progress.step, "resumed", pace="restart")
+        return step
