@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clip_core.config import LossName, TrainConfig, architecture
 from clip_core.data.dataset import Data, load_data, read_lists
+from clip_core.data.pairs import pair_hashes
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError, RunError, UsageError
@@ -45,7 +46,7 @@ from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
-from clip_core.training.same_pairs import pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.training.same_pairs import refuse_other_pairs, store_hashes
 from clip_core.training.second_validation import load_second_validation
 from clip_core.training.trainable import choose_trainable
 from clip_core.training.trainer import Trainer

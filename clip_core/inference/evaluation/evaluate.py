@@ -134,6 +134,8 @@ def choose_templates(about: About, data: EvaluationSet, given: list[str] | None)
         return None, ["--templates not used: the set has no classes"] if given else []
     if given or data.templates:
         templates = given or data.templates or []
+        if not given and data.pairs:  # captions that are classes, which is said already
+            return templates, []
         return templates, [f"{plural(len(templates), 'template')} {'of --templates' if given else 'of the set'}"]
     known = {normalise_caption(caption) for caption in about.classes or ()}
     for template in ("{}", "a photo of a {}"):
