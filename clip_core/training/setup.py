@@ -40,7 +40,7 @@ from clip_core.training.image_augmentation import network_input
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
-from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.preflight import settings_of, with_absolute_paths
 from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
@@ -134,7 +134,7 @@ def build_trainer(
     processes.exchange(None)  # all are ready, or the run ends here
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=recipe, config=config, second_validation=second,
-        processes=processes,
+        processes=processes, settings=settings_of(stored, plan.recipe, plan.network),
     )  # fmt: skip
 
 
