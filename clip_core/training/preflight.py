@@ -37,7 +37,7 @@ _PLACES = {
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "on_nan"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "restarts", "on_nan"),
 }
 
 

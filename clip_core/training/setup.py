@@ -1,5 +1,6 @@
 """From a configuration to a trainer before its first step: data, tokenizer, network, recipe, batches, model."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from clip_core.data.pairs import pair_hashes
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError, RunError, UsageError
-from clip_core.model.clip import CLIP, attach_encoders
+from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths
@@ -105,7 +106,7 @@ def build_trainer(
                 device=recipe.device, say=log.say,
             )  # fmt: skip
     batches = _batches(config, data, captions, recipe, rank)
-    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches)
+    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches, rank)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
     if record is not None:
@@ -298,9 +299,17 @@ def _batches(
     )
 
 
-def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path | None, batches: BatchMaker) -> CLIP:
-    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured."""
+def _model(
+    config: TrainConfig, plan: Plan, start: Start | None, run: Path | None, batches: BatchMaker, rank: Rank
+) -> CLIP:
+    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured.
+
+    Where it is sharded, rank 0 alone has weights, in the memory of the host, of which it gives the others their rows.
+    """
     network, recipe = plan.network, plan.recipe
+    sharded = config.run.shard and rank.size > 1
+    if sharded and not rank.writes:
+        return _trainable(uninitialised_clip(network), config, recipe)
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
     if any(tower.unfrozen for tower in network.external):
         attach_encoders(model)
@@ -310,10 +319,16 @@ def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path | Non
         if weights:
             model.load_state_dict(weights | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
             weights.clear()  # frees memory
-        if new_bias:
+        if new_bias and sharded and recipe.device != "cpu":  # which has no room for the network
+            model.get_parameter("logit_bias").data.fill_(-math.log(max(recipe.batch_size - 1, 1)))
+        elif new_bias:
             _fit_bias(model.to(recipe.device), batches(0, whole=True))
         if config.tune.blend is not None and run is not None:
             store_initial_weights(run, model.state_dict())
+    return _trainable(model, config, recipe)
+
+
+def _trainable(model: CLIP, config: TrainConfig, recipe: Recipe) -> CLIP:
     choose_trainable(model, config.tune, recipe.loss)
     return model
 
