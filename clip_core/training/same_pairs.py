@@ -3,7 +3,6 @@
 Shapes: P pairs, training pairs first, in the order of their lists.
 """
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
