@@ -2,13 +2,15 @@
 
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from clip_core.config import TrainConfig
-from clip_core.errors import CheckpointError
+from clip_core.errors import CheckpointError, ClipError, DataError
 from clip_core.model.checkpoint import (
     change_state,
     delete_damaged,
@@ -40,6 +42,7 @@ from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.second_validation import chance
 from clip_core.training.signals import Signals
+from clip_core.training.stream_batches import StreamBatches
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
@@ -64,6 +67,7 @@ class Progress:
     chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
     lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
+    stream: list[dict[str, Any]] = field(default_factory=list)  # of each process, where its lanes continue
 
 
 class Trainer:
@@ -72,7 +76,7 @@ class Trainer:
     def __init__(
         self,
         model: CLIP,
-        batches: BatchMaker,
+        batches: BatchMaker | StreamBatches,
         validation: ValidationSet,
         writer: RunWriter,
         log: Log,
@@ -93,6 +97,7 @@ class Trainer:
         self.train_step = TrainStep(model, recipe, config, self.processes.rank)
         self.device = self.train_step.device
         self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
+        self.stream = batches if isinstance(batches, StreamBatches) else None
         self.validation, self.second_validation = validation, second_validation
         self.paused = False
         self.recipe = recipe
@@ -120,12 +125,15 @@ class Trainer:
         Raises:
             TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
         """
-        signals.deferring = True
+        signals.deferring = self.stream is None  # the first batch of a stream may be long in coming
         self.train_step.model.train()
         goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
         last = _WITHOUT_END if goes_on else self.recipe.steps
         self.estimate_memory()
+        signals.deferring = True
         stream = BatchStream(self.batches, self.progress.step, last, self.device)
+        if self.stream is not None:
+            stream.waiting, stream.agree = partial(self.waiting, signals), partial(self.agree, signals)
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
         try:
@@ -151,12 +159,41 @@ class Trainer:
                     self.save()
                     return State.STOPPED
                 started = time.perf_counter()  # a pause is not time of training
+            if self.progress.step < self.recipe.steps:  # a signal or a request while the next batch was not there
+                self.save()
+                return State.STOPPED
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
             self.save()
             return State.FINISHED
         finally:
+            if self.stream is not None:
+                self.stream.close()
             stream.close()
+
+    def waiting(self, signals: Signals) -> bool:
+        """While the next batch of a stream is not there: whether to stop."""
+        self.beat()
+        self.requests.take(self.progress.step)
+        return bool(signals.received or self.requests.stopping or self.processes.orphaned)
+
+    def agree(self, signals: Signals, error: BaseException | None, stopping: bool) -> bool:
+        """Before each batch of a stream: whether any process has none, so that all end at this step with a checkpoint.
+
+        Raises:
+            ClipError: where one cannot read on.
+        """
+        if not any(self.processes.most(float(error is not None or stopping))):
+            return False
+        if error is not None and not isinstance(error, ClipError):
+            raise error
+        answers = self.processes.exchange((str(error) if error else "", signals.received))
+        sentence = next((sentence for sentence, _ in answers if sentence), None)
+        if sentence is not None:
+            self.save()
+            raise DataError(sentence)
+        signals.of_others = next((received for _, received in answers if received), None)
+        return True
 
     def name_pairs(self, step: int) -> str:
         """The pairs of a step's batch by their images: the first for a sentence, all of them in train.log."""
@@ -301,6 +338,8 @@ class Trainer:
             self.report_system()
             self.writer.probe(measured[1])
         self.log.say(self.line(scores))
+        if self.stream is not None:
+            self.report_stream(self.stream)
         if step == 0:
             self.progress.before = scores
             if self.tuning and (useless := self.health.useless_guard(scores)):
@@ -311,6 +350,13 @@ class Trainer:
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
+
+    def report_stream(self, stream: StreamBatches) -> None:
+        """How many pairs all processes have read, where some of them are bad."""
+        counts = sum(self.processes.exchange(stream.counts()), Counter())
+        if counts["bad"]:
+            share = counts["bad"] / counts["seen"]
+            self.log.say(f"stream: {counts['bad']:,} of {counts['seen']:,} pairs read so far are bad ({share:.2%})")
 
     def warn(self, warnings: list[str]) -> None:
         """Health warnings, in the log and as events."""
@@ -420,6 +466,8 @@ class Trainer:
         """
         self.train_step.refuse_non_finite()
         progress = self.progress
+        if self.stream is not None:
+            progress.stream = self.processes.exchange(self.stream.state(progress.step))
         if not self.writes:
             return
         progress.chunk_size = self.train_step.chunk_size
@@ -457,6 +505,8 @@ class Trainer:
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)
             self._saved_at = step = self.progress.step
+            if self.stream is not None:
+                self.stream.restore(self.progress.stream, step)
         self.writer.forget_after(step)
         self.log.say(f"resuming at step {self.progress.step}")
         self.writer.event(self.progress.step, "resumed", pace="restart")
