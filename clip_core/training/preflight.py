@@ -121,6 +121,8 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
     check_loggers(given.run.log_to or record.config.run.log_to or ())
+    if is_streamed(record.config.data.data_file, record.config.data.stream):
+        changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
     try:
         _check_places(config)
