@@ -4,7 +4,7 @@
 
 Small images (32 px JPEGs) with captions are written to shards on the spot. Each pass over all of them runs in a process
 of its own, in turns: indexed (members read in place, decoded at each use, no cache), streamed from the local files, and
-streamed over HTTP from a server in this process. A batch is made as training has it: read, shuffled, decoded, tokenized.
+streamed over HTTP from a server in this process. A batch is made as in training: read, shuffled, decoded, tokenized.
 Memory is the resident size after a tenth of the pass, and at its end.
 """
 

@@ -19,7 +19,7 @@ import torch
 from clip_core.config import DataConfig
 from clip_core.data.pairs import decoding_threads, reason
 from clip_core.data.preprocess import Pixels
-from clip_core.data.stream.lane import Lane, Shards
+from clip_core.data.stream.lane import Lane, Shards, as_references
 from clip_core.data.stream.samples import StreamedPair
 from clip_core.errors import DataError, ImageError, RunError
 from clip_core.network import Preprocessing
@@ -32,7 +32,8 @@ from clip_core.training.log import Log
 from clip_core.training.ranks import Rank
 
 _ALONE = Rank()
-_KEPT = 32  # steps whose state is known: more than batches are made ahead and than a GPU runs ahead
+_KEPT = 8  # steps whose state is known, more than batches are made ahead
+_KEPT_NAMES = 32  # more than these and those that a GPU runs ahead
 _NAMED, _RECORDED = 3, 1000  # bad pairs in the log, and in train.log
 _ENOUGH = 1000  # pairs, before their share of bad ones says something
 _CHUNK = 16  # images a thread decodes at a time
@@ -97,7 +98,7 @@ class StreamBatches:
             self._next = step + 1
             self._states[step + 1] = self._state()
             self._states.pop(step - _KEPT, None)
-            self._names.pop(step - _KEPT, None)
+            self._names.pop(step - _KEPT_NAMES, None)
         return self._made[1]
 
     def image_names(self, step: int) -> list[str]:
@@ -110,7 +111,8 @@ class StreamBatches:
 
     def state(self, step: int) -> dict[str, Any]:
         """What continues at a step, one of the last ones: of this rank's lanes, and of the shards they opened."""
-        return {"lanes": self._states[step], "tags": {str(shard): tag for shard, tag in self.shards.tags.items()}}
+        lanes = [as_references(snapshot) for snapshot in self._states[step]]
+        return {"lanes": lanes, "tags": {str(shard): tag for shard, tag in self.shards.tags.items()}}
 
     def restore(self, states: Sequence[dict[str, Any]], step: int) -> None:
         """Continue at a step, by the states of all ranks that the run had.
@@ -191,7 +193,7 @@ class StreamBatches:
             return reason(error)
 
     def _state(self) -> list[dict[str, Any]]:
-        return [lane.state() for lane in self._lanes]
+        return [lane.snapshot() for lane in self._lanes]
 
     # ------------------------------------------------------------ bad pairs
 

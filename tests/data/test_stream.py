@@ -197,6 +197,7 @@ def test_patterns_lists_and_what_is_no_stream(pattern: Path, server: Server, tmp
     for path, why in (
         ("https://host/*.tar", "lists no files"), ("pipe:cat a.tar::b.tar", "would run a command"),
         (str(tmp_path / "x-*.tar"), "no shard"), ("https://host/a.tar.gz", "is compressed"),
+        ("https://host/a.csv?x=1", "only .tar shards"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=why):
             list_shards(Path(path))

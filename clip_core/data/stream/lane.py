@@ -148,13 +148,16 @@ class Lane:
             if item.ends:
                 self._end_epoch()
 
-    def state(self) -> dict[str, Any]:
-        """What continues exactly here; the buffer as references, which nothing changes afterwards."""
+    def snapshot(self) -> dict[str, Any]:
+        """What continues exactly here, which nothing changes afterwards; cheap, as the buffer is only copied."""
         return {
             "epoch": self._epoch, "given": self._given, "emptying": self._emptying, "cursor": self._cursor,
-            "buffer": [pair.reference for pair in self._buffer], "seen": self.seen, "bad": self.bad,
-            "good": self._good,
+            "buffer": self._buffer.copy(), "seen": self.seen, "bad": self.bad, "good": self._good,
         }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """The snapshot as a checkpoint has it."""
+        return as_references(self.snapshot())
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a state, before the first pair is asked for; reads the pairs of its buffer again.
@@ -296,6 +299,11 @@ class Lane:
         if not self.shards.sample_captions or len(pairs) < 2:
             return pairs
         return [pairs[(pairs[0].reference.start + epoch) % len(pairs)]]
+
+
+def as_references(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot with places in shards in place of the pairs of the buffer."""
+    return snapshot | {"buffer": [pair.reference for pair in snapshot["buffer"]]}
 
 
 def _differ(before: tuple[int | None, str], now: tuple[int | None, str]) -> bool:

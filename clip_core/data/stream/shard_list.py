@@ -18,6 +18,7 @@ from clip_core.text import plural, printable
 
 JOINT = "::"
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+_LISTS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _MOST_LIST = 64_000_000  # bytes of a list of shards
 _MOST_SIZES = 16_000_000  # bytes of a sizes.json
 _ASKED = 16  # remote shards whose size is asked for, to estimate that of all
@@ -62,6 +63,9 @@ def list_shards(path: Path) -> ShardList:
         raise DataError(
             f"{printable(pattern)} names no shard to stream; give .tar files, as in 'shards/{{000..012}}.tar'."
         )
+    listed = next((url for url in urls if url.lower().partition("?")[0].endswith(_LISTS)), None)
+    if listed is not None:
+        raise DataError(f"{printable(listed)} is no shard, and only .tar shards can be streamed; download it first.")
     compressed = next((url for url in urls if url.lower().partition("?")[0].endswith(_COMPRESSED)), None)
     if compressed is not None:
         raise DataError(f"{printable(compressed)} is compressed; streamed shards are plain .tar files.")

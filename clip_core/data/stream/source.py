@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from clip_core.errors import DataError
 from clip_core.text import printable
 
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before each further try
 _TIMEOUT = 60.0  # seconds without a byte
 _SAMPLE = 65536  # bytes at the beginning, the middle and the end of a local shard, which its tag is of
 _SKIPPED = 1 << 20  # bytes; a gap up to this is read and thrown away, as asking again takes longer
