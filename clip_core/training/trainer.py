@@ -191,6 +191,7 @@ class Trainer:
         sentence = next((sentence for sentence, _ in answers if sentence), None)
         if sentence is not None:
             self.save()
+            self.beat()
             raise DataError(sentence)
         signals.of_others = next((received for _, received in answers if received), None)
         return True
