@@ -117,7 +117,7 @@ def build_trainer(
     if stream is None:
         batches = _batches(config, data, captions, recipe, rank)
     else:
-        batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, writer.path, log)
+        batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, log)
     model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
@@ -316,7 +316,6 @@ def _stream_batches(
     preprocessing: Preprocessing,
     recipe: Recipe,
     rank: Rank,
-    run: Path,
     log: Log,
 ) -> StreamBatches:
     captions = CaptionInputs(
@@ -325,7 +324,7 @@ def _stream_batches(
         augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
     )
-    shards = stream_shards(config, stream, recipe.batch_size, rank, run, log.say)
+    shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
     return StreamBatches(
         shards, captions, preprocessing, config.data, log,
         batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank,

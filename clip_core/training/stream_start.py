@@ -17,7 +17,7 @@ from clip_core.data.pairs import Pair
 from clip_core.data.store import EXACT
 from clip_core.data.stream.lane import Shards
 from clip_core.data.stream.samples import Sample, hash64, read_samples
-from clip_core.data.stream.shard_list import ShardList, compare, counted_pairs, list_shards, total_bytes
+from clip_core.data.stream.shard_list import ShardList, compare, counted_pairs, list_shards, of_split, total_bytes
 from clip_core.data.stream.source import Source, is_remote
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.network import Preprocessing
@@ -55,6 +55,7 @@ class StreamStart:
     offset: int = 0
     held_out: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
+    record: StreamRecord | None = None  # of a resumed run
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +70,12 @@ def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> 
     """
     data = config.data
     assert data.data_file is not None
-    shards = list_shards(data.data_file)
+    shards, others = of_split(list_shards(data.data_file), "train")
+    if others:
+        say(
+            f"{plural(others, 'shard')} named as val or test {'is' if others == 1 else 'are'} not trained on; those "
+            "that --val-file names are validated on"
+        )
     say(
         f"{printable(shards.pattern, 200)}: {plural(len(shards.urls), 'shard')}, streamed: read from front to back "
         "while training, nothing is indexed"
@@ -116,7 +122,7 @@ def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) 
     """
     data, record = config.data, StreamRecord.read(RunPaths(run).stream)
     assert data.data_file is not None
-    shards = list_shards(data.data_file)
+    shards, _ = of_split(list_shards(data.data_file), "train")
     difference = compare(record.shards, shards.names)
     if difference is not None:
         raise RunError(
@@ -134,7 +140,9 @@ def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) 
         places = [_moved(Path(pair.image), run, shards) for pair in pairs]
         val = [Pair(str(place), pair.caption, n) for n, (place, pair) in enumerate(zip(places, pairs, strict=True), 1)]
         held_out = frozenset() if data.val_file else frozenset(hash64(read_content(place)) for place in set(places))
-    return StreamStart(shards, val, val, record.epoch_pairs, record.counted, record.first, record.offset, held_out)
+    return StreamStart(
+        shards, val, val, record.epoch_pairs, record.counted, record.first, record.offset, held_out, record=record
+    )
 
 
 def load_stream(
@@ -155,15 +163,14 @@ def load_stream(
 
 
 def stream_shards(
-    config: TrainConfig, start: StreamStart, batch_size: int, rank: Rank, run: Path, say: Callable[[str], None]
+    config: TrainConfig, start: StreamStart, batch_size: int, rank: Rank, say: Callable[[str], None]
 ) -> Shards:
     """The lanes and buffers of a run: those it began with, else those its flags ask for.
 
     Raises:
         UsageError: if the lanes do not divide the batch, or the processes not the lanes.
     """
-    path, data = RunPaths(run).stream, config.data
-    record = StreamRecord.find(path)
+    data, record = config.data, start.record
     count = len(start.shards.urls) - start.first
     lanes = record.lanes if record else data.readers or _lanes(count, batch_size, rank.size)
     if lanes % rank.size or batch_size % lanes:
@@ -285,7 +292,7 @@ def _val_file(data: DataConfig, run: Path, say: Callable[[str], None]) -> list[P
     assert data.val_file is not None
     if not is_streamed(data.val_file, False):
         return read_val_file(data, say).pairs
-    shards = list_shards(data.val_file)
+    shards, _ = of_split(list_shards(data.val_file), "val")
     head, _, ended = _head(shards, _MOST_VAL_FILE, Counter(), say, _MOST_VAL_FILE)
     if not ended:
         say(f"--val-file: the first {_MOST_VAL_FILE:,} pairs of it are the validation set")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,15 @@ from clip_core.data.formats.detect import read_data
 from clip_core.data.stream import source as sources
 from clip_core.data.stream.lane import Lane, Shards
 from clip_core.data.stream.samples import read_samples
-from clip_core.data.stream.shard_list import absolute_pattern, compare, counted_pairs, list_shards, total_bytes
+from clip_core.data.stream.shard_list import (
+    ShardList,
+    absolute_pattern,
+    compare,
+    counted_pairs,
+    list_shards,
+    of_split,
+    total_bytes,
+)
 from clip_core.data.stream.source import Source, StoppedError, check_protocol
 from clip_core.errors import DataError
 from tests.pairs import check_pairs
@@ -204,6 +213,10 @@ def test_patterns_lists_and_what_is_no_stream(pattern: Path, server: Server, tmp
     for url, why in (("s3://bucket/a.tar", "pip install .*s3fs"), ("what://a/b.tar", "cannot be opened")):
         with pytest.raises(DataError, match=why):
             check_protocol(url)
+    named = ShardList("", [f"s3://b/set/{name}" for name in ("train/0.tar", "1.tar", "val-0.tar", "test/0.tar?x=1")])
+    assert of_split(named, "train")[0].urls == named.urls[:2]
+    assert of_split(named, "val")[0].urls == named.urls[1:3]
+    assert of_split(list_shards(pattern), "train") == (list_shards(pattern), 0)
     assert compare(["a", "b"], ["a", "c"]) == "1 shard missing (first: b) and 1 shard new (first: c)"
 
 
@@ -235,6 +248,11 @@ def test_a_damaged_shard_is_one_sentence(tmp_path: Path):
     lane = Lane(plan(path), 0)
     with pytest.raises(DataError, match="cannot be read"):
         [lane.next() for _ in range(100)]
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    (tmp_path / "000.tar").write_bytes(content[:4096] + header.tobuf(tarfile.GNU_FORMAT) + content[4096:])
+    with pytest.raises(DataError, match="cannot be read"):  # and nothing of that size is allocated
+        everything(path)
     tar(tmp_path / "000.tar", [("1.cls", b"3")])
     with pytest.raises(DataError, match="none of the 0 pairs"):
         everything(path)

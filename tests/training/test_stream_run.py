@@ -162,6 +162,24 @@ def test_bad_pairs_are_counted_named_and_too_many_stop_the_run(tmp_path: Path):
     assert "skip bad pairs with --bad-pairs skip" in done.stderr
 
 
+def test_a_validation_set_of_other_shards_and_shards_named_val(pattern: Path, tmp_path: Path):
+    for number, name in enumerate(("train-0", "train-1", "val-0")):
+        shutil.copy(pattern.parent / f"{number:03d}.tar", tmp_path / f"{name}.tar")
+    flags = changed(epochs="1")
+    del flags[flags.index("--val-pairs") : flags.index("--val-pairs") + 2]
+    val = f"{tmp_path}/val-0.tar::{tmp_path}/train-0.tar"
+    run = tmp_path / "run"
+    done = clip_train("--data", str(tmp_path), "--val-file", val, "--run-dir", str(run), *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 shard named as val or test is not trained on" in done.stdout
+    assert "about 65 pairs in an epoch (counted)" in done.stdout
+    assert len(RunReader(run).validation_pairs().pairs) == SIZES[2]
+    record = StreamRecord.read(run / "stream.json")
+    assert (record.shards, record.first, record.offset) == (["train-0.tar", "train-1.tar"], 0, 0)
+    done = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_cannot_be_streamed_is_refused_before_anything_is_written(shapes: Path, pattern: Path, tmp_path: Path):
     for flags, code, why in (
         (["--data", "s3://bucket/{0..9}.tar"], 1, "pip install s3fs"),

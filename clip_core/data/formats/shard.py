@@ -22,6 +22,8 @@ from clip_core.text import printable
 
 _BLOCK = 512
 _CHUNK = 2048 * _BLOCK
+_EXTENDED = (b"x", b"g", b"X", b"L", b"K")  # pax and GNU
+_MOST_EXTENDED = 1 << 20  # bytes
 
 
 class MemberInfo(tarfile.TarInfo):
@@ -29,6 +31,11 @@ class MemberInfo(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        if len(buf) == _BLOCK and buf[156:157] in _EXTENDED:  # whose content is read whole, for a name
+            info = super().frombuf(buf, encoding, errors)
+            if info.size > _MOST_EXTENDED:
+                raise tarfile.InvalidHeaderError(f"an extended header of {info.size:,} bytes")  # type: ignore[attr-defined]
+            return info
         plain = len(buf) == _BLOCK and buf[156] in b"0\0" and buf[124] < 0x80
         name, prefix = (bytes(part).partition(b"\0")[0] for part in (buf[:100], buf[345:500]))
         if not plain or not name or name.endswith(b"/"):

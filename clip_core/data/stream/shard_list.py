@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_core.config import streamed_pattern
+from clip_core.data.formats.columns import split_of_file
 from clip_core.data.formats.webdataset import MOST_SHARDS, expand, find_shards, has_wildcard
 from clip_core.data.stream.source import Source, failure, is_remote, open_source, remote_glob
 from clip_core.errors import DataError
@@ -40,6 +41,19 @@ class ShardList(NamedTuple):
                 break
             shared += 1
         return ["/".join(part[shared:]) for part in parts]
+
+
+def of_split(shards: ShardList, wanted: str) -> tuple[ShardList, int]:
+    """Only the shards of a split and those of none, where names or folders say so; and how many others there are.
+
+    `train-0000.tar` beside `val-0000.tar` is of train, as in an indexed folder.
+    """
+    root = Path("/")
+    splits = [split_of_file(root, root / name.partition("?")[0]) for name in shards.names]
+    if wanted not in splits:
+        return shards, 0
+    kept = [url for url, split in zip(shards.urls, splits, strict=True) if split in (wanted, None)]
+    return shards._replace(urls=kept), len(shards.urls) - len(kept)
 
 
 def absolute_pattern(path: Path) -> Path:
