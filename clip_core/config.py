@@ -383,6 +383,7 @@ class OptimConfig(Section):
 
 
 LoggerName = Literal["tensorboard", "wandb", "trackio"]
+OnNan = Literal["stop", "rollback"]
 
 
 class RunConfig(Section):
@@ -397,6 +398,9 @@ class RunConfig(Section):
         le=1024,
         description="processes on this machine, each on its own GPU, or on the CPU (default: one)",
     )
+    shard: bool = Field(
+        False, description="divide weights, gradients and optimiser state among the processes (FSDP2): more exchange"
+    )
     checkpoint_activations: bool = Field(
         False, description="compute the activations of each block again in the backward pass: less memory, more time"
     )
@@ -409,6 +413,11 @@ class RunConfig(Section):
     )
     keep_checkpoints: int = Field(
         2, ge=1, description="number of latest checkpoints to keep, besides the best and those saved by request"
+    )
+    on_nan: OnNan = Field(
+        "stop",
+        description="at a loss or gradient that is not finite: stop, or roll back to the last checkpoint and skip the "
+        "batches since then (rollback)",
     )
     log_every: int = Field(10, ge=1, description="steps between training metrics")
     log_to: tuple[LoggerName, ...] | None = Field(
@@ -501,6 +510,11 @@ class TrainConfig(Frozen):
             _refuse(tune, ("unlock_last",), "needs a frozen tower; add --lock image or --lock text")
         if tune.lora is None:
             _refuse(tune, ("lora_alpha",), "needs LoRA; add --lora RANK")
+        if self.run.shard:
+            why = "cannot be combined with --shard, which leaves no process the whole network; leave one of them out"
+            _refuse(tune, ("blend",), why)
+            why = "cannot be combined with --shard: the projection heads that are trained are small; leave --shard out"
+            _refuse(encoders, ("image_encoder", "text_encoder", "unfreeze_last"), why)
         if tune.guard_data is None:
             _refuse(tune, ("guard_root",), "needs a second validation set; add --guard-data FILE")
         return self

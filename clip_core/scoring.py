@@ -11,7 +11,9 @@ from clip_core.errors import ShapeError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+Values = NDArray[np.float64]
 
+BOOTSTRAP_ROUNDS = 2000
 _CHUNK = 1024  # rows of the similarity matrix in memory at once
 
 
@@ -115,6 +117,68 @@ def recall_at_k(ranks: IntArray, k: int) -> float:
     Source: the any-hit convention of Karpathy & Fei-Fei 2015, also used by CLIP.
     """
     return float((ranks < k).mean()) if len(ranks) else 0.0
+
+
+def bootstrap_means(
+    values: Values, groups: IntArray | None = None, seed: int = 0, rounds: int = BOOTSTRAP_ROUNDS
+) -> Values:
+    """Means of the values in bootstrap samples that draw whole groups.  (Q,), (Q,) -> (rounds,) float64
+
+    A sample is determined by how often each distinct (sum, size) of a group is drawn, so a multinomial draw over
+    these replaces drawing the groups one by one: recalls of any number of queries cost the same.
+
+    Args:
+        values: one number per query, such as 1 for a hit and 0 for a miss.
+        groups: number of the group of each query, such as the image of each caption; by default each is its own.
+    Source: the cluster bootstrap of Davison & Hinkley 1997, section 3.8.
+    """
+    if not len(values):
+        return np.zeros(rounds)
+    groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(groups, weights=values), np.bincount(groups)
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // len(kinds))  # 16 MB of draws at once
+    means = []
+    for start in range(0, rounds, step):
+        drawn = rng.multinomial(len(sums), counts / len(sums), size=min(step, rounds - start))
+        total = drawn @ kinds
+        means.append(total[:, 0] / total[:, 1])
+    return np.concatenate(means)
+
+
+def recall_interval(
+    ranks: IntArray, k: int, groups: IntArray | None = None, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap confidence interval of recall@k (percentiles of 2,000 samples), for queries drawn by group.
+
+    Where every query hits, or none does, all samples are equal; the exact binomial bound (Clopper & Pearson 1934)
+    over the groups is returned instead of an interval without width.
+
+    Args:
+        ranks: from `positive_ranks`, shape (Q,).
+        groups: number of the image of each query, shape (Q,), where an image has several captions: its captions
+            succeed and fail together, and an interval over single queries would be too narrow.
+    Returns:
+        Low and high, fractions in [0, 1]; (0, 1) without queries.
+    """
+    hits = (ranks < k).astype(np.float64)
+    return mean_interval(hits, groups, confidence, seed)
+
+
+def mean_interval(
+    values: Values, groups: IntArray | None = None, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """As `recall_interval`, of the mean of values in [0, 1], such as hits, shape (Q,)."""
+    if not len(values):
+        return 0.0, 1.0
+    outside = (1 - confidence) / 2
+    count = len(values) if groups is None else len(np.unique(groups))
+    if values.min() == values.max() and values[0] in (0.0, 1.0):
+        bound = outside ** (1 / count)
+        return (bound, 1.0) if values[0] else (0.0, 1 - bound)
+    low, high = np.quantile(bootstrap_means(values, groups, seed), [outside, 1 - outside])
+    return float(low), float(high)
 
 
 def retrieval_scores(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.files import append_regular, remove_unfinished, write_json
+from clip_core.files import append_regular, remove_unfinished, scratch_folder, write_json
 from clip_core.run.reader import RunReader
 from clip_core.run.writer import RunWriter
 from tests.conftest import command_environment
@@ -57,6 +57,30 @@ def test_what_a_living_process_writes_and_what_is_not_ours_stays(tmp_path: Path)
     (tmp_path / f".a.json.{10**30}.tmp").write_text("")
     remove_unfinished(tmp_path)
     assert {entry.name for entry in tmp_path.iterdir()} == kept | {".folder.99999999.tmp"}
+
+
+def test_a_scratch_folder_goes_with_its_process_or_at_the_next_start(tmp_path: Path) -> None:
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from clip_core.files import scratch_folder
+with scratch_folder("test", Path(sys.argv[1])) as folder:
+    (folder / "file").write_text("")
+    os.utime(folder, (1, 1))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], env=command_environment(), check=False)
+    (left,) = tmp_path.iterdir()
+    others = {"clip-test-", "clip-other-abcdefgh", "clip-test-abcdefghi"}
+    for name in others:
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1, 1))
+    with scratch_folder("test", tmp_path) as living:
+        os.utime(living, (1, 1))
+        with scratch_folder("test", tmp_path) as second:
+            assert {path.name for path in tmp_path.iterdir()} == others | {living.name, second.name}
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
 def test_a_trainer_that_starts_removes_what_killed_writers_left(tmp_path: Path) -> None:

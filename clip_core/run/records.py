@@ -125,6 +125,7 @@ class Recipe(Record):
     word_dropout: float = 0.0
     bpe_dropout: float = 0.0
     processes: int = 1  # that the run began with
+    shard: bool = False  # whether they divided the network among them
 
     @property
     def epochs(self) -> int:

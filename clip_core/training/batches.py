@@ -85,6 +85,7 @@ class BatchMaker:
         augmentation: CaptionAugmentation = _UNCHANGED,
         bpe_dropout: float = 0.0,
         rank: Rank = _ALONE,
+        equal: bool = False,
     ) -> None:
         """
         Args:
@@ -92,12 +93,14 @@ class BatchMaker:
             groups: most groups of captions of like length that a batch is encoded in.
             bpe_dropout: share of the tokens that are split into the two they were merged from.
             rank: whose part of each batch is made.
+            equal: ranks have equally many captions, b, some of which are then there twice: a sharded network makes the
+                same forward passes on all of them.
         Raises:
             TokenizerError: if `bpe_dropout` is not 0 and the tokenizer is no byte-pair encoding.
             UsageError: if there are fewer pairs than ranks.
         """
         self.pairs, self.store, self.seed = pairs, store, seed
-        self.rank = rank
+        self.rank, self.equal = rank, equal
         self.order = BatchOrder(pairs, batch_size=batch_size, seed=seed, captions=captions, rank=rank)
         self.steps_per_epoch = self.order.steps
         self._epoch: tuple[int, IntArray] | None = None
@@ -115,6 +118,8 @@ class BatchMaker:
         own = slice(len(all_rows)) if whole else self.rank.part(len(all_rows))
         images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
+        if self.equal:
+            distinct = np.pad(distinct, (0, len(captions) - len(distinct)), mode="edge")
         inputs, position = self._captions(distinct, step)
         return Batch(
             images=torch.from_numpy(self._images(all_images, own, step)),

@@ -28,13 +28,14 @@ from clip_core.training.second_validation import guard_of, read_second_validatio
 _TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
 _LONGEST_WARMUP = 0.5  # of the steps
 
-# What --resume takes: where data and encoders are now, and what changes no result but its rounding.
+# What --resume takes: where data and encoders are now, what changes no result but its rounding, and what happens at a
+# loss that is not finite.
 _PLACES = {
     "data": ("data_file", "image_root", "val_file"),
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "on_nan"),
 }
 
 
@@ -108,7 +109,10 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     defaults = TrainConfig()
     changed = {
         section: {
-            name: value for name, value in getattr(given, section) if value != getattr(getattr(defaults, section), name)
+            name: value
+            for name, value in getattr(given, section)
+            if value != getattr(getattr(defaults, section), name)
+            or (name in getattr(given, section).model_fields_set and name in _PLACES.get(section, ()))
         }
         for section in TrainConfig.model_fields
     }

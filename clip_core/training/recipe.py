@@ -161,7 +161,7 @@ def resolve_recipe(
     steps_per_epoch = epoch_pairs // batch_size
     loss = _loss(config, network, decide)
     values: dict[str, Any] = {"device": str(device), "precision": precision, "loss": loss, "batch_size": batch_size}
-    values["processes"] = processes
+    values |= {"processes": processes, "shard": config.run.shard}
     values |= _optimisation(config, network, train_pairs, case, precision, decide)
     values |= _regularisation(config, network, case, loss, decide)
     # The EMA's line stands after those of regularisation; its decay was chosen with the learning rate.

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clip_core.config import LossName, TrainConfig, architecture, is_streamed
 from clip_core.data.dataset import Data, load_data, read_lists
+from clip_core.data.pairs import pair_hashes
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
-from clip_core.errors import DataError, RunError
+from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.clip import CLIP, attach_encoders
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig, Preprocessing
@@ -45,7 +47,7 @@ from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
-from clip_core.training.same_pairs import pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.training.same_pairs import refuse_other_pairs, store_hashes
 from clip_core.training.second_validation import load_second_validation
 from clip_core.training.stream_batches import StreamBatches
 from clip_core.training.stream_start import (
@@ -123,6 +125,8 @@ def build_trainer(
         initialise_heads(model, encoders, data, captions, fit=start is None)
     if record is not None:
         _refuse_other_dropout(record, model, rank, writer.path)
+    if config.run.shard:
+        _refuse_sharding(model)
     stored = with_absolute_paths(config)  # so that the run can be resumed from any folder
     if not rank.writes:
         pass  # rank 0 alone describes the run
@@ -141,7 +145,10 @@ def build_trainer(
         log.say(other)
     validation = ValidationSet(data.val, data.val_store, data.classes, captions, preprocessing)
     if rank.size > 1:
-        log.say(f"{rank.size} processes, each with {recipe.batch_size // rank.size} pairs of a batch")
+        divided = ", which divide the network among them" if config.run.shard else ""
+        log.say(f"{rank.size} processes, each with {recipe.batch_size // rank.size} pairs of a batch{divided}")
+    elif config.run.shard:
+        log.say("one process, which has the whole network: --shard, with which this run began, divides nothing")
     processes.exchange(None)  # all are ready, or the run ends here
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=recipe, config=config, second_validation=second,
@@ -292,9 +299,28 @@ def _refuse_other_dropout(record: RunRecord, model: CLIP, rank: Rank, run: Path)
         )
 
 
+def _refuse_sharding(model: CLIP) -> None:
+    """Refuse to divide networks that FSDP2 would change, or that are too small for it.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    if model.config.external:
+        raise UsageError(
+            "--shard divides towers that are trained, and here projection heads are, on the features of pretrained "
+            "encoders; leave it out."
+        )
+    if any(isinstance(part, _BatchNorm) for part in model.modules()):
+        raise UsageError(
+            "--shard cannot be combined with batch normalisation, whose statistics are those of a whole layer; "
+            "leave it out, or choose another image tower."
+        )
+
+
 def _batches(
     config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe, rank: Rank
 ) -> BatchMaker:
+    sharded = config.run.shard and rank.size > 1
     return BatchMaker(
         data.train,
         data.train_store,
@@ -304,8 +330,9 @@ def _batches(
         captions=config.data.captions,
         augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
-        groups=_CAPTION_GROUPS if recipe.device == "cpu" else 1,
+        groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
         rank=rank,
+        equal=sharded,
     )
 
 

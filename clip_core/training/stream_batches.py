@@ -40,7 +40,7 @@ _CHUNK = 16  # images a thread decodes at a time
 
 
 class StreamBatches:
-    """The batch of the next step, or again the last one."""
+    """The batch of the next step, or of one after it, or again the last one."""
 
     def __init__(
         self,
@@ -63,11 +63,8 @@ class StreamBatches:
         self.shards, self.captions, self.preprocessing, self.rank = shards, captions, preprocessing, rank
         self.steps_per_epoch = max(epoch_pairs // batch_size, 1)
         self._config, self._log, self._epoch_pairs, self._batch_size = config, log, epoch_pairs, batch_size
-        self._lanes = [Lane(shards, number) for number in range(shards.lanes)[rank.part(shards.lanes)]]
-        for lane in self._lanes:
-            lane.on_bad = self._name
         self._each = batch_size // shards.lanes
-        self._pool = ThreadPoolExecutor(decoding_threads(config.workers), thread_name_prefix="decode")
+        self._open()
         self._next = 0
         self._made: tuple[int, Batch] | None = None
         self._states = {0: self._state()}
@@ -91,14 +88,15 @@ class StreamBatches:
                 return alone(step)
             finally:
                 alone.close()
-        if self._made is None or self._made[0] != step:
-            if step != self._next:
-                raise ValueError(f"step {step} of a stream that is at step {self._next}")
-            self._made = (step, self._make(step))
-            self._next = step + 1
-            self._states[step + 1] = self._state()
-            self._states.pop(step - _KEPT, None)
-            self._names.pop(step - _KEPT_NAMES, None)
+        if step < self._next and (self._made is None or self._made[0] != step):
+            raise ValueError(f"step {step} of a stream that is at step {self._next}")
+        while self._next <= step:
+            self._made = (self._next, self._make(self._next))
+            self._next += 1
+            self._states[self._next] = self._state()
+            self._states.pop(self._next - _KEPT, None)
+            self._names.pop(self._next - _KEPT_NAMES, None)
+        assert self._made is not None
         return self._made[1]
 
     def image_names(self, step: int) -> list[str]:
@@ -110,12 +108,13 @@ class StreamBatches:
         return Counter(seen=sum(lane.seen for lane in self._lanes), bad=sum(lane.bad for lane in self._lanes))
 
     def state(self, step: int) -> dict[str, Any]:
-        """What continues at a step, one of the last ones: of this rank's lanes, and of the shards they opened."""
-        lanes = [as_references(snapshot) for snapshot in self._states[step]]
-        return {"lanes": lanes, "tags": {str(shard): tag for shard, tag in self.shards.tags.items()}}
+        """What continues at a step, one of the last ones or a later one, of this rank's lanes and shards."""
+        known = max(earlier for earlier in self._states if earlier <= step)  # from which batches may have to be skipped
+        lanes = [as_references(snapshot) for snapshot in self._states[known]]
+        return {"step": known, "lanes": lanes, "tags": {str(shard): tag for shard, tag in self.shards.tags.items()}}
 
-    def restore(self, states: Sequence[dict[str, Any]], step: int) -> None:
-        """Continue at a step, by the states of all ranks that the run had.
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Continue, also after `close`, at the step of the states, which are of all ranks that the run had.
 
         Raises:
             RunError: if this run has other lanes.
@@ -127,15 +126,24 @@ class StreamBatches:
         for of_rank in states:
             self.shards.tags.update({int(shard): (tag[0], tag[1]) for shard, tag in of_rank["tags"].items()})
         self.shards.check()
+        self.close()
+        self._open()
         for lane in self._lanes:
             lane.restore(lanes[lane.number])
-        self._next, self._made, self._states = step, None, {step: self._state()}
+        self._next, self._made = int(states[0]["step"]), None
+        self._states = {self._next: self._state()}
 
     def close(self) -> None:
         """End the reading; a thread that waits for the network ends when that answers."""
         for lane in self._lanes:
             lane.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self) -> None:
+        self._lanes = [Lane(self.shards, n) for n in range(self.shards.lanes)[self.rank.part(self.shards.lanes)]]
+        for lane in self._lanes:
+            lane.on_bad = self._name
+        self._pool = ThreadPoolExecutor(decoding_threads(self._config.workers), thread_name_prefix="decode")
 
     # ------------------------------------------------------------ a batch
 

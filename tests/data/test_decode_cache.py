@@ -164,12 +164,17 @@ def test_the_longest_unused_go_first_and_those_of_this_minute_stay(tmp_path: Pat
         os.utime(path, (time.time() - age,) * 2)
     (cache / "dead.tmp").write_bytes(b"x")
     os.utime(cache / "dead.tmp", (time.time() - 100 * OLD,) * 2)
-    (cache / "busy.tmp").write_bytes(b"x")
+    (cache / "killed.tmp").write_bytes(b"x")
+    busy = DecodeCache(cache, 1e9).create("busy", (1, 10, 10, 3))
     pending = DecodeCache(cache, 3500).create("new", (1, 10, 10, 3))
+    assert busy is not None
     assert pending is not None
-    with pending:
-        pass
-    assert sorted(path.name for path in cache.iterdir()) == ["b.npy", "busy.tmp", "c.npy", "d.npy"]
+    with busy:
+        with pending:
+            pass
+        (unfinished,) = cache.glob("*.tmp")
+        assert unfinished.name.startswith("busy.")
+    assert sorted(path.name for path in cache.iterdir()) == ["b.npy", "c.npy", "d.npy"]
     assert DecodeCache(cache, 100).create("new", (1, 10, 10, 3)) is not None
     assert {path.name for path in cache.glob("*.npy")} == {"d.npy"}
 

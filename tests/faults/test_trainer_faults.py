@@ -21,33 +21,9 @@ from tests.running import acknowledgement, answer, lines, start, wait_for_step, 
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]
 
-KILLS = int(os.environ.get("CLIP_TEST_KILLS", "3"))  # of a trainer that saves; `make faults` asks for more
-
 
 def endless(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[str]:
     return start("--data-file", str(data_file), "--run-dir", str(run), *ENDLESS, *flags, cwd=run.parent)
-
-
-def test_killed_while_saving_the_previous_checkpoint_still_loads(shapes: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    checkpoints = run / "checkpoints"
-    for _ in range(KILLS):
-        resume = run.exists()
-        flags = ["--resume"] if resume else ["--data-file", str(shapes), *ENDLESS]
-        child = subprocess.Popen(
-            [sys.executable, "-m", "clip_core.cli.train", "--run-dir", str(run), *flags],
-            env=command_environment(),
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-        )
-        before = len(lines(run))
-        wait_until(lambda before=before: len(lines(run)) > before + 3)
-        wait_until(lambda: any(checkpoints.glob(".step_*.tmp/model.safetensors")))
-        child.kill()
-        child.wait()
-        step = load_model(run).step
-        assert step > 0
-        assert valid_checkpoints(run)[0].name == f"step_{step:07d}"
 
 
 def test_a_second_trainer_on_the_same_directory_is_refused_and_the_first_goes_on(shapes: Path, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ PREPROCESSING = Preprocessing(image_size=32)
 
 @pytest.fixture(scope="module")
 def validation(shapes: Path) -> ValidationSet:
+    return read_validation(shapes)
+
+
+def read_validation(shapes: Path) -> ValidationSet:
     """The drawn shapes that are validated on, whose captions are classes."""
     data = load_data(DataConfig(data_file=shapes), PREPROCESSING, 0, lambda sentence: None)
     tokenizer = train_characters(data.train.captions, 8)
@@ -31,6 +35,10 @@ def validation(shapes: Path) -> ValidationSet:
 
 @pytest.fixture
 def model(validation: ValidationSet) -> CLIP:
+    return model_for(validation)
+
+
+def model_for(validation: ValidationSet) -> CLIP:
     torch.manual_seed(0)
     config = tiny_config(logit_bias=True)
     vocabulary = {"vocab_size": validation.tokenizer.vocab_size, "end_token": validation.tokenizer.end_token}
@@ -78,6 +86,7 @@ def test_the_scores_are_those_by_hand(model: CLIP, validation: ValidationSet, lo
     recalls = [value for key, value in scores.items() if "_recall@" in key]
     assert len(recalls) == 6
     assert scores["mean_recall"] == pytest.approx(sum(recalls) / 6)
+    assert probe is not None
     assert probe.step == 7
     assert len(probe.images) == len(probe.captions) == len(probe.similarity) == 8
 
