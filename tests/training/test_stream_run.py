@@ -8,13 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from clip_core.data.stream import source as sources
+from clip_core.data.stream.samples import hash64
+from clip_core.model.clip import Embeddings
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State, StreamRecord
+from clip_core.training.batches import Batch
+from clip_core.training.signals import Signals
+from clip_core.training.stream_batches import StreamBatches
 from tests.conftest import clip_train
 from tests.running import latest, lines, start, wait_until
-from tests.streams import served, shards
+from tests.streams import png, served, shards
+from tests.training.conftest import Build, small_config
 from tests.training.test_resume import assert_same_run, figures
 
 SIZES = [40, 25, 60, 31, 50]  # 206 pairs
@@ -192,3 +200,27 @@ def test_what_cannot_be_streamed_is_refused_before_anything_is_written(shapes: P
         done = clip_train(*flags, "--run-dir", str(tmp_path / "run"), cwd=tmp_path)
         assert (done.returncode, why in done.stderr) == (code, True), done.stderr
         assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_rollback_goes_on_behind_the_batch_that_led_to_it(build: Build, pattern: Path, tmp_path: Path):
+    how = {
+        "run": {"on_nan": "rollback", "checkpoint_every": 2, "eval_every": 100},
+        "data": {"stream": True, "val_pairs": 20, "shuffle_buffer": 20},
+    }
+    poison, seen = hash64(png(100)), []
+    trainer = build(small_config(pattern, tmp_path / "run", **how))
+    loss_of = trainer.train_step.loss_of
+
+    def nan(embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(batch.image_ids.tolist())
+        loss, measured = loss_of(embeddings, batch)
+        return loss * (torch.nan if poison in batch.image_ids else 1), measured
+
+    trainer.train_step.loss_of = nan  # type: ignore[method-assign]
+    with Signals() as signals:
+        assert trainer.train(signals) is State.FINISHED
+    assert trainer.progress.rollbacks >= 1
+    batches = build(small_config(pattern, tmp_path / "again", **how)).batches
+    assert seen == [batches(step).image_ids.tolist() for step in range(len(seen))]  # none twice, none left out
+    assert isinstance(batches, StreamBatches)
+    batches.close()
