@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -130,7 +131,7 @@ class _Ranges(SimpleHTTPRequestHandler):
         self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(size - start))
         self.end_headers()
-        with path.open("rb") as file:
+        with path.open("rb") as file, suppress(ConnectionError):  # a reader that has seen enough
             file.seek(start)
             self.copyfile(file, self.wfile)
 

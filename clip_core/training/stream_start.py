@@ -31,6 +31,7 @@ _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenize
 _SAMPLE_BYTES = 1_000_000_000
 _MOST_VALIDATION = 2_000  # pairs, where their number is not given
 _MOST_VAL_FILE = 10_000  # pairs of streamed shards that --val-file names
+_NOTED = 5  # kinds of members that are not read
 _READERS = 4  # lanes of a process
 _SHUFFLE = 5_000  # pairs in the shuffle buffer of a process
 _SHUFFLE_BYTES = 1_000_000_000
@@ -101,17 +102,11 @@ def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> 
         first, offset = head[cut][0], 0
     aside = len(val) if cut else 0
     held_out = frozenset(pair.image_id for _, sample in head[:cut] for pair in sample.pairs)
-    sample_pairs = [
-        Pair(f"{shards.names[number]}/{pair.name}", pair.caption, place)
-        for place, (number, pair) in enumerate(((n, pair) for n, s in head for pair in s.pairs), start=1)
-    ]
-    notes = [f"not read: {count:,} {what}" for what, count in ignored.most_common(5)]
+    notes = [f"not read: {many:,} {what}" for what, many in ignored.most_common(_NOTED)]
     bad = sum(len(sample.bad) for _, sample in head)
     notes += [f"{bad:,} of the first {count + bad:,} pairs are bad"] * bool(bad)
-    given = data.epoch_pairs is not None
-    return StreamStart(
-        shards, val, sample_pairs, max(total - (0 if given else aside), 1), counted, first, offset, held_out, notes
-    )
+    epoch_pairs = total if data.epoch_pairs is not None else max(total - aside, 1)
+    return StreamStart(shards, val, _sample(head, shards), epoch_pairs, counted, first, offset, held_out, notes)
 
 
 def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> StreamStart:
@@ -242,6 +237,13 @@ def _head(
     return found, size, True
 
 
+def _sample(head: list[tuple[int, Sample]], shards: ShardList) -> list[Pair]:
+    """The first pairs, for their captions; their images are nowhere."""
+    names = shards.names
+    pairs = ((names[number], pair) for number, sample in head for pair in sample.pairs)
+    return [Pair(f"{name}/{pair.name}", pair.caption, n) for n, (name, pair) in enumerate(pairs, start=1)]
+
+
 def _total(data: DataConfig, shards: ShardList, count: int, size: int, ended: bool) -> tuple[int, str]:
     """Pairs of an epoch, and where the number is from."""
     if data.epoch_pairs is not None:
@@ -271,6 +273,7 @@ def _validation(head: list[tuple[int, Sample]], shards: ShardList, run: Path) ->
     """Pairs whose images are where everything can open them: members of local shards, else files of the run."""
     places: dict[int, str] = {}
     pairs: list[Pair] = []
+    names = shards.names
     for number, sample in head:
         for pair in sample.pairs:
             if pair.image_id not in places:
@@ -282,7 +285,7 @@ def _validation(head: list[tuple[int, Sample]], shards: ShardList, run: Path) ->
                     shard = Path(shards.urls[number].removeprefix("file://"))
                     path = Member(shard, sample.offset, len(pair.image)).path(pair.name)
                 places[pair.image_id] = str(path.absolute())
-            name = f"{shards.names[number]}/{pair.name}"
+            name = f"{names[number]}/{pair.name}"
             pairs.append(Pair(places[pair.image_id], pair.caption, len(pairs) + 1, name))
     return pairs
 

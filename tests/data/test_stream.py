@@ -214,6 +214,7 @@ def test_patterns_lists_and_what_is_no_stream(pattern: Path, server: Server, tmp
         with pytest.raises(DataError, match=why):
             check_protocol(url)
     named = ShardList("", [f"s3://b/set/{name}" for name in ("train/0.tar", "1.tar", "val-0.tar", "test/0.tar?x=1")])
+    assert named.names == ["train/0.tar", "1.tar", "val-0.tar", "test/0.tar"]
     assert of_split(named, "train")[0].urls == named.urls[:2]
     assert of_split(named, "val")[0].urls == named.urls[1:3]
     assert of_split(list_shards(pattern), "train") == (list_shards(pattern), 0)

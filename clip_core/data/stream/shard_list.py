@@ -33,8 +33,9 @@ class ShardList(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """What is left of each without the folder that all are in: the same wherever the folder lies."""
-        parts = [url.split("/") for url in self.urls]
+        """What is left of each without the folder that all are in, and without a signature behind `.tar?`."""
+        urls = (url.partition("?") for url in self.urls)
+        parts = [(url if url.lower().endswith(".tar") else url + mark + query).split("/") for url, mark, query in urls]
         shared = 0
         for folders in zip(*(part[:-1] for part in parts), strict=False):
             if len(set(folders)) > 1:
