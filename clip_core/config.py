@@ -92,7 +92,7 @@ DataFormat = Literal[
 Captions = Literal["all", "sample"]
 
 
-_SCHEME = re.compile(r"\b([a-z][a-z0-9+.-]+):/+(?=[^/])", re.I)
+_SCHEME = re.compile(r"(?:^|(?<=::))([a-z][a-z0-9+.-]+):/+(?=[^/])", re.I)
 
 
 def streamed_pattern(path: Path) -> str | None:

@@ -31,6 +31,7 @@ _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenize
 _SAMPLE_BYTES = 1_000_000_000
 _MOST_VALIDATION = 2_000  # pairs, where their number is not given
 _MOST_VAL_FILE = 10_000  # pairs of streamed shards that --val-file names
+_TRIES = 3  # before a new run is refused: the cause is mostly a typing error
 _NOTED = 5  # kinds of members that are not read
 _READERS = 4  # lanes of a process
 _SHUFFLE = 5_000  # pairs in the shuffle buffer of a process
@@ -225,7 +226,7 @@ def _head(
     pairs = size = 0
     for number, url in enumerate(shards.urls):
         last = 0
-        with Source(url, say=say) as source:
+        with Source(url, say=say, tries=_TRIES if is_remote(url) else 1) as source:
             for sample in read_samples(source, number, ignored):
                 if pairs >= most_images:
                     sample = sample._replace(pairs=[pair._replace(image=b"") for pair in sample.pairs])

@@ -197,7 +197,7 @@ def test_patterns_lists_and_what_is_no_stream(pattern: Path, server: Server, tmp
     assert list_shards(tmp_path / "list.txt").urls == [every[1], f"{server.url}/002.tar", f"{server.url}/003.tar"]
     assert list_shards(joined).names == ["000.tar", "003.tar", "004.tar"]
     assert streamed_pattern(Path("https://host/a::s3://b/c")) == "https://host/a::s3://b/c"
-    assert streamed_pattern(Path("shards/{0..9}.tar")) is None
+    assert streamed_pattern(Path("shards/{0..9}.tar")) is streamed_pattern(Path("/a/set:/b")) is None
     assert total_bytes(list_shards(pattern)) == sum(Path(url).stat().st_size for url in every)
     assert counted_pairs(list_shards(pattern)) is None
     (folder / "sizes.json").write_text(json.dumps({Path(url).name: 10 for url in every}))
