@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from clip_core.files import finite, flush_directory, flush_file, load_json, read
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name, local_source
 from clip_core.model.published import read_published
-from clip_core.model.weight_files import read_tensors
+from clip_core.model.weight_files import open_weights, read_tensors
 from clip_core.network import ClipConfig, ImageTower, TextTower, first_mistake
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
@@ -69,6 +70,7 @@ def save_checkpoint(
     epoch: int,
     scores: dict[str, float],
     kept: bool = False,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint under a temporary name, flushed, meta.json last, then rename it.
 
@@ -78,6 +80,7 @@ def save_checkpoint(
         state: what resuming needs that is not a tensor, as plain JSON.
         scores: metrics of this step, by their keys.
         kept: somebody asked for it, so `delete_superseded` leaves it alone.
+        weights: of `model`, where the model itself has a part of them.
     Raises:
         CheckpointError: if it cannot be written, as on a full disk; nothing is left of it.
     """
@@ -87,7 +90,7 @@ def save_checkpoint(
         beside.mkdir(parents=True)
         (beside / STATE).write_text(json.dumps(state), encoding="utf-8")
         mode = (beside / STATE).stat().st_mode & 0o777  # of the umask; safetensors makes its files 0600
-        for name, contents in ((WEIGHTS, model.state_dict()), (STATE_TENSORS, tensors)):
+        for name, contents in ((WEIGHTS, weights or model.state_dict()), (STATE_TENSORS, tensors)):
             save_file(_on_cpu(contents), beside / name)
             (beside / name).chmod(mode)
         meta = {
@@ -270,20 +273,29 @@ def load_weights(model: CLIP, folder: Path, *, assign: bool = False) -> None:
     Raises:
         CheckpointError: if names or shapes differ, or a value is not finite.
     """
+    model.load_state_dict(dict(stored_weights(model, folder)), strict=True, assign=assign)
+
+
+def stored_weights(model: CLIP, folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """A checkpoint's weights for `model`, read one at a time.
+
+    Raises:
+        CheckpointError: if names or shapes differ, or a value is not finite.
+    """
     path = folder / WEIGHTS
-    weights = load_tensors(path)
-    expected = model.state_dict()
+    weights, expected = open_weights(path).tensors, model.state_dict()
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    wrong = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)
+    wrong = sorted(n for n in expected.keys() & weights.keys() if tuple(expected[n].shape) != weights[n].shape)
     if missing or extra or wrong:
         raise CheckpointError(
             f"{path} belongs to another network: missing {missing[:5]}, unexpected {extra[:5]}, "
             f"of another shape {wrong[:5]}."
         )
-    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise CheckpointError(f"{path} has values that are not finite in {bad[:5]}.")
-    model.load_state_dict(weights, strict=True, assign=assign)
+    for name, stored in weights.items():
+        value = stored.read()
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path} has values that are not finite in {name}.")
+        yield name, value
 
 
 def _refuse_larger_than_file(config: ClipConfig, folder: Path) -> None:

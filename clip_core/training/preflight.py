@@ -5,10 +5,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import TrainConfig, architecture, flag
+from clip_core.config import TrainConfig, architecture, flag, is_streamed
 from clip_core.data.formats.detect import detect, is_there
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.formats.unsupported import not_found
+from clip_core.data.stream.shard_list import absolute_pattern, list_shards
+from clip_core.data.stream.source import check_protocol, is_remote
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
@@ -37,7 +39,7 @@ _PLACES = {
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "on_nan"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "restarts", "on_nan"),
 }
 
 
@@ -111,7 +113,10 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     defaults = TrainConfig()
     changed = {
         section: {
-            name: value for name, value in getattr(given, section) if value != getattr(getattr(defaults, section), name)
+            name: value
+            for name, value in getattr(given, section)
+            if value != getattr(getattr(defaults, section), name)
+            or (name in getattr(given, section).model_fields_set and name in _PLACES.get(section, ()))
         }
         for section in TrainConfig.model_fields
     }
@@ -124,6 +129,8 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
     check_loggers(given.run.log_to or record.config.run.log_to or ())
+    if is_streamed(record.config.data.data_file, record.config.data.stream):
+        changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
     try:
         _check_places(config)
@@ -176,7 +183,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if data.data_file is None and data.create_synthetic:
         data = data.model_copy(update={"data_file": DEFAULT_SYNTHETIC})
     paths: dict[str, dict[str, Any]] = {
-        section: {name: value.absolute() for name, value in values if isinstance(value, Path)}
+        section: {name: absolute_pattern(value) for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
     if config.tune.guard_data is not None:
@@ -203,6 +210,14 @@ def _check_places(config: TrainConfig) -> None:
     data = config.data
     for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
         created = name == "--data" and data.create_synthetic
+        if is_streamed(path, data.stream and name == "--data"):
+            assert path is not None
+            shards = list_shards(path)
+            check_protocol(shards.urls[0])
+            missing = next((url for url in shards.urls if not is_remote(url) and not Path(url).is_file()), None)
+            if missing is not None:
+                raise DataError(f"{name}: there is no shard at {printable(missing)}; fetch it, or correct the pattern.")
+            continue
         if path is not None and not created and not is_there(path):
             raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):

@@ -103,7 +103,7 @@ def test_a_killed_process_ends_the_others_and_a_signal_stops_all_of_them_with_a_
 
 def test_torchrun_starts_a_run_again_from_its_last_checkpoint(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = ["--data-file", str(shapes), "--run-dir", str(run), *ENDLESS[2:], "--epochs", "16"]
+    flags = ["--data-file", str(shapes), "--run-dir", str(run), *ENDLESS[2:], "--epochs", "16", "--shard"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     child = subprocess.Popen(
         [*torchrun, "--max-restarts", "1", "-m", "clip_core.cli.train", *flags],

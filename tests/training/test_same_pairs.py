@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from clip_core.data.dataset import Data, PairSet
-from clip_core.data.pairs import Pair, Report, fingerprint
+from clip_core.data.pairs import Pair, Report, fingerprint, pair_hashes
 from clip_core.data.store import ImageStore
 from clip_core.errors import RunError
 from clip_core.network import Preprocessing
-from clip_core.training.same_pairs import pair_hashes, refuse_other_pairs, store_hashes
+from clip_core.training.same_pairs import refuse_other_pairs, store_hashes
 
 
 def pairs_in(folder: Path, count: int = 5) -> list[Pair]:
