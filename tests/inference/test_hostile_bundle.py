@@ -101,7 +101,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.fault("hostile bundle")
 def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
-    own_bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]
+    own_bundle: Path,
+    tiny_run: Path,
+    capfd: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Where someone made the checksums fit: names that are not UTF-8, other operators, other shapes."""
     image, generator = images_of(tiny_run)[0], random.Random(1)
@@ -122,6 +125,7 @@ def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
         for changed, before in original.items():
             (own_bundle / changed).write_bytes(before)
     assert "EP Error" not in capfd.readouterr().out
+    record_property("injected", 80)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
