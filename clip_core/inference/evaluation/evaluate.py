@@ -103,21 +103,23 @@ def evaluate(
     """
     if (options.probe or options.neighbours) and data.labels is None:
         raise UsageError(f"--linear-probe and --knn need images with one class each, which {data.name} does not have.")
+    places = [absolute(path) for path in data.images]
     found: Evaluation | None = None
     for encoder in encoders:
         gallery, rate = embed_images(encoder, data.images, options.index, say)
         row_of = {path: row for row, path in enumerate(gallery.paths)}
         if found is None:
-            kept = np.array([absolute(path) in row_of for path in data.images], dtype=np.bool_)
+            kept = np.array([path in row_of for path in places], dtype=np.bool_)
             if not kept.any():
                 raise UsageError(
                     f"no image of {data.name} can be decoded; the first: {printable(first_failure(gallery.failures))}."
                 )
             rest = data if kept.all() else data.subset(kept)
+            places = [place for place, used in zip(places, kept, strict=True) if used]
             templates, said = choose_templates(encoder.about, rest, options.templates)
             found = Evaluation(rest, templates, options, gallery.failures, [*data.notes, *said])
         images = gallery.embeddings
-        rows = np.array([row_of[absolute(path)] for path in found.data.images], dtype=np.int64)
+        rows = np.array([row_of[path] for path in places], dtype=np.int64)
         if not np.array_equal(rows, np.arange(len(images))):
             images = np.asarray(images[rows])
         found.outcomes.append(_scores(encoder, images, rate, found, say))

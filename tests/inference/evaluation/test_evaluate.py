@@ -61,8 +61,11 @@ def test_class_folders_give_the_accuracy_that_the_embeddings_say(
 ) -> None:
     (tmp_path / "templates.txt").write_text("a {}\n\na red {c}\n")
     asked = ("--data", folders, "--model", tiny_bundle, "--templates", tmp_path / "templates.txt", "--knn", 3)
-    found = evaluate(capsys, *asked, "--csv", tmp_path / "tables")
     images = sorted((folders / "test").rglob("*.png"))
+    torn = folders / "test" / NAMES[1] / "0000_torn.png"  # between the others, so that rows move
+    torn.write_bytes(images[0].read_bytes()[:60])
+    found = evaluate(capsys, *asked, "--csv", tmp_path / "tables")
+    assert list(found["data"]["unreadable"]) == [str(torn)]
     clip = CLIPInference(tiny_bundle)
     prompts = [f"{start}{name}" for start in ("a ", "a red ") for name in NAMES]
     classes = class_prototypes(clip.encoder.encode_texts(prompts), 3)
