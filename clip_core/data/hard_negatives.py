@@ -104,21 +104,27 @@ class HardNegatives:
         return None
 
     def _replaced(self, caption: str, random: np.random.Generator) -> str | None:
+        """A word exchanged for another of its class, by preference not a content word."""
         words = list(_WORD.finditer(caption))
-        places = [word for word in words if _class_of(word.group()) not in (None, _CONTENT)]
-        places = places or [word for word in words if _class_of(word.group()) == _CONTENT]
+        present = {word.group().lower() for word in words}
+        others = {name: self._other(name, present, random) for name in {_class_of(word) or "" for word in present}}
+        places = [word for word in words if others[_class_of(word.group()) or ""] is not None]
+        places = [word for word in places if _class_of(word.group()) != _CONTENT] or places
         if not places:
             return None
         place = places[random.integers(len(places))]
-        present = {word.group().lower() for word in words}
-        others = self._vocabulary.get(_class_of(place.group()) or "", [])
-        others = [other for other in others if other not in present] if len(others) < 100 else others
-        if not others:
-            return None
-        other = others[random.integers(len(others))]
-        return (
-            None if other in present else caption[: place.start()] + _as(place.group(), other) + caption[place.end() :]
-        )
+        other = others[_class_of(place.group()) or ""] or ""
+        return caption[: place.start()] + _as(place.group(), other) + caption[place.end() :]
+
+    def _other(self, name: str, present: set[str], random: np.random.Generator) -> str | None:
+        """A word of the class that is not in the caption; a large vocabulary is not looked through."""
+        words = self._vocabulary.get(name, ())
+        if len(words) < 2 * len(present):
+            words = [word for word in words if word not in present]
+        for _ in range(_TRIES if words else 0):
+            if (word := words[random.integers(len(words))]) not in present:
+                return word
+        return None
 
 
 def _class_of(word: str) -> str | None:
