@@ -1,8 +1,9 @@
 """The same run with one process and with several: how far the losses are apart, step times, and a process killed.
 
-    python -m benchmarks.processes [--processes 2] [--steps 40] [clip-train flags ...]
+    python -m benchmarks.processes [--processes 2] [--steps 40] [--layers 1] [--width 64] [clip-train flags ...]
 
-A small network on drawn shapes. The last run loses a process by SIGKILL in the middle, and is resumed to the end.
+A small network on drawn shapes. With --shard the processes divide it; memory is rank 0's, of which PyTorch takes most.
+The last run loses a process by SIGKILL in the middle, and is resumed to the end.
 """
 
 import argparse
@@ -23,32 +24,37 @@ from clip_core.data.synthetic import create_synthetic
 from clip_core.run.reader import RunReader
 
 _PAIRS, _BATCH = 320, 32
-_SMALL = ["--image-size", "32", "--layers", "1", "--width", "64", "--precision", "fp32", "--device", "cpu"]
+_SMALL = ["--image-size", "32", "--precision", "fp32", "--device", "cpu"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processes")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--width", type=int, default=64)
     given, flags = parser.parse_known_args()
+    flags += ["--layers", str(given.layers), "--width", str(given.width)]
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "shapes" / "dataset.json"
         create_synthetic(data, count=_PAIRS, seed=0, size=32)
         epochs = max(given.steps * _BATCH // (_PAIRS * 9 // 10), 1)
         flags = ["--data", str(data), *_SMALL, "--batch-size", str(_BATCH), "--epochs", str(epochs), *flags]
         flags += ["--log-every", "1", "--checkpoint-every", "5", "--eval-every", "1000"]
-        print(header("processes", "steps", "ms a step", "largest difference of a loss", "last loss"))
+        print(header("processes", "steps", "ms a step", "MB", "largest difference of a loss", "last loss"))
         runs: dict[str, list[dict[str, Any]]] = {}
-        for name, devices, killed in (
-            ("1", 1, False), (str(given.processes), given.processes, False),
-            (f"{given.processes}, one killed, resumed", given.processes, True),
+        for name, devices, more, killed in (
+            ("1", 1, [], False), (str(given.processes), given.processes, [], False),
+            (f"{given.processes}, --shard", given.processes, ["--shard"], False),
+            (f"{given.processes}, one killed, resumed", given.processes, [], True),
         ):  # fmt: skip
             run = Path(scratch) / f"run-{len(runs)}"
-            train(run, flags, devices, killed=killed)
+            train(run, [*flags, *more], devices, killed=killed)
             runs[name] = lines = [line for line in RunReader(run).all_lines() if line["kind"] == "train"]
             apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(runs["1"], lines, strict=True))
             pace = median(1000 * _BATCH / line["images_per_second"] for line in lines)
-            print(row(name, len(lines), f"{pace:.0f}", f"{apart:.1e}", lines[-1]["loss"]), flush=True)
+            memory = max(line["memory_mb"] for line in lines)
+            print(row(name, len(lines), f"{pace:.0f}", f"{memory:.0f}", f"{apart:.1e}", lines[-1]["loss"]), flush=True)
 
 
 def train(run: Path, flags: list[str], devices: int, *, killed: bool) -> None:
