@@ -17,8 +17,8 @@ def bundle_of(run: Path) -> Manifest | None:
     Raises:
         BundleError: if it is damaged.
     """
-    paths = RunPaths(run)
-    return read_manifest(paths.bundle) if paths.bundle_manifest.exists() else None
+    manifest = RunPaths(run).bundle_manifest
+    return read_manifest(manifest.parent) if manifest.exists() else None
 
 
 def parity_rows(manifest: Manifest) -> list[Row]:

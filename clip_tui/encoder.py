@@ -88,6 +88,7 @@ class EncoderClient:
         self._stderr: IO[bytes] | None = None
         self._ids = itertools.count(1)
         self._lock = asyncio.Lock()
+        self._begun: asyncio.Task[None] | None = None  # the start of the process, which no query owns
         self._ending: asyncio.Task[None] | None = None
         self._note: str | None = None  # of a restart that no answer has mentioned yet
         self.retired = False  # closed for good: it is not started again for a query that was on its way
@@ -103,9 +104,7 @@ class EncoderClient:
         async with self._lock:
             if self._process is not None and self._process.returncode is not None:
                 self._note = self._restarted()
-            if self._process is None or self._process.returncode is not None:
-                progress(self._starting())
-                await self._start()
+            await self._ready(progress)
             started = time.perf_counter()
             try:
                 reply = await self._query(op, progress, values)
@@ -113,13 +112,28 @@ class EncoderClient:
                 if self.retired:
                     raise
                 self._note = self._restarted()
-                progress(self._starting())
-                await self._start()
+                await self._end_process()  # it may not have been waited for yet
+                await self._ready(progress)
                 started = time.perf_counter()
                 reply = await self._query(op, progress, values)
             result, seconds = _result(reply), time.perf_counter() - started
             note, self._note = self._note, None
             return Answer(result, self.backend, self.source, seconds, note)
+
+    async def _ready(self, progress: Progress) -> None:
+        """The process, started where none runs. A query that is dropped meanwhile leaves the start to the next one."""
+        if self._begun is None or self._begun.done():
+            if self._process is not None and self._process.returncode is None:
+                return
+            self._begun = asyncio.create_task(self._start())
+            self._begun.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may have no reader
+        progress(self._starting())
+        try:
+            await asyncio.shield(self._begun)
+        except asyncio.CancelledError:
+            if not self._begun.cancelled():
+                raise
+            raise BackendError(f"the {self.model.name} encoder was closed while it started.") from None
 
     async def _query(self, op: str, progress: Progress, values: dict[str, Any]) -> dict[str, Any]:
         number = next(self._ids)
@@ -147,7 +161,13 @@ class EncoderClient:
             self._ending = None
 
     async def _end(self) -> None:
-        """The process exits at the end of its input; otherwise it is killed."""
+        """The process exits at the end of its input; otherwise it is killed. One that starts is not waited for."""
+        if self._begun is not None and not self._begun.done():
+            self._begun.cancel()
+            await asyncio.wait([self._begun])
+        await self._end_process()
+
+    async def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             if process.stdin is not None:
@@ -162,7 +182,7 @@ class EncoderClient:
             self._stderr = None
 
     async def _start(self) -> None:
-        await self.close()
+        await self._end_process()  # of which only the files are left
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - without a name, so that a killed app leaves nothing
         precision = ["--precision", self.model.precision] if self.model.precision else []
         self._process = await asyncio.create_subprocess_exec(
@@ -177,13 +197,13 @@ class EncoderClient:
             hello = _result(await asyncio.wait_for(self._receive(), START_SECONDS))
         except TimeoutError:
             why = self._why()
-            await self.close()
+            await self._end_process()
             raise BackendError(
                 f"the {self.model.name} encoder did not start within {START_SECONDS:.0f} s{why}; ask again, "
                 f"or try clip-infer on {self.model.path}."
             ) from None
         except (BackendError, asyncio.CancelledError):
-            await self.close()
+            await self._end_process()
             raise
         self.source = _source(hello, self.model.path)
 

@@ -26,7 +26,8 @@ _GROUPS: dict[str, str] = {
     "<": "←◀‹",
     "^": "↑▲⭘",
     "v": "↓▼",
-    ".": "·…░▂",
+    ".": "·░▂",
+    "~": "…",  # the sign of something cut, of one cell
     "d": "Δ",
     "!": "⚠",
     "'": "’‘",

@@ -202,7 +202,7 @@ def contents(run: Path) -> str:
     paths = RunPaths(run)
     checkpoints = sum(1 for _ in paths.checkpoints.glob(f"*/{META}"))
     parts = [f"{checkpoints} checkpoint{'' if checkpoints == 1 else 's'}"]
-    parts += ["the bundle"] if paths.bundle.exists() else []
+    parts += ["the bundle"] if paths.bundle_manifest.exists() else []
     return f"{files:,} files, {size / 2**20:,.1f} MB: {', '.join(parts)}"
 
 

@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -16,6 +17,7 @@ from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
     from clip_core.inference.encoder import Encoder
+    from clip_core.inference.evaluation.evaluate import Evaluation
     from clip_core.inference.evaluation.evaluation_set import EvaluationSet
 
 
@@ -78,6 +80,13 @@ class Output:
 
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print the report as JSON")] = False
     json_file: Annotated[Path | None, Parameter(help="write the report as JSON")] = None
+    csv: Annotated[
+        Path | None, Parameter(help="write tables into this folder: images, captions, classes, confusion")
+    ] = None
+    plots: Annotated[Path | None, Parameter(help="draw reliability, confusion and recall into this folder (PNG)")] = (
+        None
+    )
+    html: Annotated[Path | None, Parameter(help="write one page with contact sheets of the worst errors")] = None
 
 
 _MODEL, _DATA, _FIGURES, _OUTPUT = ModelChoice(), DataFlags(), Figures(), Output()
@@ -100,6 +109,7 @@ def evaluate(
     """Evaluate a model: zero-shot classification, calibration, retrieval, frozen features; or compare two models."""
     from clip_core.inference.evaluation.evaluate import Options
     from clip_core.inference.evaluation.evaluate import evaluate as compute
+    from clip_core.inference.evaluation.leaks import leak_note
     from clip_core.inference.evaluation.report import report, report_text
     from clip_core.inference.evaluation.templates import read_templates
 
@@ -116,24 +126,24 @@ def evaluate(
     )
     path = options.model or latest_run()
     options = replace(options, model=path)
-    data = _read(flags, path)
     variants: list[Precision | None] = list(dict.fromkeys(precision)) if precision else [None]
     encoders = [options.open(each).encoder for each in variants]
     if compare is not None:
         encoders.append(replace(options, model=compare).open().encoder)
+    data = _read(flags, path)
     for encoder in encoders:
         _warn_truncated(encoder, data)
+    if flags.data is not None:
+        models = [path, compare] if compare else [path]
+        data.notes.extend(note for model in models if (note := leak_note(model, data)) is not None)
     found = compute(encoders, data, wanted, _say)
     numbers = report(found)
     if output.as_json:
         print(json.dumps(numbers, indent=2))
     else:
         print("\n".join(report_text(found)))
-    if output.json_file:
-        from clip_core.files import write_json
-
-        write_json(output.json_file, numbers)
-        _written(f"written to {output.json_file}", output)
+    for path in _write(found, numbers, output):
+        print(f"written to {printable(str(path))}", file=sys.stderr if output.as_json else sys.stdout)
     return 0
 
 
@@ -141,15 +151,40 @@ def _say(sentence: str) -> None:
     print(f"clip-infer: {printable(sentence)}", file=sys.stderr)
 
 
-def _written(sentence: str, output: Output) -> None:
-    print(printable(sentence), file=sys.stderr if output.as_json else sys.stdout)
-
-
 def _check_output(output: Output) -> None:
-    """Refuse a file that could not be written, before any work is done."""
-    if output.json_file and not output.json_file.absolute().parent.is_dir():
-        folder = output.json_file.absolute().parent
-        raise UsageError(f"--json-file is {output.json_file}, but there is no folder {folder}; create it.")
+    """Refuse what could not be written, before any work is done."""
+    for flag, path in (("--json-file", output.json_file), ("--html", output.html)):
+        if path and not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} is {path}, but there is no folder {path.absolute().parent}; create it.")
+        if path and path.is_dir():
+            raise UsageError(f"{flag} is {path}, which is a folder; name a file.")
+    for flag, path in (("--csv", output.csv), ("--plots", output.plots)):
+        if path and path.exists() and not path.is_dir():
+            raise UsageError(f"{flag} is {path}, which is a file; name a folder.")
+    if output.plots:
+        import clip_core.inference.evaluation.plots  # noqa: F401  (matplotlib may be missing)
+
+
+def _write(found: "Evaluation", numbers: dict[str, Any], output: Output) -> Iterator[Path]:
+    """Write the files that were asked for; their paths."""
+    from clip_core.files import write_json, write_text
+
+    if output.json_file:
+        write_json(output.json_file, numbers)
+        yield output.json_file
+    if output.csv:
+        from clip_core.inference.evaluation.tables import write_tables
+
+        yield from write_tables(found, output.csv)
+    if output.plots:
+        from clip_core.inference.evaluation.plots import write_plots
+
+        yield from write_plots(found, output.plots)
+    if output.html:
+        from clip_core.inference.evaluation.page import evaluation_page
+
+        write_text(output.html, evaluation_page(found))
+        yield output.html
 
 
 def _read(flags: DataFlags, model: Path) -> "EvaluationSet":

@@ -49,9 +49,10 @@ from clip_core.network import (
     TimmTower,
     TransformersTower,
 )
+from clip_core.run.paths import MANIFEST, META
 from clip_core.text import printable
 
-_OWN = ("meta.json", "manifest.json")  # of checkpoints and bundles, which are not published weights
+_OWN = (META, MANIFEST)  # of checkpoints and bundles, which are not published weights
 _ACTIVATIONS = {"gelu": Activation.GELU, "quickgelu": Activation.QUICK_GELU}  # that --init-model may name alone
 _TRUNK = "visual.trunk."  # timm's names
 _HUGGING_FACE = re.compile(r"text\.transformer\.(?:embeddings|encoder|embed_tokens|block|layers|shared)\.")
@@ -210,6 +211,10 @@ def _refuse_foreign(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     if vision != text and "logit_scale" not in tensors:
         raise one_tower(path, "image" if vision else "text", f"its tensors are named {next(iter(tensors))}, ...")
     if "logit_scale" not in tensors or not vision:
+        if (path.parent / META).is_file():
+            raise CheckpointError(
+                f"{path} is a part of the checkpoint {path.parent.name}; give its folder, or the run directory."
+            )
         some = printable(", ".join(list(tensors)[:3]), 200)
         raise CheckpointError(f"{path} holds no CLIP; it has {len(tensors):,} tensors, named {some}, ...")
 

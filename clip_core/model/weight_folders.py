@@ -9,6 +9,7 @@ from clip_core.errors import CheckpointError
 from clip_core.files import load_json
 from clip_core.model.not_weights import adapter
 from clip_core.model.weight_files import INDEX, SUFFIXES
+from clip_core.run.paths import MANIFEST
 from clip_core.text import printable
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -145,8 +146,8 @@ def _without_configuration(path: Path) -> CheckpointError:
         return CheckpointError(
             f"{path} is a pipeline of diffusers, which has one tower of a CLIP at most; give the whole CLIP."
         )
-    if "manifest.json" in names:
-        return CheckpointError(f"{path} is an ONNX bundle, not weights; give the model that it was exported from.")
+    if MANIFEST in names:
+        return _bundle(path)
     cached = [name for name in names if _CACHED.fullmatch(name)] or [
         f"hub/{each.name}" for each in _folders(path / "hub") if _CACHED.fullmatch(each.name)
     ]
@@ -171,8 +172,14 @@ def _without_configuration(path: Path) -> CheckpointError:
     return CheckpointError(f"{lacks}; give a weight file, or the folder of a model.")
 
 
+def _bundle(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is an ONNX bundle already; give the run, checkpoint or weights it was made from.")
+
+
 def _without_weights(path: Path, config: Path, names: tuple[str, ...]) -> CheckpointError:
     """What a folder has in place of weights beside its configuration."""
+    if (path / MANIFEST).is_file():
+        return _bundle(path)
     lacks = f"{path} has {config.name} and no weights"
     there = sorted(each.name for each in path.iterdir())
     sharded = [name for name in there if name.startswith(("pytorch_model_fsdp", "global_step"))]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_core.files import read_json
+from clip_core.files import read_json, replaced
 
 MANIFEST = "manifest.json"  # in a bundle
 META = "meta.json"  # in a checkpoint
@@ -44,6 +44,14 @@ class RunPaths:
     @property
     def pair_hashes(self) -> Path:
         return self.root / "pairs.npy"
+
+    @property
+    def stream(self) -> Path:
+        return self.root / "stream.json"
+
+    @property
+    def validation_images(self) -> Path:
+        return self.root / "validation"
 
     @property
     def flags(self) -> Path:
@@ -95,7 +103,9 @@ class RunPaths:
 
     @property
     def bundle_manifest(self) -> Path:
-        return self.bundle / MANIFEST
+        """Of the bundle that is read: of the old one, where an export was killed before the new one took its place."""
+        old = replaced(self.bundle) / MANIFEST
+        return old if old.exists() and not os.path.lexists(self.bundle) else self.bundle / MANIFEST
 
     @property
     def export_status(self) -> Path:

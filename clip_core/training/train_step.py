@@ -6,6 +6,7 @@ Shapes: B pairs in the batch of all ranks, b of this rank, K kept patches.
 import gc
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -182,6 +183,9 @@ class TrainStep:
         assert image is not None
         assert text is not None
         everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
+        if batch.gathers_ids:
+            images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
+            batch = replace(batch, all_image_ids=images, all_caption_ids=captions, gathers_ids=False)
         gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor

@@ -140,7 +140,7 @@ class ExportScreen(Page):
         """The parity table, or where the bundle is."""
         if self._state is None or self._state.manifest is None:
             return None
-        return "\n".join([str(RunPaths(self._state.path).bundle), *parity_lines(self._state.manifest)])
+        return "\n".join([str(RunPaths(self._state.path).bundle_manifest.parent), *parity_lines(self._state.manifest)])
 
     def action_precision(self) -> None:
         if not starter.can_choose_precisions():
@@ -217,7 +217,12 @@ def _bundle(manifest: Manifest, state: ExportState) -> Text:
     text = Text()
     if state.stale is not None:
         text.append(f"Older than the run: {state.stale}; press e to export it.\n", f"bold {YELLOW}")
-    text.append(printable(str(RunPaths(state.path).bundle)), "bold")
+    paths = RunPaths(state.path)
+    folder = paths.bundle_manifest.parent
+    if folder != paths.bundle:
+        text.append("The export that was to replace this bundle was interrupted; ", f"bold {YELLOW}")
+        text.append("it is used until the next one (e).\n", f"bold {YELLOW}")
+    text.append(printable(str(folder)), "bold")
     text.append(f"  {size:.1f} MB, opset {manifest.opset}\n")
     text.append(f"of {printable(source.run)}, {printable(source.checkpoint)}, step {source.step:,}\n", "dim")
     text.append("parity " + parity_verdict(manifest) + "\n", f"bold {GREEN if manifest.parity.accepted else RED}")

@@ -219,7 +219,7 @@ class NewRunScreen(Page):
         except UsageError as error:
             self._show_mistakes(str(error))
             return
-        hint.update("reading the data …")
+        hint.update("reading the data")
         result = await asyncio.to_thread(starter.preview, nested_values(self.values()))
         if self.closing or not self.is_mounted:
             return

@@ -185,7 +185,7 @@ class QueryPage(Page):
             return source_line(model.name, self.problems[model], chosen=slot == 0, problem=True)
         if model in self._doing:
             what, since = self._doing[model]
-            return source_line(model.name, f"{what} … {time.monotonic() - since:.0f} s", chosen=slot == 0)
+            return source_line(model.name, f"{what}, {time.monotonic() - since:.0f} s", chosen=slot == 0)
         answer = self.answers.get(model)
         if answer is None:
             return source_line(model.name, "", chosen=slot == 0)
@@ -214,7 +214,7 @@ class QueryPage(Page):
         choices = [
             Choice(Place("validation"), "validation set", "the pairs that the run was evaluated on"),
             Choice(Place("training"), "training set", "the pairs that the run was trained on"),
-            Choice(_FOLDER, "folder …", "any folder of images, with or without captions"),
+            Choice(_FOLDER, "folder", "any folder of images, with or without captions; its path is typed"),
             *(Choice(place, "stored gallery", line) for place, line in stored_galleries()),
         ]
         self.app.push_screen(Chooser("Gallery", choices, self.place), self._place_chosen)

@@ -127,6 +127,7 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "a pipeline": ({"model_index.json": {}, "text_encoder/config.json": {}}, "is a pipeline of diffusers"),
     "a Trainer's output": ({"checkpoint-500/config.json": {}, "checkpoint-90/config.json": {}}, "checkpoint-500."),
     "a bundle": ({"manifest.json": {}}, "is an ONNX bundle"),
+    "a written bundle": ({"manifest.json": {}, "config.json": {"model_type": "clip"}}, "is an ONNX bundle already"),
     "one file": ({"epoch_1.pt": {}}, "give the weight file itself: epoch_1.pt"),
     "images": ({"a.JPG": {}, "b.png": {}}, "it has 2 images: give a model"),
     "a folder of models": ({"clip/config.json": {"model_type": "clip"}}, "give the folder of a model inside it: clip"),
@@ -160,6 +161,12 @@ def test_what_is_not_beside_the_weights_is_assumed_and_said(made: Path) -> None:
 def test_the_tensors_of_one_tower_are_named(tmp_path: Path) -> None:
     save_file({"text_model.embeddings.token_embedding.weight": torch.ones(2, 2)}, tmp_path / "text.safetensors")
     assert "is the text tower of a CLIP alone" in refused(tmp_path / "text.safetensors")
+
+
+def test_the_weights_of_a_checkpoint_lead_to_its_folder(tmp_path: Path) -> None:
+    save_file({"image.positions": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "meta.json").write_text("{}")
+    assert f"is a part of the checkpoint {tmp_path.name}" in refused(tmp_path / "model.safetensors")
 
 
 def test_a_model_as_other_programs_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

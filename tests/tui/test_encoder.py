@@ -98,6 +98,28 @@ async def test_a_restart_is_mentioned_although_the_query_that_began_it_was_dropp
     await echo.close()
 
 
+async def test_another_query_during_the_start_waits_for_the_process_that_starts(echo: EncoderClient) -> None:
+    dropped = asyncio.create_task(echo.ask("echo", text="one"))
+    while echo._process is None:
+        await asyncio.sleep(0.001)
+    starting = echo._process
+    dropped.cancel()
+    assert (await echo.ask("echo", text="two")).result == {"said": "two"}
+    assert echo._process is starting
+    await echo.close()
+
+
+async def test_closing_during_the_start_ends_the_process_and_the_query_with_a_sentence(echo: EncoderClient) -> None:
+    asked = asyncio.create_task(echo.ask("echo", text="one"))
+    while echo._process is None:
+        await asyncio.sleep(0.001)
+    starting = echo._process
+    await echo.close()
+    with pytest.raises(BackendError, match="closed while it started"):
+        await asked
+    assert starting.returncode is not None
+
+
 def test_the_source_names_the_step_of_a_checkpoint_alone() -> None:
     hello = {"source": "runs/birds", "step": 1374, "checkpoint": "step_0001374"}
     assert _source(hello, Path("x")) == "step 1,374 of runs/birds"

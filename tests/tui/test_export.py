@@ -9,6 +9,7 @@ import pytest
 from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_core.run.records import State, Status
 from clip_tui.app import ClipApp
+from clip_tui.models import model_choices
 from clip_tui.screens.export import ExportState, export_text, read_export
 from tests.tui.conftest import BEST_STEP, HOSTILE, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
@@ -120,6 +121,17 @@ def test_each_state_of_an_export_is_said_before_the_bundle_that_is_there(state: 
     assert words in text
     assert "parity passed" in text
     assert not text.startswith("\n")
+
+
+def test_the_old_bundle_is_used_and_named_where_its_replacement_was_interrupted(tmp_path: Path) -> None:
+    write_bundle(tmp_path, step=BEST_STEP)
+    paths = RunPaths(tmp_path)
+    paths.bundle.rename(tmp_path / ".bundle.old")
+    state = read_export(tmp_path)
+    assert state.manifest is not None
+    assert "was interrupted" in export_text(state, NOW).plain
+    assert str(tmp_path / ".bundle.old") in export_text(state, NOW).plain
+    assert "onnx" in [choice.name for choice in model_choices(tmp_path)]
 
 
 def test_a_damaged_bundle_is_an_error(tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def evaluate(
         if found is None:
             kept = np.array([absolute(path) in row_of for path in data.images], dtype=np.bool_)
             if not kept.any():
-                raise UsageError(f"no image of {data.name} can be decoded; the first: {_first(gallery.failures)}.")
+                raise UsageError(
+                    f"no image of {data.name} can be decoded; the first: {printable(first_failure(gallery.failures))}."
+                )
             rest = data if kept.all() else data.subset(kept)
             templates, said = choose_templates(encoder.about, rest, options.templates)
             found = Evaluation(rest, templates, options, gallery.failures, [*data.notes, *said])
@@ -134,6 +136,8 @@ def choose_templates(about: About, data: EvaluationSet, given: list[str] | None)
         return None, ["--templates not used: the set has no classes"] if given else []
     if given or data.templates:
         templates = given or data.templates or []
+        if not given and data.pairs:  # captions that are classes, which is said already
+            return templates, []
         return templates, [f"{plural(len(templates), 'template')} {'of --templates' if given else 'of the set'}"]
     known = {normalise_caption(caption) for caption in about.classes or ()}
     for template in ("{}", "a photo of a {}"):
@@ -234,6 +238,7 @@ def _embed_texts(encoder: Encoder, texts: Sequence[str], progress: Progress) -> 
     return embeds
 
 
-def _first(failures: dict[Path, str]) -> str:
-    path, reason = next(iter(failures.items()), (Path(), "none"))
-    return printable(reason if str(path) in reason else f"{path}: {reason}").rstrip(".")
+def first_failure(failures: dict[Path, str]) -> str:
+    """The first image that could not be decoded, and why, as a part of a sentence."""
+    path, reason = next(iter(failures.items()))
+    return (reason if str(path) in reason else f"{path}: {reason}").rstrip(".")

@@ -127,7 +127,7 @@ def _of_pairs(name: str, chosen: Sequence[Pair], *, folders: bool) -> Evaluation
     names_or_none = few_classes(pairs, nothing)
     if names_or_none is None:
         return EvaluationSet(name, pairs.images, notes, pairs=pairs, listed=good)
-    notes.append(f"the {len(names_or_none):,} distinct captions are taken for classes")
+    notes.append(f"the {len(names_or_none):,} distinct captions are taken for classes, each for its own prompt")
     labelled = _labelled(name, good, names_or_none)
     return replace(labelled, notes=notes, pairs=pairs, templates=["{}"], listed=good)
 
@@ -177,7 +177,9 @@ def _of_benchmark(folder: Path, read: Benchmark) -> EvaluationSet:
     name = printable(f"{folder}/{read.split}")
     good = [sample for sample in read.samples if sample.problem is None]
     bad = [sample for sample in read.samples if sample.problem is not None]
-    notes = [f"{len(bad):,} of {len(read.samples):,} samples are unusable, first {bad[0].name}: {bad[0].problem}"]
+    notes = []
+    if bad:
+        notes = [f"{len(bad):,} of {len(read.samples):,} samples are unusable, first {bad[0].name}: {bad[0].problem}"]
     if not good:
         raise DataError(f"{name} has no usable sample{f': {notes[0]}' if bad else ''}.")
     if read.kind == "retrieval":
@@ -185,13 +187,13 @@ def _of_benchmark(folder: Path, read: Benchmark) -> EvaluationSet:
             Pair(sample.image, text, n, sample.name) for n, sample in enumerate(good, 1) for text in sample.captions
         ]
         held = PairSet.from_pairs(pairs)
-        return EvaluationSet(name, held.images, notes if bad else [], pairs=held, listed=pairs)
+        return EvaluationSet(name, held.images, notes, pairs=held, listed=pairs)
     rows = [row for row, sample in enumerate(good) for _ in sample.classes]
     numbers = [number for sample in good for number in sample.classes]
     return EvaluationSet(
         name,
         [Path(sample.image) for sample in good],
-        notes if bad else [],
+        notes,
         read.class_names,
         np.array(rows, dtype=np.int64),
         np.array(numbers, dtype=np.int64),

@@ -1,11 +1,12 @@
 """An evaluation as JSON and as text that fits 100 columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from clip_core.files import finite
-from clip_core.inference.evaluation.evaluate import Evaluation, Outcome
+from clip_core.inference.evaluation.evaluate import Evaluation, Outcome, first_failure
 from clip_core.text import plural, printable
 
 SCHEMA = 1
@@ -97,7 +98,16 @@ def changed(evaluation: Evaluation, number: int) -> dict[str, dict[str, list[str
 
 def report_text(evaluation: Evaluation) -> list[str]:
     """The report as lines for a terminal, safe to print."""
-    return [line[:_WIDTH] if len(line) > 2 * _WIDTH else line for line in _lines(evaluation)]
+    return [part for line in _lines(evaluation) for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line that is too long as several, all but the first indented; a path is not cut."""
+    if len(line) <= _WIDTH:
+        return [line]
+    return textwrap.wrap(
+        line, _WIDTH, subsequent_indent=" " * 12, drop_whitespace=True, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _lines(evaluation: Evaluation) -> Iterator[str]:
@@ -106,7 +116,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     for number, label in enumerate(map(_label, outcomes), start=1):
         yield row(f"model {number}" if len(outcomes) > 1 else "model", label)
     yield ""
-    yield from _table(evaluation, _summary_rows(outcomes))
+    yield from _table(evaluation)
     for number, outcome in enumerate(outcomes):
         yield from _class_lines(outcome, f" of model {number + 1}" if len(outcomes) > 1 else "")
     for number, figures in enumerate(evaluation.comparisons, start=2):
@@ -126,20 +136,23 @@ def row(label: str, text: str) -> str:
 
 def _data_lines(evaluation: Evaluation) -> Iterator[str]:
     data = evaluation.data
+    yield row("data", _data_text(evaluation))
+    for note in evaluation.notes:
+        yield row("note", note)
+    if evaluation.failures:
+        total = len(evaluation.failures) + len(data.images)
+        first = first_failure(evaluation.failures)
+        yield row("unreadable", f"{len(evaluation.failures):,} of {total:,} images, not evaluated; first {first}")
+
+
+def _data_text(evaluation: Evaluation) -> str:
+    data = evaluation.data
     parts = [plural(len(data.images), "image")]
     if data.pairs:
         parts.append(f"{plural(len(data.pairs), 'pair')}, {plural(len(data.pairs.captions), 'distinct caption')}")
     if data.class_names:
         parts.append(f"{len(data.class_names):,} classes")
-    yield row("data", f"{data.name}: {', '.join(parts)}")
-    for note in evaluation.notes:
-        yield row("note", note)
-    if evaluation.failures:
-        path, reason = next(iter(evaluation.failures.items()))
-        total = len(evaluation.failures) + len(data.images)
-        yield row(
-            "unreadable", f"{len(evaluation.failures):,} of {total:,} images, not evaluated; first {path}: {reason}"
-        )
+    return f"{data.name}: {', '.join(parts)}"
 
 
 def _label(outcome: Outcome) -> str:
@@ -148,9 +161,9 @@ def _label(outcome: Outcome) -> str:
     return f"{about.summary}, logit scale {about.logit_scale:.4g}{speed}"
 
 
-def _summary_rows(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[str]]]:
-    """Label and one cell for each model; a figure that no model has is left out."""
-    every = [dict(_figures(outcome)) for outcome in outcomes]
+def row_cells(evaluation: Evaluation) -> Iterator[tuple[str, list[str]]]:
+    """The table of figures: label and one cell for each model; a figure that no model has is left out."""
+    every = [dict(_figures(outcome)) for outcome in evaluation.outcomes]
     for label in dict.fromkeys(label for figures in every for label in figures):
         yield label, [figures.get(label, "") for figures in every]
 
@@ -183,9 +196,9 @@ def _figures(outcome: Outcome) -> Iterator[tuple[str, str]]:
             yield f"{name} top-1", f"{_share(probe.top1, probe.interval)}, {setting} {probe.setting:g}"
 
 
-def _table(evaluation: Evaluation, rows: Iterator[tuple[str, list[str]]]) -> Iterator[str]:
+def _table(evaluation: Evaluation) -> Iterator[str]:
     """Models side by side where they fit, else below each other."""
-    listed = list(rows)
+    listed = list(row_cells(evaluation))
     width = max((len(cell) for _, cells in listed for cell in cells), default=0) + 2
     count = len(evaluation.outcomes)
     if 22 + width * count <= _WIDTH:
@@ -234,7 +247,11 @@ def _p(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def summary_rows(numbers: Mapping[str, Any]) -> dict[str, str]:
-    """Rows for the head of a page: label -> text."""
-    data = numbers["data"]
-    return {"data": data["name"], "images": f"{data['images']:,}", "notes": "; ".join(data["notes"])}
+def summary_rows(evaluation: Evaluation) -> dict[str, str]:
+    """The head of the report as label -> text."""
+    several = len(evaluation.outcomes) > 1
+    models = {
+        f"model {number}" if several else "model": _label(outcome)
+        for number, outcome in enumerate(evaluation.outcomes, start=1)
+    }
+    return {"data": _data_text(evaluation), **models, "notes": "; ".join(evaluation.notes)}
