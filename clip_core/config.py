@@ -398,6 +398,9 @@ class RunConfig(Section):
         le=1024,
         description="processes on this machine, each on its own GPU, or on the CPU (default: one)",
     )
+    restarts: int = Field(
+        0, ge=0, le=1000, description="times that --devices starts its processes again where one has died; they resume"
+    )
     shard: bool = Field(
         False, description="divide weights, gradients and optimiser state among the processes (FSDP2): more exchange"
     )

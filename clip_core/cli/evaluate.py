@@ -126,11 +126,11 @@ def evaluate(
     )
     path = options.model or latest_run()
     options = replace(options, model=path)
-    data = _read(flags, path)
     variants: list[Precision | None] = list(dict.fromkeys(precision)) if precision else [None]
     encoders = [options.open(each).encoder for each in variants]
     if compare is not None:
         encoders.append(replace(options, model=compare).open().encoder)
+    data = _read(flags, path)
     for encoder in encoders:
         _warn_truncated(encoder, data)
     if flags.data is not None:

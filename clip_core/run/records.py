@@ -56,7 +56,7 @@ class Record(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            place = ".".join(str(part) for part in first["loc"] if "(" not in str(part)) or "the file"
             if first["type"] == "extra_forbidden":
                 problem = f"has the unknown setting {place}; use the version of clip-tui that wrote it"
             else:

@@ -16,6 +16,7 @@ from clip_core.data.store import Images
 from clip_core.data.tokenizer import Captions
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
+from clip_core.run.metrics import is_bound
 from clip_core.run.records import Probe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
@@ -174,8 +175,9 @@ def evaluate(
         divided: among which processes.
     Returns:
         The scores: `val_loss`, `image_to_text_recall@K`, `text_to_image_recall@K`, `mean_recall`, `image_mean_cosine`,
-        `text_mean_cosine` and, with classes, `zero_shot_top1`, `zero_shot_top5`, `zero_shot_mean_per_class`; and the
-        probe of the fixed pairs. No score and no probe on other ranks than 0.
+        `text_mean_cosine` and, with classes, `zero_shot_top1`, `zero_shot_top5`, `zero_shot_mean_per_class`; the
+        bounds of confidence intervals (`_low`, `_high`); and the probe of the fixed pairs. No score and no probe on
+        other ranks than 0.
     """
     embeddings = embed_validation(model, validation, precision, beat, divided)
     if not divided.processes.rank.writes:
@@ -184,7 +186,7 @@ def evaluate(
     scores = {"val_loss": _validation_loss(embeddings, pairs, loss)}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
     scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
-    scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
+    scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k and not is_bound(k)]))
     if validation.classes and embeddings.classes is not None:
         prototypes = class_prototypes(embeddings.classes.numpy(), len(validation.classes))
         scores |= zero_shot_scores(images, prototypes, _labels(pairs, validation.classes))

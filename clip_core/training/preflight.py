@@ -15,9 +15,10 @@ from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.model.encoders.files import absolute
+from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
-from clip_core.run.records import Flags
+from clip_core.run.records import Flags, Recipe
 from clip_core.text import printable
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.initial_weights import Start
@@ -25,8 +26,11 @@ from clip_core.training.loggers import check_loggers
 from clip_core.training.recipe import tune_lr
 from clip_core.training.second_validation import guard_of, read_second_validation
 
+Settings = dict[str, Any]  # by their place in config.json: {"resolved.lr": 0.001}
+
 _TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
 _LONGEST_WARMUP = 0.5  # of the steps
+_NAMED = 3  # settings in a message
 
 # What --resume takes: where data and encoders are now, what changes no result but its rounding, and what happens at a
 # loss that is not finite.
@@ -35,7 +39,7 @@ _PLACES = {
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "on_nan"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "restarts", "on_nan"),
 }
 
 
@@ -135,6 +139,42 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
             f"{str(error).rstrip('.')}; if the data of {run} were moved, give their new path with --data."
         ) from None
     return config
+
+
+def settings_of(config: TrainConfig, recipe: Recipe, network: ClipConfig) -> Settings:
+    """What must be the same for a resumed run to be the run that was never stopped; no places, and no hardware."""
+    places = {name for names in _PLACES.values() for name in names} | {"init", "workers", "cache_gb"}
+    sections = {name: getattr(config, name) for name in TrainConfig.model_fields if name != "run"}
+    found = {
+        f"config.{section}.{name}": value
+        for section, fields in sections.items()
+        for name, value in fields.model_dump(mode="json").items()
+        if name not in places and not isinstance(getattr(fields, name), Path)
+    }
+    found["config.run.seed"] = config.run.seed
+    found |= {f"resolved.{name}": value for name, value in recipe.model_dump(mode="json").items()}
+    for name in ("device", "processes"):
+        del found[f"resolved.{name}"]
+    for name, value in network.model_dump(mode="json").items():
+        parts = value if isinstance(value, dict) else {"": value}
+        found |= {f"model.{name}.{part}".rstrip("."): each for part, each in parts.items() if part != "encoder"}
+    return found
+
+
+def refuse_other_settings(run: Path, before: Settings, now: Settings) -> None:
+    """Refuse a config.json that was changed since a checkpoint was written.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    other = [name for name in before if name in now and before[name] != now[name]]
+    if other:
+        said = [f"{name} is {now[name]!r} and was {before[name]!r}" for name in other[:_NAMED]]
+        more = f", and {len(other) - _NAMED} more differ" if len(other) > _NAMED else ""
+        raise RunError(
+            f"{run}/config.json was changed since the last checkpoint: {printable(', '.join(said), 300)}{more}; "
+            "change it back, or start a new run."
+        )
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -1,5 +1,6 @@
 """From a configuration to a trainer before its first step: data, tokenizer, network, recipe, batches, model."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from clip_core.data.pairs import pair_hashes
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError, RunError, UsageError
-from clip_core.model.clip import CLIP, attach_encoders
+from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig, Preprocessing
 from clip_core.run.paths import RunPaths
@@ -41,7 +42,7 @@ from clip_core.training.image_augmentation import network_input
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
-from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.preflight import settings_of, with_absolute_paths
 from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
@@ -120,7 +121,7 @@ def build_trainer(
         batches = _batches(config, data, captions, recipe, rank)
     else:
         batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, log)
-    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches)
+    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches, rank)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
     if record is not None:
@@ -152,7 +153,7 @@ def build_trainer(
     processes.exchange(None)  # all are ready, or the run ends here
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=recipe, config=config, second_validation=second,
-        processes=processes,
+        processes=processes, settings=settings_of(stored, plan.recipe, plan.network),
     )  # fmt: skip
 
 
@@ -345,24 +346,36 @@ def _stream_batches(
     rank: Rank,
     log: Log,
 ) -> StreamBatches:
+    sharded = config.run.shard and rank.size > 1
     captions = CaptionInputs(
         tokenizer,
-        groups=_CAPTION_GROUPS if recipe.device == "cpu" else 1,
+        groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
         augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
         bpe_dropout=recipe.bpe_dropout,
     )
     shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
     return StreamBatches(
         shards, captions, preprocessing, config.data, log,
-        batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank,
+        batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank, equal=sharded,
     )  # fmt: skip
 
 
 def _model(
-    config: TrainConfig, plan: Plan, start: Start | None, run: Path | None, batches: BatchMaker | StreamBatches
+    config: TrainConfig,
+    plan: Plan,
+    start: Start | None,
+    run: Path | None,
+    batches: BatchMaker | StreamBatches,
+    rank: Rank,
 ) -> CLIP:
-    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured."""
+    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured.
+
+    Where it is sharded, rank 0 alone has weights, in the memory of the host, of which it gives the others their rows.
+    """
     network, recipe = plan.network, plan.recipe
+    sharded = config.run.shard and rank.size > 1
+    if sharded and not rank.writes:
+        return _trainable(uninitialised_clip(network), config, recipe)
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
     if any(tower.unfrozen for tower in network.external):
         attach_encoders(model)
@@ -372,10 +385,16 @@ def _model(
         if weights:
             model.load_state_dict(weights | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
             weights.clear()  # frees memory
-        if new_bias:
+        if new_bias and sharded and recipe.device != "cpu":  # which has no room for the network
+            model.get_parameter("logit_bias").data.fill_(-math.log(max(recipe.batch_size - 1, 1)))
+        elif new_bias:
             _fit_bias(model.to(recipe.device), batches(0, whole=True))
         if config.tune.blend is not None and run is not None:
             store_initial_weights(run, model.state_dict())
+    return _trainable(model, config, recipe)
+
+
+def _trainable(model: CLIP, config: TrainConfig, recipe: Recipe) -> CLIP:
     choose_trainable(model, config.tune, recipe.loss)
     return model
 

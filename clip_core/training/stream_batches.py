@@ -53,14 +53,17 @@ class StreamBatches:
         batch_size: int,
         epoch_pairs: int,
         rank: Rank = _ALONE,
+        equal: bool = False,
     ) -> None:
         """
         Args:
             batch_size: B, which the number of lanes divides.
             epoch_pairs: that count as an epoch.
             rank: whose lanes are read; their number divides that of the lanes.
+            equal: ranks have equally many captions, some of which are then there twice, as sharded networks need it.
         """
-        self.shards, self.captions, self.preprocessing, self.rank = shards, captions, preprocessing, rank
+        self.shards, self.captions, self.preprocessing = shards, captions, preprocessing
+        self.rank, self.equal = rank, equal
         self.steps_per_epoch = max(epoch_pairs // batch_size, 1)
         self._config, self._log, self._epoch_pairs, self._batch_size = config, log, epoch_pairs, batch_size
         self._each = batch_size // shards.lanes
@@ -154,6 +157,9 @@ class StreamBatches:
         self._names[step] = [pair.name for pair in pairs]
         caption_ids = np.array([pair.caption_id for pair in pairs], dtype=np.int64)
         distinct, first, rows = np.unique(caption_ids, return_index=True, return_inverse=True)
+        if self.equal:
+            spare = (0, len(caption_ids) - len(distinct))
+            distinct, first = np.pad(distinct, spare, mode="edge"), np.pad(first, spare, mode="edge")
         table = CaptionTable([pairs[place].caption for place in first], self.captions)
         keys = draw_keys(self.shards.seed, step, distinct)
         groups, position = table.inputs(np.arange(len(distinct)), keys)

@@ -58,9 +58,9 @@ class TrainStep:
         self.sharded = config.run.shard and rank.size > 1
         self.model = model if self.sharded else model.to(self.device)
         self.recipe, self.seed, self.optim, self.rank = recipe, config.run.seed, config.optim, rank
-        if rank.size > 1:
+        if rank.size > 1 and not self.sharded:
             same_on_all([value.detach() for value in (*self.model.parameters(), *self.model.buffers())], self.device)
-        self.eval_weights = EvalWeights(self.model, recipe.ema)
+        self.eval_weights = EvalWeights(self.model, recipe.ema, copied=not self.sharded)
         self.mixed_precision = MixedPrecision(self.model, recipe.precision, copied=not self.sharded)
         self.network: nn.Module = self.mixed_precision.network
         self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.model.modules())
@@ -97,8 +97,11 @@ class TrainStep:
         """Divide the networks in training and in evaluation among the ranks; returns the rows of this one."""
         from clip_core.training.sharding import local_parameters, shard  # it imports FSDP2
 
-        networks = list({id(each): each for each in (self.model, self.eval_weights.model)}.values())
-        shard(networks, self.device, self.mixed_precision.dtype, self.rank)
+        dtype, evaluated = self.mixed_precision.dtype, self.eval_weights.model
+        shard(self.model, self.device, dtype, self.rank)
+        if evaluated is not self.model:
+            shard(evaluated, self.device, dtype, self.rank, of_first=False)
+            self.eval_weights.copy()
         return local_parameters(self.model)
 
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:

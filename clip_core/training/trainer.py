@@ -18,6 +18,7 @@ from clip_core.model.checkpoint import (
     keep_checkpoint,
     read_meta,
     read_state,
+    refuse_other_tokenizer,
     save_checkpoint,
     valid_checkpoints,
 )
@@ -37,6 +38,7 @@ from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.memory import choose_chunk, estimate_memory
 from clip_core.training.optimiser import learning_rate
+from clip_core.training.preflight import Settings, refuse_other_settings
 from clip_core.training.processes import Processes
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
@@ -90,10 +92,12 @@ class Trainer:
         config: TrainConfig,
         second_validation: ValidationSet | None = None,
         processes: Processes | None = None,
+        settings: Settings | None = None,
     ) -> None:
         """
         Args:
             recipe: with the device of this process.
+            settings: what config.json has of the run, which stays the same as long as it is resumed.
             processes: the others, which all do the same. Rank 0 alone evaluates, saves, reads requests and writes.
         """
         self.processes = processes or Processes()
@@ -107,7 +111,7 @@ class Trainer:
         self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
-        self.progress = Progress()
+        self.progress, self.settings = Progress(), settings or {}
         self.pace = Pace()
         self.health = Health(
             recipe,
@@ -507,7 +511,7 @@ class Trainer:
         name = checkpoint_name(progress.step)
         folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
-            state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
+            state = vars(progress) | {"best_score": list(progress.best_score), "settings": self.settings}
             weights, tensors = gathered or self.train_step.checkpoint()
             save_checkpoint(
                 folder,
@@ -576,6 +580,8 @@ class Trainer:
         step = -1
         for folder in self.processes.of_first(valid_checkpoints(self.writer.path)[:1] if self.writes else []):
             state = read_state(folder)
+            refuse_other_settings(self.writer.path, state.pop("settings", {}), self.settings)
+            refuse_other_tokenizer(read_meta(folder, verify=False), self.writer.paths.tokenizer)
             self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:

@@ -38,6 +38,10 @@ def test_chunked_recall_equals_the_naive_full_matrix(seed: int, rows: int, colum
     scores = retrieval_scores(images, captions, image_rows, text_rows)
     assert scores[f"image_to_text_recall@{k}"] == naive_recall(images, captions, image_rows, text_rows, k)
     assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, images, text_rows, image_rows, k)
+    for way in ("image_to_text", "text_to_image"):
+        key = f"{way}_recall@1"
+        assert 0 <= scores[f"{key}_low"] <= scores[key] <= scores[f"{key}_high"] <= 1
+        assert scores[f"{key}_low"] < scores[f"{key}_high"] or 0 < scores[key] < 1
 
 
 def test_chunks_do_not_change_the_ranks() -> None:

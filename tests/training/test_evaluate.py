@@ -13,6 +13,7 @@ from clip_core.data.dataset import load_data
 from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
+from clip_core.run.metrics import is_bound
 from clip_core.training.evaluate import ValidationSet, embed_validation, evaluate, mean_cosine
 from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.loss import CLIPLoss, SigmoidLoss, matching_pairs
@@ -83,7 +84,7 @@ def test_the_scores_are_those_by_hand(model: CLIP, validation: ValidationSet, lo
     caption_of = dict(zip(pairs.pair_images.tolist(), pairs.pair_captions.tolist(), strict=True))
     right = [caption_of[image] == int(caption) for image, caption in enumerate(best)]
     assert scores["image_to_text_recall@1"] == scores["zero_shot_top1"] == pytest.approx(sum(right) / len(right))
-    recalls = [value for key, value in scores.items() if "_recall@" in key]
+    recalls = [value for key, value in scores.items() if "_recall@" in key and not is_bound(key)]
     assert len(recalls) == 6
     assert scores["mean_recall"] == pytest.approx(sum(recalls) / 6)
     assert probe is not None

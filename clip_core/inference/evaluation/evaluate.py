@@ -112,7 +112,9 @@ def evaluate(
         if found is None:
             kept = np.array([absolute(path) in row_of for path in data.images], dtype=np.bool_)
             if not kept.any():
-                raise UsageError(f"no image of {data.name} can be decoded; the first: {_first(gallery.failures)}.")
+                raise UsageError(
+                    f"no image of {data.name} can be decoded; the first: {printable(first_failure(gallery.failures))}."
+                )
             rest = data if kept.all() else data.subset(kept)
             templates, said = choose_templates(encoder.about, rest, options.templates)
             found = Evaluation(rest, templates, options, gallery.failures, [*data.notes, *said])
@@ -236,6 +238,7 @@ def _embed_texts(encoder: Encoder, texts: Sequence[str], progress: Progress) -> 
     return embeds
 
 
-def _first(failures: dict[Path, str]) -> str:
-    path, reason = next(iter(failures.items()), (Path(), "none"))
-    return printable(reason if str(path) in reason else f"{path}: {reason}").rstrip(".")
+def first_failure(failures: dict[Path, str]) -> str:
+    """The first image that could not be decoded, and why, as a part of a sentence."""
+    path, reason = next(iter(failures.items()))
+    return (reason if str(path) in reason else f"{path}: {reason}").rstrip(".")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clip_core.files import finite
-from clip_core.inference.evaluation.evaluate import Evaluation, Outcome
+from clip_core.inference.evaluation.evaluate import Evaluation, Outcome, first_failure
 from clip_core.text import plural, printable
 
 SCHEMA = 1
@@ -140,11 +140,9 @@ def _data_lines(evaluation: Evaluation) -> Iterator[str]:
     for note in evaluation.notes:
         yield row("note", note)
     if evaluation.failures:
-        path, reason = next(iter(evaluation.failures.items()))
         total = len(evaluation.failures) + len(data.images)
-        yield row(
-            "unreadable", f"{len(evaluation.failures):,} of {total:,} images, not evaluated; first {path}: {reason}"
-        )
+        first = first_failure(evaluation.failures)
+        yield row("unreadable", f"{len(evaluation.failures):,} of {total:,} images, not evaluated; first {first}")
 
 
 def _data_text(evaluation: Evaluation) -> str:

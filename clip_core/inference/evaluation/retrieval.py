@@ -10,7 +10,16 @@ import numpy as np
 from clip_core.config import RECALL_AT
 from clip_core.data.dataset import PairSet
 from clip_core.inference.evaluation.classification import precision_of
-from clip_core.scoring import FloatArray, IntArray, Values, positive_ranks, recall_at_k, recall_interval, similarity
+from clip_core.scoring import (
+    FloatArray,
+    IntArray,
+    Values,
+    first_images,
+    positive_ranks,
+    recall_at_k,
+    recall_interval,
+    similarity,
+)
 
 _CHUNK = 256  # rows of the similarity matrix in memory at once
 
@@ -50,8 +59,7 @@ def retrieve(images: FloatArray, texts: FloatArray, pairs: PairSet, seed: int) -
     images = np.asarray(images)
     to_text = positive_ranks(images, texts, pairs.pair_images, pairs.pair_captions)
     to_image = positive_ranks(texts, images, pairs.pair_captions, pairs.pair_images)
-    groups = np.empty(len(texts), np.int64)
-    groups[pairs.pair_captions[::-1]] = pairs.pair_images[::-1]
+    groups = first_images(pairs.pair_images, pairs.pair_captions)
     precisions = (
         _average_precision(images, texts, pairs.pair_images, pairs.pair_captions),
         _average_precision(texts, images, pairs.pair_captions, pairs.pair_images),

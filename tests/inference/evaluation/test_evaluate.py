@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from clip_core.errors import DataError
 from clip_core.inference.clip import CLIPInference
 from clip_core.run.paths import RunPaths
 from clip_core.scoring import class_prototypes, retrieval_scores, zero_shot_scores
-from tests.models import images_of, own_bundle, own_cache, python, tiny_bundle, tiny_run
+from tests.models import ROOT, images_of, own_bundle, own_cache, python, tiny_bundle, tiny_run
 
 __all__ = ["own_bundle", "own_cache", "tiny_bundle", "tiny_run"]
 
@@ -191,3 +192,22 @@ def test_a_bundle_is_evaluated_where_torch_cannot_be_imported(tiny_bundle: Path,
     assert done.returncode == 0, done.stderr
     assert "zero-shot top-1" in done.stdout
     assert "CLIP's 80 templates" in done.stdout
+
+
+def test_every_key_of_the_json_is_documented(
+    tiny_bundle: Path, tiny_run: Path, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "evaluate.md").read_text()
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        if not isinstance(value, dict):
+            return set()
+        return {key for key in value if key.isidentifier()}.union(*map(keys, value.values()))
+
+    sets = [folders, tiny_run.parent / f"{tiny_run.name}-shapes" / "dataset.json"]
+    for data in sets:
+        found = evaluate(capsys, "--model", tiny_bundle, "--data", data, "--knn", 3, "--compare", tiny_bundle)
+        for name in keys(found):
+            assert re.search(rf"[`.]{name}(\[\])?`", page), name
