@@ -6,7 +6,7 @@ Small images (32 px JPEGs) with captions are written to shards on the spot. Thre
 batches each, until each has given a fifth of the images: indexed (members read in place, decoded at each use, without a
 cache), streamed from the local files, and streamed over HTTP from a server in another process. A batch is made as in
 training: read, shuffled, decoded, tokenized. Speed is also given by seconds of the CPU, which other work on the machine
-changes little. Then a process streams all of them; memory is its resident size after a tenth of the pass, and at its end.
+changes little. Then a process streams all of them; memory is its resident size after a tenth and at the end.
 """
 
 import io

@@ -182,12 +182,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     data = config.data
     if data.data_file is None and data.create_synthetic:
         data = data.model_copy(update={"data_file": DEFAULT_SYNTHETIC})
-    if is_streamed(data.data_file, data.stream):
-        data = data.model_copy(update={"stream": True})  # wherever its shards will be
     paths: dict[str, dict[str, Any]] = {
         section: {name: absolute_pattern(value) for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
+    if is_streamed(data.data_file, data.stream):
+        paths["data"]["stream"] = True  # wherever its shards will be
     if config.tune.guard_data is not None:
         guard = guard_of(config.tune)
         placed = guard._replace(data=guard.data.absolute() if guard.data else None)
