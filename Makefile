@@ -11,9 +11,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-# The long form of the kill tests: 200 trainers killed while they save, beside a kill after every change of a save.
+# Every test that injects a fault, with 200 trainers killed and a kill after each change of a save; prints their table.
 faults: $(VENV)/.installed
-	CLIP_TEST_KILLS=200 $(BIN)/python -m pytest -q tests/faults tests/test_files.py tests/export/test_output_folder.py
+	CLIP_TEST_KILLS=200 $(BIN)/python -m pytest -q -m fault
 
 # transformers.js reads bundles; needs node and npm, so it is not part of `make test`. Install scripts are not run.
 test-js: $(VENV)/.installed

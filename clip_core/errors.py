@@ -55,6 +55,14 @@ class TrainingError(ClipError):
     exit_code = 4
 
 
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is not finite.  args: (what and where, how to go on); `step`: the batch, from 0."""
+
+    def __init__(self, found: str, way_out: str, step: int) -> None:
+        super().__init__(f"{found}; {way_out}")
+        self.found, self.step = found, step
+
+
 class OutOfMemoryError(TrainingError):
     """Memory ran out in one of several processes, in the middle of a step."""
 

@@ -1,16 +1,21 @@
 """Files that are whole or absent: write beside, flush to disk, rename, flush the directory."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_SETTLED = 60.0  # seconds after which a folder that is not locked will not be
 LARGEST_TEXT = 2**28  # bytes of a JSON file; the largest tokenizers of published models have 35 million
 
 
@@ -57,6 +62,49 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
                 continue
             if entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder, removed when the block ends; those of processes that were killed are removed first.
+
+    A living process holds a lock on its folder, so that an id which another process has by now does not matter.
+
+    Args:
+        what: it is for, in its name.
+        parent: where it is made; None for the system's temporary folder.
+    """
+    parent, prefix = parent or Path(tempfile.gettempdir()), f"clip-{what}-"
+    with suppress(OSError):
+        for left in parent.glob(f"{prefix}????????"):
+            facts = left.lstat()
+            ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+            if ours and time.time() - facts.st_mtime > _SETTLED and abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def abandoned(path: Path) -> bool:
+    """Whether nobody holds the lock on a file or folder that its process locks while it lives; False if unknown."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def replaced(folder: Path) -> Path:

@@ -11,7 +11,9 @@ from clip_core.errors import ShapeError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+Values = NDArray[np.float64]
 
+BOOTSTRAP_ROUNDS = 2000
 _CHUNK = 1024  # rows of the similarity matrix in memory at once
 
 
@@ -117,23 +119,100 @@ def recall_at_k(ranks: IntArray, k: int) -> float:
     return float((ranks < k).mean()) if len(ranks) else 0.0
 
 
+def bootstrap_means(
+    values: Values, groups: IntArray | None = None, seed: int = 0, rounds: int = BOOTSTRAP_ROUNDS
+) -> Values:
+    """Means of the values in bootstrap samples that draw whole groups.  (Q,), (Q,) -> (rounds,) float64
+
+    A sample is determined by how often each distinct (sum, size) of a group is drawn, so a multinomial draw over
+    these replaces drawing the groups one by one: recalls of any number of queries cost the same.
+
+    Args:
+        values: one number per query, such as 1 for a hit and 0 for a miss.
+        groups: number of the group of each query, such as the image of each caption; by default each is its own.
+    Source: the cluster bootstrap of Davison & Hinkley 1997, section 3.8.
+    """
+    if not len(values):
+        return np.zeros(rounds)
+    groups = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(groups, weights=values), np.bincount(groups)
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // len(kinds))  # 16 MB of draws at once
+    means = []
+    for start in range(0, rounds, step):
+        drawn = rng.multinomial(len(sums), counts / len(sums), size=min(step, rounds - start))
+        total = drawn @ kinds
+        means.append(total[:, 0] / total[:, 1])
+    return np.concatenate(means)
+
+
+def recall_interval(
+    ranks: IntArray, k: int, groups: IntArray | None = None, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap confidence interval of recall@k (percentiles of 2,000 samples), for queries drawn by group.
+
+    Where every query hits, or none does, all samples are equal; the exact binomial bound (Clopper & Pearson 1934)
+    over the groups is returned instead of an interval without width.
+
+    Args:
+        ranks: from `positive_ranks`, shape (Q,).
+        groups: number of the image of each query, shape (Q,), where an image has several captions: its captions
+            succeed and fail together, and an interval over single queries would be too narrow.
+    Returns:
+        Low and high, fractions in [0, 1]; (0, 1) without queries.
+    """
+    hits = (ranks < k).astype(np.float64)
+    return mean_interval(hits, groups, confidence, seed)
+
+
+def mean_interval(
+    values: Values, groups: IntArray | None = None, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """As `recall_interval`, of the mean of values in [0, 1], such as hits, shape (Q,)."""
+    if not len(values):
+        return 0.0, 1.0
+    outside = (1 - confidence) / 2
+    count = len(values) if groups is None else len(np.unique(groups))
+    if values.min() == values.max() and values[0] in (0.0, 1.0):
+        bound = outside ** (1 / count)
+        return (bound, 1.0) if values[0] else (0.0, 1 - bound)
+    low, high = np.quantile(bootstrap_means(values, groups, seed), [outside, 1 - outside])
+    return float(low), float(high)
+
+
 def retrieval_scores(
     images: FloatArray, texts: FloatArray, image_rows: IntArray, text_rows: IntArray
 ) -> dict[str, float]:
-    """Recall@1, 5 and 10 in both directions.
+    """Recall@1, 5 and 10 in both directions, with the 95 % confidence intervals of recall@1.
 
     Args:
         images: one row per distinct image, (I, D), L2-normalised.
         texts: one row per distinct normalised caption, (T, D), L2-normalised.
         image_rows, text_rows: for each pair, the row of its image and the row of its caption, (P,).
     Returns:
-        `image_to_text_recall@k` and `text_to_image_recall@k` for k in 1, 5, 10.
+        `image_to_text_recall@k` and `text_to_image_recall@k` for k in 1, 5, 10, and those of k = 1 with `_low` and
+        `_high` after them, over samples that draw images with all their captions.
     """
     ranks = {
-        "image_to_text": positive_ranks(images, texts, image_rows, text_rows),
-        "text_to_image": positive_ranks(texts, images, text_rows, image_rows),
+        "image_to_text": (positive_ranks(images, texts, image_rows, text_rows), None),
+        "text_to_image": (positive_ranks(texts, images, text_rows, image_rows), first_images(image_rows, text_rows)),
     }
-    return {f"{way}_recall@{k}": recall_at_k(rank, k) for way, rank in ranks.items() for k in RECALL_AT}
+    scores = {f"{way}_recall@{k}": recall_at_k(rank, k) for way, (rank, _) in ranks.items() for k in RECALL_AT}
+    for way, (rank, groups) in ranks.items():
+        scores |= _bounds(f"{way}_recall@1", recall_interval(rank, 1, groups))
+    return scores
+
+
+def first_images(image_rows: IntArray, text_rows: IntArray) -> IntArray:
+    """The first image of each caption, which it is drawn with in bootstrap samples.  (P,), (P,) -> (T,)"""
+    groups = np.empty(int(text_rows.max(initial=-1)) + 1, np.int64)
+    groups[text_rows[::-1]] = image_rows[::-1]
+    return groups
+
+
+def _bounds(key: str, interval: tuple[float, float]) -> dict[str, float]:
+    return {f"{key}_low": interval[0], f"{key}_high": interval[1]}
 
 
 def class_prototypes(embeddings: FloatArray, classes: int) -> FloatArray:
@@ -148,7 +227,8 @@ def zero_shot_scores(images: FloatArray, classes: FloatArray, labels: IntArray) 
     """Top-1 and top-5 accuracy and the mean of the per-class top-1.  (N, D), (C, D), (N,) -> fractions in [0, 1]
 
     Returns:
-        `zero_shot_top1`, `zero_shot_top5` and `zero_shot_mean_per_class`.
+        `zero_shot_top1` with its 95 % confidence interval (`_low`, `_high`), `zero_shot_top5` and
+        `zero_shot_mean_per_class`.
     """
     hits1, hits5 = np.zeros(len(images), bool), np.zeros(len(images), bool)
     for start in range(0, len(images), _CHUNK):
@@ -161,4 +241,5 @@ def zero_shot_scores(images: FloatArray, classes: FloatArray, labels: IntArray) 
         "zero_shot_top1": float(hits1.mean()),
         "zero_shot_top5": float(hits5.mean()),
         "zero_shot_mean_per_class": float(np.mean(per_class)),
+        **_bounds("zero_shot_top1", mean_interval(hits1.astype(np.float64))),
     }

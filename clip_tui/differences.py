@@ -6,7 +6,7 @@ from typing import Any
 
 from clip_core.config import SECTIONS, flag
 from clip_core.errors import RunError
-from clip_core.run.metrics import best_by, ordered
+from clip_core.run.metrics import best_by, is_bound, ordered, text_of
 from clip_core.run.reader import RunReader
 from clip_core.run.records import RunRecord
 from clip_core.text import printable
@@ -55,10 +55,12 @@ def _about(runs: Sequence[Path], records: Sequence[RunRecord | None]) -> Iterato
 
 def _scores(readers: Sequence[RunReader]) -> Iterator[Row]:
     scores = [best.scores if (best := reader.best()) else {} for reader in readers]
-    for metric in ordered({key for each in scores for key in each}):
-        values = [each.get(metric.key) for each in scores]
+    for metric in ordered({key for each in scores for key in each if not is_bound(key)}):
         star = " ●" if any(each and best_by(each).key == metric.key for each in scores) else ""
-        yield short_label(metric) + star, *(NOTHING if value is None else metric.text(value) for value in values)
+        yield (
+            short_label(metric) + star,
+            *(NOTHING if metric.key not in each else text_of(metric, each) for each in scores),
+        )
 
 
 def _settings(record: RunRecord | None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The line below the tabs of Live: the latest health alarm, the best checkpoint, requests and their outcomes."""
 
+from collections.abc import Mapping
+
 from rich.text import Text
 
 from clip_core.run.history import Event
-from clip_core.run.metrics import Direction, Format, Metric, best_by, is_second, ordered
+from clip_core.run.metrics import HIGH, LOW, Direction, Format, Metric, best_by, is_second, ordered
 from clip_core.run.requests import Request
 from clip_core.text import printable
 from clip_tui.theme import GREEN, RED, YELLOW
@@ -67,8 +69,12 @@ def _outcome(event: Event) -> Text:
     return Text(f"✗ {printable(event.message)}", RED)
 
 
-def validation_rows(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
-    """The last evaluation beside the best checkpoint's: label, now, best, and whether the last one is better."""
+def validation_rows(snapshot: Snapshot, *, intervals: bool = False) -> list[tuple[str, str, str, bool]]:
+    """The last evaluation beside the best checkpoint's: label, now, best, and whether the last one is better.
+
+    Args:
+        intervals: with the 95 % confidence interval after the value now: `18.9% (16-22)`.
+    """
     best = snapshot.best.scores if snapshot.best else {}
     keys = dict.fromkeys((*snapshot.evaluation, *best))
     rows = []
@@ -78,9 +84,15 @@ def validation_rows(snapshot: Snapshot) -> list[tuple[str, str, str, bool]]:
         now, then = snapshot.value(metric.key), best.get(metric.key)
         chosen = "*" if snapshot.best is not None and metric.key == snapshot.best.metric else ""
         better = now is not None and then is not None and metric.better(now, then)
-        rows.append((short_label(metric) + chosen, _text(metric, now), _text(metric, then), better))
+        interval = _interval(metric, snapshot.evaluation) if intervals else ""
+        rows.append((short_label(metric) + chosen, _text(metric, now) + interval, _text(metric, then), better))
     first = best_by(best or dict.fromkeys(keys, 0.0)).key
     return sorted(rows, key=lambda row: not row[0].startswith(_label_of(first)))
+
+
+def _interval(metric: Metric, scores: Mapping[str, float]) -> str:
+    low, high = scores.get(metric.key + LOW), scores.get(metric.key + HIGH)
+    return "" if low is None or high is None else f" ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _label_of(key: str) -> str:

@@ -9,7 +9,6 @@ Shapes: N captions or images, T tokens, D embedding size.
 import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 
 from clip_core.data.preprocess import load_image, preprocess
 from clip_core.errors import ImageError, ParityError
+from clip_core.files import scratch_folder
 from clip_core.inference.bundle import EXAMPLE, Manifest
 from clip_core.inference.onnx_encoder import OnnxEncoder
 from clip_core.model.checkpoint import LoadedModel
@@ -59,8 +59,8 @@ def check_consumers(
     parity = manifest.parity  # of the variant that consumers use
     tolerance = max(TOLERANCE, (2 if parity.exact else 5) * parity.max_abs_diff)
     worst = 0.0
-    with TemporaryDirectory(prefix="clip-export-") as spare:
-        files = _files(images, Path(spare))
+    with scratch_folder("export") as spare:
+        files = _files(images, spare)
         image_embeds = _torch(loaded.model.encode_image, preprocess(files, loaded.config.preprocessing))
         for consumer, wanted in ((_example(folder), ordinary), (_clip_inference(folder), everything)):
             ids = tokenizer.encode(wanted)

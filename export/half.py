@@ -1,6 +1,5 @@
 """fp16: half the size; inputs and outputs stay float32, and so does what fp16 cannot compute well."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from clip_core.files import scratch_folder
 from export.convert import save_onnx
 from export.int8 import Inputs
 from export.sessions import open_every_output
@@ -82,8 +82,8 @@ def _large_nodes(model: onnx.ModelProto, inputs: Inputs) -> set[str]:
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inside)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
+    with scratch_folder("export") as folder:
+        path = folder / "probe.onnx"
         save_onnx(probe, path)
         values = open_every_output(path)(inputs[0][:2])
     too_large = {  # the minus infinity of a causal mask is a number of fp16

@@ -28,6 +28,7 @@ from onnxruntime.quantization import (
 )
 
 from clip_core.errors import BackendError
+from clip_core.files import scratch_folder
 from clip_core.scoring import FloatArray
 from export.convert import save_onnx
 from export.sessions import least_and_mean_cosine, open_every_output, open_onnx
@@ -223,8 +224,8 @@ def _activation_errors(
         return {}
     del probe.graph.output[:]
     probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inside)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
+    with scratch_folder("export") as folder:
+        path = folder / "probe.onnx"
         save_onnx(probe, path)
         values = open_every_output(path)(batch)
     return {name: _range_error(each, axes[name]) for name, each in zip(inside, values, strict=True)}

@@ -1,7 +1,7 @@
 """README.md of a bundle: training data, validation scores, usage, parity."""
 
 from clip_core.inference.bundle import Manifest, PreprocessingParity
-from clip_core.run.metrics import lookup
+from clip_core.run.metrics import is_bound, lookup, text_of
 from clip_core.run.records import RunRecord
 from clip_core.text import printable
 from export.parity import table
@@ -137,7 +137,9 @@ def _training(manifest: Manifest, record: RunRecord | None) -> str:
 def _scores(scores: dict[str, float]) -> str:
     if not scores:
         return "None are stored with the checkpoint."
-    rows = [f"| {_plain(lookup(name).label)} | {lookup(name).text(value)} |" for name, value in scores.items()]
+    rows = [
+        f"| {_plain(lookup(name).label)} | {text_of(lookup(name), scores)} |" for name in scores if not is_bound(name)
+    ]
     return "\n".join(["| score | value |", "|---|---|", *rows])
 
 

@@ -3,9 +3,7 @@
 import atexit
 import io
 import os
-import shutil
 import subprocess
-import tempfile
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from clip_core.data.synthetic import create_synthetic
+from clip_core.files import scratch_folder
 
 # Tests run beside each other; more threads than cores only make them wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,10 +21,13 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 # Decoded images and galleries of tests, and of the commands that they start, stay out of the user's cache.
-_CACHE = tempfile.mkdtemp(prefix="clip-cache-")
+_SCRATCH = scratch_folder("tests")
+_CACHE = str(_SCRATCH.__enter__())
 os.environ["XDG_CACHE_HOME"] = _CACHE
 os.environ["XDG_CONFIG_HOME"] = _CACHE  # nor do the settings of the app come from the user, or change them
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+atexit.register(_SCRATCH.__exit__, None, None, None)
+
+pytest_plugins = ["tests.faults.table"]
 
 SHORT_RUN = [
     "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--model-size", "nano", "--layers", "1",

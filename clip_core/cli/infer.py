@@ -1,4 +1,4 @@
-"""clip-infer: similarity, zero-shot classification and retrieval with a CLIP model."""
+"""clip-infer: similarity, zero-shot classification, retrieval and evaluation of a CLIP model."""
 
 import json
 import re
@@ -14,6 +14,8 @@ from cyclopts.validators import Number
 
 from clip_core import __version__
 from clip_core.cli.app import run_app
+from clip_core.cli.evaluate import evaluate
+from clip_core.cli.model_options import Model, latest_run
 from clip_core.errors import UsageError
 from clip_core.text import printable
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 app = App(
     version=__version__,
     name="clip-infer",
-    help="Similarity, zero-shot classification and retrieval with a CLIP model.\n\n"
+    help="Similarity, zero-shot classification, retrieval and evaluation of a CLIP model.\n\n"
     "Without a command: a demonstration on the latest run below ./runs.",
 )
 
@@ -37,48 +39,6 @@ Index = Annotated[Path | None, Parameter(help="folder that keeps the embeddings 
 Engine = Annotated[
     str | None, Parameter(help="a LanceDB database in place of the index: a folder, or s3://BUCKET/PATH")
 ]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Model:
-    """The model and the backend."""
-
-    model: Annotated[
-        Path | None,
-        Parameter(
-            name=["--model", "--model-path"],
-            help="run directory, checkpoint, ONNX bundle or published weights (default: the latest run below ./runs)",
-        ),
-    ] = None
-    init_model: Annotated[
-        str | None,
-        Parameter(
-            help="open_clip's name of the architecture where published weights do not say it, or gelu or quickgelu"
-        ),
-    ] = None
-    backend: Annotated[
-        Literal["auto", "torch", "onnx"],
-        Parameter(help="auto: PyTorch for a run, else its bundle; onnx: a run's bundle"),
-    ] = "auto"
-    device: Annotated[
-        str | None,
-        Parameter(
-            help="cpu, cuda, cuda:N or mps; with onnx also tensorrt, coreml, directml (default: first available; "
-            "onnx: cpu)"
-        ),
-    ] = None
-    precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None, Parameter(help="variant of a bundle (default: its first)")
-    ] = None
-
-    def load(self) -> "CLIPInference":
-        from clip_core.inference.clip import CLIPInference
-
-        clip = CLIPInference(self.model or _latest_run(), self.backend, self.device, self.init_model, self.precision)
-        if clip.note:
-            print(f"note: {printable(clip.note)}", file=sys.stderr)
-        return clip
 
 
 @Parameter(name="*")
@@ -295,6 +255,9 @@ def text_retrieval(
     return 0
 
 
+app.command(evaluate)
+
+
 @app.default
 def demonstration(
     *,
@@ -304,7 +267,7 @@ def demonstration(
     """A demonstration on the latest run: retrieval with one validation image and with its caption."""
     from clip_core.cli.infer_demo import demonstrate
 
-    folder = options.model or _latest_run()
+    folder = options.model or latest_run()
     return demonstrate(replace(options, model=folder).load(), folder)
 
 
@@ -331,17 +294,6 @@ def default_templates(names: Sequence[str], captions: Sequence[str] | None) -> l
 
     known = {normalise_caption(caption) for caption in captions or ()}
     return ["{}"] if all(normalise_caption(name) in known for name in names) else [TEMPLATE]
-
-
-def _latest_run() -> Path:
-    from clip_core.run.paths import find_runs
-    from clip_core.run.reader import RunReader
-
-    for run in find_runs(Path("runs")):
-        reader = RunReader(run)
-        if reader.chosen_checkpoint() or reader.bundle_source():
-            return run
-    raise UsageError("there is no trained run below ./runs; name a model with --model, or train one: clip-train")
 
 
 def _gallery(clip: "CLIPInference", folder: Path, index: Path | None = None, engine: str | None = None) -> "Gallery":

@@ -35,42 +35,47 @@ def html_page(title: str, summary: Mapping[str, str], findings: Sequence[Finding
         summary: rows of the table at the top, label -> text.
         findings: as in the report.
     """
+    return page(title, summary, "".join(map(_section, findings)) or "<p>Nothing was found.</p>")
+
+
+def page(title: str, summary: Mapping[str, str], body: str) -> str:
+    """A page of one file with a title, a table of the summary, and a body of HTML, whose texts are escaped already."""
     rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_text(str(text), 300)}</td></tr>\n" for name, text in summary.items()
+        f"<tr><th>{escaped(name)}</th><td>{escaped(str(text), 300)}</td></tr>\n" for name, text in summary.items()
     )
-    sections = "".join(map(_section, findings)) or "<p>Nothing was found.</p>"
     return (
         f"<!doctype html>\n<html lang=en><meta charset=utf-8>\n"
         f'<meta http-equiv=Content-Security-Policy content="{_POLICY}">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>{_text(title, 300)}</h1>\n<table>\n{rows}</table>\n{sections}</html>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>{escaped(title, 300)}</h1>\n<table>\n{rows}</table>\n{body}</html>\n"
     )
 
 
 def _section(finding: Finding) -> str:
     left_out = " Left out by flags.json." if finding.left_out else ""
     more = f" The first {len(finding.examples)} are shown." if finding.count > len(finding.examples) else ""
-    figures = "".join(map(_figure, finding.examples))
+    figures = "".join(map(figure, finding.examples))
     return (
-        f"<h2>{_text(finding.title)}: {finding.count:,}</h2>\n"
-        f"<p>{_text(finding.text, 300)}. What to do: {_text(finding.advice, 300)}.{left_out}{more}</p>\n"
+        f"<h2>{escaped(finding.title)}: {finding.count:,}</h2>\n"
+        f"<p>{escaped(finding.text, 300)}. What to do: {escaped(finding.advice, 300)}.{left_out}{more}</p>\n"
         f"<div class=sheet>\n{figures}</div>\n"
     )
 
 
-def _figure(example: Example) -> str:
+def figure(example: Example) -> str:
+    """Images side by side with their captions, and the note below."""
     items = "".join(_items(example))
-    note = f"<figcaption>{_text(example.note)}</figcaption>" if example.note else ""
+    note = f"<figcaption>{escaped(example.note)}</figcaption>" if example.note else ""
     return f"<figure><div class=row>{items}</div>{note}</figure>\n"
 
 
 def _items(example: Example) -> Iterator[str]:
     if not example.images:
-        yield "".join(f"<div class=item>{_text(caption)}</div>" for caption in example.captions)
+        yield "".join(f"<div class=item>{escaped(caption)}</div>" for caption in example.captions)
         return
     for path, caption in zip(example.images, example.captions, strict=True):
-        name = f"<div class=name>{_text(Path(path).name)}</div>"
-        yield f"<div class=item>{_thumbnail(Path(path))}{_text(caption)}{name}</div>"
+        name = f"<div class=name>{escaped(Path(path).name)}</div>"
+        yield f"<div class=item>{_thumbnail(Path(path))}{escaped(caption)}{name}</div>"
 
 
 def _thumbnail(path: Path) -> str:
@@ -84,5 +89,6 @@ def _thumbnail(path: Path) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _text(text: str, limit: int = _CAPTION) -> str:
+def escaped(text: str, limit: int = _CAPTION) -> str:
+    """A text of the data as HTML: printable, cut and escaped."""
     return escape(printable(text, limit).encode("utf-8", "replace").decode())

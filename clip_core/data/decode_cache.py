@@ -10,6 +10,7 @@ recently used entries are removed when all together are too large.
 N images, S the side.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -28,7 +29,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from clip_core.data.image_files import image_facts
-from clip_core.files import flush_directory, read_json, write_json
+from clip_core.files import abandoned, flush_directory, read_json, remove_unfinished, write_json
 from clip_core.network import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -37,7 +38,7 @@ _FORMAT = 2
 _PART = ".part"
 _FLUSHED_AT = 32_000_000  # bytes written between two flushes to the disk
 _SPARE = 500_000_000  # bytes that stay free on the disk
-_STALE = 86_400.0  # seconds after which an unfinished file belongs to nobody
+_STALE = 86_400.0  # seconds after which an unfinished file belongs to nobody, where that cannot be seen at once
 _RECENT = 60.0  # seconds in which an entry that was used is not removed: the other set of a run that starts
 
 
@@ -89,8 +90,9 @@ class DecodeCache:
     def remove_old(self, keep: str, room: int = 0) -> None:
         """Remove the least recently used entries until the rest and `room` bytes more are within the budget."""
         with suppress(OSError):
-            for unfinished in self.folder.glob("*.tmp"):
-                if time.time() - unfinished.stat().st_mtime > _STALE:
+            remove_unfinished(self.folder)
+            for unfinished in self.folder.glob("[!.]*.tmp"):
+                if abandoned(unfinished) or time.time() - unfinished.stat().st_mtime > _STALE:
                     unfinished.unlink(missing_ok=True)
             entries = []
             for pixels in self.folder.glob("*.npy"):
@@ -122,6 +124,8 @@ class PendingPixels:
         self.failed: list[int] = []
         self._continue_part()
         self._file: BinaryIO = self._beside.open("r+b" if self.done.any() else "wb")
+        with suppress(OSError):  # a file system without locks; else until the process ends, however it does
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         if not self.done.any():
             self._file.write(_header(shape))
         self._start = len(_header(shape))
@@ -162,6 +166,8 @@ class PendingPixels:
         self._close()
         self._beside.replace(self._cache.pixels(self._key))
         self._write_record(self._cache.record(self._key), failed)
+        for part in (self._cache.record(self._key + _PART), self._cache.pixels(self._key + _PART)):
+            part.unlink(missing_ok=True)  # of a process that was killed while it kept what it had
         self._cache.remove_old(keep=self._key, room=_size(self._shape))
         opened = self._cache.open(self._key, self._shape)
         if opened is None:

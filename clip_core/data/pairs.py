@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clip_core.data.image_files import image_facts
 from clip_core.errors import ImageError
 from clip_core.text import plural, printable
+
+Hashes = NDArray[np.uint64]
 
 
 class Pair(NamedTuple):
@@ -114,6 +119,31 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     for line in sorted(lines):
         digest.update(line.encode("utf-8", "surrogateescape") + b"\0\0")
     return digest.hexdigest()
+
+
+def pair_hashes(pairs: Sequence[Pair]) -> Hashes:
+    """Eight bytes for each pair: of its image's name below the image root, the size of the file, and the caption.
+
+    Returns:
+        uint64 (P,); the same wherever the folder of the images is.
+    """
+    sizes: dict[Path, int] = {}
+    hashes = np.empty(len(pairs), dtype=np.uint64)
+    for row, pair in enumerate(pairs):
+        if pair.image not in sizes:
+            sizes[pair.image] = _file_size(pair.image)
+        text = f"{pair.name or pair.image.name}\0{sizes[pair.image]}\0{pair.caption}"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        hashes[row] = int.from_bytes(digest, "little")
+    return hashes
+
+
+def _file_size(image: Path) -> int:
+    """Bytes of an image file; 0 for a member of a shard, whose name includes its place."""
+    try:
+        return image.stat().st_size
+    except OSError:
+        return 0
 
 
 def decoding_threads(workers: int | None) -> int:

@@ -30,7 +30,7 @@ class DecodeProgress:
     def __init__(self, say: Callable[[str], None], what: str = "decoded", unit: str = "image") -> None:
         self._say, self._what, self._unit = say, what, unit
         self._bar: tqdm[Any] | None = None
-        self._spoken = time.monotonic()
+        self._started = self._spoken = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +57,16 @@ class DecodeProgress:
         elif time.monotonic() - self._spoken >= _LINE_SECONDS:
             self._spoken = time.monotonic()
             counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} {self._unit}s"
-            self._say(f"{self._what} {counts}")
+            rate = done / (time.monotonic() - self._started)
+            left = f", {rate:,.0f}/s, {_duration((total - done) / rate)} left" if rate and self._unit != "B" else ""
+            self._say(f"{self._what} {counts}{left}")
+
+
+def _duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.2 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def run_interruptibly(

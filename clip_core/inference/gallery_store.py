@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import sqlite3
-import tempfile
 import time
 import uuid
 import weakref
@@ -29,7 +28,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from clip_core.errors import ClipError, DataError
-from clip_core.files import flush_file
+from clip_core.files import flush_file, scratch_folder
 from clip_core.inference.exact_search import FEWEST, CompactRows, codes_shape, compact, nearest
 from clip_core.run.lock import Lock
 from clip_core.scoring import FloatArray, IntArray
@@ -339,8 +338,9 @@ class FolderStore:
 
     def _go_elsewhere(self) -> None:
         """Go on in a temporary folder, with what is stored already."""
-        place = Path(tempfile.mkdtemp(prefix="clip-gallery-"))
-        self._temporary = weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        scratch = scratch_folder("gallery")
+        place = scratch.__enter__()
+        self._temporary = weakref.finalize(self, scratch.__exit__, None, None, None)
         if self._file:
             shutil.copytree(self._folder, place, dirs_exist_ok=True, copy_function=shutil.copyfile)
         self._folder, self.temporary = place, True

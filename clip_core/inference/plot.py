@@ -37,15 +37,15 @@ def plot_bars(image: ImageSource, labels: Sequence[str], values: Sequence[float]
     rows = range(len(labels))
     colours = ["#c2410c" if value == max(values) else "#94a3b8" for value in values]
     right.barh(rows, values, color=colours)
-    _plain(*right.set_yticks(rows, [printable(label, 48) for label in labels]), *right.get_yticklabels())
+    plain(*right.set_yticks(rows, [printable(label, 48) for label in labels]), *right.get_yticklabels())
     right.invert_yaxis()
     low, high = min(0.0, *values), max(0.0, *values)
     right.set_xlim(low, high + 0.18 * ((high - low) or 1.0))
     for row, value in zip(rows, values, strict=True):
         right.text(max(value, 0.0), row, f" {value:.3f}", va="center", fontsize=9)
     right.spines[["top", "right"]].set_visible(False)
-    _plain(right.set_title(printable(title, 80), loc="left", fontsize=11))
-    _save(figure, path)
+    plain(right.set_title(printable(title, 80), loc="left", fontsize=11))
+    save_figure(figure, path)
 
 
 def plot_grid(images: Sequence[ImageSource], values: Sequence[float], title: str, path: Path) -> None:
@@ -64,9 +64,9 @@ def plot_grid(images: Sequence[ImageSource], values: Sequence[float], title: str
     for rank, (place, image, value) in enumerate(zip(places, images, values, strict=False), start=1):
         _draw_image(place, image)
         name = printable(Path(image).name, 22) if isinstance(image, str | Path) else ""
-        _plain(place.set_title(f"{rank}.  {value:.3f}\n{name}", fontsize=9))
-    _plain(figure.suptitle(printable(title, 80), fontsize=12))
-    _save(figure, path)
+        plain(place.set_title(f"{rank}.  {value:.3f}\n{name}", fontsize=9))
+    plain(figure.suptitle(printable(title, 80), fontsize=12))
+    save_figure(figure, path)
 
 
 def check_plot_path(path: Path) -> None:
@@ -88,14 +88,19 @@ def _draw_image(place: Axes, image: ImageSource) -> None:
     place.axis("off")
 
 
-def _plain(*texts: Text) -> None:
+def plain(*texts: Text) -> None:
     """Show a text as it is: a dollar sign in a caption is no formula."""
     for text in texts:
         if isinstance(text, Text):
             text.set_parse_math(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, atomically.
+
+    Raises:
+        UsageError: if the file cannot be written, or its suffix names no format.
+    """
     check_plot_path(path)
     FigureCanvasAgg(figure)
     try:

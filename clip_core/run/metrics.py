@@ -16,6 +16,7 @@ Kind = Literal["train", "eval", "system"]
 
 SECOND = "second_validation_"  # before the key of a metric of the second validation set
 WAYS = ("image_to_text", "text_to_image")
+LOW, HIGH = "_low", "_high"  # after the key of a metric: the bounds of its 95 % confidence interval
 
 
 class Direction(StrEnum):
@@ -111,6 +112,14 @@ def _recall(way: str, k: int) -> Metric:
     )  # fmt: skip
 
 
+def _bounds(metric: Metric) -> tuple[Metric, Metric]:
+    """The entries of the bounds of its 95 % confidence interval."""
+    return (
+        Metric(metric.key + LOW, "eval", f"{metric.label}, 95% from", "from", format=metric.format),
+        Metric(metric.key + HIGH, "eval", f"{metric.label}, 95% to", "to", format=metric.format),
+    )
+
+
 def _share(key: str, kind: Kind, label: str, short: str, chart: str | None, *, log_line: bool = False) -> Metric:
     better = Direction.HIGHER
     return Metric(key, kind, label, short, chart, direction=better, format=Format.SHARE, log_line=log_line)
@@ -138,8 +147,10 @@ _TABLE = (
     LOSS,
     VAL_LOSS,
     *(_recall(way, k) for k in RECALL_AT for way in WAYS),
+    *(bound for way in WAYS for bound in _bounds(_recall(way, 1))),
     MEAN_RECALL,
     ZERO_SHOT_TOP1,
+    *_bounds(ZERO_SHOT_TOP1),
     _share("zero_shot_top5", "eval", "zero-shot top-5", "top-5", "Zero-shot"),
     _share("zero_shot_mean_per_class", "eval", "zero-shot mean per class", "mean per class", "Zero-shot"),
     _share("image_to_text_top1", "train", "batch top-1 image to text", "i→t", "Accuracy within the batch"),
@@ -232,18 +243,30 @@ def _registered(key: str) -> bool:
 
 
 def log_line(scores: Mapping[str, float]) -> list[str]:
-    """The parts of an evaluation's log line: `val loss 3.790`, `recall@1 image to text 18.9%`, ...
+    """The parts of an evaluation's log line: `val loss 3.790`, `recall@1 image to text 18.9% (16.0 to 22.1)`, ...
 
-    The second validation set's are one part: `second validation set: recall@1 image to text 41.0%, ...`.
+    The second validation set's are one part: `second validation set: recall@1 image to text 41.0% (...), ...`.
     """
     shown = [metric for metric in ordered(scores) if metric.log_line]
-    parts = [f"{metric.label} {metric.text(scores[metric.key])}" for metric in shown if not is_second(metric.key)]
+    parts = [f"{metric.label} {text_of(metric, scores)}" for metric in shown if not is_second(metric.key)]
     others = [
-        f"{lookup(metric.key.removeprefix(SECOND)).label} {metric.text(scores[metric.key])}"
+        f"{lookup(metric.key.removeprefix(SECOND)).label} {text_of(metric, scores)}"
         for metric in shown
         if is_second(metric.key)
     ]
     return [*parts, f"second validation set: {', '.join(others)}"] if others else parts
+
+
+def text_of(metric: Metric, scores: Mapping[str, float]) -> str:
+    """A score with its 95 % confidence interval, where that was computed: `18.9% (16.0 to 22.1)`."""
+    low, high = scores.get(metric.key + LOW), scores.get(metric.key + HIGH)
+    text = metric.text(scores[metric.key])
+    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def is_bound(key: str) -> bool:
+    """Whether a key is a bound of another's confidence interval."""
+    return key.endswith((LOW, HIGH))
 
 
 def is_second(key: str) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from clip_core.model.clip import CLIP, uninitialised_clip
 from clip_core.model.projection import ExternalEncoder
+from clip_core.training.ranks import local
 from clip_core.training.trainable import adapted_layers, is_adapter, merged_weights
 
 _RAW = "/raw"
@@ -18,17 +19,29 @@ class EvalWeights:
     Without LoRA and without EMA it is the model in training itself. Otherwise it is a second network: with LoRA alone,
     the adapters are merged when it is asked for; with an EMA, it is the exponential moving average of the (merged)
     weights, updated after every step. `model.safetensors` of a checkpoint holds its weights; `raw` is what resuming
-    needs beside them. Every rank updates its own: equal weights give equal averages, bit for bit.
+    needs beside them. Every rank updates its own: equal weights give equal averages, bit for bit. Where both networks
+    are divided among the ranks, in the same way, it updates its rows.
 
     Args:
         decay: of the EMA; None for no EMA.
+        copied: a second network has the weights of `training` from the beginning; else `copy` gives it them.
     """
 
-    def __init__(self, training: CLIP, decay: float | None) -> None:
+    def __init__(self, training: CLIP, decay: float | None, *, copied: bool = True) -> None:
         self.training, self.decay = training, decay
         self.model = training
         if decay is not None or adapted_layers(training):
-            self.model = plain_copy(training)
+            self.model = plain_copy(training) if copied else uninitialised_clip(training.config).requires_grad_(False)
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """All weights of the network in training, adapters merged, once both are divided among the ranks."""
+        adapted = adapted_layers(self.training)
+        for name, mine in self.model.named_parameters():
+            theirs = adapted[name].merged() if name in adapted else local(self.training.get_parameter(name).detach())
+            local(mine).copy_(theirs)
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(self.training.get_buffer(name))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -38,7 +51,7 @@ class EvalWeights:
             torch._foreach_lerp_(averages, weights, 1.0 - decay_at(step, self.decay))
 
     def ready(self) -> CLIP:
-        """The plain network, up to date."""
+        """The plain network, up to date; where networks are divided, ranks call this together."""
         if self.decay is None and self.model is not self.training:
             with torch.no_grad():
                 for mine, theirs in zip(*self._trained(), strict=True):
@@ -47,9 +60,9 @@ class EvalWeights:
 
     def _trained(self) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors of this network that training changes, and their current values in the other, merged."""
-        mine = dict(self.model.named_parameters())
+        mine = {name: local(parameter.detach()) for name, parameter in self.model.named_parameters()}
         pairs: list[tuple[Tensor, Tensor]] = [
-            (mine[name], theirs)
+            (mine[name], local(theirs.detach()))
             for name, theirs in self.training.named_parameters()
             if theirs.requires_grad and not is_adapter(name)
         ]
@@ -69,14 +82,18 @@ class EvalWeights:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put the weights in training back, after `model` has its own; returns the tensors that are no weights."""
+        """Put the weights in training back, after `model` has its own; returns the tensors that are no weights.
+
+        Args:
+            tensors: of state.safetensors; where networks are divided, the rows of this rank.
+        """
         raw = {name.removesuffix(_RAW): value for name, value in tensors.items() if name.endswith(_RAW)}
         if self.model is not self.training:
             for name, parameter in self.training.named_parameters():
                 if name in raw:
-                    parameter.copy_(raw[name])
+                    local(parameter).copy_(raw[name])
                 elif not is_adapter(name):
-                    parameter.copy_(self.model.get_parameter(name))
+                    local(parameter).copy_(local(self.model.get_parameter(name)))
             for name, buffer in self.training.named_buffers():  # which training does not change
                 buffer.copy_(self.model.get_buffer(name))
         return {name: value for name, value in tensors.items() if not name.endswith(_RAW)}

@@ -5,7 +5,7 @@ Shapes: I distinct images, T distinct captions, C classes, D embedding.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from clip_core.data.store import Images
 from clip_core.data.tokenizer import Captions
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
+from clip_core.run.metrics import is_bound
 from clip_core.run.records import Probe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
 from clip_core.training.device import autocast
 from clip_core.training.image_augmentation import network_input
 from clip_core.training.loss import ContrastiveLoss, matching_pairs
+from clip_core.training.processes import Processes
 
 _BATCH = 256
 _PROBES = 8
@@ -53,38 +55,73 @@ class ValidationSet:
         return np.array(rows, dtype=np.int64)
 
 
-@torch.inference_mode()
+class Divided(NamedTuple):
+    """How the processes of a run embed a set: batches in turn, the same batches however many processes there are.
+
+    together: each makes as many forward passes as the others, as sharded networks need it.
+    """
+
+    processes: Processes
+    together: bool = False
+
+    def batches(self, count: int) -> Iterator[tuple[slice, bool]]:
+        """The batches of this process among `count` rows, and whether it is its own: a spare one of another else."""
+        batches = [slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+        rank = self.processes.rank
+        for first in range(0, len(batches), rank.size):
+            own = first + rank.rank < len(batches)
+            if own or self.together:
+                yield batches[first + rank.rank if own else first], own
+
+
+_ALONE = Divided(Processes())
+
+
+# no_grad: buffers that FSDP2 makes in inference mode cannot be used in training.
+@torch.no_grad()
 def embed_images(
-    model: CLIP, store: Images, preprocessing: Preprocessing, precision: str, beat: Callable[[], None]
+    model: CLIP,
+    store: Images,
+    preprocessing: Preprocessing,
+    precision: str,
+    beat: Callable[[], None],
+    divided: Divided = _ALONE,
 ) -> Tensor:
-    """Every image of a store, on the CPU.  -> (I, D) float32"""
+    """Every image of a store, on the CPU, on rank 0.  -> (I, D) float32"""
     device = model.log_logit_scale.device
-    embeds = torch.empty(len(store), model.config.embed_dim)
-    for rows in _in_batches(len(store)):
+    embeds = torch.zeros(len(store), model.config.embed_dim)
+    for rows, own in divided.batches(len(store)):
         images = torch.from_numpy(store.get(np.arange(rows.start, rows.stop))).to(device, non_blocking=True)
         with autocast(device, precision):
-            embeds[rows] = model.encode_image(network_input(images, preprocessing)).cpu()
+            found = model.encode_image(network_input(images, preprocessing)).cpu()
+        if own:
+            embeds[rows] = found
         beat()
+    divided.processes.sum_on_first(embeds)
     return embeds
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_captions(
-    model: CLIP, tokenizer: Captions, captions: list[str], precision: str, beat: Callable[[], None]
+    model: CLIP,
+    tokenizer: Captions,
+    captions: list[str],
+    precision: str,
+    beat: Callable[[], None],
+    divided: Divided = _ALONE,
 ) -> Tensor:
-    """Captions in their order, on the CPU.  -> (T, D) float32"""
+    """Captions in their order, on the CPU, on rank 0.  -> (T, D) float32"""
     device = model.log_logit_scale.device
-    embeds = torch.empty(len(captions), model.config.embed_dim)
-    for rows in _in_batches(len(captions)):
+    embeds = torch.zeros(len(captions), model.config.embed_dim)
+    for rows, own in divided.batches(len(captions)):
         input_ids = torch.from_numpy(tokenizer.encode(captions[rows])).to(device, non_blocking=True)
         with autocast(device, precision):
-            embeds[rows] = model.encode_text(input_ids).cpu()
+            found = model.encode_text(input_ids).cpu()
+        if own:
+            embeds[rows] = found
         beat()
+    divided.processes.sum_on_first(embeds)
     return embeds
-
-
-def _in_batches(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH))
 
 
 @dataclass(frozen=True)
@@ -98,21 +135,24 @@ class ValidationEmbeddings:
     logit_bias: Tensor | None  # ()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_validation(
-    model: CLIP, validation: ValidationSet, precision: str, beat: Callable[[], None]
+    model: CLIP, validation: ValidationSet, precision: str, beat: Callable[[], None], divided: Divided = _ALONE
 ) -> ValidationEmbeddings:
-    """All that runs on the device: batches of images and captions through the model, in evaluation mode."""
+    """All that runs on the device: batches of images and captions through the model, in evaluation mode.
+
+    Of several processes, which call this together, rank 0 gets the embeddings.
+    """
     training = model.training
     model.eval()
-    images = embed_images(model, validation.store, validation.preprocessing, precision, beat)
+    images = embed_images(model, validation.store, validation.preprocessing, precision, beat, divided)
 
     def embed(captions: list[str]) -> Tensor:
-        return embed_captions(model, validation.tokenizer, captions, precision, beat)
+        return embed_captions(model, validation.tokenizer, captions, precision, beat, divided)
 
     texts, classes = embed(validation.pairs.captions), embed(validation.classes) if validation.classes else None
     model.train(training)
-    bias = None if model.logit_bias is None else model.logit_bias.cpu()
+    bias = None if model.logit_bias is None else model.logit_bias.detach().cpu()
     return ValidationEmbeddings(images, texts, classes, model.logit_scale().cpu(), bias)
 
 
@@ -124,24 +164,29 @@ def evaluate(
     beat: Callable[[], None] = lambda: None,
     *,
     step: int = 0,
-) -> tuple[dict[str, float], Probe]:
+    divided: Divided = _ALONE,
+) -> tuple[dict[str, float], Probe | None]:
     """Evaluate on the whole validation set.
 
     Args:
         model: on its device; not changed.
         beat: called after every batch.
         step: recorded in the probe.
+        divided: among which processes.
     Returns:
         The scores: `val_loss`, `image_to_text_recall@K`, `text_to_image_recall@K`, `mean_recall`, `image_mean_cosine`,
-        `text_mean_cosine` and, with classes, `zero_shot_top1`, `zero_shot_top5`, `zero_shot_mean_per_class`; and the
-        probe of the fixed pairs.
+        `text_mean_cosine` and, with classes, `zero_shot_top1`, `zero_shot_top5`, `zero_shot_mean_per_class`; the
+        bounds of confidence intervals (`_low`, `_high`); and the probe of the fixed pairs. No score and no probe on
+        other ranks than 0.
     """
-    embeddings = embed_validation(model, validation, precision, beat)
+    embeddings = embed_validation(model, validation, precision, beat, divided)
+    if not divided.processes.rank.writes:
+        return {}, None
     pairs, images, texts = validation.pairs, embeddings.images.numpy(), embeddings.texts.numpy()
     scores = {"val_loss": _validation_loss(embeddings, pairs, loss)}
     scores |= retrieval_scores(images, texts, pairs.pair_images, pairs.pair_captions)
     scores |= {"image_mean_cosine": mean_cosine(images), "text_mean_cosine": mean_cosine(texts)}
-    scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k]))
+    scores["mean_recall"] = float(np.mean([v for k, v in scores.items() if "recall@" in k and not is_bound(k)]))
     if validation.classes and embeddings.classes is not None:
         prototypes = class_prototypes(embeddings.classes.numpy(), len(validation.classes))
         scores |= zero_shot_scores(images, prototypes, _labels(pairs, validation.classes))

@@ -65,6 +65,11 @@ class Log:
         if self._bar is not None:
             self._bar.total = steps
 
+    def set_step(self, done: int) -> None:
+        """Set the bar back to a step."""
+        if self._bar is not None:
+            self._bar.n = done
+
     def close(self) -> None:
         if self._bar is not None:
             self._on_terminal(self._bar.close)

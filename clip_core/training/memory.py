@@ -23,6 +23,7 @@ from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory
 from clip_core.training.loss import Gathered, matching_pairs
+from clip_core.training.ranks import local
 from clip_core.training.train_step import TrainStep
 
 _LOGITS = 24  # bytes of each of the B x B pairs: logits, their softmax both ways, matches
@@ -139,6 +140,7 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
     gradients = sum(map(_bytes, trained)) + sum(
         _bytes(parameter) for parameter in network.parameters() if parameter.requires_grad and network is not step.model
     )
+    gathered = _gathered(step) if step.sharded else 0
     networks = (step.model, network, step.eval_weights.model)
     held = {id(each): each for one in networks for each in _tensors(one)}
     training = network.training
@@ -147,7 +149,7 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
     network.train(training)
     return MemoryEstimate(
         weights=sum(map(_bytes, held.values())),
-        state=gradients + step.optimiser.state_bytes(),
+        state=gradients + step.optimiser.state_bytes() + gathered,
         per_pair=per_pair * _BACKWARD,
         available=available_memory(step.device),
         batch_size=len(batch),
@@ -159,11 +161,13 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
 def choose_chunk(step: TrainStep, batch: Batch, estimate: MemoryEstimate) -> int:
     """The largest chunk that fits, by the estimate on a CPU and by trial on a GPU; 0 for the whole batch.
 
+    A sharded network cannot be tried by one rank alone, so there it is the estimate on a GPU too.
+
     Args:
         step: before its first call.
         batch: on the device of `step`.
     """
-    if step.device.type != "cuda":
+    if step.device.type != "cuda" or step.sharded:
         return 0 if estimate.fits else estimate.largest_chunk
     size = len(batch) if estimate.fits else min(2 * max(estimate.largest_chunk, 1), len(batch))
     while size > 1 and not fits_by_trial(step, batch, size):
@@ -230,7 +234,7 @@ def available_memory(device: torch.device) -> int:
 
 def saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
     """Bytes of the distinct tensors that `forward` saves for its backward pass, weights excluded."""
-    weights = {each.untyped_storage().data_ptr() for each in _tensors(network)}
+    weights = {local(each.detach()).untyped_storage().data_ptr() for each in _tensors(network)}
     found: dict[int, int] = {}
 
     def saved(tensor: Tensor) -> Tensor:
@@ -307,7 +311,16 @@ def _tensors(network: nn.Module) -> Iterable[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    own = local(tensor.detach())  # its rows of this rank, where it is divided
+    return own.numel() * own.element_size()
+
+
+def _gathered(step: TrainStep) -> int:
+    """Bytes of what a sharded network gathers at once, and of its gradients: two blocks, and all that is in none."""
+    each = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks_of(step.model)]
+    rest = sum(parameter.numel() for parameter in step.model.parameters()) - sum(each)
+    at_once = rest + sum(sorted(each)[-2:])
+    return at_once * (2 * step.mixed_precision.dtype.itemsize + 4)  # weights, gradients, and these in fp32 for the sum
 
 
 def _rounded(batch_size: int) -> int:

@@ -23,15 +23,18 @@ class MixedPrecision:
 
     A step is: forward and backward through `network` (DDP averages the gradients of the ranks there),
     `gradients_to_master`, the update of the model, `weights_to_network`. All ranks do the same with the same numbers.
+
+    Where the network is sharded (sharding.py) it is not `copied`: FSDP2 gathers each block in bf16 out of fp32 rows.
     """
 
-    def __init__(self, model: CLIP, precision: str) -> None:
+    def __init__(self, model: CLIP, precision: str, *, copied: bool = True) -> None:
         self.model = self.network = model
         self.dtype = torch.float32
         self._master: list[Tensor] = []  # trainable fp32 parameters of the model, and those of the network
         self._working: list[Tensor] = []
         if precision == "bf16":
             self.dtype = torch.bfloat16
+        if precision == "bf16" and copied:
             kept = _in_fp32(model)
             working = {
                 id(master): _copied(master, master.dtype if id(master) in kept else self.dtype)

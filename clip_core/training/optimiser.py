@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ class Optimiser:
         muon: optimise the matrices of the Transformer blocks by Muon (Jordan et al. 2024; updates scaled so that
             AdamW's learning rate and weight decay apply, Liu et al. 2025, "Muon is scalable for LLM training"), the
             rest by AdamW (Loshchilov & Hutter 2019).
+        rows: the rows that this rank has of each parameter, by name, where they are divided (sharding.py).
+    Attributes:
+        parameters: by name, those of the model, or `rows`.
     """
 
     def __init__(
@@ -40,9 +44,10 @@ class Optimiser:
         device: torch.device,
         layer_decay: float = 1.0,
         muon: bool = False,
+        rows: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         _skip_dynamo()
-        self._parameters = dict(model.named_parameters())
+        self.parameters = dict(rows or model.named_parameters())
         groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
         above = {
             f"{side}.{name}": layers
@@ -50,7 +55,7 @@ class Optimiser:
             if isinstance(tower, LibraryTower)
             for name, layers in tower.layers_above().items()
         }
-        for name, parameter in model.named_parameters():
+        for name, parameter in self.parameters.items():
             if parameter.requires_grad:
                 matrix = muon and parameter.ndim == 2 and ".blocks." in name
                 decay = weight_decay if parameter.ndim >= 2 and "positions" not in name else 0.0
@@ -69,9 +74,19 @@ class Optimiser:
             fused = device.type in ("cuda", "cpu")
             self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
         if matrices := param_groups(matrices=True):
-            self._parts.append(
-                torch.optim.Muon(matrices, lr=lr, momentum=0.95, ns_steps=_ITERATIONS, adjust_lr_fn="match_rms_adamw")
-            )
+            settings: dict[str, Any] = {
+                "lr": lr,
+                "momentum": 0.95,
+                "ns_steps": _ITERATIONS,
+                "adjust_lr_fn": "match_rms_adamw",
+            }
+            if rows is None:
+                self._parts.append(torch.optim.Muon(matrices, **settings))
+            else:
+                from clip_core.training.sharding import DividedMuon  # it imports FSDP2
+
+                of = {rows[name]: parameter for name, parameter in model.named_parameters()}
+                self._parts.append(DividedMuon(matrices, of, **settings))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -104,17 +119,19 @@ class Optimiser:
         """The moments by parameter name: `image.blocks.0.mlp.0.weight/exp_avg`; none before the first gradient."""
         return {
             f"{name}/{key}": torch.as_tensor(value)
-            for name, parameter in self._parameters.items()
+            for name, parameter in self.parameters.items()
             for part in self._parts
             for key, value in part.state.get(parameter, {}).items()
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Load moments from `tensors`, bit for bit."""
+        """Load moments from `tensors`, bit for bit, in place of those that are there."""
+        for part in self._parts:
+            part.state.clear()
         of = {member: part for part in self._parts for group in part.param_groups for member in group["params"]}
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            parameter = self._parameters[name]
+            parameter = self.parameters[name]
             # Fused AdamW needs its step counter on the device of the parameter.
             of[parameter].state[parameter][key] = value.to(parameter.device)
 

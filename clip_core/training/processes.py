@@ -115,6 +115,11 @@ class Processes:
         largest: list[float] = tensor.tolist()
         return largest
 
+    def sum_on_first(self, tensor: torch.Tensor) -> None:
+        """Add the tensors of all processes, on the CPU, into that of rank 0; those of the others are then undefined."""
+        if not self.alone:
+            torch.distributed.reduce(tensor, 0, group=self._group)
+
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of each value over the processes, which all have the same names."""
         if self.alone:
@@ -207,10 +212,18 @@ def refuse_one_gpu(device: str | None, processes: int) -> None:
         raise UsageError("several processes cannot share an Apple GPU; use --device cpu, or one process.")
 
 
-def same_on_all(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace these tensors by those of rank 0."""
+def same_on_all(tensors: Sequence[torch.Tensor], device: torch.device) -> None:
+    """Replace these tensors by those of rank 0; exchanged on the device, where they need not be."""
     for tensor in tensors:
-        torch.distributed.broadcast(tensor, 0)
+        exchanged = tensor.to(device)
+        torch.distributed.broadcast(exchanged, 0)
+        if exchanged is not tensor:
+            tensor.copy_(exchanged)
+
+
+def least(tensor: torch.Tensor) -> None:
+    """Replace each value of this tensor by the least among the ranks."""
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
 
 
 def average(tensors: Sequence[torch.Tensor], rank: Rank) -> None:

@@ -63,3 +63,13 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous()
         torch.distributed.all_reduce(gradient)
         return gradient[ctx.rank.part(len(gradient))], None
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows of this rank of a tensor that is divided among the ranks (sharding.py), without a copy; else itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, which call this together, of a tensor that is divided among them; else itself."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

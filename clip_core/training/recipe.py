@@ -108,10 +108,14 @@ class _Decisions:
         return value
 
 
-def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
-    """Preprocessing of a new network: a larger image size where the images have the pixels and the stem is cheap."""
+def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair], count: int | None = None) -> Preprocessing:
+    """Preprocessing of a new network: a larger image size where the images have the pixels and the stem is cheap.
+
+    Args:
+        count: of the training pairs, where `pairs` are some of them.
+    """
     model = config.model
-    conv_stem = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
+    conv_stem = PRESETS[preset_for(model, count or len(pairs))].patch_size is None and model.stem != "patch"
     left_open = model.image_size is None and model.patch_size is None
     larger = left_open and conv_stem and typical_side(distinct_images(pairs)) >= _LARGE_SIDE
     return preprocessing(model.model_copy(update={"image_size": _LARGER_IMAGES}) if larger else model)
@@ -157,7 +161,7 @@ def resolve_recipe(
     steps_per_epoch = epoch_pairs // batch_size
     loss = _loss(config, network, decide)
     values: dict[str, Any] = {"device": str(device), "precision": precision, "loss": loss, "batch_size": batch_size}
-    values["processes"] = processes
+    values |= {"processes": processes, "shard": config.run.shard}
     values |= _optimisation(config, network, train_pairs, case, precision, decide)
     values |= _regularisation(config, network, case, loss, decide)
     # The EMA's line stands after those of regularisation; its decay was chosen with the learning rate.

@@ -5,9 +5,8 @@ the weights knew is lost.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from clip_core.data.store import ImageStore
 from clip_core.data.synthetic import COMBINATIONS, create_synthetic
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import DataError
-from clip_core.files import cache_folder
+from clip_core.files import cache_folder, scratch_folder
 from clip_core.network import Preprocessing
 from clip_core.text import printable
 from clip_core.training.evaluate import ValidationSet
@@ -90,12 +89,10 @@ def drawn_shapes() -> Path:
         return listed
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-        create_synthetic(fresh / listed.name, count=_EACH * len(COMBINATIONS), seed=0, size=_SIDE)
-        try:
-            os.rename(fresh, folder)  # noqa: PTH104
-        except OSError:  # another process was faster
-            shutil.rmtree(fresh)
+        with scratch_folder("shapes", folder.parent) as fresh:
+            create_synthetic(fresh / listed.name, count=_EACH * len(COMBINATIONS), seed=0, size=_SIDE)
+            with suppress(OSError):  # another process was faster
+                os.rename(fresh, folder)  # noqa: PTH104
     except OSError as error:
         raise DataError(
             f"cannot draw the second validation set in {folder.parent} ({error.strerror}); set XDG_CACHE_HOME, or add "

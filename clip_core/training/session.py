@@ -40,6 +40,10 @@ def run_training(config: TrainConfig, *, resume: bool, force: bool = False) -> i
             has the state `failed` and the sentence.
     """
     processes = join_processes(config.run.device)
+    if config.run.shard and processes.alone:
+        raise UsageError(
+            "--shard divides the network among processes, and this is one: add --devices N, or leave it out."
+        )
     if processes.rank.writes:
         try:
             code = _train(config, processes, resume=resume, force=force)

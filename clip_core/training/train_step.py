@@ -6,6 +6,7 @@ Shapes: B pairs in the batch of all ranks, b of this rank, K kept patches.
 import gc
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clip_core.config import TrainConfig
-from clip_core.errors import OutOfMemoryError, TrainingError
-from clip_core.model.checkpoint import load_tensors, load_weights
+from clip_core.errors import NonFiniteError, OutOfMemoryError, TrainingError
+from clip_core.model.checkpoint import STATE_TENSORS, load_tensors, load_weights, stored_weights
 from clip_core.model.clip import CLIP, Embeddings
 from clip_core.model.cpu_speed import give_back_memory
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.text_encoder import TextEncoder
+from clip_core.model.weight_files import open_weights
 from clip_core.run.records import Recipe
 from clip_core.training.activation_checkpointing import checkpoint_activations
 from clip_core.training.batches import Batch
@@ -30,8 +32,8 @@ from clip_core.training.image_augmentation import crop, draw_crops, draw_kept_pa
 from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
-from clip_core.training.processes import average, same_on_all
-from clip_core.training.ranks import Rank, gather
+from clip_core.training.processes import average, least, same_on_all
+from clip_core.training.ranks import Rank, gather, local
 from clip_core.training.regularisation import consistency_loss, structure_loss
 
 _ALONE = Rank()
@@ -44,6 +46,8 @@ class TrainStep:
     Attributes:
         model: the fp32 weights that the optimiser updates.
         network: what every forward pass calls, in the precision of the run; DDP around it where there are more ranks.
+        sharded: the parameters of `model`, which is the network then, are divided among the ranks, and so are those of
+            the weights to evaluate: forward passes of either are made by all ranks together.
         eval_weights: the weights to evaluate and save.
         chunk_size: pairs of this rank in a forward pass, with the gradient of the whole batch; 0 for all of them.
         say: called with a line when memory ran out and the chunks are smaller from now on.
@@ -51,18 +55,23 @@ class TrainStep:
 
     def __init__(self, model: CLIP, recipe: Recipe, config: TrainConfig, rank: Rank = _ALONE) -> None:
         self.device = torch.device(recipe.device)
-        self.model = model.to(self.device)
+        self.sharded = config.run.shard and rank.size > 1
+        self.model = model if self.sharded else model.to(self.device)
         self.recipe, self.seed, self.optim, self.rank = recipe, config.run.seed, config.optim, rank
-        if rank.size > 1:
-            same_on_all([value.detach() for value in (*self.model.parameters(), *self.model.buffers())])
-        self.mixed_precision = MixedPrecision(self.model, recipe.precision)
+        if rank.size > 1 and not self.sharded:
+            same_on_all([value.detach() for value in (*self.model.parameters(), *self.model.buffers())], self.device)
+        self.eval_weights = EvalWeights(self.model, recipe.ema, copied=not self.sharded)
+        self.mixed_precision = MixedPrecision(self.model, recipe.precision, copied=not self.sharded)
         self.network: nn.Module = self.mixed_precision.network
         self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.model.modules())
         self.normalises_batches = any(isinstance(part, _BatchNorm) for part in self.model.modules())
         self.checkpointing = config.run.checkpoint_activations
         if self.checkpointing:
             checkpoint_activations(self.mixed_precision.network, draws=self.draws_in_network)
-        if rank.size > 1:
+        self._rows: dict[str, nn.Parameter] | None = None  # of this rank, which the optimiser updates
+        if self.sharded:
+            self._rows = self._shard()
+        elif rank.size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
             own = isinstance(self.model.image, ImageEncoder) and isinstance(self.model.text, TextEncoder)
             # A network of another library may have parameters that CLIP does not use.
@@ -77,12 +86,23 @@ class TrainStep:
             device=self.device,
             layer_decay=recipe.layer_decay,
             muon=recipe.optimizer == "muon",
+            rows=self._rows,
         )
-        self.eval_weights = EvalWeights(self.model, recipe.ema)
         self.chunk_size = config.optim.chunk_size or 0
         self.say: Callable[[str], None] = lambda line: None
         self.name_pairs: Callable[[int], str] = lambda step: ""  # of a step, for the sentence of `refuse_non_finite`
         self._unchecked: list[tuple[int, float, Tensor, Tensor]] = []  # step, learning rate, loss, gradient norm
+
+    def _shard(self) -> dict[str, nn.Parameter]:
+        """Divide the networks in training and in evaluation among the ranks; returns the rows of this one."""
+        from clip_core.training.sharding import local_parameters, shard  # it imports FSDP2
+
+        dtype, evaluated = self.mixed_precision.dtype, self.eval_weights.model
+        shard(self.model, self.device, dtype, self.rank)
+        if evaluated is not self.model:
+            shard(evaluated, self.device, dtype, self.rank, of_first=False)
+            self.eval_weights.copy()
+        return local_parameters(self.model)
 
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:
         """Train on a batch.
@@ -114,6 +134,7 @@ class TrainStep:
                 if not self.chunk_size or self.chunk_size >= len(batch):
                     loss, measured = self.loss_of(self.embed(batch, step), batch)
                     self.backward(loss)
+                    self.exchange_gradients(by_ddp=True)
                     return loss, measured
                 return self.cached_gradients(batch, step)
             except (RuntimeError, MemoryError) as error:
@@ -162,6 +183,9 @@ class TrainStep:
         assert image is not None
         assert text is not None
         everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
+        if batch.gathers_ids:
+            images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
+            batch = replace(batch, all_image_ids=images, all_caption_ids=captions, gathers_ids=False)
         gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor
@@ -224,16 +248,31 @@ class TrainStep:
             return embeddings
 
         chunks = split(len(batch), batch.input_ids, self.chunk_size)
-        # Ranks are averaged once, in fp32, after the last chunk. They need not have equally many chunks.
+        # Ranks are averaged once, in fp32, after the last chunk; sharded, after each: none has room for them whole.
         with self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext():
             result = cached_backward(
                 [partial(embed, number, chunk) for number, chunk in enumerate(chunks)],
                 lambda embeddings: self.loss_of(_of_pairs(embeddings, batch), batch),
                 self.backward,
             )
-        if self.rank.size > 1:
-            average([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None], self.rank)
+        self.exchange_gradients(by_ddp=False)
         return result
+
+    def exchange_gradients(self, *, by_ddp: bool) -> None:
+        """Average over the ranks what the backward pass did not: all gradients, or those of a sharded model's scalars.
+
+        Args:
+            by_ddp: DDP has averaged them.
+        """
+        if self._rows is not None:
+            from clip_core.training.sharding import move_gradients
+
+            average(
+                [each.grad for each in self.model.parameters() if not each.ndim and each.grad is not None], self.rank
+            )
+            move_gradients(self.model, self._rows)
+        elif self.rank.size > 1 and not by_ddp:
+            average([each.grad for each in self.model.parameters() if each.grad is not None], self.rank)
 
     def seed_network(self, step: int, chunk: int = 0) -> None:
         """Seed dropout by the step and the chunk alone, so that resuming is exact and both passes draw the same."""
@@ -264,8 +303,16 @@ class TrainStep:
 
     def clip_gradients(self) -> Tensor:
         """Scale the gradients down to the largest norm that is allowed; returns the norm before."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        parameters = [parameter for parameter in self.optimiser.parameters.values() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.sharded:
+            from clip_core.training.sharding import gradient_norm
+
+            norm = gradient_norm(
+                [each for each in gradients if each.ndim], [each for each in gradients if not each.ndim]
+            )
+        else:
+            norm = nn.utils.get_total_norm(gradients)
         # On a CPU the comparison is cheaper than scaling by 1; on a GPU it would wait for the device.
         if self.device.type != "cpu" or norm > self.optim.grad_clip:
             nn.utils.clip_grads_with_norm_(parameters, self.optim.grad_clip, norm)
@@ -274,32 +321,63 @@ class TrainStep:
     # ------------------------------------------------------------ between steps
 
     def refuse_non_finite(self) -> None:
-        """Check the losses and gradients since the last check; waits for the device.
+        """Check the losses and gradients since the last check, of all ranks; waits for the device.
 
         Raises:
-            TrainingError: if one was not finite; the weights must not be saved.
+            NonFiniteError: on every rank, if one was not finite; the weights must not be saved.
         """
         if not self._unchecked:
             return
         losses, norms = (torch.stack(column) for column in zip(*(entry[2:] for entry in self._unchecked), strict=True))
-        finite = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).cpu()
-        for (step, lr, *_), finite_loss, finite_norm in zip(self._unchecked, *finite.tolist(), strict=True):
+        finite = torch.stack([torch.isfinite(losses), torch.isfinite(norms)]).int()
+        if self.rank.size > 1:
+            least(finite)
+        checked, self._unchecked = self._unchecked, []
+        for (step, lr, *_), finite_loss, finite_norm in zip(checked, *finite.cpu().tolist(), strict=True):
             if not (finite_loss and finite_norm):
-                raise TrainingError(
+                raise NonFiniteError(
                     f"the {'gradient' if finite_loss else 'loss'} is not finite at step {step} (learning rate {lr:g})"
-                    f"{self.name_pairs(step)}; no checkpoint holds it. "
-                    "Start again with a lower --lr, or with --precision fp32."
+                    f"{self.name_pairs(step)}",
+                    "no checkpoint holds it. Start again with a lower --lr or with --precision fp32, or resume the run "
+                    "with --on-nan rollback, which skips such batches.",
+                    step,
                 )
-        self._unchecked.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """What resuming needs beside the weights that are evaluated: state.safetensors of a checkpoint."""
         return self.optimiser.tensors() | self.eval_weights.raw()
 
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights to evaluate, and `tensors`, both whole. Sharded, ranks call this together, and rank 0 alone has
+        them, on the CPU: beside its own rows, another rank has one tensor at a time.
+        """
+        weights, tensors = self.eval_weights.ready().state_dict(), self.tensors()
+        if not self.sharded:
+            return weights, tensors
+        from clip_core.training.sharding import divided_as, on_first
+
+        named = dict(self.model.named_parameters())
+        divided = ((name, divided_as(named[name.rpartition("/")[0]], value)) for name, value in tensors.items())
+        return dict(on_first(weights.items(), self.rank)), dict(on_first(divided, self.rank))
+
     def restore(self, folder: Path) -> None:
-        """Load a checkpoint: the evaluated weights, and `tensors` from state.safetensors."""
-        load_weights(self.eval_weights.model, folder)
-        self.optimiser.restore(self.eval_weights.restore(load_tensors(folder / "state.safetensors")))
+        """Load a checkpoint: the evaluated weights, and `tensors` from state.safetensors; sharded, this rank's rows."""
+        model, state = self.eval_weights.model, folder / STATE_TENSORS
+        if self.sharded:
+            from clip_core.training.sharding import rows_of
+
+            for name, value in stored_weights(model, folder):
+                own = model.state_dict(keep_vars=True)[name]
+                local(own.detach()).copy_(rows_of(own, value))
+            named = dict(self.model.named_parameters())
+            tensors = {
+                name: rows_of(named[name.rpartition("/")[0]], stored.read())
+                for name, stored in open_weights(state).tensors.items()
+            }
+        else:
+            load_weights(model, folder)
+            tensors = load_tensors(state)
+        self.optimiser.restore(self.eval_weights.restore(tensors))
         self.mixed_precision.reload()
 
 

@@ -17,6 +17,7 @@ from clip_core.model.library_tower import LibraryTower
 from clip_core.model.projection import ExternalEncoder
 from clip_core.model.text_encoder import TextEncoder
 from clip_core.model.transformer import Attention
+from clip_core.training.ranks import local, whole
 
 TEMPERATURE = "log_logit_scale"
 _ADAPTER = "lora_"
@@ -108,8 +109,8 @@ class LoRALinear(nn.Linear):
         return F.linear(input, self.weight, self.bias) + self.factor * low_rank
 
     def merged(self) -> Tensor:
-        """The weight of a plain linear layer that computes the same.  -> (O, I)"""
-        return self.weight + self.factor * (self.lora_up @ self.lora_down)
+        """The weight of a plain linear layer that computes the same, or its rows of this rank.  -> (O, I)"""
+        return local(self.weight) + self.factor * (local(self.lora_up) @ whole(self.lora_down))
 
 
 def add_adapters(blocks: Iterable[nn.Module], rank: int, alpha: float | None) -> None:

@@ -2,13 +2,15 @@
 
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from clip_core.config import TrainConfig
-from clip_core.errors import CheckpointError
+from clip_core.errors import CheckpointError, ClipError, DataError, NonFiniteError, TrainingError
 from clip_core.model.checkpoint import (
     change_state,
     delete_damaged,
@@ -16,6 +18,7 @@ from clip_core.model.checkpoint import (
     keep_checkpoint,
     read_meta,
     read_state,
+    refuse_other_tokenizer,
     save_checkpoint,
     valid_checkpoints,
 )
@@ -29,17 +32,19 @@ from clip_core.run.writer import RunWriter
 from clip_core.text import printable
 from clip_core.training.batches import BatchMaker, BatchStream
 from clip_core.training.device import memory_mb, system_figures
-from clip_core.training.evaluate import ValidationSet, evaluate
+from clip_core.training.evaluate import Divided, ValidationSet, evaluate
 from clip_core.training.health import Health
 from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.memory import choose_chunk, estimate_memory
 from clip_core.training.optimiser import learning_rate
+from clip_core.training.preflight import Settings, refuse_other_settings
 from clip_core.training.processes import Processes
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.second_validation import chance
 from clip_core.training.signals import Signals
+from clip_core.training.stream_batches import StreamBatches
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
@@ -47,7 +52,9 @@ _SYSTEM_SECONDS = 10.0  # between two lines about the machine
 _FIRST_PLAN = 10  # steps after which the pace is stable enough for an estimate
 _SYNC = 10  # steps that a GPU may run ahead before a value is read back; the clock is exact at these
 _WITHOUT_END = 2**62
+_ALONE = Processes()
 _NAMED = 3  # images in the sentence about a loss that is not finite
+_MOST_ROLLBACKS = 5  # of a run; where more are needed, it is not the batches
 
 
 @dataclass
@@ -64,6 +71,9 @@ class Progress:
     chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
     lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
+    stream: list[dict[str, Any]] = field(default_factory=list)  # of each process, where its lanes continue
+    rollbacks: int = 0
+    skipped_batches: int = 0  # by rollbacks: a step has the batch of so many steps later
 
 
 class Trainer:
@@ -72,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         model: CLIP,
-        batches: BatchMaker,
+        batches: BatchMaker | StreamBatches,
         validation: ValidationSet,
         writer: RunWriter,
         log: Log,
@@ -82,10 +92,12 @@ class Trainer:
         config: TrainConfig,
         second_validation: ValidationSet | None = None,
         processes: Processes | None = None,
+        settings: Settings | None = None,
     ) -> None:
         """
         Args:
             recipe: with the device of this process.
+            settings: what config.json has of the run, which stays the same as long as it is resumed.
             processes: the others, which all do the same. Rank 0 alone evaluates, saves, reads requests and writes.
         """
         self.processes = processes or Processes()
@@ -93,12 +105,13 @@ class Trainer:
         self.train_step = TrainStep(model, recipe, config, self.processes.rank)
         self.device = self.train_step.device
         self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
+        self.stream = batches if isinstance(batches, StreamBatches) else None
         self.validation, self.second_validation = validation, second_validation
         self.paused = False
         self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
-        self.progress = Progress()
+        self.progress, self.settings = Progress(), settings or {}
         self.pace = Pace()
         self.health = Health(
             recipe,
@@ -118,19 +131,37 @@ class Trainer:
         """Train to the end. Returns FINISHED, or STOPPED when a signal or a request came first.
 
         Raises:
-            TrainingError: at a non-finite loss or gradient; no such step reaches a checkpoint.
+            TrainingError: at a non-finite loss or gradient that is not rolled back; no such step reaches a checkpoint.
         """
-        signals.deferring = True
+        signals.deferring = self.stream is None  # the first batch of a stream may be long in coming
         self.train_step.model.train()
-        goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
-        last = _WITHOUT_END if goes_on else self.recipe.steps
         self.estimate_memory()
-        stream = BatchStream(self.batches, self.progress.step, last, self.device)
+        signals.deferring = True
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
+        while True:
+            try:
+                return self.train_on(signals)
+            except NonFiniteError as error:
+                self.roll_back(error)
+
+    def train_on(self, signals: Signals) -> State:
+        """`train` from here on.
+
+        Raises:
+            NonFiniteError: of a step, a few steps later on a GPU.
+        """
+        goes_on = self.recipe.seconds is not None and self.progress.step < self.recipe.steps
+        last = _WITHOUT_END if goes_on else self.recipe.steps
+        later = self.progress.skipped_batches
+        stream = BatchStream(self.batches, self.progress.step + later, last + later, self.device)
+        if self.stream is not None:
+            stream.waiting, stream.agree = partial(self.waiting, signals), partial(self.agree, signals)
         try:
             if self.progress.step == 0 and self.progress.scored_at < 0:
                 self.evaluate()
+                if self.config.run.on_nan == "rollback":
+                    self.save()  # to have one to roll back to
             if self.progress.step < self.recipe.steps and self.serve(signals):
                 self.save()
                 return State.STOPPED
@@ -151,16 +182,46 @@ class Trainer:
                     self.save()
                     return State.STOPPED
                 started = time.perf_counter()  # a pause is not time of training
+            if self.progress.step < self.recipe.steps:  # a signal or a request while the next batch was not there
+                self.save()
+                return State.STOPPED
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
             self.save()
             return State.FINISHED
         finally:
+            if self.stream is not None:
+                self.stream.close()
             stream.close()
+
+    def waiting(self, signals: Signals) -> bool:
+        """While the next batch of a stream is not there: whether to stop."""
+        self.beat()
+        self.requests.take(self.progress.step)
+        return bool(signals.received or self.requests.stopping or self.processes.orphaned)
+
+    def agree(self, signals: Signals, error: BaseException | None, stopping: bool) -> bool:
+        """Before each batch of a stream: whether any process has none, so that all end at this step with a checkpoint.
+
+        Raises:
+            ClipError: where one cannot read on.
+        """
+        if not any(self.processes.most(float(error is not None or stopping))):
+            return False
+        if error is not None and not isinstance(error, ClipError):
+            raise error
+        answers = self.processes.exchange((str(error) if error else "", signals.received))
+        sentence = next((sentence for sentence, _ in answers if sentence), None)
+        if sentence is not None:
+            self.save()
+            self.beat()
+            raise DataError(sentence)
+        signals.of_others = next((received for _, received in answers if received), None)
+        return True
 
     def name_pairs(self, step: int) -> str:
         """The pairs of a step's batch by their images: the first for a sentence, all of them in train.log."""
-        names = self.batches.image_names(step)
+        names = self.batches.image_names(step + self.progress.skipped_batches)
         self.log.record(f"the images of step {step}: {', '.join(names)}")
         more = len(names) - _NAMED
         first = printable(", ".join(names[:_NAMED]), 200)
@@ -171,7 +232,8 @@ class Trainer:
 
         A resumed run keeps the chunks that it had, so that its sums are rounded as they were.
         """
-        step, batch = self.train_step, self.batches(self.progress.step).to(self.device)
+        number = self.progress.step + self.progress.skipped_batches
+        step, batch = self.train_step, self.batches(number).to(self.device)
         estimate = estimate_memory(step, batch)
         self.log.say(estimate.line())
         if not step.chunk_size:
@@ -258,12 +320,19 @@ class Trainer:
     def epoch(self) -> int:
         return min(self.progress.step // self.recipe.steps_per_epoch, self.recipe.steps // self.recipe.steps_per_epoch)
 
-    def scores_of(self, model: CLIP) -> tuple[dict[str, float], Probe]:
-        """Scores on both validation sets, and the probe; requests are accepted meanwhile."""
+    def scores_of(self, model: CLIP, processes: Processes = _ALONE) -> tuple[dict[str, float], Probe | None]:
+        """Scores on both validation sets, and the probe; requests are accepted meanwhile.
+
+        Args:
+            processes: those that embed the sets together; rank 0 alone gets scores and a probe.
+        """
         loss, precision, beat = make_loss(self.recipe.loss), self.recipe.precision, self.beat_in_evaluation
-        scores, probe = evaluate(model, self.validation, loss, precision, beat, step=self.progress.step)
+        divided = Divided(processes, together=self.train_step.sharded)
+        scores, probe = evaluate(
+            model, self.validation, loss, precision, beat, step=self.progress.step, divided=divided
+        )
         if self.second_validation is not None:
-            scores |= second(evaluate(model, self.second_validation, loss, precision, beat)[0])
+            scores |= second(evaluate(model, self.second_validation, loss, precision, beat, divided=divided)[0])
         if self.device.type == "cpu":
             give_back_memory()
         return scores, probe
@@ -280,13 +349,13 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, write metrics and a probe, and save a checkpoint if it is the best so far.
 
-        Rank 0 evaluates while the others wait; all know the scores.
+        All ranks embed, rank 0 computes the scores, which all then know.
         """
         self.train_step.refuse_non_finite()
         started = time.perf_counter()
         step = self.progress.step
-        measured = self.scores_of(self.train_step.eval_weights.ready()) if self.writes else None
-        scores = self.processes.of_first(measured[0] if measured else {})
+        own, probe = self.scores_of(self.train_step.eval_weights.ready(), self.processes)
+        scores = self.processes.of_first(own)
         seconds = time.perf_counter() - started
         self.progress.scores, self.progress.scored_at = scores, step
         self.writer.metric(
@@ -297,10 +366,12 @@ class Trainer:
             train_seconds=round(self.progress.train_seconds, 2),
             seconds=round(seconds, 3),
         )
-        if measured:
+        if probe is not None:
             self.report_system()
-            self.writer.probe(measured[1])
+            self.writer.probe(probe)
         self.log.say(self.line(scores))
+        if self.stream is not None:
+            self.report_stream(self.stream)
         if step == 0:
             self.progress.before = scores
             if self.tuning and (useless := self.health.useless_guard(scores)):
@@ -311,6 +382,13 @@ class Trainer:
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
+
+    def report_stream(self, stream: StreamBatches) -> None:
+        """How many pairs all processes have read, where some of them are bad."""
+        counts = sum(self.processes.exchange(stream.counts()), Counter())
+        if counts["bad"]:
+            share = counts["bad"] / counts["seen"]
+            self.log.say(f"stream: {counts['bad']:,} of {counts['seen']:,} pairs read so far are bad ({share:.2%})")
 
     def warn(self, warnings: list[str]) -> None:
         """Health warnings, in the log and as events."""
@@ -349,6 +427,8 @@ class Trainer:
                     signals.of_others = received
                     self.writer.event(self.progress.step, f"stopping: {signal.Signals(received).name}")
                     return True
+                if waiting:
+                    self.train_step.refuse_non_finite()  # before a request leaves the queue, as saving may not fail
                 request = self.processes.of_first(self.requests.next()) if waiting else None
                 if request is None and not self.paused:
                     return False
@@ -420,17 +500,24 @@ class Trainer:
         """
         self.train_step.refuse_non_finite()
         progress = self.progress
+        if self.stream is not None:
+            progress.stream = self.processes.exchange(self.stream.state(progress.step + progress.skipped_batches))
+        gathered = None
+        if self.train_step.sharded and self.processes.of_first(self._saved_at != progress.step):
+            gathered = self.train_step.checkpoint()
         if not self.writes:
             return
         progress.chunk_size = self.train_step.chunk_size
         name = checkpoint_name(progress.step)
         folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
-            state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
+            state = vars(progress) | {"best_score": list(progress.best_score), "settings": self.settings}
+            weights, tensors = gathered or self.train_step.checkpoint()
             save_checkpoint(
                 folder,
-                model=self.train_step.eval_weights.ready(),
-                tensors=self.train_step.tensors(),
+                model=self.train_step.eval_weights.model,
+                weights=weights,
+                tensors=tensors,
                 state=state,
                 step=progress.step,
                 epoch=self.epoch,
@@ -446,17 +533,61 @@ class Trainer:
         delete_superseded(self.writer.path, keep=self.keep_checkpoints, best=progress.best_checkpoint)
 
     def resume(self) -> None:
-        """Restore the last valid checkpoint, if there is one, and forget what was measured after it."""
+        """Continue a run from its last valid checkpoint, or from its start if there is none yet."""
+        self.restore()
+        self.log.say(f"resuming at step {self.progress.step}")
+        self.writer.event(self.progress.step, "resumed", pace="restart")
+
+    def roll_back(self, error: NonFiniteError) -> None:
+        """Go back to the last valid checkpoint, and skip the batches since then, which led to the error.
+
+        Every process does. What was requested and the time that was used stay.
+
+        Raises:
+            TrainingError: if the run is to stop, or has been rolled back too often.
+        """
+        if self.config.run.on_nan == "stop":
+            raise error
+        before = self.progress
+        if before.rollbacks == _MOST_ROLLBACKS:
+            raise TrainingError(
+                f"{error.found}, after {_MOST_ROLLBACKS} rollbacks; no checkpoint holds it. The batches are not the "
+                "cause: start again with a lower --lr or with --precision fp32."
+            )
+        self.log.record(str(error))
+        if (step := self.restore()) < 0:
+            raise error
+        now = self.progress
+        skipped = error.step + 1 - step
+        now.rollbacks, now.skipped_batches = before.rollbacks + 1, before.skipped_batches + skipped
+        now.train_seconds, now.lr_factor = before.train_seconds, before.lr_factor
+        if self.writes:
+            kept = {name: getattr(now, name) for name in ("rollbacks", "skipped_batches", "train_seconds", "lr_factor")}
+            change_state(self.writer.paths.checkpoint(step), **kept)
+        self.log.set_step(step)
+        batches = "batch is" if skipped == 1 else f"{skipped:,} batches are"
+        message = (
+            f"rolled back to step {step}, and the last {batches} skipped ({now.rollbacks} of at most {_MOST_ROLLBACKS} "
+            f"rollbacks): {error.found}"
+        )
+        self.log.say(message)
+        self.writer.event(step, message, health=True, pace="restart")
+
+    def restore(self) -> int:
+        """Restore the last valid checkpoint and forget what was measured after it; returns its step, -1 for none."""
         if self.writes:
             delete_damaged(self.writer.path)
         step = -1
         for folder in self.processes.of_first(valid_checkpoints(self.writer.path)[:1] if self.writes else []):
             state = read_state(folder)
+            refuse_other_settings(self.writer.path, state.pop("settings", {}), self.settings)
+            refuse_other_tokenizer(read_meta(folder, verify=False), self.writer.paths.tokenizer)
             self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)
             self._saved_at = step = self.progress.step
+            if self.stream is not None:
+                self.stream.restore(self.progress.stream)
         self.writer.forget_after(step)
-        self.log.say(f"resuming at step {self.progress.step}")
-        self.writer.event(self.progress.step, "resumed", pace="restart")
+        return step

@@ -29,6 +29,7 @@ from clip_tui.widgets.sparks import Sparks
 
 ROOMY = 150  # columns from which there is room for the names of the probe's images
 STATUS_SECONDS = 10.0
+_INTERVALS = 30  # columns of the scores from which there is room for confidence intervals
 SLIM = 78  # columns below which there is no room for the scores
 
 
@@ -88,7 +89,7 @@ class LiveScreen(ChartsPage, ProbePage):
     def _show_scores(self, snapshot: Snapshot) -> None:
         panel = self.query_one("#scores", Static)
         height = max(1, panel.content_size.height)
-        rows = validation_rows(snapshot)[: height - 1]
+        rows = validation_rows(snapshot, intervals=panel.content_size.width >= _INTERVALS)[: height - 1]
         about = _about(snapshot)[: max(0, height - 1 - len(rows))]
         if getattr(panel, "shown", None) != (rows, about):
             panel.shown = rows, about  # type: ignore[attr-defined]

@@ -99,7 +99,7 @@ class RetrieveScreen(QueryPage):
         self.query_one("#images").display = images and not as_table
         self.query_one("#texts").display = not images and not as_table
         self.query_one("#table").display = as_table
-        self.query_one("#detail").display = as_table or images
+        self.query_one("#detail").set_class(as_table or images, "-shown")
         self.query_one("#direction", Static).update("→ images" if images else "→ captions")
         field = self.query_one("#query", Input)
         if images:

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 from clip_core import scoring
 from clip_core.errors import ShapeError
 from clip_core.scoring import (
+    bootstrap_means,
     class_prototypes,
     l2_normalise,
     positive_ranks,
     recall_at_k,
+    recall_interval,
     retrieval_scores,
     top_k,
     zero_shot_scores,
@@ -36,6 +38,10 @@ def test_chunked_recall_equals_the_naive_full_matrix(seed: int, rows: int, colum
     scores = retrieval_scores(images, captions, image_rows, text_rows)
     assert scores[f"image_to_text_recall@{k}"] == naive_recall(images, captions, image_rows, text_rows, k)
     assert scores[f"text_to_image_recall@{k}"] == naive_recall(captions, images, text_rows, image_rows, k)
+    for way in ("image_to_text", "text_to_image"):
+        key = f"{way}_recall@1"
+        assert 0 <= scores[f"{key}_low"] <= scores[key] <= scores[f"{key}_high"] <= 1
+        assert scores[f"{key}_low"] < scores[f"{key}_high"] or 0 < scores[key] < 1
 
 
 def test_chunks_do_not_change_the_ranks() -> None:
@@ -96,3 +102,30 @@ def test_top_k_without_a_full_sort_is_the_full_sort(seed: int, columns: int, k: 
     order, values = top_k(scores, k)
     np.testing.assert_array_equal(order, np.argsort(-scores, axis=1, kind="stable")[:, :k])
     np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
+
+
+def test_the_bootstrap_of_groups_agrees_with_drawing_each_group() -> None:
+    rng = np.random.default_rng(3)
+    groups = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 6, 60)))
+    values = (rng.random(60)[groups] > rng.random(len(groups))).astype(np.float64)
+    members = [values[groups == group] for group in range(60)]
+    naive = [np.concatenate([members[g] for g in rng.integers(0, 60, 60)]).mean() for _ in range(4000)]
+    fast = bootstrap_means(values, groups, seed=1, rounds=20_000)
+    assert fast.std() == pytest.approx(np.std(naive), rel=0.06)
+    for share in (0.025, 0.5, 0.975):
+        assert np.quantile(fast, share) == pytest.approx(np.quantile(naive, share), abs=0.012)
+
+
+def test_captions_of_one_image_do_not_count_as_independent() -> None:
+    ranks = np.repeat(np.arange(200) % 2, 5) * 3  # every image's five captions hit or miss together
+    single, grouped = recall_interval(ranks, 1), recall_interval(ranks, 1, np.repeat(np.arange(200), 5))
+    assert grouped == recall_interval(ranks, 1, np.repeat(np.arange(200), 5))
+    assert 2.0 < (grouped[1] - grouped[0]) / (single[1] - single[0]) < 2.5  # sqrt(5)
+    assert grouped[0] == pytest.approx(0.5 - 1.96 * 0.5 / 200**0.5, abs=0.01)
+
+
+def test_the_interval_of_a_perfect_recall_depends_on_the_number_of_images() -> None:
+    few, many = np.zeros(5, np.int64), np.zeros(1000, np.int64)
+    assert recall_interval(few, 1) == (pytest.approx(0.478, abs=1e-3), 1.0)
+    assert recall_interval(many, 1)[0] > 0.996
+    assert recall_interval(few + 9, 1) == (0.0, pytest.approx(0.522, abs=1e-3))

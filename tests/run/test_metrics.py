@@ -110,12 +110,13 @@ def test_a_new_metric_may_bring_a_new_chart_and_no_key_is_registered_twice(monke
 
 def test_the_log_line_has_the_metrics_that_ask_for_it_in_table_order() -> None:
     scores = {"mean_recall": 0.4, "zero_shot_top1": 0.5, "image_to_text_recall@1": 0.189, "val_loss": 3.79}
+    scores |= {"image_to_text_recall@1_low": 0.16, "image_to_text_recall@1_high": 0.2211}
     scores |= second(scores)
     assert log_line(scores) == [
         "val loss 3.790",
-        "recall@1 image to text 18.9%",
+        "recall@1 image to text 18.9% (16.0 to 22.1)",
         "zero-shot top-1 50.0%",
-        "second validation set: recall@1 image to text 18.9%",
+        "second validation set: recall@1 image to text 18.9% (16.0 to 22.1)",
     ]
 
 

@@ -13,6 +13,7 @@ from clip_core.data.dataset import load_data
 from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
+from clip_core.run.metrics import is_bound
 from clip_core.training.evaluate import ValidationSet, embed_validation, evaluate, mean_cosine
 from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.loss import CLIPLoss, SigmoidLoss, matching_pairs
@@ -23,6 +24,10 @@ PREPROCESSING = Preprocessing(image_size=32)
 
 @pytest.fixture(scope="module")
 def validation(shapes: Path) -> ValidationSet:
+    return read_validation(shapes)
+
+
+def read_validation(shapes: Path) -> ValidationSet:
     """The drawn shapes that are validated on, whose captions are classes."""
     data = load_data(DataConfig(data_file=shapes), PREPROCESSING, 0, lambda sentence: None)
     tokenizer = train_characters(data.train.captions, 8)
@@ -31,6 +36,10 @@ def validation(shapes: Path) -> ValidationSet:
 
 @pytest.fixture
 def model(validation: ValidationSet) -> CLIP:
+    return model_for(validation)
+
+
+def model_for(validation: ValidationSet) -> CLIP:
     torch.manual_seed(0)
     config = tiny_config(logit_bias=True)
     vocabulary = {"vocab_size": validation.tokenizer.vocab_size, "end_token": validation.tokenizer.end_token}
@@ -75,9 +84,10 @@ def test_the_scores_are_those_by_hand(model: CLIP, validation: ValidationSet, lo
     caption_of = dict(zip(pairs.pair_images.tolist(), pairs.pair_captions.tolist(), strict=True))
     right = [caption_of[image] == int(caption) for image, caption in enumerate(best)]
     assert scores["image_to_text_recall@1"] == scores["zero_shot_top1"] == pytest.approx(sum(right) / len(right))
-    recalls = [value for key, value in scores.items() if "_recall@" in key]
+    recalls = [value for key, value in scores.items() if "_recall@" in key and not is_bound(key)]
     assert len(recalls) == 6
     assert scores["mean_recall"] == pytest.approx(sum(recalls) / 6)
+    assert probe is not None
     assert probe.step == 7
     assert len(probe.images) == len(probe.captions) == len(probe.similarity) == 8
 

@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from clip_core.config import TuneConfig, parse_config
 from clip_core.errors import TrainingError
 from clip_core.model.checkpoint import save_checkpoint
+from clip_core.training import evaluate as evaluation
 from clip_core.training.batches import Batch
-from clip_core.training.ranks import Rank
+from clip_core.training.evaluate import Divided, evaluate
+from clip_core.training.loss import CLIPLoss
+from clip_core.training.processes import Processes
+from clip_core.training.ranks import Rank, local
+from clip_core.training.sharding import shard
 from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
+from tests.training.test_evaluate import model_for, read_validation
 from tests.training.tiny import END, tiny, tiny_batch, tiny_recipe
 
 CONFIG = parse_config({"optim": {"augment": True, "grad_clip": 100.0}})
@@ -28,6 +34,7 @@ def make_step(
     tune: dict[str, Any] | None = None,
     chunk_size: int | None = None,
     seed: int = 0,
+    run: dict[str, Any] | None = None,
     **recipe: Any,
 ) -> TrainStep:
     values = tiny_recipe(**recipe)
@@ -35,7 +42,8 @@ def make_step(
     torch.manual_seed(1)
     choose_trainable(model, TuneConfig(init="x", **(tune or {})), values.loss)
     optim = CONFIG.optim.model_copy(update={"chunk_size": chunk_size})
-    return TrainStep(model, values, CONFIG.model_copy(update={"optim": optim}), rank or Rank())
+    running = CONFIG.run.model_copy(update=run or {})
+    return TrainStep(model, values, CONFIG.model_copy(update={"optim": optim, "run": running}), rank or Rank())
 
 
 class Counted(nn.Module):
@@ -142,7 +150,7 @@ def test_a_non_finite_loss_is_refused_with_its_step_and_what_to_do() -> None:
     with torch.no_grad():
         step.model.image.projection.weight.fill_(float("nan"))
     step(tiny_batch(), 1, 1e-3)
-    with pytest.raises(TrainingError, match=r"the loss is not finite at step 1 .*lower --lr, or with --precision fp32"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite at step 1 .*lower --lr or with --precision fp32"):
         step.refuse_non_finite()
 
 
@@ -175,7 +183,16 @@ CASES: list[tuple[dict[str, Any], int | None]] = [
 ]
 
 
-def train_as_rank(number: int, size: int, port: int, out: Path) -> None:
+# Of a network that is divided among the processes.
+SHARDED: list[dict[str, Any]] = [
+    {"ema": 0.9, "patch_dropout": 0.5, "optimizer": "muon"},
+    {"loss": "sigmoid", "chunk_size": 1, "run": {"checkpoint_activations": True}},
+    {"tune": {"lora": 2}, "ema": 0.9},
+    {"tune": {"lock": "image", "unlock_last": 1}, "precision": "bf16"},
+]
+
+
+def train_as_rank(number: int, size: int, port: int, out: Path, shapes: Path) -> None:
     """Three steps of each case, in one process of several over gloo; weights and measurements to files."""
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
@@ -187,7 +204,62 @@ def train_as_rank(number: int, size: int, port: int, out: Path) -> None:
         measured = [step(part_of(tiny_batch(n), rank), n, 1e-3) for n in range(3)]
         torch.save({"weights": step.model.state_dict(), "ema": step.eval_weights.ready().state_dict(),
                     "measured": measured, "gradient": gradient}, out / f"{case}-{number}.pt")  # fmt: skip
+    for case, options in enumerate(SHARDED if size == 2 else ()):  # four start slowly on two cores
+        train_sharded(case, sharded(rank, options), sharded(rank, options), out)
+    evaluate_as_rank(rank, out, shapes)
+    step._unchecked.append((3, 1e-3, torch.tensor(float("nan") if number == 1 else 1.0), torch.tensor(1.0)))
+    with pytest.raises(TrainingError, match="the loss is not finite at step 3"):  # on every rank
+        step.refuse_non_finite()
     torch.distributed.destroy_process_group()
+
+
+def evaluate_as_rank(rank: Rank, out: Path, shapes: Path) -> None:
+    """Scores of a whole network and of a divided one; with more batches than processes, which do not divide them."""
+    evaluation._BATCH = 5
+    validation = read_validation(shapes)
+    model = model_for(validation)
+    found = [evaluate(model, validation, CLIPLoss(), "fp32", divided=Divided(Processes(rank)))]
+    if rank.size == 2:
+        shard(model, torch.device("cpu"), torch.float32, rank)
+        divided = Divided(Processes(rank), together=True)
+        found.append(evaluate(model, validation, CLIPLoss(), "fp32", divided=divided))
+    assert rank.writes or found == [({}, None)] * len(found)
+    if rank.writes:
+        torch.save([scores for scores, _ in found], out / "scores.pt")
+
+
+def sharded(rank: Rank, options: dict[str, Any]) -> TrainStep:
+    return make_step(rank, **(options | {"seed": rank.rank, "run": {"shard": True} | options.get("run", {})}))
+
+
+def train_sharded(case: int, step: TrainStep, again: TrainStep, out: Path) -> None:
+    """Three steps, a checkpoint after the second; then the third once more, from the checkpoint."""
+    largest = max(parameter.numel() for parameter in step.model.parameters())
+    assert sum(local(parameter.detach()).numel() for parameter in step.model.parameters()) < largest + (
+        sum(parameter.numel() for parameter in step.model.parameters()) / step.rank.size
+    )
+    measured = []
+    for n in range(3):
+        if n == 2:
+            save(step, out / f"sharded-{case}")
+        measured.append(step(part_of(tiny_batch(n), step.rank), n, 1e-3))
+    torch.distributed.barrier()
+    again.restore(out / f"sharded-{case}")
+    again(part_of(tiny_batch(2), step.rank), 2, 1e-3)
+    found = [one.checkpoint() for one in (step, again)]
+    assert step.rank.writes or found == [({}, {}), ({}, {})]
+    for first, second in zip(*found, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+    if step.rank.writes:
+        torch.save({"weights": found[0][0], "state": found[0][1], "measured": measured}, out / f"sharded-{case}.pt")
+
+
+def save(step: TrainStep, folder: Path) -> None:
+    weights, tensors = step.checkpoint()
+    if step.rank.writes:
+        model = step.eval_weights.model
+        save_checkpoint(folder, model=model, weights=weights, tensors=tensors, state={}, step=2, epoch=0, scores={})
 
 
 def first_gradient(step: TrainStep, batch: Batch) -> dict[str, Tensor]:
@@ -206,9 +278,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def trained_by_several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+def trained_by_several(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shapes: Path
+) -> tuple[int, Path]:
     size, out = int(request.param), tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out), nprocs=size)
+    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out, shapes), nprocs=size)
     return size, out
 
 
@@ -239,3 +313,42 @@ def test_processes_train_as_one_does(trained_by_several: tuple[int, Path], case:
         assert float(all_of_them[0]["grad_norm"]) == pytest.approx(
             float(of_step["grad_norm"]), rel=1e-4 if exact else 0.1
         )
+
+
+def test_processes_that_divide_an_evaluation_give_the_scores_of_one(
+    trained_by_several: tuple[int, Path], shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_BATCH", 5)
+    validation = read_validation(shapes)
+    assert len(validation.store) % (2 * 5)
+    scores, _ = evaluate(model_for(validation), validation, CLIPLoss(), "fp32")
+    whole, *divided = torch.load(trained_by_several[1] / "scores.pt")
+    assert whole == scores
+    for other in divided:
+        assert other == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("trained_by_several", [2], indirect=True)
+@pytest.mark.parametrize("case", range(len(SHARDED)))
+def test_a_sharded_network_trains_as_a_whole_one_and_either_goes_on_from_the_checkpoint_of_the_other(
+    trained_by_several: tuple[int, Path], case: int
+) -> None:
+    (_, out), options = trained_by_several, SHARDED[case]
+    alone, resumed = make_step(**options), make_step(**options)
+    measured = [alone(tiny_batch(n), n, 1e-3) for n in range(3)]
+    resumed.restore(out / f"sharded-{case}")
+    resumed(tiny_batch(2), 2, 1e-3)
+    found = torch.load(out / f"sharded-{case}.pt")
+    exact = "precision" not in options
+    for one in (alone, resumed):
+        weights, state = one.checkpoint()
+        assert found["weights"].keys() == weights.keys()
+        assert {name: value.shape for name, value in found["state"].items()} == {k: v.shape for k, v in state.items()}
+        for name, value in weights.items():
+            assert (found["weights"][name] - value).abs().median() < (2e-6 if exact else 1e-4), name
+        for name, value in state.items():
+            if not name.endswith("/raw"):
+                apart = float((found["state"][name] - value).abs().max())
+                assert apart <= (1e-3 if exact else 0.2) * max(float(value.abs().max()), 1e-2), name
+    norms = [[float(each["grad_norm"]) for each in some] for some in (found["measured"], measured)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4 if exact else 0.1)

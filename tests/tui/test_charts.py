@@ -71,6 +71,13 @@ def test_scores_are_shown_beside_those_of_the_best_checkpoint_which_come_first()
     ]
 
 
+def test_where_there_is_room_a_score_has_its_confidence_interval() -> None:
+    scores = {"image_to_text_recall@1": 0.189, "image_to_text_recall@1_low": 0.16, "image_to_text_recall@1_high": 0.22}
+    snapshot = measured({"loss": 1.0}, scores)
+    assert validation_rows(snapshot) == [("R@1 i→t", "18.9%", "–", False)]
+    assert validation_rows(snapshot, intervals=True) == [("R@1 i→t", "18.9% (16-22)", "–", False)]
+
+
 def test_at_the_beginning_of_a_run_the_axis_ends_early_and_it_seldom_grows() -> None:
     def end(step: int) -> float:
         return axis_end([Snapshot(Path("run"), State.RUNNING, Status(step=step, steps=6400))])

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -197,6 +198,7 @@ async def test_the_screen_is_the_one_in_its_snapshots(
             await pilot.resize_terminal(width, height)
             await says(pilot, case.words)
             differences += await _compare(pilot, SNAPSHOTS / f"{case.name}-{width}x{height}.txt")
+            await _rests(pilot, monkeypatch)
     if differences:
         pytest.fail("\n".join(["", *differences, HOW]), pytrace=False)
 
@@ -211,6 +213,26 @@ async def _compare(pilot: Pilot[None], file: Path) -> list[str]:
     text = await _settled(pilot, expected)
     names = (file.name, "the screen now")
     return list(difflib.unified_diff(expected.splitlines(), text.splitlines(), *names, n=1, lineterm=""))
+
+
+async def _rests(pilot: Pilot[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing new a screen is not laid out; a scrollbar that comes and goes would do it 60 times a second."""
+    layouts = 0
+    screen = pilot.app.screen
+    lay_out = screen._refresh_layout
+
+    def counted(*args: Any, **flags: Any) -> None:
+        nonlocal layouts
+        layouts += 1
+        lay_out(*args, **flags)
+
+    monkeypatch.setattr(screen, "_refresh_layout", counted)
+    for _ in range(10):
+        layouts = 0
+        await pilot.pause(0.3)
+        if layouts <= 2:
+            return
+    pytest.fail(f"at rest the screen is laid out {layouts} times in 0.3 s", pytrace=False)
 
 
 async def _settled(pilot: Pilot[None], expected: str | None) -> str:

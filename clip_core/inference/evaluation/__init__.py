@@ -1,0 +1,1 @@
+"""Evaluation of any Encoder on labelled images or on image-text pairs: `clip-infer evaluate`."""

@@ -1,0 +1,44 @@
+"""Whether evaluated pairs were in the training set of the model's run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_core.data.pairs import Pair, pair_hashes
+from clip_core.inference.evaluation.evaluation_set import EvaluationSet, run_of
+from clip_core.run.paths import RunPaths
+from clip_core.run.records import RunRecord, ValidationPairs
+from clip_core.text import printable
+
+
+def leak_note(model: Path, data: EvaluationSet) -> str | None:
+    """How many evaluated images the model was trained on, as one sentence; None where it is not of a run.
+
+    A pair is recognised by the image's name below its root, the size of its file, and its caption; the class of a
+    folder counts in the run's template too. Validation pairs of the run are not training pairs.
+    """
+    run = run_of(model)
+    if run is None or not data.listed:
+        return None
+    name = printable(str(run))
+    try:
+        known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
+    except (OSError, ValueError):
+        return f"{name} has no pairs.npy: whether it was trained on these pairs cannot be checked"
+    held = ValidationPairs.find(RunPaths(run).validation)
+    validation = {(pair.image, pair.caption) for pair in held.pairs} if held else set()
+    spellings: list[Sequence[Pair]] = [data.listed]
+    record = RunRecord.find(RunPaths(run).config)
+    if record and data.pairs is None:  # class names
+        template = record.config.data.class_template
+        spellings.append([pair._replace(caption=template.replace("{}", pair.caption)) for pair in data.listed])
+    trained = {
+        pair.path
+        for pairs in spellings
+        for pair, seen in zip(pairs, np.isin(pair_hashes(pairs), known).tolist(), strict=True)
+        if seen and (pair.path, pair.caption) not in validation
+    }
+    if not trained:
+        return f"none of these pairs was in the training set of {name}"
+    return f"WARNING: {len(trained):,} of {len(data.images):,} images were in the training set of {name}"
