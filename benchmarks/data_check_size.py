@@ -2,10 +2,9 @@
 
     python -m benchmarks.data_check_size 1000000 3000000 10000000
 
-A list of JSON lines is written, of so many pairs with 1,000 images of 64 x 64 pixels and captions of eight words, one in
-ten of which repeats another; then the command is run on it, each in a process of its own. The rows called "images" are
-the findings alone of so many images that were measured already (random values), each with one pair: the search for
-exact and near duplicates, and what is kept of an image.
+A list of JSON lines is written, of so many pairs with 1,000 images of 64 x 64 pixels and captions of eight words, a tenth
+of which repeats another; then the command is run on it, each in a process of its own. A last table has the findings
+alone of so many images that were measured already (random values): exact and near duplicates, and all that look odd.
 """
 
 import json
@@ -60,6 +59,39 @@ def measure(path: Path) -> tuple[float, float, float]:
     return peak * 1024, seconds, cpu
 
 
+_IMAGES_ALONE = """
+import resource, sys, time
+import numpy as np
+from clip_core.data.check import Check, Joined
+from clip_core.data.check_captions import PairTable
+from clip_core.data.check_images import FACTS, ImageFacts
+from clip_core.data.findings import Findings
+from clip_core.data.listed import Block, ListedPairs
+from pathlib import Path
+
+count = int(sys.argv[1])
+rng = np.random.default_rng(0)
+facts = np.zeros(count, dtype=FACTS)
+facts["readable"] = True
+facts["content"] = rng.integers(0, 2**63, (count, 2), dtype=np.uint64)
+facts["hash"] = rng.integers(0, 2**63, count, dtype=np.uint64) * 2
+facts["width"], facts["height"], facts["light"], facts["spread"], facts["sharpness"] = 300, 200, 200, 50, 1
+pairs = ListedPairs(Path("/tmp"))
+for start in range(0, count, 5000):
+    some = range(start, min(start + 5000, count))
+    pairs.extend(Block([f"{n}.jpg" for n in some], [f"caption {n}" for n in some], start + 1, "", some, None))
+rows = np.arange(count)
+flat = np.zeros(count, np.int32)
+table = PairTable(rows, rows, flat, flat, flat.astype(np.int16), np.zeros(count, bool), ["Latin"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+check = Check(Joined(pairs), np.zeros(count, np.int8), table, rows, rows, ImageFacts(facts),
+              np.ones(count, bool), [], [], dict(batch_size=256, matching_pairs=0.0, affected=0.0))
+found = Findings(check)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time() - start)
+"""
+
+
 def main() -> None:
     print(header("pairs", "list, MB", "peak RSS, MB", "bytes a pair", "CPU s", "s"))
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +106,12 @@ def main() -> None:
                 row(f"{count:,}", f"{size / 1e6:,.0f}", f"{peak / 1e6:,.0f}", each, f"{cpu:,.0f}", f"{seconds:,.0f}"),
                 flush=True,
             )
+    print("\n" + header("images", "before the findings, MB", "peak RSS, MB", "CPU s"))
+    for count in map(int, sys.argv[1:]):
+        command = [sys.executable, "-c", _IMAGES_ALONE, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        before, peak, cpu = map(float, done.stdout.split())
+        print(row(f"{count:,}", f"{before / 1e3:,.0f}", f"{peak / 1e3:,.0f}", f"{cpu:,.0f}"), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def run_check(
     from clip_core.data.describe import reading_facts, reading_text
     from clip_core.data.findings import Findings
     from clip_core.data.pairs import usable_sentence
-    from clip_core.data.progress import DecodeProgress
+    from clip_core.data.progress import DecodeProgress, interruptibly
 
     with ExitStack() as shown:
 
@@ -60,7 +60,7 @@ def run_check(
             workers=workers,
             progress=progress,
         )
-    findings, facts = Findings(check), reading_facts(train)
+    findings, facts = interruptibly(lambda: Findings(check)), reading_facts(train)
     numbers = facts | report(check, findings)
     name = str(train.path) if val is None else f"{train.path} and {val.path}"
     title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"

@@ -27,7 +27,7 @@ from clip_core.data.check_captions import (
 from clip_core.data.check_images import ImageFacts, measure_images
 from clip_core.data.dataset import MAX_CLASSES, MIN_CLASS_IMAGES
 from clip_core.data.pairs import BadPair, Pair
-from clip_core.data.progress import Progress, no_progress
+from clip_core.data.progress import Progress, interruptibly, no_progress
 from clip_core.data.splits import split_counts
 
 IntArray = NDArray[np.int64]
@@ -180,7 +180,7 @@ def check_data(
     readable = np.append(images.facts["readable"], False)  # row -1: no image
     usable = readable[image_of]
     bad = [_bad(pairs[int(row)], images.failures.get(int(image_of[row]), "")) for row in np.flatnonzero(~usable)]
-    fits, notes = _fits(pairs, usable, context_length)
+    fits, notes = interruptibly(lambda: _fits(pairs, usable, context_length))
     chosen = usable & (roles == TRAIN)
     batch = false_negatives(table.image[chosen], table.caption[chosen], batch_size)
     return Check(pairs, roles, table, firsts, image_of, images, usable, bad, fits, batch, notes)

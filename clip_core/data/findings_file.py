@@ -108,9 +108,7 @@ class FindingsFile:
             try:
                 checked = Checked.model_validate_json(head)
             except ValidationError:
-                raise RunError(
-                    printable(f"{path} is not what clip-data check --findings writes; check again.")
-                ) from None
+                raise RunError(printable(f"{path.name} is not what clip-data check writes; check again.")) from None
             found = cls(path, checked, [array("Q") for _ in checked.findings])
             place = len(head)
             for line in handle:
@@ -131,4 +129,4 @@ class FindingsFile:
                 raise ValueError
             return FoundGroup(listed, min(max(int(keep), 0), len(listed)), str(note))
         except (OSError, ValueError, TypeError, RecursionError):
-            return FoundGroup((), 0, f"cannot be read from {self.path}; check again")
+            return FoundGroup((), 0, f"cannot be read from {self.path.name}; check again")

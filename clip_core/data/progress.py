@@ -1,6 +1,7 @@
 """Progress of work on many images: a bar on a terminal, else a line now and then; and work that can be interrupted."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -98,3 +99,22 @@ def run_interruptibly(
         for future in waiting:
             future.cancel()
         wait(waiting)
+
+
+def interruptibly(work: Callable[[], Item]) -> Item:
+    """What `work` returns; it runs in a thread that is left behind where the caller is interrupted.
+
+    For long calls into a library, which serve no signal, as training a tokenizer.
+    """
+    done: Future[Item] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not done.done():
+        wait([done], timeout=_POLL_SECONDS)
+    return done.result()

@@ -133,6 +133,7 @@ class DataScreen(FindingsPage):
         """Pairs, or findings."""
         self.set_class(not self._shows_findings, "-findings")
         self.set_focus(self.query_one("#kinds" if self._shows_findings else "#captions"))
+        self.call_after_refresh(self._show_pair)
 
     def action_flag(self) -> None:
         if self._shows_findings:

@@ -104,7 +104,7 @@ class FindingsPage(Page):
         try:
             found = await asyncio.to_thread(FindingsFile.open, file) if changed else None
         except (ClipError, OSError) as error:
-            found, self._findings_problem = None, printable(f"{file} cannot be read: {error}")
+            found, self._findings_problem = None, printable(f"{file.name} cannot be read: {error}")
         else:
             self._findings_problem = ""
         if not self.closing:
@@ -213,9 +213,14 @@ class FindingsPage(Page):
             there = first + number < len(images)
             view.show(Path(images[first + number]) if there else None)
             view.display = there
-        self.query_one("#group-text", Static).update(self._group_text(self.query_one("#group").size.height // 2))
+        width, height = self.query_one("#group").content_size
+        self.query_one("#group-text", Static).update(self._group_text(width, max(1, height // 2 - 3)))
 
-    def _group_text(self, lines: int) -> Text:
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_pair)
+
+    def _group_text(self, width: int, lines: int) -> Text:
+        """A line for each of so many pairs around the selected one, whose caption is whole."""
         group, text = self._group, Text()
         if not group.pairs:
             return Text(printable(group.note))
@@ -225,8 +230,9 @@ class FindingsPage(Page):
             text.append("> " if chosen else "  ", GREEN)
             if (image, caption) in self._flagged:
                 text.append("flagged ", RED)
-            text.append(printable(caption, 200), "bold" if chosen else "")
-            text.append(f"  {printable(Path(image).name, 60)}\n", "dim")
+            name = printable(Path(image).name, 40)
+            text.append(printable(caption, 300 if chosen else max(8, width - len(name) - 14)), "bold" if chosen else "")
+            text.append(f"  {name}\n", "dim")
         text.append(f"{self._pair + 1} of {plural(len(group.pairs), 'pair')}  {printable(group.note, 200)}", "dim")
         return text
 

@@ -1,6 +1,5 @@
 """The findings of `clip-data check` on the Data screen."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,7 @@ from clip_tui.widgets.group_list import GroupList
 from clip_tui.widgets.image_view import ImageView
 from tests.tui.conftest import HOSTILE, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
-
-Groups = list[tuple[int, int, str, list[tuple[str, str]]]]
-
-
-def write_findings(run: Path, kinds: list[str], groups: Groups) -> None:
-    """As clip-data check --findings writes them."""
-    named = [
-        {"kind": kind, "count": sum(g[0] == k for g in groups), "text": f"pairs that are {kind}", "advice": "look"}
-        for k, kind in enumerate(kinds)
-    ]
-    head = {"data": "pairs.json", "time": 0.0, "pairs": 6, "images": 6, "findings": named}
-    lines = [json.dumps(head), *map(json.dumps, groups)]
-    RunPaths(run).findings.write_text("\n".join(lines) + "\n")
+from tests.tui.samples import write_findings
 
 
 def image(run: Path, colour: str) -> str:
@@ -108,5 +95,5 @@ async def test_a_check_is_started_shown_and_can_be_cancelled(runs: Path) -> None
         await says(pilot, "cancelled")
         assert not RunPaths(run).findings.exists()
         await pilot.press("c")
-        await says(pilot, "blurred", seconds=60)
+        await says(pilot, "The check found nothing", seconds=60)
         assert "6 usable pairs" in RunPaths(run).check_log.read_text()
