@@ -2,9 +2,9 @@
 
     python -m benchmarks.data_check_size 1000000 3000000 10000000
 
-A list of JSON lines is written, of so many pairs with 1,000 images of 64 x 64 pixels and captions of eight words, of which
-a tenth repeat another; then the command is run on it, each in a process of its own. A last table has the
-findings alone of so many images that were measured already (random values): exact and near duplicates, and odd looks.
+A list of JSON lines is written, of so many pairs with 1,000 images of 64 x 64 pixels and captions of eight words, of
+which a tenth repeat another; then the command is run on it, each in a process of its own. A last table has the findings
+alone of so many images that were measured already (random values): exact and near duplicates, and odd looks.
 """
 
 import json

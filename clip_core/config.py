@@ -5,6 +5,7 @@
 `decisions`.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -91,6 +92,23 @@ DataFormat = Literal[
 Captions = Literal["all", "sample"]
 
 
+_SCHEME = re.compile(r"(?:^|(?<=::))([a-z][a-z0-9+.-]+):/+(?=[^/])", re.I)
+
+
+def streamed_pattern(path: Path) -> str | None:
+    """The pattern that a path spells if it can only be a stream: a URL, or patterns joined by `::`; else None.
+
+    `Path` makes https:/host of https://host; the second slash is put back.
+    """
+    text = _SCHEME.sub(lambda found: "file:///" if found[1] == "file" else f"{found[1]}://", str(path))
+    return text if "://" in text or "::" in text else None
+
+
+def is_streamed(path: Path | None, stream: bool) -> bool:
+    """The one rule: a URL and joined patterns are streamed, local shards with --stream, everything else is indexed."""
+    return path is not None and (stream or streamed_pattern(path) is not None)
+
+
 class DataConfig(Section):
     """The data set and its split."""
 
@@ -135,6 +153,33 @@ class DataConfig(Section):
         4.0, ge=0, description="size of the cache of decoded images on disk, shared by all runs, GB"
     )
     workers: int | None = Field(None, ge=1, le=256, description="decoding threads (default: one per core)")
+    stream: bool = Field(
+        False,
+        description="read WebDataset shards from front to back while training, without an index; URLs always are",
+    )
+    shuffle_buffer: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="stream: pairs in the shuffle buffer of each process (default: 5,000, at most 1 GB of images)",
+    )
+    readers: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="stream: shards read at the same time by all processes together (default: 4 by each)",
+    )
+    epoch_pairs: int | None = Field(
+        None,
+        ge=2,
+        description="stream: pairs that count as an epoch (default: a sizes.json, else estimated by the first pairs)",
+    )
+    val_pairs: int | None = Field(
+        None,
+        ge=2,
+        le=1_000_000,
+        description="stream: first pairs that are the validation set (default: --val-fraction of all, at most 2,000)",
+    )
 
     @property
     def reads_characters(self) -> bool:
@@ -353,6 +398,9 @@ class RunConfig(Section):
         le=1024,
         description="processes on this machine, each on its own GPU, or on the CPU (default: one)",
     )
+    restarts: int = Field(
+        0, ge=0, le=1000, description="times that --devices starts its processes again where one has died; they resume"
+    )
     shard: bool = Field(
         False, description="divide weights, gradients and optimiser state among the processes (FSDP2): more exchange"
     )
@@ -439,6 +487,22 @@ class TrainConfig(Frozen):
         if encoders.image_encoder is None:
             why = "needs a pretrained image encoder; add --image-encoder"
             _refuse(encoders, ("encoder_preprocessing", "encoder_image_size", "image_features", "views"), why)
+        data = self.data
+        if encoders.given and is_streamed(data.data_file, data.stream):
+            raise ValueError(
+                "a stream cannot be combined with --image-encoder and --text-encoder, whose features are computed once "
+                "and kept; fetch the shards and leave out --stream"
+            )
+        if is_streamed(data.data_file, data.stream):
+            why = "is of indexed data, and these are streamed; leave it out"
+            _refuse(data, ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic"), why)
+            if data.format not in (None, "webdataset"):
+                raise ValueError("--format should be webdataset, as only shards can be streamed")
+            if data.val_file is not None:
+                _refuse(data, ("val_pairs",), "cannot be combined with --val-file; leave one of them out")
+        else:
+            why = "is of streamed shards; add --stream, or leave it out"
+            _refuse(data, ("shuffle_buffer", "readers", "epoch_pairs", "val_pairs"), why)
         if self.optim.minutes is not None:
             _refuse(self.optim, ("epochs",), "cannot be combined with --minutes; leave one of them out")
         if self.optim.loss == "sigmoid":

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clip_core.config import SECTIONS, TITLES, TrainConfig, architecture, flag, parse_config
+from clip_core.config import SECTIONS, TITLES, TrainConfig, architecture, flag, is_streamed, parse_config
 from clip_core.errors import UsageError
 
 Kind = Literal["choice", "switch", "text"]
@@ -123,7 +123,9 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
     config = parse_config(nested_values(values))
     if config.data.data_file is None and not config.data.create_synthetic:
         raise UsageError("--data-file is missing: name a list, a folder or shards, or switch --create-synthetic on.")
-    if config.data.data_file and not config.data.create_synthetic and not is_there(config.data.data_file):
+    data = config.data
+    indexed = not (data.create_synthetic or is_streamed(data.data_file, data.stream))
+    if data.data_file and indexed and not is_there(data.data_file):
         raise UsageError(
             f"--data-file: {config.data.data_file} does not exist (searched from {Path.cwd()}); correct the path."
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, is_streamed
 from clip_core.errors import ClipError, DataError, RunError
 from clip_core.files import cache_folder
 from clip_core.run.reader import RunReader
@@ -128,6 +128,8 @@ def read_parts(run: Path, data: DataConfig | None) -> Parts:
     validation = read_validation(run)
     if not validation or data is None:
         return Parts((), validation)
+    if is_streamed(data.data_file, data.stream):
+        return Parts((), validation, "the training pairs are streamed, so there is no list of them")
     try:
         every = _read_list(data)
     except ClipError as error:

@@ -38,6 +38,7 @@ def killed_writing(path: Path) -> str:
     return left.name
 
 
+@pytest.mark.fault("SIGKILL of a process that writes a file or a scratch folder")
 def test_the_next_writer_of_a_file_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     path = tmp_path / "latest.json"
     path.write_text("{}")
@@ -59,6 +60,7 @@ def test_what_a_living_process_writes_and_what_is_not_ours_stays(tmp_path: Path)
     assert {entry.name for entry in tmp_path.iterdir()} == kept | {".folder.99999999.tmp"}
 
 
+@pytest.mark.fault("SIGKILL of a process that writes a file or a scratch folder")
 def test_a_scratch_folder_goes_with_its_process_or_at_the_next_start(tmp_path: Path) -> None:
     killed = """
 import os, signal, sys
@@ -83,6 +85,7 @@ with scratch_folder("test", Path(sys.argv[1])) as folder:
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
+@pytest.mark.fault("SIGKILL of a process that writes a file or a scratch folder")
 def test_a_trainer_that_starts_removes_what_killed_writers_left(tmp_path: Path) -> None:
     RunWriter(tmp_path).close()
     for name in ("latest.json", "flags.json", "probes/0000001.json", "requests/1.json"):
@@ -98,6 +101,7 @@ def refusal(write: Callable[[], None]) -> str:
 
 
 @pytest.mark.parametrize("read", [False, True])
+@pytest.mark.fault("pipe or socket in place of a file")
 def test_a_fifo_in_place_of_a_file_that_grows_is_refused_at_once(read: bool, tmp_path: Path) -> None:
     writer = RunWriter(tmp_path)
     os.mkfifo(writer.paths.metrics)
@@ -109,6 +113,7 @@ def test_a_fifo_in_place_of_a_file_that_grows_is_refused_at_once(read: bool, tmp
         os.close(reader)
 
 
+@pytest.mark.fault("pipe or socket in place of a file")
 def test_fifos_in_place_of_files_that_are_replaced_are_replaced(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path)
     for path in (writer.paths.status, writer.paths.best, writer.paths.latest):
@@ -121,6 +126,7 @@ def test_fifos_in_place_of_files_that_are_replaced_are_replaced(tmp_path: Path) 
     assert all((reader.status(), reader.best(), reader.latest()))
 
 
+@pytest.mark.fault("pipe or socket in place of a file")
 def test_a_socket_is_no_file_to_append_to_and_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket is short
     with socket.socket(socket.AF_UNIX) as server:

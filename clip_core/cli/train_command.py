@@ -9,7 +9,17 @@ from typing import Annotated, Any, get_args, get_origin
 from cyclopts import App, Parameter, Token
 
 from clip_core.cli.app import run_app
-from clip_core.config import PRESETS, SECTIONS, SPELLINGS, TITLES, TrainConfig, architecture, parse_config, spell
+from clip_core.config import (
+    PRESETS,
+    SECTIONS,
+    SPELLINGS,
+    TITLES,
+    RunConfig,
+    TrainConfig,
+    architecture,
+    parse_config,
+    spell,
+)
 from clip_core.errors import UsageError
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import RunRecord
@@ -31,22 +41,26 @@ def train(**flags: Any) -> int:
         return _list_models(config)
     if list_encoders:
         return _list_encoders(config)
-    devices = config.run.devices or (_devices_of(config.run.run_dir) if resume else None) or 1
+    before = _started_with(config.run.run_dir) if resume else RunConfig()
+    devices = config.run.devices or before.devices or 1
     if devices > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         from clip_core.training.launch import launch
 
         switches = [f"--{name}" for name, on in (("resume", resume), ("force", force)) if on]
         typed = [word for name, value in flags.items() for word in spell(name, value)]
-        return launch(devices, config.run.device, [*typed, *switches])
+        restarts = config.run.restarts or before.restarts
+        if restarts and config.run.run_dir is None:
+            raise UsageError("--restarts needs --run-dir, by which the run finds its checkpoint.")
+        return launch(devices, config.run.device, [*typed, *switches], restarts=restarts)
     from clip_core.training.session import run_training
 
     return run_training(config, resume=resume, force=force)
 
 
-def _devices_of(run: Path | None) -> int | None:
-    """The processes that a run was started with; its own reader refuses what is no run."""
+def _started_with(run: Path | None) -> RunConfig:
+    """What a run was started with; its own reader refuses what is no run."""
     record = RunRecord.find(RunPaths(run).config) if run is not None else None
-    return record.config.run.devices if record is not None else None
+    return record.config.run if record is not None else RunConfig()
 
 
 def from_flags(flags: Mapping[str, Any]) -> TrainConfig:

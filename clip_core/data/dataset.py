@@ -91,6 +91,12 @@ class Data:
     classes: list[str] | None  # captions as classes, where there are few
     report: Report
     fingerprint: str  # of the training list, and of a validation list after a "-"; the same wherever the data are
+    streamed_pairs: int | None = None  # of a stream, of which `train` is a sample: pairs that count as an epoch
+
+    @property
+    def train_pairs(self) -> int:
+        """Training pairs; of a stream, about as many."""
+        return len(self.train) if self.streamed_pairs is None else self.streamed_pairs
 
 
 def split_by_image(pairset: PairSet, val_fraction: float, seed: int) -> tuple[PairSet, PairSet]:
@@ -154,11 +160,21 @@ def read_lists(config: DataConfig, seed: int, say: Callable[[str], None]) -> lis
     lists = [PairList(file, split.train)]
     _say_split(file, split, say)
     if config.val_file is not None:
-        reading = _read(config.val_file, config, say)
-        split = split_validation(reading.pairs, reading.columns)
-        _say_split(config.val_file, split, say)
-        file = config.val_file
+        return [*lists, read_val_file(config, say)]
     return lists if split.val is None else [*lists, PairList(file, split.val)]
+
+
+def read_val_file(config: DataConfig, say: Callable[[str], None]) -> PairList:
+    """The pairs of --val-file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    assert config.val_file is not None
+    reading = _read(config.val_file, config, say)
+    split = split_validation(reading.pairs, reading.columns)
+    _say_split(config.val_file, split, say)
+    return PairList(config.val_file, list(split.val or []))
 
 
 def load_data(
@@ -184,12 +200,11 @@ def load_data(
     """
     lists = lists or read_lists(config, seed, say)
     sets, stores, reports = [], [], []
-    for (file, pairs), how in zip(lists, (decoder, EXACT), strict=False):
-        stores.append(_decoded(distinct_images(pairs), preprocessing, config, how, say))
-        reports.append(sort_pairs(pairs, {stores[-1].paths[row]: why for row, why in stores[-1].failures.items()}))
-        say(printable(f"{file}: {reports[-1].sentence()}"))
-        refuse_bad(file, reports[-1], config)
-        sets.append(PairSet.from_pairs(reports[-1].good))
+    for one, how in zip(lists, (decoder, EXACT), strict=False):
+        store, report = _load_list(one, preprocessing, config, how, say)
+        stores.append(store)
+        reports.append(report)
+        sets.append(PairSet.from_pairs(report.good))
     if len(lists) == 1:
         train, val = split_by_image(sets[0], config.val_fraction, seed)
         same = decoder is EXACT
@@ -201,6 +216,39 @@ def load_data(
     report = Report([p for r in reports for p in r.good], [b for r in reports for b in r.bad])
     identity = "-".join(fingerprint(pairs) for _, pairs in lists)
     return Data(train, val, train_store, val_store, few_classes(train, val), report, identity)
+
+
+def load_set(
+    listed: PairList,
+    preprocessing: Preprocessing,
+    config: DataConfig,
+    decoder: Decoder,
+    say: Callable[[str], None],
+) -> tuple[PairSet, ImageStore, Report]:
+    """The usable pairs of one list, and their images decoded.
+
+    Raises:
+        DataError: if too many of them are bad.
+    """
+    store, report = _load_list(listed, preprocessing, config, decoder, say)
+    pairs = PairSet.from_pairs(report.good)
+    return pairs, _rows_of(pairs, store), report
+
+
+def _load_list(
+    listed: PairList,
+    preprocessing: Preprocessing,
+    config: DataConfig,
+    decoder: Decoder,
+    say: Callable[[str], None],
+) -> tuple[ImageStore, Report]:
+    """Decode the images of a list, and sort its pairs."""
+    file, pairs = listed
+    store = _decoded(distinct_images(pairs), preprocessing, config, decoder, say)
+    report = sort_pairs(pairs, {store.paths[row]: why for row, why in store.failures.items()})
+    say(printable(f"{file}: {report.sentence()}"))
+    refuse_bad(file, report, config)
+    return store, report
 
 
 def _read(file: Path, config: DataConfig, say: Callable[[str], None]) -> Reading:

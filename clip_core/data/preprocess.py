@@ -77,6 +77,16 @@ def load_image(source: ImageSource) -> Image.Image:
     return _decoded(str(source), lambda: _from_file(Path(source), lambda image: _upright_rgb(image, str(source))))
 
 
+def load_bytes(content: bytes, name: str) -> Image.Image:
+    """As `load_image`, of the content of a file; `name` is for its messages."""
+
+    def read() -> Image.Image:
+        with Image.open(io.BytesIO(content), formats=_known_formats()) as image:
+            return _upright_rgb(image, name)
+
+    return _decoded(name, read)
+
+
 def load_reduced(path: Path, side: int, seen: Callable[[bytes], None]) -> tuple[Image.Image, tuple[int, int]]:
     """An image as `load_image` gives it, but a JPEG only as large as `side` needs; to measure, not to train on.
 

@@ -1,6 +1,7 @@
 """Checkpoints: folders of a run with weights and what resuming needs; valid once meta.json is there and true.
 
-step_0000180/  model.safetensors  state.safetensors  state.json  meta.json (sizes and sha256 of the others, last)
+step_0000180/  model.safetensors  state.safetensors  state.json  meta.json (sizes and sha256 of the others and of the
+run's tokenizer.json, and its own digest; written last)
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
-from clip_core.files import flush_directory, flush_file, load_json, read_json, sha256, write_json
+from clip_core.files import finite, flush_directory, flush_file, load_json, read_json, sha256, write_json
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.hub import hub_name, local_source
 from clip_core.model.published import read_published
@@ -29,7 +30,7 @@ from clip_core.network import ClipConfig, ImageTower, TextTower, first_mistake
 from clip_core.run.paths import META, RunPaths, is_run
 from clip_core.run.reader import RunReader
 
-SCHEMA = 2  # of meta.json
+SCHEMA = 3  # of meta.json
 WEIGHTS = "model.safetensors"
 STATE_TENSORS = "state.safetensors"
 STATE = "state.json"
@@ -100,9 +101,10 @@ def save_checkpoint(
             "logit_scale": float(model.logit_scale().detach()),
             "scores": scores,
             "kept": kept,
+            "tokenizer": _sha256_of(RunPaths(folder.parent.parent).tokenizer),
             "files": {path.name: _flushed(path) for path in sorted(beside.iterdir())},
         }
-        write_json(beside / META, meta)
+        write_meta(beside, meta)
         beside.rename(folder)
         flush_directory(folder.parent)
     except (SafetensorError, OSError) as error:
@@ -122,6 +124,20 @@ def _flushed(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
+def _sha256_of(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write meta.json with the digest that `read_meta` checks: a bit flipped in it would change the network."""
+    write_json(folder / META, meta | {"digest": _digest(meta)})
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    content = json.dumps(finite({name: value for name, value in meta.items() if name != "digest"}), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     """A checkpoint's meta.json, after checking that its files are the ones that were written.
 
@@ -137,6 +153,8 @@ def read_meta(folder: Path, *, verify: bool = True) -> dict[str, Any]:
             raise CheckpointError(
                 f"{folder} was written by another version of clip-tui (schema {schema!r:.20}, this one reads {SCHEMA})."
             )
+        if meta["digest"] != _digest(meta):
+            raise CheckpointError(f"{folder / META} is damaged: its digest differs; use another checkpoint.")
         for name, expected in files.items():
             path = folder / Path(name).name
             same = path.is_file() and path.stat().st_size == expected["size"]
@@ -169,6 +187,19 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / STATE} cannot be read ({error}); resume from another checkpoint.") from None
 
 
+def refuse_other_tokenizer(meta: dict[str, Any], tokenizer: Path) -> None:
+    """Refuse a tokenizer.json that is not, to the byte, the one that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    if meta.get("tokenizer") not in (None, _sha256_of(tokenizer)):
+        raise CheckpointError(
+            f"{tokenizer} is not the one that the checkpoint of step {meta['step']} was trained with: its sha256 "
+            "differs; restore it, or use another run."
+        )
+
+
 def delete_damaged(run: Path) -> None:
     """Delete what an interrupted save left, and checkpoints whose files are not the ones that were written."""
     valid = set(valid_checkpoints(run))
@@ -188,13 +219,13 @@ def delete_superseded(run: Path, *, keep: int, best: str) -> None:
 
 def keep_checkpoint(folder: Path) -> None:
     """Mark a checkpoint that is there as one that somebody asked for; see `delete_superseded`."""
-    write_json(folder / META, read_meta(folder, verify=False) | {"kept": True})
+    write_meta(folder, read_meta(folder, verify=False) | {"kept": True})
 
 
 def change_state(folder: Path, **values: Any) -> None:
     """Change what resuming from a checkpoint begins with; its meta.json is replaced, its other files stay."""
     meta = read_meta(folder, verify=False)
-    write_json(folder / META, meta | {"state": meta.get("state", {}) | values})
+    write_meta(folder, meta | {"state": meta.get("state", {}) | values})
 
 
 def _delete(folder: Path) -> None:
@@ -324,6 +355,7 @@ def load_model(path: Path, *, model_name: str | None = None) -> LoadedModel:
     tokenizer = next((place for place in places if place.is_file()), None)
     if tokenizer is None:
         raise CheckpointError(f"no tokenizer.json for {folder}: copy it from the run into the checkpoint's folder.")
+    refuse_other_tokenizer(meta, tokenizer)
     _refuse_larger_than_file(config, folder)
     model = attach_encoders(uninitialised_clip(config))
     load_weights(model, folder, assign=True)

@@ -46,6 +46,14 @@ class RunPaths:
         return self.root / "pairs.npy"
 
     @property
+    def stream(self) -> Path:
+        return self.root / "stream.json"
+
+    @property
+    def validation_images(self) -> Path:
+        return self.root / "validation"
+
+    @property
     def flags(self) -> Path:
         return self.root / "flags.json"
 

@@ -57,7 +57,7 @@ class Record(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            place = ".".join(str(part) for part in first["loc"] if "(" not in str(part)) or "the file"
             if first["type"] == "extra_forbidden":
                 problem = f"has the unknown setting {place}; use the version of clip-tui that wrote it"
             else:
@@ -190,6 +190,19 @@ class RunRecord(Record):
 
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json", by_alias=True))
+
+
+class StreamRecord(Record):
+    """stream.json: the shards of a run on a stream, and how they are read."""
+
+    shards: list[str]  # in their order, below the folder that all are in
+    lanes: int  # shards read at the same time by all processes
+    buffer_size: int  # pairs in the shuffle buffer of a lane
+    buffer_bytes: int  # of images in it, at most
+    first: int  # the shard at which the training pairs begin; those before are the validation set
+    offset: int  # the byte in that shard
+    epoch_pairs: int  # pairs that count as an epoch
+    counted: str  # where that number is from
 
 
 class ValidationPair(Record):

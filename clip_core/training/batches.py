@@ -4,7 +4,6 @@ Shapes: B pairs of the batch of all ranks, b of this rank, U distinct captions a
 S image side, T tokens of a group's longest caption, or a few more.
 """
 
-import math
 import queue
 import threading
 import time
@@ -22,18 +21,16 @@ from clip_core.data.dataset import IntArray, PairSet
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.training.batch_order import BatchOrder
-from clip_core.training.caption_augmentation import BPEDropout, CaptionAugmentation, draw_keys
+from clip_core.training.caption_augmentation import CaptionAugmentation, draw_keys
+from clip_core.training.caption_inputs import CaptionInputs, CaptionTable
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore
 from clip_core.training.ranks import Rank
 
 _AHEAD = 3
+_POLL = 0.2  # seconds
 _VIEWS = 1  # of the seeds, so that views and captions are drawn apart
 _UNCHANGED = CaptionAugmentation()
 _ALONE = Rank()
-_SMALLEST_GROUP = 8  # captions; fewer would not fill a matrix product
-# Captions are padded to a multiple of 8 tokens. oneDNN keeps code and memory for every shape of a matrix product: with
-# every width, a run grew by hundreds of MB and was slower.
-_WIDTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Batch:
     caption_ids: Tensor  # int64 (b,)
     all_image_ids: Tensor  # int64 (B,)
     all_caption_ids: Tensor  # int64 (B,)
+    gathers_ids: bool = False  # each rank knows its own ids alone, and the step has to gather those of all
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,8 +64,9 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         groups = tuple(change(group) for group in self.input_ids)
-        others = {field.name: change(getattr(self, field.name)) for field in fields(self) if field.name != "input_ids"}
-        return Batch(input_ids=groups, **others)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**values | changed | {"input_ids": groups})
 
 
 class BatchMaker:
@@ -109,14 +108,8 @@ class BatchMaker:
         if isinstance(tokenizer, CaptionFeatures):
             self.caption_features = tokenizer.encode(pairs.captions)
             return
-        self.tokenizer = tokenizer
-        self.whole = tokenizer.pads_to_context  # padding is part of the input
-        token_rows = self._widened(tokenizer.encode(pairs.captions))
-        self.token_rows, self.token_counts = token_rows.astype(np.int32), self._counts(token_rows)
-        self.groups = groups
-        self.augmentation = augmentation
-        self._bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
-        self._augmented = np.array([augmentation.changes(caption) for caption in pairs.captions])
+        how = CaptionInputs(tokenizer, groups=groups, augmentation=augmentation, bpe_dropout=bpe_dropout)
+        self.captions = CaptionTable(pairs.captions, how)
 
     def __call__(self, step: int, *, whole: bool = False) -> Batch:
         """The batch of a step: this rank's part of it, or the `whole` one, as if this were the only process."""
@@ -149,14 +142,7 @@ class BatchMaker:
         """What the text tower takes of these captions, and the place of each in it.  (U) -> ..., (U)"""
         if self.caption_features is not None:
             return (torch.from_numpy(self.caption_features[distinct]),), np.arange(len(distinct))
-        token_rows, counts = self.tokens(distinct, step)
-        by_length = np.argsort(counts, kind="stable")
-        position = np.empty_like(by_length)
-        position[by_length] = np.arange(len(by_length))
-        groups = tuple(
-            torch.from_numpy(token_rows[group, : self._width(counts[group].max())]) for group in self.grouped(by_length)
-        )
-        return groups, position
+        return self.captions.inputs(distinct, draw_keys(self.seed, step, distinct))
 
     def rows(self, step: int) -> IntArray:
         """The pairs of a step's batch, of all ranks.  -> (B,)"""
@@ -174,55 +160,27 @@ class BatchMaker:
         images = self.pairs.pair_images[self.order.batches(epoch)[position]]
         return [self.pairs.names[row] if self.pairs.names else str(self.pairs.images[row]) for row in images]
 
-    def tokens(self, captions: IntArray, step: int) -> tuple[IntArray, IntArray]:
-        """Captions as token rows, augmented for this step, and the length of each.
 
-        (U,) -> (U, T at least their longest), (U,)
-        """
-        rows, counts = self.token_rows[captions].astype(np.int64), self.token_counts[captions]
-        which = np.flatnonzero(self._augmented[captions])
-        keys = draw_keys(self.seed, step, captions)
-        if len(which):
-            texts = [
-                self.augmentation(self.pairs.captions[caption], np.random.default_rng(int(key)))
-                for caption, key in zip(captions[which], keys[which], strict=True)
-            ]
-            augmented = self.tokenizer.encode(texts)
-            width = max(rows.shape[1], augmented.shape[1])
-            rows, augmented = self._widened(rows, width), self._widened(augmented, width)
-            rows[which] = augmented
-        if self._bpe_dropout is not None:
-            rows = self._widened(self._bpe_dropout(rows, keys))
-        if len(which) or self._bpe_dropout is not None:
-            counts = self._counts(rows)
-        return rows, counts
-
-    def _width(self, tokens: int) -> int:
-        """The padded length for a number of tokens."""
-        return min(math.ceil(tokens / _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE, self.tokenizer.context_length)
-
-    def _widened(self, rows: IntArray, tokens: int = 0) -> IntArray:
-        """Token rows padded to at least `tokens` tokens.  (U, T) -> (U, T or more)"""
-        more = self._width(max(rows.shape[1], tokens)) - rows.shape[1]
-        return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.pad_id)
-
-    def _counts(self, rows: IntArray) -> IntArray:
-        """The length of each row, without its padding.  (U, T) -> (U,)"""
-        if self.whole:
-            return np.full(len(rows), rows.shape[1])
-        counts: IntArray = 1 + (rows == self.tokenizer.end_token).argmax(axis=1)
-        return counts
-
-    def grouped(self, by_length: IntArray) -> list[IntArray]:
-        """Rows in the order of their length, cut into groups that are each padded to their own longest.  (U,)"""
-        return np.array_split(by_length, max(min(self.groups, len(by_length) // _SMALLEST_GROUP), 1))
+def _raise(error: BaseException | None, stopping: bool) -> bool:
+    if error is not None:
+        raise error
+    return stopping
 
 
 class BatchStream:
-    """Batches made ahead by a thread while the device computes; `waited` is the data wait so far, in seconds."""
+    """Batches made ahead by a thread while the device computes.
 
-    def __init__(self, make: BatchMaker, first: int, last: int, device: torch.device) -> None:
+    Attributes:
+        waited: the data wait so far, in seconds.
+        waiting: called several times a second while the next batch is not there; returns whether to give up.
+        agree: is told before each batch if there is none, because of an error or because `waiting` said so; returns
+            whether the iteration ends here.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], first: int, last: int, device: torch.device) -> None:
         self.waited = 0.0
+        self.waiting: Callable[[], bool] = lambda: False
+        self.agree: Callable[[BaseException | None, bool], bool] = _raise
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=_AHEAD)
         self._closed = threading.Event()
         self._count = last - first
@@ -231,7 +189,7 @@ class BatchStream:
         )
         self._thread.start()
 
-    def _fill(self, make: BatchMaker, first: int, last: int, pin: bool) -> None:
+    def _fill(self, make: Callable[[int], Batch], first: int, last: int, pin: bool) -> None:
         try:
             for step in range(first, last):
                 batch = make(step)
@@ -252,11 +210,21 @@ class BatchStream:
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self._count):
             started = time.perf_counter()
-            item = self._queue.get()
+            item = self._get()
             self.waited += time.perf_counter() - started
-            if isinstance(item, BaseException):
-                raise item
+            error = item if isinstance(item, BaseException) else None
+            if self.agree(error, item is None) or not isinstance(item, Batch):
+                return
             yield item
+
+    def _get(self) -> Batch | BaseException | None:
+        """The next batch, or why there is none; None if it was given up."""
+        while True:
+            try:
+                return self._queue.get(timeout=_POLL)
+            except queue.Empty:
+                if self.waiting():
+                    return None
 
     def close(self) -> None:
         self._closed.set()

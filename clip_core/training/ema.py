@@ -24,13 +24,24 @@ class EvalWeights:
 
     Args:
         decay: of the EMA; None for no EMA.
+        copied: a second network has the weights of `training` from the beginning; else `copy` gives it them.
     """
 
-    def __init__(self, training: CLIP, decay: float | None) -> None:
+    def __init__(self, training: CLIP, decay: float | None, *, copied: bool = True) -> None:
         self.training, self.decay = training, decay
         self.model = training
         if decay is not None or adapted_layers(training):
-            self.model = plain_copy(training)
+            self.model = plain_copy(training) if copied else uninitialised_clip(training.config).requires_grad_(False)
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """All weights of the network in training, adapters merged, once both are divided among the ranks."""
+        adapted = adapted_layers(self.training)
+        for name, mine in self.model.named_parameters():
+            theirs = adapted[name].merged() if name in adapted else local(self.training.get_parameter(name).detach())
+            local(mine).copy_(theirs)
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(self.training.get_buffer(name))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

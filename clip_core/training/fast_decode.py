@@ -21,6 +21,7 @@ from clip_core.data.preprocess import (
     MAX_PIXELS,
     Pixels,
     crop_corner,
+    load_bytes,
     load_image,
     orientation,
     resize_and_crop,
@@ -52,10 +53,27 @@ def decode_fast(path: Path, preprocessing: Preprocessing) -> Pixels:
     Raises:
         ImageError: as `load_image` does.
     """
-    content = _bytes_of(path)
+    pixels = _fast(_bytes_of(path), preprocessing)
+    return resize_and_crop(load_image(path), preprocessing) if pixels is None else pixels
+
+
+def decode_content(content: bytes, name: str, preprocessing: Preprocessing) -> Pixels:
+    """The content of an image file as uint8 (S, S, 3).
+
+    Args:
+        name: for the message of an error.
+    Raises:
+        ImageError: as `load_image` does.
+    """
+    pixels = _fast(_whole_jpeg(content), preprocessing)
+    return resize_and_crop(load_bytes(content, name), preprocessing) if pixels is None else pixels
+
+
+def _fast(content: bytes | None, preprocessing: Preprocessing) -> Pixels | None:
+    """A JPEG as uint8 (S, S, 3); None for an image that has to be decoded exactly."""
     decoded = _decode_jpeg(content) if content is not None and preprocessing.resize_mode != "longest" else None
     if decoded is None:
-        return resize_and_crop(load_image(path), preprocessing)
+        return None
     size = preprocessing.image_size
     height, width = decoded.shape[1:]
     resized_width, resized_height = resized_sides((width, height), preprocessing)
@@ -79,6 +97,10 @@ def _bytes_of(path: Path) -> bytes | None:
         content = member.read() if member else path.read_bytes()
     except (OSError, ValueError, ImageError):
         return None
+    return _whole_jpeg(content)
+
+
+def _whole_jpeg(content: bytes) -> bytes | None:
     # One that is cut short may decode to the end in grey: Pillow refuses it.
     return content if content.startswith(_START) and content.rstrip(b"\0").endswith(_END) else None
 

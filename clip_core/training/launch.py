@@ -18,11 +18,13 @@ _COMMAND = "clip_core.cli.train"
 _SHUTDOWN = 30  # seconds for a checkpoint, after which a process is killed
 
 
-def launch(devices: int, device: str | None, flags: Sequence[str]) -> int:
+def launch(devices: int, device: str | None, flags: Sequence[str], *, restarts: int = 0) -> int:
     """Train with so many processes; their output is that of this one. Returns the exit code.
 
     SIGINT and SIGTERM are passed on to all of them, once; when one dies, the others are ended.
 
+    Args:
+        restarts: times that all are started again where one has failed; they resume the run.
     Raises:
         UsageError: if the machine does not have so many devices.
     """
@@ -40,7 +42,7 @@ def launch(devices: int, device: str | None, flags: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="127.0.0.1",
-        max_restarts=0,
+        max_restarts=restarts,
         signals_to_handle="SIGTERM,SIGINT",
     )
     try:

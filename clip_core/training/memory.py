@@ -319,7 +319,8 @@ def _gathered(step: TrainStep) -> int:
     """Bytes of what a sharded network gathers at once, and of its gradients: two blocks, and all that is in none."""
     each = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks_of(step.model)]
     rest = sum(parameter.numel() for parameter in step.model.parameters()) - sum(each)
-    return 2 * (rest + sum(sorted(each)[-2:])) * step.mixed_precision.dtype.itemsize
+    at_once = rest + sum(sorted(each)[-2:])
+    return at_once * (2 * step.mixed_precision.dtype.itemsize + 4)  # weights, gradients, and these in fp32 for the sum
 
 
 def _rounded(batch_size: int) -> int:

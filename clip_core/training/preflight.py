@@ -5,17 +5,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import TrainConfig, architecture, flag
+from clip_core.config import TrainConfig, architecture, flag, is_streamed
 from clip_core.data.formats.detect import detect, is_there
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.formats.unsupported import not_found
+from clip_core.data.stream.shard_list import absolute_pattern, list_shards
+from clip_core.data.stream.source import check_protocol, is_remote
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.model.encoders.files import absolute
+from clip_core.network import ClipConfig
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
-from clip_core.run.records import Flags
+from clip_core.run.records import Flags, Recipe
 from clip_core.text import printable
 from clip_core.training.device import choose_device, choose_precision
 from clip_core.training.initial_weights import Start
@@ -23,8 +26,11 @@ from clip_core.training.loggers import check_loggers
 from clip_core.training.recipe import tune_lr
 from clip_core.training.second_validation import guard_of, read_second_validation
 
+Settings = dict[str, Any]  # by their place in config.json: {"resolved.lr": 0.001}
+
 _TIMES_LR = 20  # the default learning rate of a fine-tuning, at most
 _LONGEST_WARMUP = 0.5  # of the steps
+_NAMED = 3  # settings in a message
 
 # What --resume takes: where data and encoders are now, what changes no result but its rounding, and what happens at a
 # loss that is not finite.
@@ -33,7 +39,7 @@ _PLACES = {
     "encoders": ("image_encoder", "text_encoder"),
     "tune": ("guard_data", "guard_root"),
     "optim": ("chunk_size",),
-    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "on_nan"),
+    "run": ("run_dir", "devices", "log_to", "checkpoint_activations", "shard", "restarts", "on_nan"),
 }
 
 
@@ -123,6 +129,8 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
     check_loggers(given.run.log_to or record.config.run.log_to or ())
+    if is_streamed(record.config.data.data_file, record.config.data.stream):
+        changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
     try:
         _check_places(config)
@@ -133,13 +141,49 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     return config
 
 
+def settings_of(config: TrainConfig, recipe: Recipe, network: ClipConfig) -> Settings:
+    """What must be the same for a resumed run to be the run that was never stopped; no places, and no hardware."""
+    places = {name for names in _PLACES.values() for name in names} | {"init", "workers", "cache_gb"}
+    sections = {name: getattr(config, name) for name in TrainConfig.model_fields if name != "run"}
+    found = {
+        f"config.{section}.{name}": value
+        for section, fields in sections.items()
+        for name, value in fields.model_dump(mode="json").items()
+        if name not in places and not isinstance(getattr(fields, name), Path)
+    }
+    found["config.run.seed"] = config.run.seed
+    found |= {f"resolved.{name}": value for name, value in recipe.model_dump(mode="json").items()}
+    for name in ("device", "processes"):
+        del found[f"resolved.{name}"]
+    for name, value in network.model_dump(mode="json").items():
+        parts = value if isinstance(value, dict) else {"": value}
+        found |= {f"model.{name}.{part}".rstrip("."): each for part, each in parts.items() if part != "encoder"}
+    return found
+
+
+def refuse_other_settings(run: Path, before: Settings, now: Settings) -> None:
+    """Refuse a config.json that was changed since a checkpoint was written.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    other = [name for name in before if name in now and before[name] != now[name]]
+    if other:
+        said = [f"{name} is {now[name]!r} and was {before[name]!r}" for name in other[:_NAMED]]
+        more = f", and {len(other) - _NAMED} more differ" if len(other) > _NAMED else ""
+        raise RunError(
+            f"{run}/config.json was changed since the last checkpoint: {printable(', '.join(said), 300)}{more}; "
+            "change it back, or start a new run."
+        )
+
+
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """As stored in config.json, so that a run can be resumed from any folder."""
     data = config.data
     if data.data_file is None and data.create_synthetic:
         data = data.model_copy(update={"data_file": DEFAULT_SYNTHETIC})
     paths: dict[str, dict[str, Any]] = {
-        section: {name: value.absolute() for name, value in values if isinstance(value, Path)}
+        section: {name: absolute_pattern(value) for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
     if config.tune.guard_data is not None:
@@ -166,6 +210,14 @@ def _check_places(config: TrainConfig) -> None:
     data = config.data
     for name, path in (("--data", data.data_file), ("--val-file", data.val_file)):
         created = name == "--data" and data.create_synthetic
+        if is_streamed(path, data.stream and name == "--data"):
+            assert path is not None
+            shards = list_shards(path)
+            check_protocol(shards.urls[0])
+            missing = next((url for url in shards.urls if not is_remote(url) and not Path(url).is_file()), None)
+            if missing is not None:
+                raise DataError(f"{name}: there is no shard at {printable(missing)}; fetch it, or correct the pattern.")
+            continue
         if path is not None and not created and not is_there(path):
             raise DataError(f"{name} {not_found(path)}")
         if path is not None and is_there(path):

@@ -108,10 +108,14 @@ class _Decisions:
         return value
 
 
-def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair]) -> Preprocessing:
-    """Preprocessing of a new network: a larger image size where the images have the pixels and the stem is cheap."""
+def choose_preprocessing(config: TrainConfig, pairs: Sequence[Pair], count: int | None = None) -> Preprocessing:
+    """Preprocessing of a new network: a larger image size where the images have the pixels and the stem is cheap.
+
+    Args:
+        count: of the training pairs, where `pairs` are some of them.
+    """
     model = config.model
-    conv_stem = PRESETS[preset_for(model, len(pairs))].patch_size is None and model.stem != "patch"
+    conv_stem = PRESETS[preset_for(model, count or len(pairs))].patch_size is None and model.stem != "patch"
     left_open = model.image_size is None and model.patch_size is None
     larger = left_open and conv_stem and typical_side(distinct_images(pairs)) >= _LARGE_SIDE
     return preprocessing(model.model_copy(update={"image_size": _LARGER_IMAGES}) if larger else model)

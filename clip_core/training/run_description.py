@@ -118,8 +118,8 @@ def write_record(
         ),
         init=init,
         data=DataFacts(
-            train_pairs=len(data.train),
-            train_images=len(data.train.images),
+            train_pairs=data.train_pairs,
+            train_images=data.train_pairs if data.streamed_pairs else len(data.train.images),
             val_pairs=len(data.val),
             val_images=len(data.val.images),
             classes=data.classes,
@@ -159,11 +159,12 @@ def log_start(
         for note in start.notes:
             log.say(printable(f"note: {note}"))
     if decisions:
-        log.say(f"defaults chosen for {len(data.train):,} pairs on {recipe.device}:")
+        log.say(f"defaults chosen for {data.train_pairs:,} pairs on {recipe.device}:")
     for decision in decisions:
         log.say(f"  {decision_line(decision)}")
+    images = f" of {len(data.train.images):,} images" if data.streamed_pairs is None else ""
     log.say(
-        f"{len(data.train):,} training pairs of {len(data.train.images):,} images, "
+        f"{data.train_pairs:,} training pairs{images}, "
         f"{len(data.val):,} validation pairs of {len(data.val.images):,} images"
     )
     log.say(

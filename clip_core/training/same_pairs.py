@@ -3,6 +3,7 @@
 Shapes: P pairs, training pairs first, in the order of their lists.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from clip_core.data.dataset import Data
 from clip_core.data.pairs import Hashes, Pair, pair_hashes
 from clip_core.errors import RunError
-from clip_core.files import replacing
+from clip_core.files import read_regular, replacing
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 
@@ -33,7 +34,8 @@ def refuse_other_pairs(run: Path, expected: str, file: Path, data: Data) -> None
     """
     pairs, now = data.report.good, pair_hashes(data.report.good)
     try:
-        before = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
+        content = io.BytesIO(read_regular(RunPaths(run).pair_hashes))
+        before = np.lib.format.read_array(content, allow_pickle=False)
     except (OSError, ValueError):
         before = None
     same = data.fingerprint == expected if before is None else np.array_equal(before, now)

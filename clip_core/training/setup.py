@@ -1,20 +1,21 @@
 """From a configuration to a trainer before its first step: data, tokenizer, network, recipe, batches, model."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clip_core.config import LossName, TrainConfig, architecture
+from clip_core.config import LossName, TrainConfig, architecture, is_streamed
 from clip_core.data.dataset import Data, load_data, read_lists
 from clip_core.data.pairs import pair_hashes
 from clip_core.data.store import EXACT
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError, RunError, UsageError
-from clip_core.model.clip import CLIP, attach_encoders
+from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
-from clip_core.network import ClipConfig
+from clip_core.network import ClipConfig, Preprocessing
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Decision, Recipe, RunRecord
@@ -33,6 +34,7 @@ from clip_core.training.batch_order import pairs_an_epoch
 from clip_core.training.batches import Batch, BatchMaker
 from clip_core.training.blend import store_initial_weights
 from clip_core.training.caption_augmentation import CaptionAugmentation
+from clip_core.training.caption_inputs import CaptionInputs
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.fast_decode import FAST
 from clip_core.training.frozen_features import CaptionFeatures
@@ -40,7 +42,7 @@ from clip_core.training.image_augmentation import network_input
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
-from clip_core.training.preflight import with_absolute_paths
+from clip_core.training.preflight import settings_of, with_absolute_paths
 from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe
@@ -48,6 +50,15 @@ from clip_core.training.request_queue import RequestQueue
 from clip_core.training.run_description import log_start, write_record, write_validation_pairs
 from clip_core.training.same_pairs import refuse_other_pairs, store_hashes
 from clip_core.training.second_validation import load_second_validation
+from clip_core.training.stream_batches import StreamBatches
+from clip_core.training.stream_start import (
+    StreamStart,
+    begin_stream,
+    continue_stream,
+    load_stream,
+    stream_shards,
+    write_stream,
+)
 from clip_core.training.trainable import choose_trainable
 from clip_core.training.trainer import Trainer
 
@@ -84,11 +95,12 @@ def build_trainer(
     use_all_cores()
     torch.manual_seed(config.run.seed)
     record = RunReader(writer.path).record() if resume else None
+    stream = _stream(config, writer, log, resume=record is not None, processes=processes)
     with processes.first_on_machine():
         encoders = find_encoders(config, record.model if record else start.network if start else None)
         if encoders is not None:
             say_encoders(encoders, config.encoders, log.say)
-        data = _load(config, start, encoders, record, writer, log)
+        data = _load(config, start, encoders, record, writer, log, stream)
         preprocessing = data.train_store.preprocessing
         tokenizer = _tokenizer(
             config, writer.path, data, start, encoders, stored=resume or not rank.writes, store=rank.writes
@@ -104,8 +116,12 @@ def build_trainer(
                 encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
                 device=recipe.device, say=log.say,
             )  # fmt: skip
-    batches = _batches(config, data, captions, recipe, rank)
-    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches)
+    batches: BatchMaker | StreamBatches
+    if stream is None:
+        batches = _batches(config, data, captions, recipe, rank)
+    else:
+        batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, log)
+    model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches, rank)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
     if record is not None:
@@ -116,13 +132,16 @@ def build_trainer(
     if not rank.writes:
         pass  # rank 0 alone describes the run
     elif record is None:
-        store_hashes(writer.path, pair_hashes(data.report.good))
+        if stream is not None and isinstance(batches, StreamBatches):
+            write_stream(writer.path, stream, batches.shards)
+        else:
+            store_hashes(writer.path, pair_hashes(data.report.good))
         write_record(writer, stored, plan.recipe, plan.decisions, model, data, start)
     elif record.config != stored:  # its data or its encoders were moved
         write_validation_pairs(writer, data)
         record.model_copy(update={"config": stored, "model": plan.network}).write(writer.paths.config)
     log_start(log, writer.path, data, tokenizer, plan.recipe, plan.decisions, model, start)
-    other = alternative(config, len(data.train)) if record is None else None
+    other = alternative(config, data.train_pairs) if record is None and stream is None else None
     if other is not None:
         log.say(other)
     validation = ValidationSet(data.val, data.val_store, data.classes, captions, preprocessing)
@@ -134,8 +153,20 @@ def build_trainer(
     processes.exchange(None)  # all are ready, or the run ends here
     return Trainer(
         model, batches, validation, writer, log, requests, recipe=recipe, config=config, second_validation=second,
-        processes=processes,
+        processes=processes, settings=settings_of(stored, plan.recipe, plan.network),
     )  # fmt: skip
+
+
+def _stream(
+    config: TrainConfig, writer: RunWriter, log: Log, *, resume: bool, processes: Processes
+) -> StreamStart | None:
+    """The stream to train on, which rank 0 looks at for all; None for indexed data."""
+    if not is_streamed(config.data.data_file, config.data.stream):
+        return None
+    if not processes.rank.writes:
+        return processes.of_first(None)
+    begin = continue_stream if resume else begin_stream
+    return processes.of_first(begin(config, writer.path, log.say))
 
 
 def _load(
@@ -145,6 +176,7 @@ def _load(
     record: RunRecord | None,
     writer: RunWriter,
     log: Log,
+    stream: StreamStart | None = None,
 ) -> Data:
     """The pairs and their decoded images.
 
@@ -152,9 +184,16 @@ def _load(
         DataError: if they cannot be trained on.
         RunError: if they are not those that a resumed run began with.
     """
-    lists = read_lists(config.data, config.run.seed, log.say)
+    lists = [] if stream else read_lists(config.data, config.run.seed, log.say)
     network = start.network if start else record.model if record else None
-    preprocessing = network.preprocessing if network else choose_preprocessing(config, lists[0].pairs)
+    if network is not None:
+        preprocessing = network.preprocessing
+    elif stream is not None:
+        preprocessing = choose_preprocessing(config, stream.val, stream.epoch_pairs)
+    else:
+        preprocessing = choose_preprocessing(config, lists[0].pairs)
+    if stream is not None:
+        return load_stream(config.data, stream, preprocessing, log.say)
     if encoders is not None and encoders.image is not None:
         preprocessing = encoders.image.info.preprocessing or preprocessing
     decoder = EXACT if encoders is not None and encoders.image is not None else FAST  # both sets share the features
@@ -233,14 +272,14 @@ def _plan(
             vocab_size=tokenizer.vocab_size,
             end_token=tokenizer.end_token,
             context_length=tokenizer.context_length,
-            pairs=len(data.train),
+            pairs=data.train_pairs,
         )
         if encoders is not None:
             network = with_encoders(network, encoders, config.encoders)
-    epoch_pairs = pairs_an_epoch(data.train, config.data.captions)
+    epoch_pairs = data.streamed_pairs or pairs_an_epoch(data.train, config.data.captions)
     classes = data.classes is not None
     recipe, decisions = resolve_recipe(
-        config, len(data.train), network, epoch_pairs=epoch_pairs, classes=classes, processes=rank.size
+        config, data.train_pairs, network, epoch_pairs=epoch_pairs, classes=classes, processes=rank.size
     )
     if recipe.loss == "sigmoid":
         network = network.model_copy(update={"logit_bias": True})
@@ -298,9 +337,45 @@ def _batches(
     )
 
 
-def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path | None, batches: BatchMaker) -> CLIP:
-    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured."""
+def _stream_batches(
+    config: TrainConfig,
+    stream: StreamStart,
+    tokenizer: Tokenizer,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    rank: Rank,
+    log: Log,
+) -> StreamBatches:
+    sharded = config.run.shard and rank.size > 1
+    captions = CaptionInputs(
+        tokenizer,
+        groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
+        augmentation=CaptionAugmentation(lists=config.optim.augment, word_dropout=recipe.word_dropout),
+        bpe_dropout=recipe.bpe_dropout,
+    )
+    shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
+    return StreamBatches(
+        shards, captions, preprocessing, config.data, log,
+        batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank, equal=sharded,
+    )  # fmt: skip
+
+
+def _model(
+    config: TrainConfig,
+    plan: Plan,
+    start: Start | None,
+    run: Path | None,
+    batches: BatchMaker | StreamBatches,
+    rank: Rank,
+) -> CLIP:
+    """The network with its initial weights, stored in `run`; frozen parameters and adapters as configured.
+
+    Where it is sharded, rank 0 alone has weights, in the memory of the host, of which it gives the others their rows.
+    """
     network, recipe = plan.network, plan.recipe
+    sharded = config.run.shard and rank.size > 1
+    if sharded and not rank.writes:
+        return _trainable(uninitialised_clip(network), config, recipe)
     model = CLIP(network, config.optim.temperature or _TEMPERATURE[recipe.loss])
     if any(tower.unfrozen for tower in network.external):
         attach_encoders(model)
@@ -310,10 +385,16 @@ def _model(config: TrainConfig, plan: Plan, start: Start | None, run: Path | Non
         if weights:
             model.load_state_dict(weights | ({"logit_bias": torch.zeros(())} if new_bias else {}), strict=True)
             weights.clear()  # frees memory
-        if new_bias:
+        if new_bias and sharded and recipe.device != "cpu":  # which has no room for the network
+            model.get_parameter("logit_bias").data.fill_(-math.log(max(recipe.batch_size - 1, 1)))
+        elif new_bias:
             _fit_bias(model.to(recipe.device), batches(0, whole=True))
         if config.tune.blend is not None and run is not None:
             store_initial_weights(run, model.state_dict())
+    return _trainable(model, config, recipe)
+
+
+def _trainable(model: CLIP, config: TrainConfig, recipe: Recipe) -> CLIP:
     choose_trainable(model, config.tune, recipe.loss)
     return model
 

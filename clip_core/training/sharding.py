@@ -21,27 +21,32 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clip_core.model.clip import CLIP
 from clip_core.training.activation_checkpointing import blocks_of
+from clip_core.training.processes import same_on_all
 from clip_core.training.ranks import Rank, local, whole
 
 
-def shard(networks: Iterable[CLIP], device: torch.device, dtype: torch.dtype, rank: Rank) -> None:
-    """Divide the parameters of these networks among the ranks, each from where it is to the device.
+def shard(network: CLIP, device: torch.device, dtype: torch.dtype, rank: Rank, *, of_first: bool = True) -> None:
+    """Divide the parameters of a network among the ranks, and move them to the device.
 
-    Each block is gathered by itself, everything else at once; the device never holds more of them. Scalars (the log
-    temperature and the logit bias) stay whole, in fp32, and their gradients are those of this rank alone.
+    Each block is gathered by itself, and so is everything that is in none; neither the device nor the memory of the
+    host, where values were not set before, holds more at once. Scalars (the log temperature and the logit bias) stay
+    whole, in fp32, and their gradients are those of this rank alone.
 
     Args:
         dtype: that blocks compute in; the rows of this rank, their gradients and the sums of gradients stay fp32.
+        of_first: all ranks get the values of rank 0; else each keeps its own.
     """
     mesh = init_device_mesh(device.type, (rank.size,))
     policy = MixedPrecisionPolicy(None if dtype is torch.float32 else dtype, reduce_dtype=torch.float32)
-    for network in networks:
-        whole = {parameter for parameter in network.parameters() if not parameter.ndim}
-        for part in (*blocks_of(network), network):
-            ignored = whole if part is network else None
-            fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params=ignored)
-        for parameter in whole:
-            parameter.data = parameter.data.to(device)
+    scalars = {parameter for parameter in network.parameters() if not parameter.ndim}
+    for part in (*blocks_of(network), network):
+        if of_first:
+            values = (value.detach() for value in (*part.parameters(), *part.buffers()))
+            same_on_all([value for value in values if not isinstance(value, DTensor)], device)
+        ignored = scalars if part is network else None
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params=ignored)
+    for parameter in scalars:
+        parameter.data = parameter.data.to(device)
 
 
 def rows_of(parameter: Tensor, values: Tensor) -> Tensor:

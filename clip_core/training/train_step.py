@@ -6,6 +6,7 @@ Shapes: B pairs in the batch of all ranks, b of this rank, K kept patches.
 import gc
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -57,9 +58,9 @@ class TrainStep:
         self.sharded = config.run.shard and rank.size > 1
         self.model = model if self.sharded else model.to(self.device)
         self.recipe, self.seed, self.optim, self.rank = recipe, config.run.seed, config.optim, rank
-        if rank.size > 1:
+        if rank.size > 1 and not self.sharded:
             same_on_all([value.detach() for value in (*self.model.parameters(), *self.model.buffers())], self.device)
-        self.eval_weights = EvalWeights(self.model, recipe.ema)
+        self.eval_weights = EvalWeights(self.model, recipe.ema, copied=not self.sharded)
         self.mixed_precision = MixedPrecision(self.model, recipe.precision, copied=not self.sharded)
         self.network: nn.Module = self.mixed_precision.network
         self.draws_in_network = any(isinstance(part, nn.Dropout) and part.p for part in self.model.modules())
@@ -96,8 +97,11 @@ class TrainStep:
         """Divide the networks in training and in evaluation among the ranks; returns the rows of this one."""
         from clip_core.training.sharding import local_parameters, shard  # it imports FSDP2
 
-        networks = list({id(each): each for each in (self.model, self.eval_weights.model)}.values())
-        shard(networks, self.device, self.mixed_precision.dtype, self.rank)
+        dtype, evaluated = self.mixed_precision.dtype, self.eval_weights.model
+        shard(self.model, self.device, dtype, self.rank)
+        if evaluated is not self.model:
+            shard(evaluated, self.device, dtype, self.rank, of_first=False)
+            self.eval_weights.copy()
         return local_parameters(self.model)
 
     def __call__(self, batch: Batch, step: int, lr: float) -> dict[str, Tensor]:
@@ -179,6 +183,9 @@ class TrainStep:
         assert image is not None
         assert text is not None
         everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
+        if batch.gathers_ids:
+            images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
+            batch = replace(batch, all_image_ids=images, all_caption_ids=captions, gathers_ids=False)
         gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor

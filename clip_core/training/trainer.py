@@ -2,13 +2,15 @@
 
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from clip_core.config import TrainConfig
-from clip_core.errors import CheckpointError, NonFiniteError, TrainingError
+from clip_core.errors import CheckpointError, ClipError, DataError, NonFiniteError, TrainingError
 from clip_core.model.checkpoint import (
     change_state,
     delete_damaged,
@@ -16,6 +18,7 @@ from clip_core.model.checkpoint import (
     keep_checkpoint,
     read_meta,
     read_state,
+    refuse_other_tokenizer,
     save_checkpoint,
     valid_checkpoints,
 )
@@ -35,11 +38,13 @@ from clip_core.training.log import Log, Pace
 from clip_core.training.loss import make_loss
 from clip_core.training.memory import choose_chunk, estimate_memory
 from clip_core.training.optimiser import learning_rate
+from clip_core.training.preflight import Settings, refuse_other_settings
 from clip_core.training.processes import Processes
 from clip_core.training.recipe import with_steps
 from clip_core.training.request_queue import RequestQueue
 from clip_core.training.second_validation import chance
 from clip_core.training.signals import Signals
+from clip_core.training.stream_batches import StreamBatches
 from clip_core.training.train_step import TrainStep
 
 _PAUSE_POLL = 0.2  # seconds
@@ -66,6 +71,7 @@ class Progress:
     chunk_size: int = 0  # 0: the whole batch in one forward pass
     before: dict[str, float] = field(default_factory=dict)  # the scores at step 0
     lr_factor: float = 1.0  # of the schedule, by requests for another learning rate
+    stream: list[dict[str, Any]] = field(default_factory=list)  # of each process, where its lanes continue
     rollbacks: int = 0
     skipped_batches: int = 0  # by rollbacks: a step has the batch of so many steps later
 
@@ -76,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         model: CLIP,
-        batches: BatchMaker,
+        batches: BatchMaker | StreamBatches,
         validation: ValidationSet,
         writer: RunWriter,
         log: Log,
@@ -86,10 +92,12 @@ class Trainer:
         config: TrainConfig,
         second_validation: ValidationSet | None = None,
         processes: Processes | None = None,
+        settings: Settings | None = None,
     ) -> None:
         """
         Args:
             recipe: with the device of this process.
+            settings: what config.json has of the run, which stays the same as long as it is resumed.
             processes: the others, which all do the same. Rank 0 alone evaluates, saves, reads requests and writes.
         """
         self.processes = processes or Processes()
@@ -97,12 +105,13 @@ class Trainer:
         self.train_step = TrainStep(model, recipe, config, self.processes.rank)
         self.device = self.train_step.device
         self.batches, self.writer, self.log, self.requests = batches, writer, log, requests
+        self.stream = batches if isinstance(batches, StreamBatches) else None
         self.validation, self.second_validation = validation, second_validation
         self.paused = False
         self.recipe = recipe
         self.log_every, self.keep_checkpoints = config.run.log_every, config.run.keep_checkpoints
         self.config, self.tuning = config, config.tune.init is not None
-        self.progress = Progress()
+        self.progress, self.settings = Progress(), settings or {}
         self.pace = Pace()
         self.health = Health(
             recipe,
@@ -124,9 +133,10 @@ class Trainer:
         Raises:
             TrainingError: at a non-finite loss or gradient that is not rolled back; no such step reaches a checkpoint.
         """
-        signals.deferring = True
+        signals.deferring = self.stream is None  # the first batch of a stream may be long in coming
         self.train_step.model.train()
         self.estimate_memory()
+        signals.deferring = True
         self.log.start_bar(self.recipe.steps, self.progress.step)
         self.status(State.RUNNING, steps=self.recipe.steps, epochs=self.recipe.epochs)
         while True:
@@ -145,6 +155,8 @@ class Trainer:
         last = _WITHOUT_END if goes_on else self.recipe.steps
         later = self.progress.skipped_batches
         stream = BatchStream(self.batches, self.progress.step + later, last + later, self.device)
+        if self.stream is not None:
+            stream.waiting, stream.agree = partial(self.waiting, signals), partial(self.agree, signals)
         try:
             if self.progress.step == 0 and self.progress.scored_at < 0:
                 self.evaluate()
@@ -170,12 +182,42 @@ class Trainer:
                     self.save()
                     return State.STOPPED
                 started = time.perf_counter()  # a pause is not time of training
+            if self.progress.step < self.recipe.steps:  # a signal or a request while the next batch was not there
+                self.save()
+                return State.STOPPED
             if self.progress.scored_at != self.progress.step:
                 self.evaluate()
             self.save()
             return State.FINISHED
         finally:
+            if self.stream is not None:
+                self.stream.close()
             stream.close()
+
+    def waiting(self, signals: Signals) -> bool:
+        """While the next batch of a stream is not there: whether to stop."""
+        self.beat()
+        self.requests.take(self.progress.step)
+        return bool(signals.received or self.requests.stopping or self.processes.orphaned)
+
+    def agree(self, signals: Signals, error: BaseException | None, stopping: bool) -> bool:
+        """Before each batch of a stream: whether any process has none, so that all end at this step with a checkpoint.
+
+        Raises:
+            ClipError: where one cannot read on.
+        """
+        if not any(self.processes.most(float(error is not None or stopping))):
+            return False
+        if error is not None and not isinstance(error, ClipError):
+            raise error
+        answers = self.processes.exchange((str(error) if error else "", signals.received))
+        sentence = next((sentence for sentence, _ in answers if sentence), None)
+        if sentence is not None:
+            self.save()
+            self.beat()
+            raise DataError(sentence)
+        signals.of_others = next((received for _, received in answers if received), None)
+        return True
 
     def name_pairs(self, step: int) -> str:
         """The pairs of a step's batch by their images: the first for a sentence, all of them in train.log."""
@@ -190,7 +232,8 @@ class Trainer:
 
         A resumed run keeps the chunks that it had, so that its sums are rounded as they were.
         """
-        step, batch = self.train_step, self.batches(self.progress.step).to(self.device)
+        number = self.progress.step + self.progress.skipped_batches
+        step, batch = self.train_step, self.batches(number).to(self.device)
         estimate = estimate_memory(step, batch)
         self.log.say(estimate.line())
         if not step.chunk_size:
@@ -327,6 +370,8 @@ class Trainer:
             self.report_system()
             self.writer.probe(probe)
         self.log.say(self.line(scores))
+        if self.stream is not None:
+            self.report_stream(self.stream)
         if step == 0:
             self.progress.before = scores
             if self.tuning and (useless := self.health.useless_guard(scores)):
@@ -337,6 +382,13 @@ class Trainer:
         if (step > 0 or self.tuning) and score > self.progress.best_score:
             self.progress.best_score, self.progress.best_checkpoint = score, checkpoint_name(step)
             self.save()
+
+    def report_stream(self, stream: StreamBatches) -> None:
+        """How many pairs all processes have read, where some of them are bad."""
+        counts = sum(self.processes.exchange(stream.counts()), Counter())
+        if counts["bad"]:
+            share = counts["bad"] / counts["seen"]
+            self.log.say(f"stream: {counts['bad']:,} of {counts['seen']:,} pairs read so far are bad ({share:.2%})")
 
     def warn(self, warnings: list[str]) -> None:
         """Health warnings, in the log and as events."""
@@ -448,6 +500,8 @@ class Trainer:
         """
         self.train_step.refuse_non_finite()
         progress = self.progress
+        if self.stream is not None:
+            progress.stream = self.processes.exchange(self.stream.state(progress.step + progress.skipped_batches))
         gathered = None
         if self.train_step.sharded and self.processes.of_first(self._saved_at != progress.step):
             gathered = self.train_step.checkpoint()
@@ -457,7 +511,7 @@ class Trainer:
         name = checkpoint_name(progress.step)
         folder = self.writer.paths.checkpoints / name
         if self._saved_at != progress.step:
-            state = dict(vars(progress)) | {"best_score": list(progress.best_score)}
+            state = vars(progress) | {"best_score": list(progress.best_score), "settings": self.settings}
             weights, tensors = gathered or self.train_step.checkpoint()
             save_checkpoint(
                 folder,
@@ -526,10 +580,14 @@ class Trainer:
         step = -1
         for folder in self.processes.of_first(valid_checkpoints(self.writer.path)[:1] if self.writes else []):
             state = read_state(folder)
+            refuse_other_settings(self.writer.path, state.pop("settings", {}), self.settings)
+            refuse_other_tokenizer(read_meta(folder, verify=False), self.writer.paths.tokenizer)
             self.train_step.restore(folder)
             self.progress = Progress(**state | {"best_score": tuple(state["best_score"])})
             if self.recipe.seconds is not None and self.progress.planned_steps:
                 self.recipe = self.health.recipe = with_steps(self.recipe, self.config, self.progress.planned_steps)
             self._saved_at = step = self.progress.step
+            if self.stream is not None:
+                self.stream.restore(self.progress.stream)
         self.writer.forget_after(step)
         return step

@@ -129,6 +129,7 @@ def test_an_image_that_could_not_be_decoded_and_now_can_be_is_decoded_and_kept(i
 @pytest.mark.parametrize(
     "damage", ["cut", "longer", "empty", "garbage", "shape", "failed rows", "no record", "record cut"]
 )
+@pytest.mark.fault("damaged entry of a cache or a gallery")
 def test_a_damaged_entry_is_made_again(images: list[Path], cache: Path, damage: str):
     wanted = content(build(images)[0])
     pixels, record = only_entry(cache)
@@ -193,6 +194,7 @@ def test_what_does_not_fit_or_is_not_wanted_leaves_nothing_behind(images: list[P
     assert not cache.exists()
 
 
+@pytest.mark.fault("full disk, file-size limit or read-only disk")
 def test_a_cache_that_cannot_be_written_costs_the_keeping_not_the_run(images: list[Path], cache: Path):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"a file where the folder should be")
@@ -203,6 +205,7 @@ def test_a_cache_that_cannot_be_written_costs_the_keeping_not_the_run(images: li
     assert content(store)[0].any()
 
 
+@pytest.mark.fault("full disk, file-size limit or read-only disk")
 def test_a_disk_that_fills_up_while_writing_costs_the_keeping_not_the_run(images: list[Path], cache: Path):
     code = f"""
 import resource, signal, sys
@@ -296,6 +299,7 @@ def test_an_interrupted_build_can_be_interrupted_again(images: list[Path], cache
 
 
 @pytest.mark.parametrize("damage", ["pixels", "record", "done"])
+@pytest.mark.fault("damaged entry of a cache or a gallery")
 def test_a_damaged_part_is_not_continued(images: list[Path], cache: Path, damage: str):
     interrupted_build(images, after=16)
     (pixels,), (record,) = cache.glob("*.part.npy"), cache.glob("*.part.json")
@@ -320,6 +324,7 @@ def test_only_one_process_continues_what_was_kept(images: list[Path], cache: Pat
             pass
 
 
+@pytest.mark.fault("full disk, file-size limit or read-only disk")
 def test_an_interrupt_on_a_full_disk_says_that_nothing_is_kept(images: list[Path], cache: Path):
     code = f"""
 import resource, signal

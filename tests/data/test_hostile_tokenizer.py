@@ -81,6 +81,7 @@ def use(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.fault("hostile tokenizer")
 def test_a_hostile_file_is_one_sentence(name: str, tmp_path: Path) -> None:
     said = copy.deepcopy(GOOD)
     HOSTILE[name](said)
@@ -102,12 +103,14 @@ NO_TOKENIZERS = [
 
 
 @pytest.mark.parametrize("content", NO_TOKENIZERS, ids=range(len(NO_TOKENIZERS)))
+@pytest.mark.fault("hostile tokenizer")
 def test_what_is_no_tokenizer_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(TokenizerError):
         Tokenizer.load(tmp_path / "tokenizer.json")
 
 
+@pytest.mark.fault("hostile tokenizer")
 def test_a_name_hidden_by_escapes_is_found(tmp_path: Path) -> None:
     said = json.dumps(GOOD | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA////AAAA"}})
     hidden = said.replace('"Precompiled"', '"\\u0050recom\\u0070iled"').replace(
@@ -119,6 +122,7 @@ def test_a_name_hidden_by_escapes_is_found(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path / "tokenizer.json")
 
 
+@pytest.mark.fault("hostile tokenizer")
 def test_a_pipe_in_place_of_a_tokenizers_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(GOOD))
     os.mkfifo(tmp_path / "tokenizer_config.json")

@@ -65,6 +65,7 @@ def test_a_second_export_of_a_run_is_refused_and_the_first_one_keeps_its_log(run
     assert (state, status.error, status.message, status.step) == (State.FINISHED, None, None, 7)
 
 
+@pytest.mark.fault("SIGKILL after each change of an export's folder")
 def test_a_killed_export_is_seen_as_killed_and_the_next_one_removes_its_folder(run: Path) -> None:
     process = start(run)
     wait_for(lambda: hidden_folders(run), process)

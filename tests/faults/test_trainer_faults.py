@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,7 @@ def test_very_few_pairs_train_or_are_refused_in_one_sentence(loss: str, tmp_path
     assert "needs at least 2 training pairs" in train("one", 1, "--val-file", "three.json").stderr
 
 
+@pytest.mark.fault("NaN in loss or gradient")
 def test_a_loss_that_is_not_finite_stops_the_run_and_reaches_no_checkpoint(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = [*ENDLESS, "--lr", "1", "--warmup", "0", "--grad-clip", "1e30", "--weight-decay", "10"]
@@ -292,6 +294,7 @@ def test_hostile_captions_and_file_names_train_and_reach_no_terminal_as_escapes(
     assert "\x1b" not in (tmp_path / "run" / "train.log").read_text()
 
 
+@pytest.mark.fault("bad images")
 def test_bad_images_are_named_and_skipped_and_too_many_refuse_to_start(shapes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     shutil.copytree(shapes.parent, folder)
@@ -311,6 +314,7 @@ def test_bad_images_are_named_and_skipped_and_too_many_refuse_to_start(shapes: P
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.fault("full disk, file-size limit or read-only disk")
 def test_a_full_disk_fails_the_run_in_words_and_keeps_the_last_checkpoint(shapes: Path, tmp_path: Path) -> None:
     """A file-size limit stands in for the full disk: writing past it fails as a full disk does."""
     import resource
@@ -333,3 +337,37 @@ def test_a_full_disk_fails_the_run_in_words_and_keeps_the_last_checkpoint(shapes
     assert "Traceback" not in limited.stderr
     assert os.strerror(27) in limited.stderr or "checkpoint" in limited.stderr
     assert valid_checkpoints(other) == []
+
+
+@pytest.mark.fault("bad images")
+def test_two_hundred_bad_images_are_counted_and_the_others_are_trained_on(
+    shapes: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(shapes.parent, folder)
+    pairs = json.loads((folder / shapes.name).read_text())
+    good = (folder / pairs[0]["image"]).read_bytes()
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0"  # of 65,536 x 65,536 pixels
+    kinds = [
+        b"",
+        b"not an image",
+        good[: len(good) // 2],
+        bytes(5000),
+        bomb,
+        b"<html>",
+        b"\xff\xd8\xff\xe0" + b"x" * 99,
+    ]
+    for number in range(200):
+        name = f"bad{number}.png"
+        if number % 20 == 0:
+            os.mkfifo(folder / name)
+        elif number % 20 != 1:  # else there is none
+            (folder / name).write_bytes(kinds[number % len(kinds)])
+        pairs.append({"image": name, "caption": f"bad {number}"})
+    (folder / "list.json").write_text(json.dumps(pairs))
+    flags = ["--data", str(folder / "list.json"), "--run-dir", "run", "--max-bad-share", "0.9", *SHORT_RUN]
+    done = clip_train(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "200 of 380 pairs" in done.stdout
+    assert "162 training pairs" in done.stdout
+    record_property("injected", 200)

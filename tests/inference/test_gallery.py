@@ -127,6 +127,7 @@ def sql(index: Path, statement: str) -> None:
         lambda index: sql(index, "DROP TABLE images"),
     ],
 )
+@pytest.mark.fault("damaged entry of a cache or a gallery")
 def test_a_damaged_index_is_made_again(clip: CLIPInference, folder: Path, spoil) -> None:
     index = folder.parent / "index"
     clip.gallery(folder, index)
@@ -319,6 +320,7 @@ print("embedded", gallery.embedded)
 """
 
 
+@pytest.mark.fault("SIGKILL after each change of a gallery")
 def test_killed_halfway_it_goes_on_and_two_at_once_embed_each_image_once(
     clip: CLIPInference, tiny_bundle: Path, folder: Path
 ) -> None:

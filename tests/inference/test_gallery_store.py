@@ -55,6 +55,7 @@ def test_rows_come_and_go_and_codes_follow(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "kept"), [("npy", 0), ("npz", 0), ("npz", 900)])
+@pytest.mark.fault("damaged entry of a cache or a gallery")
 def test_damaged_codes_are_not_used_and_made_again(folder: Path, suffix: str, kept: int) -> None:
     put(FolderStore(folder, "model", D), 0, 3000)
     path = next(folder.glob(f"*.{suffix}"))

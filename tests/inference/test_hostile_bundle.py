@@ -97,6 +97,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.fault("hostile bundle")
 def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
     own_bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.fault("hostile bundle")
 def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(
     own_bundle: Path, tiny_run: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +151,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.fault("hostile bundle")
 def test_a_number_out_of_range_is_refused(own_bundle: Path, name: str) -> None:
     edit_manifest(own_bundle, MANIFESTS[name])
     with pytest.raises(
@@ -159,6 +162,7 @@ def test_a_number_out_of_range_is_refused(own_bundle: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, "\x1b[31m", '{"files": ' + "1" * 10_000 + "}"])
+@pytest.mark.fault("hostile bundle")
 def test_a_manifest_that_is_no_manifest_is_refused(own_bundle: Path, content: str) -> None:
     (own_bundle / MANIFEST).write_text(content)
     with pytest.raises(ClipError, match="damaged") as caught:
@@ -167,6 +171,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(own_bundle: Path, content: st
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "config.json", "preprocessor_config.json", "tokenizer_config.json", TEXT])
+@pytest.mark.fault("hostile bundle")
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(own_bundle: Path, name: str) -> None:
     (own_bundle / name).unlink()
     os.mkfifo(own_bundle / name)

@@ -89,6 +89,7 @@ def constant(tensor: onnx.TensorProto) -> onnx.NodeProto:
         (with_sparse, "weights in another file"),
     ],
 )
+@pytest.mark.fault("hostile bundle")
 def test_what_a_bundle_may_not_ask_for_is_refused(hostile, message) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         check_onnx(hostile().SerializeToString(), "model.onnx")
@@ -112,6 +113,7 @@ def test_the_files_of_an_export_pass(tiny_bundle: Path) -> None:
         check_onnx(path.read_bytes(), path.name)
 
 
+@pytest.mark.fault("hostile bundle")
 def test_graphs_nested_without_end_are_refused() -> None:
     # By hand, since protobuf itself will not write it: a graph (7) of a node (1) of an attribute (5) of a graph (6)
     def wrapped(field: int, content: bytes) -> bytes:

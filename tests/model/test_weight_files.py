@@ -121,6 +121,7 @@ def test_tensors_below_constants_are_found_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "older", "pickle 2", "pickle 3", "pickle 4", "pickle 5", "nested"])
+@pytest.mark.fault("hostile weights")
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
     trap, path = Trap(tmp_path / "sprung"), tmp_path / "w.pt"
     if form.startswith("pickle"):
@@ -153,6 +154,7 @@ def test_only_what_weights_need_is_understood(tmp_path: Path, code: bytes) -> No
     assert "is refused" in refused(path)
 
 
+@pytest.mark.fault("hostile weights")
 def test_a_renamed_pickle_is_no_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     for zipped in (True, False):
@@ -195,6 +197,7 @@ def pickle_of(path: Path, form: str) -> bytes:
 @pytest.mark.parametrize("form", ["zip", "older", "torchscript"])
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.fault("hostile weights")
 def test_a_damaged_pickle_is_one_sentence_and_never_a_crash(
     tmp_path: Path, intact: dict[str, Path], form: str, data: st.DataObject
 ) -> None:
@@ -209,6 +212,7 @@ def test_a_damaged_pickle_is_one_sentence_and_never_a_crash(
 @pytest.mark.parametrize("form", ["zip", "older"])
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.fault("hostile weights")
 def test_a_damaged_file_is_one_sentence_and_never_a_crash(
     tmp_path: Path, intact: dict[str, Path], form: str, data: st.DataObject
 ) -> None:
@@ -270,6 +274,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("form", ["zip", "older", "torchscript"])
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.fault("hostile weights")
 def test_a_hostile_pickle_is_refused_before_it_is_unpickled(
     tmp_path: Path, intact: dict[str, Path], form: str, name: str
 ) -> None:
@@ -333,6 +338,7 @@ def test_other_ways_of_writing_a_tensor(tmp_path: Path) -> None:
     assert found["unsigned"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.fault("hostile weights")
 def test_a_tensor_outside_of_an_untyped_storage_is_refused(tmp_path: Path) -> None:
     torch.save({"small": torch.ones(8).to(torch.float8_e4m3fn)}, tmp_path / "w.pt")
     raw = pickle_of(tmp_path / "w.pt", "zip").replace(b"float8_e4m3fn", b"float64")
@@ -354,6 +360,7 @@ def test_terminal_codes_in_a_file_do_not_reach_the_message(tmp_path: Path) -> No
     assert "\x1b" not in refused(tmp_path / "w.pt")
 
 
+@pytest.mark.fault("hostile weights")
 def test_storages_that_are_not_in_the_list_of_an_older_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
@@ -387,6 +394,7 @@ def test_tensors_of_a_file_are_read_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "older", "safetensors"])
+@pytest.mark.fault("hostile weights")
 def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, form: str) -> None:
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
     if form == "safetensors":
@@ -399,6 +407,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, form: str) -> None
         assert len(refused(path)) < 400
 
 
+@pytest.mark.fault("hostile weights")
 def test_an_older_file_cut_inside_the_size_of_its_last_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"empty": torch.empty(0, 4)}, path, _use_new_zipfile_serialization=False)  # ends with its size, 0
@@ -444,11 +453,13 @@ def entry(dtype: Any = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict
         b"[" * 100_000,
     ],
 )
+@pytest.mark.fault("hostile weights")
 def test_an_inconsistent_header_is_refused(tmp_path: Path, header: Any) -> None:
     refused(safetensors(tmp_path / "w.safetensors", header))
 
 
 @pytest.mark.parametrize("length", [117, 10**8, 2**63, 2**64 - 1])
+@pytest.mark.fault("hostile weights")
 def test_a_header_longer_than_the_file_is_refused(tmp_path: Path, length: int) -> None:
     path = safetensors(tmp_path / "w.safetensors", {"a": entry()}, length=length)
     assert "header" in refused(path)
@@ -479,6 +490,7 @@ def test_archives_that_are_not_what_pytorch_writes(tmp_path: Path) -> None:
     assert "two entries" in refused(rezipped(path, {}, twice="w/data/0"))
 
 
+@pytest.mark.fault("hostile weights")
 def test_a_list_of_tensors_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save(WEIGHTS, path)
@@ -489,6 +501,7 @@ def test_a_list_of_tensors_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("levels", "reason"), [(60, "more than 40 levels deep"), (30, "without end")])
+@pytest.mark.fault("hostile weights")
 def test_a_list_that_repeats_itself_without_end_is_refused(tmp_path: Path, levels: int, reason: str) -> None:
     nested: dict[str, Any] = {"w": torch.ones(1)}
     for _ in range(levels):
@@ -531,6 +544,7 @@ def test_a_missing_file_of_an_index_is_named(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", "", "a\\b"])
+@pytest.mark.fault("hostile weights")
 def test_an_index_that_names_a_file_elsewhere_is_refused(sharded: Path, file: str) -> None:
     assert "outside its folder" in refused(index(sharded.parent, {"a": file}))
 

@@ -150,6 +150,7 @@ def little_memory() -> tuple[list[str], int, float, list[bool]]:
     return found
 
 
+@pytest.mark.fault("out of memory")
 def test_out_of_memory_halves_the_chunk_says_so_and_keeps_the_gradient(little_memory: Any) -> None:
     said, chunk_size, apart, _ = little_memory
     assert said[0] == (
@@ -160,6 +161,7 @@ def test_out_of_memory_halves_the_chunk_says_so_and_keeps_the_gradient(little_me
     assert apart < 1e-5
 
 
+@pytest.mark.fault("out of memory")
 def test_the_trial_sees_what_does_not_fit(little_memory: Any) -> None:
     assert little_memory[3] == [False, True]
 

@@ -60,6 +60,7 @@ def test_two_processes_train_what_one_trains_and_either_number_resumes_it(shapes
     assert resumed.returncode == 0, resumed.stderr
 
 
+@pytest.mark.fault("SIGKILL of one of several processes")
 def test_a_killed_process_ends_the_others_and_a_signal_stops_all_of_them_with_a_checkpoint(
     shapes: Path, tmp_path: Path
 ) -> None:

@@ -220,7 +220,7 @@ def evaluate_as_rank(rank: Rank, out: Path, shapes: Path) -> None:
     model = model_for(validation)
     found = [evaluate(model, validation, CLIPLoss(), "fp32", divided=Divided(Processes(rank)))]
     if rank.size == 2:
-        shard([model], torch.device("cpu"), torch.float32, rank)
+        shard(model, torch.device("cpu"), torch.float32, rank)
         divided = Divided(Processes(rank), together=True)
         found.append(evaluate(model, validation, CLIPLoss(), "fp32", divided=divided))
     assert rank.writes or found == [({}, None)] * len(found)

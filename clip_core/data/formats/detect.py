@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from clip_core.config import streamed_pattern
 from clip_core.data.formats import (
     class_folders,
     coco,
@@ -81,7 +82,7 @@ def detect(path: Path, options: ReadOptions = _DEFAULTS, progress: Progress = no
     Raises:
         DataError: saying what the path is, if it is in no format.
     """
-    if not path.exists() and not webdataset.find_shards(path):
+    if not path.exists() and (streamed_pattern(path) is not None or not webdataset.find_shards(path)):
         raise DataError(not_found(path))
     inner = hub_snapshot(path)
     if options.format in ("csv", "jsonl"):  # of a folder: its metadata

@@ -11,9 +11,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, Self, cast
 
 from clip_core.data.formats.caption_files import CAPTION_KEYS, MOST_BYTES, decode_text
 from clip_core.data.formats.folder import CAPTION_SUFFIXES
@@ -23,6 +22,33 @@ from clip_core.text import printable
 
 _BLOCK = 512
 _CHUNK = 2048 * _BLOCK
+_EXTENDED = (b"x", b"g", b"X", b"L", b"K")  # pax and GNU
+_MOST_EXTENDED = 1 << 20  # bytes
+
+
+class MemberInfo(tarfile.TarInfo):
+    """The header of a member; for ordinary files only what is used is parsed, a third of the time."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        if len(buf) == _BLOCK and buf[156:157] in _EXTENDED:  # whose content is read whole, for a name
+            info = super().frombuf(buf, encoding, errors)
+            if info.size > _MOST_EXTENDED:
+                raise tarfile.InvalidHeaderError(f"an extended header of {info.size:,} bytes")  # type: ignore[attr-defined]
+            return info
+        plain = len(buf) == _BLOCK and buf[156] in b"0\0" and buf[124] < 0x80
+        name, prefix = (bytes(part).partition(b"\0")[0] for part in (buf[:100], buf[345:500]))
+        if not plain or not name or name.endswith(b"/"):
+            return super().frombuf(buf, encoding, errors)
+        try:
+            checksum, size = (int(bytes(part).strip(b" \0"), 8) for part in (buf[148:156], buf[124:136]))
+        except ValueError:
+            return super().frombuf(buf, encoding, errors)
+        if size < 0 or checksum != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+            return super().frombuf(buf, encoding, errors)
+        info = cls((prefix + b"/" + name if prefix else name).decode(encoding, errors))
+        info.size = size
+        return info
 
 
 class Part(NamedTuple):
@@ -45,7 +71,7 @@ class Part(NamedTuple):
     @property
     def last_key(self) -> str:
         """The name up to its last dot; that of 1.jpg.txt is that of 1.jpg."""
-        middle = self.middle if self.image else _without_image_suffix(self.middle)
+        middle = self.middle if self.image else without_image_suffix(self.middle)
         return f"{self.first_key}.{middle}" if middle else self.first_key
 
 
@@ -80,11 +106,14 @@ def read_shard(path: Path) -> Shard:
             start: int | None = 0
             while start is not None:
                 handle.seek(start)
-                with tarfile.open(fileobj=handle, mode="r:", errors="surrogateescape") as tar:
+                with tarfile.open(fileobj=handle, mode="r:", tarinfo=MemberInfo, errors="surrogateescape") as tar:
                     _group(shard, list(_parts(tar, shard)))
                     end = tar.offset
                 shard.archives += 1
-                start = _next_archive(handle, end, shard)
+                start, behind = next_archive(handle, end)
+                if behind:
+                    size = os.fstat(handle.fileno()).st_size
+                    shard.not_read[f"bytes after the end of {printable(path.name, 60)}"] += size - behind
     except tarfile.TarError as error:
         raise DataError(f"{path} is not a whole, uncompressed tar file ({error}); unpack or fetch it again.") from None
     except OSError as error:
@@ -99,7 +128,7 @@ def _parts(tar: tarfile.TarFile, shard: Shard) -> Iterator[Part]:
     """The members that are images or captions; the others are counted."""
     while (member := tar.next()) is not None:
         if member.isfile() and not member.issparse():
-            part = _part(tar, shard.path, member)
+            part = part_of(tar, shard.path, member)
             if part is not None:
                 yield part
             elif not os.path.basename(member.name).startswith("."):  # noqa: PTH119  (a name in an archive)
@@ -110,7 +139,8 @@ def _parts(tar: tarfile.TarFile, shard: Shard) -> Iterator[Part]:
         cast(Any, tar).members = []  # a shard has many, and each is looked at once
 
 
-def _part(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> Part | None:
+def part_of(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> Part | None:
+    """A member as an image or a caption, which is read; None for any other."""
     folder, _, last = member.name.rpartition("/")
     stem, _, extension = last.partition(".")
     middle, _, suffix = extension.rpartition(".")
@@ -141,8 +171,10 @@ def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> tupl
     return known, None
 
 
-def _next_archive(handle: BufferedReader, end: int, shard: Shard) -> int | None:
-    """Where another archive begins behind the zeros that end one; None at the end of the file.
+def next_archive(handle: IO[bytes], end: int) -> tuple[int | None, int]:
+    """Where another archive begins behind the zeros that end one, and where something else does (0: nowhere).
+
+    The first is None at the end of the file.
 
     Raises:
         tarfile.ReadError: if the archive does not end here (tarfile takes a damaged header for its end).
@@ -153,19 +185,16 @@ def _next_archive(handle: BufferedReader, end: int, shard: Shard) -> int | None:
     place = handle.tell()
     while chunk := handle.read(_CHUNK):
         if left := len(chunk.lstrip(b"\0")):
-            place += (len(chunk) - left) // _BLOCK * _BLOCK
-            break
+            before = (len(chunk) - left) // _BLOCK * _BLOCK
+            header, place = chunk[before : before + _BLOCK], place + before
+            header += handle.read(_BLOCK - len(header))
+            try:
+                tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            except tarfile.HeaderError:
+                return None, place
+            return place, 0
         place += len(chunk)
-    else:
-        return None
-    handle.seek(place)
-    try:
-        tarfile.TarInfo.frombuf(handle.read(_BLOCK), "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        size = os.fstat(handle.fileno()).st_size
-        shard.not_read[f"bytes after the end of {printable(shard.path.name, 60)}"] += size - place
-        return None
-    return place
+    return None, 0
 
 
 # ---------------------------------------------------------------- samples
@@ -190,7 +219,7 @@ def _group(shard: Shard, parts: list[Part]) -> None:
         if left or len(segments) > 1 or key in earlier:
             shard.repeated.append(key)
         for number, segment in enumerate(segments, start=1 + earlier[key]):
-            image, caption, more = _chosen(part for _, part in segment)
+            image, caption, more = chosen(part for _, part in segment)
             if more:
                 shard.not_read["images and captions beyond the first of their key"] += more
             if image or caption:
@@ -248,7 +277,7 @@ def _is_whole(segment: list[tuple[int, Part]]) -> bool:
     return any(part.image for _, part in segment) and any(part.caption is not None for _, part in segment)
 
 
-def _chosen(parts: Iterable[Part]) -> tuple[Part | None, Part | None, int]:
+def chosen(parts: Iterable[Part]) -> tuple[Part | None, Part | None, int]:
     """The image and the caption of a sample, and how many more of either it has; a .txt goes before a .json."""
     members = list(parts)
     images = [part for part in members if part.image]
@@ -286,13 +315,13 @@ def _thrown_together(group: list[Part]) -> bool:
 def _mismatched(group: list[Part]) -> bool:
     """Whether the image and the caption have different numbers in the middle of their names: 2023.01 and 2023.02."""
     images = {part.middle for part in group if part.image}
-    captions = {_without_image_suffix(part.middle) for part in group if not part.image}
+    captions = {without_image_suffix(part.middle) for part in group if not part.image}
     if not images or not captions or images & captions or "" in captions or "" in images:
         return False
     return any(letter.isdigit() for middle in images | captions for letter in middle)
 
 
-def _without_image_suffix(middle: str) -> str:
+def without_image_suffix(middle: str) -> str:
     """The middle of 2023.01.jpg.txt as that of 2023.01.jpg."""
     rest, _, last = middle.rpartition(".")
     return rest if f".{last.lower()}" in SUFFIXES else middle

@@ -22,7 +22,7 @@ from clip_core.errors import DataError
 from clip_core.text import printable
 
 SHAPE = "WebDataset shards: a .tar, a folder of .tar, or a pattern like shards/{000..012}.tar"
-_MOST_SHARDS = 100_000
+MOST_SHARDS = 100_000
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
@@ -78,8 +78,8 @@ def find_shards(path: Path) -> list[Path]:
     elif path.is_file() or not _is_pattern(path):
         found = [path] if path.suffix.lower() == ".tar" and path.is_file() else []
     else:
-        names = itertools.islice(_expand(str(path)), _MOST_SHARDS)
-        every = [file for name in names for file in (_glob(name) if _has_wildcard(name) else [Path(name)])]
+        names = itertools.islice(expand(str(path)), MOST_SHARDS)
+        every = [file for name in names for file in (_glob(name) if has_wildcard(name) else [Path(name)])]
         found = [item for item in every if item.suffix.lower() == ".tar"]
         missing = next((item for item in found if not item.is_file()), None)
         if missing is not None:
@@ -101,10 +101,10 @@ def _are_the_data(source: Source, shards: int) -> bool:
 
 
 def _is_pattern(path: Path) -> bool:
-    return path.suffix.lower() == ".tar" and bool(_BRACES.search(str(path)) or _has_wildcard(str(path)))
+    return path.suffix.lower() == ".tar" and bool(_BRACES.search(str(path)) or has_wildcard(str(path)))
 
 
-def _has_wildcard(name: str) -> bool:
+def has_wildcard(name: str) -> bool:
     return any(letter in name for letter in "*?[")
 
 
@@ -113,7 +113,7 @@ def _glob(name: str) -> Iterator[Path]:
     return Path(anchor).glob(str(Path(name).relative_to(anchor)))
 
 
-def _expand(pattern: str) -> Iterator[str]:
+def expand(pattern: str) -> Iterator[str]:
     """`{000..012}` and `{a,b}` spelt out, as a shell does."""
     found = _BRACES.search(pattern)
     if not found:
@@ -126,7 +126,7 @@ def _expand(pattern: str) -> Iterator[str]:
     else:
         parts = iter(found[1].split(","))
     for part in parts:
-        yield from _expand(pattern[: found.start()] + part + pattern[found.end() :])
+        yield from expand(pattern[: found.start()] + part + pattern[found.end() :])
 
 
 # ---------------------------------------------------------------- pairs
