@@ -12,6 +12,7 @@ import numpy as np
 from clip_core.errors import UsageError
 from clip_core.inference.clip import fill
 from clip_core.inference.encoder import About, Encoder
+from clip_core.inference.evaluation.caption_probes import CaptionProbes, probe_captions
 from clip_core.inference.evaluation.classification import (
     BINS,
     Predictions,
@@ -49,6 +50,7 @@ class Options:
     seed: int = 0
     probe: bool = False
     neighbours: int | None = None
+    hard_negatives: bool = False
     index: Path | None = None
 
 
@@ -62,6 +64,7 @@ class ModelScores:
     retrieval: Retrieval | None = None
     linear_probe: FeatureScores | None = None
     knn: FeatureScores | None = None
+    hard_negatives: CaptionProbes | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def evaluate(
     """
     if (options.probe or options.neighbours) and data.labels is None:
         raise UsageError(f"--linear-probe and --knn need images with one class each, which {data.name} does not have.")
+    if options.hard_negatives and data.pairs is None:
+        raise UsageError(f"--hard-negatives needs captions, which {data.name} does not have.")
     places = [absolute(path) for path in data.images]
     found: Evaluation | None = None
     for encoder in encoders:
@@ -162,7 +167,7 @@ def _scores(
     encoder: Encoder, images: FloatArray, rate: float | None, found: Evaluation, say: Callable[[str], None]
 ) -> Outcome:
     data, options, about = found.data, found.options, encoder.about
-    predictions, scores, retrieval, ranks = None, None, None, None
+    predictions, scores, retrieval, ranks, negatives = None, None, None, None, None
     if data.class_names and found.templates:
         classes = embed_texts(encoder, data.class_names, found.templates, options.index, say)
         precisions = average_precision(images, classes, data.target_rows, data.target_classes)
@@ -173,12 +178,17 @@ def _scores(
     if data.pairs is not None:
         texts = embed_texts(encoder, data.pairs.captions, ["{}"], options.index, say)
         retrieval, ranks = retrieve(images, texts, data.pairs, options.seed)
+        if options.hard_negatives:
+            negatives = probe_captions(
+                lambda captions: embed_texts(encoder, captions, ["{}"], options.index, say),
+                images, texts, data.pairs, options.seed,
+            )  # fmt: skip
     probe = neighbours = None
     if options.probe or options.neighbours:
         parts = _parts(encoder, images, found, say)
         probe = linear_probe(parts, options.seed) if options.probe else None
         neighbours = nearest_neighbours(parts, options.neighbours, options.seed) if options.neighbours else None
-    return Outcome(ModelScores(about, rate, scores, retrieval, probe, neighbours), predictions, ranks)
+    return Outcome(ModelScores(about, rate, scores, retrieval, probe, neighbours, negatives), predictions, ranks)
 
 
 def _parts(encoder: Encoder, images: FloatArray, found: Evaluation, say: Callable[[str], None]) -> Parts:
