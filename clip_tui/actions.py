@@ -69,7 +69,7 @@ ACTIONS: tuple[Action, ...] = (
     _more("runs", "a", "note", "Note", "Write a note about the selected run"),
     _more("runs", "k", "clone", "Clone", "Open the form with the settings of the selected run"),
     Action("runs", "d,delete", "delete", "Delete", "Delete the selected run, after a confirmation"),
-    _more("runs", "u", "undo", "Undo", "Take back the last change of the list, also a deletion"),
+    _more("runs", "u", "app.undo", "Undo", "Take back the last change of the list, also a deletion; as ^z"),
     Action("compare", "enter,l", "curves", "Curves", "Open the first run with the curves of the others"),
     Action("compare", "escape", "back", "Back", "Back to the runs"),
     Action("new", "ctrl+s", "start", "Start", "Check the settings and start training"),
@@ -158,6 +158,9 @@ ACTIONS: tuple[Action, ...] = (
     Action(APP, "q,ctrl+q", "quit", "Quit", "Quit; training continues"),
     Action(APP, "ctrl+o", "jump", "Jump", "Letters on everything that can have the focus; a letter goes there"),
     Action(APP, "ctrl+p", "command_palette", "Palette", "Find an action by its name"),
+    _more(
+        APP, "ctrl+z", "undo", "Undo", "Take back the last change on this screen: typing, a query, a label, a deletion"
+    ),
     _more(APP, "y", "copy", "Copy", "Copy what is selected, through the terminal (OSC 52)"),
 )
 
