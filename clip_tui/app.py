@@ -88,6 +88,7 @@ class ClipApp(DiffingApp):
         self.settings = settings or Settings()
         self.trainers: dict[Path, starter.Process] = {}
         self.exports: dict[Path, starter.Process] = {}
+        self.checks: dict[Path, starter.Process] = {}
         self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
         self.encoders = Encoders()
         self.undo = Undo()
