@@ -180,7 +180,7 @@ CASES = (
     Case("export-running", "exporting", "export", "running for"),
     Case("export-failed", "broken", "export", "failed"),
     Case("export-stale", "stale", "export", "parity passed"),
-    Case("help", "live", "live", "All screens", _help),
+    Case("help", "live", "live", "Pause training", _help),
 )
 
 
