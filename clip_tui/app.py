@@ -315,7 +315,6 @@ class ClipApp(DiffingApp):
         page = str(getattr(screen, "PAGE", ""))
         for action in actions_of(page, APP):
             if action.name != "command_palette":
-                of_app = action.scope == APP and not action.name.startswith("app.")
-                run = partial(screen.run_action, f"app.{action.name}" if of_app else action.name)
+                run = partial(screen.run_action, action.name if action.scope != APP else f"app.{action.name}")
                 yield SystemCommand(f"{action.label}  ({action.keys})", action.help, run)
         yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
