@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import DataTable, Input
 
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import State, Status
@@ -140,6 +140,26 @@ async def _compare_runs(pilot: Pilot[None]) -> None:
     pilot.app.compare([Path("runs/live"), Path("runs/stale")])
 
 
+async def _delete(pilot: Pilot[None]) -> None:
+    await says(pilot, "stale")
+    table = pilot.app.screen.query_one(DataTable)
+    table.move_cursor(row=[str(key.value).endswith("stale") for key in table.rows].index(True))
+    await pilot.press("d")
+
+
+async def _note(pilot: Pilot[None]) -> None:
+    await pilot.press("a")
+
+
+async def _jump(pilot: Pilot[None]) -> None:
+    await pilot.press("ctrl+o")
+
+
+async def _detail(pilot: Pilot[None]) -> None:
+    await says(pilot, "red.png")
+    await pilot.press("enter")
+
+
 async def _chooser(pilot: Pilot[None]) -> None:
     await pilot.press("c")
 
@@ -180,6 +200,10 @@ CASES = (
     Case("export-running", "exporting", "export", "running for"),
     Case("export-failed", "broken", "export", "failed"),
     Case("export-stale", "stale", "export", "parity passed"),
+    Case("delete", None, "runs", "Delete", _delete),
+    Case("note", None, "runs", "note", _note),
+    Case("jump", "live", "classify", "a letter jumps there", _jump),
+    Case("detail", "live", "data", "a red square", _detail),
     Case("help", "live", "live", "esc closes", _help),
 )
 
