@@ -26,7 +26,7 @@ SCREENS: dict[str, tuple[str, tuple[int, int], tuple[str, ...]]] = {
     "data": ("data", SMALL, ()),
     "findings": ("data", SMALL, ("v",)),
     "retrieve": ("retrieve", SMALL, QUERY),
-    "classify": ("classify", LARGE, ("s", "wait:accuracy")),
+    "classify": ("classify", (120, 30), ("s", "wait:accuracy")),
     "logs": ("logs", LARGE, ()),
     "export": ("export", LARGE, ()),
     "new-run": ("live", LARGE, ("1", "n")),
