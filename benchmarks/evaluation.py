@@ -32,14 +32,14 @@ def write_images(folder: Path, images: int, classes: int) -> None:
             Image.fromarray(rng.integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)).save(file, quality=85)
 
 
-def measured(*words: str) -> tuple[float, float]:
-    """Seconds and peak memory (MB) of a Python process."""
+def measured(*words: str) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak memory (MB) of a Python process."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(words)} failed")
-    return time.monotonic() - started, usage.ru_maxrss / 1024
+    return time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def score(images: int, classes: int) -> None:
@@ -63,14 +63,14 @@ def main() -> None:
     write_images(folder, images, classes)
     command = ("-m", "clip_core.cli.infer", "evaluate", "--model", bundle, "--data", str(folder))
     report = ("--index", str(folder.with_name("index")), "--csv", str(folder.with_name("tables")))
-    print(header(f"{images:,} images x {classes:,} classes", "seconds", "peak memory, MB"))
+    print(header(f"{images:,} images x {classes:,} classes", "seconds", "CPU seconds", "peak memory, MB"))
     for what, words in (
         ("embedded now", (*command, *report)),
         ("stored embeddings", (*command, *report)),
         ("random embeddings of 512 values, scores alone", ("-m", __spec__.name, "--score", str(images), str(classes))),
     ):
-        seconds, memory = measured(*words)
-        print(row(what, f"{seconds:.1f}", f"{memory:,.0f}"), flush=True)
+        seconds, cpu, memory = measured(*words)
+        print(row(what, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory:,.0f}"), flush=True)
 
 
 if __name__ == "__main__":

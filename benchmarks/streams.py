@@ -1,25 +1,27 @@
 """A stream of shards beside the same shards indexed: images/s, seconds before the first batch, and memory.
 
-    python -m benchmarks.streams [IMAGES] [ROUNDS]
+    python -m benchmarks.streams [IMAGES]
 
-Small images (32 px JPEGs) with captions are written to shards on the spot. Each pass over all of them runs in a process
-of its own, in turns: indexed (members read in place, decoded at each use, no cache), streamed from the local files, and
-streamed over HTTP from a server in this process. A batch is made as in training: read, shuffled, decoded, tokenized.
-Memory is the resident size after a tenth of the pass, and at its end.
+Small images (32 px JPEGs) with captions are written to shards on the spot. Three sources take turns in one process, 20
+batches each, until each has given a fifth of the images: indexed (members read in place, decoded at each use, without a
+cache), streamed from the local files, and streamed over HTTP from a server in another process. A batch is made as in
+training: read, shuffled, decoded, tokenized. Speed is also given by seconds of the CPU, which other work on the machine
+changes little. Then a process streams all of them; memory is its resident size after a tenth and at the end.
 """
 
 import io
 import json
+import multiprocessing
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -29,9 +31,11 @@ from benchmarks.train_run import header, row
 _SHARDS = 20
 _SIDE = 32
 _BATCH = 256
-_MEASURE = """
+_TURN = 20  # batches
+_COMMON = """
 import json, sys, time
 from pathlib import Path
+from statistics import median
 import psutil
 from clip_core.config import DataConfig
 from clip_core.data.dataset import load_data
@@ -45,64 +49,75 @@ from clip_core.training.fast_decode import FAST
 from clip_core.training.log import Log
 from clip_core.training.stream_batches import StreamBatches
 
-kind, pattern, count, batch_size, side = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
-began, size = time.perf_counter(), Preprocessing(image_size=side)
+local, remote, count, batch_size, side, turn = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:7])
+size, steps = Preprocessing(image_size=side), count // batch_size
 tokenizer = train_bpe([f"a small picture of thing number {n}" for n in range(2000)], 600, 77)
-if kind == "indexed":
-    config = DataConfig(data_file=pattern, cache_gb=0, val_fraction=0.001)
+
+def indexed():
+    config = DataConfig(data_file=local, cache_gb=0, val_fraction=0.001)
     data = load_data(config, size, 0, lambda line: None, FAST)
-    make = BatchMaker(data.train, data.train_store, tokenizer, batch_size=batch_size, seed=0)
-else:
-    shards = Shards(list_shards(pattern).urls, 0, 4, 1250, 1 << 28)
-    how = CaptionInputs(tokenizer)
-    make = StreamBatches(shards, how, size, DataConfig(), Log(), batch_size=batch_size, epoch_pairs=count)
-make(0)
-first, steps, memory = time.perf_counter() - began, make.steps_per_epoch, 0
-began = time.perf_counter()
-for step in range(1, steps):
+    return BatchMaker(data.train, data.train_store, tokenizer, batch_size=batch_size, seed=0)
+
+def streamed(pattern):
+    shards, how = Shards(list_shards(pattern).urls, 0, 4, 1250, 1 << 28), CaptionInputs(tokenizer)
+    return StreamBatches(shards, how, size, DataConfig(), Log(), batch_size=batch_size, epoch_pairs=count)
+"""
+_IN_TURNS = """
+makers, first, rates, by_cpu = [], [], [[], [], []], [[], [], []]
+for begin in (indexed, lambda: streamed(local), lambda: streamed(remote)):
+    began = time.perf_counter()
+    makers.append(begin())
+    makers[-1](0)
+    first.append(time.perf_counter() - began)
+for start in range(1, max(steps // 5, 2), turn):
+    for make, found, cpu in zip(makers, rates, by_cpu):
+        began, used = time.perf_counter(), time.process_time()
+        for step in range(start, start + turn):
+            make(step)
+        found.append(turn * batch_size / (time.perf_counter() - began))
+        cpu.append(turn * batch_size / (time.process_time() - used))
+print(json.dumps([list(map(median, rates)), list(map(median, by_cpu)), first]))
+"""
+_ALONE = """
+make, memory = streamed(local), []
+for step in range(steps):
     make(step)
-    if step == steps // 10:
-        memory = psutil.Process().memory_info().rss
-seconds = time.perf_counter() - began
-print(json.dumps([(steps - 1) * batch_size / seconds, first, memory, psutil.Process().memory_info().rss]))
+    if step in (steps // 10, steps - 1):
+        memory.append(psutil.Process().memory_info().rss)
+print(json.dumps(memory))
 """
 
 
-def main(images: int, rounds: int) -> None:
+def main(images: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         pattern = write_shards(folder, images)
-        handler = partial(_Ranges, directory=scratch)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sources = {
-            "indexed": str(folder / pattern),
-            "streamed": str(folder / pattern),
-            "over HTTP": f"http://127.0.0.1:{server.server_address[1]}/{pattern}",
-        }
-        found: dict[str, list[list[float]]] = {kind: [] for kind in sources}
-        for _ in range(rounds):
-            for kind, source in sources.items():
-                command = [sys.executable, "-c", _MEASURE, kind, source, *map(str, (images, _BATCH, _SIDE))]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found[kind].append(json.loads(done.stdout.splitlines()[-1]))
-        server.shutdown()
-    print(f"{images:,} images of {_SIDE} px in {_SHARDS} shards, {rounds} rounds")
-    names = ("source", "images/s", "of indexed", "seconds to the first batch", "MB after a tenth", "MB at the end")
+        ours, theirs = multiprocessing.Pipe()
+        server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, theirs), daemon=True)
+        server.start()
+        url = f"http://127.0.0.1:{ours.recv()}/{pattern}"
+        arguments = [str(folder / pattern), url, *map(str, (images, _BATCH, _SIDE, _TURN))]
+        rates, by_cpu, first = run(_COMMON + _IN_TURNS, arguments)
+        begin, end = run(_COMMON + _ALONE, arguments)
+        server.terminate()
+    print(f"{images:,} images of {_SIDE} px in {_SHARDS} shards")
+    names = ("source", "images/s", "of indexed", "images/s of CPU time", "of indexed", "seconds to the first batch")
     print(header(*names))
-    reference = median(rate for rate, *_ in found["indexed"])
-    for kind, measured in found.items():
-        rate, first, begin, end = (median(column) for column in zip(*measured, strict=True))
-        print(
-            row(
-                kind,
-                f"{rate:,.0f}",
-                f"{rate / reference:.2f}",
-                f"{first:.1f}",
-                f"{begin / 1e6:.0f}",
-                f"{end / 1e6:.0f}",
-            )
-        )
+    for kind, rate, cpu, seconds in zip(("indexed", "streamed", "over HTTP"), rates, by_cpu, first, strict=True):
+        of_indexed = (f"{rate / rates[0]:.2f}", f"{cpu / by_cpu[0]:.2f}")
+        print(row(kind, f"{rate:,.0f}", of_indexed[0], f"{cpu:,.0f}", of_indexed[1], f"{seconds:.1f}"))
+    print(f"memory of a process that streams all: {begin / 1e6:.0f} MB after a tenth, {end / 1e6:.0f} MB at the end")
+
+
+def run(program: str, arguments: list[str]) -> Any:
+    command = [sys.executable, "-c", program, *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def serve(folder: Path, port: Connection) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(folder)))
+    port.send(server.server_address[1])
+    server.serve_forever()
 
 
 def write_shards(folder: Path, images: int) -> str:
@@ -140,4 +155,4 @@ class _Ranges(SimpleHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000, int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)

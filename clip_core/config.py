@@ -318,6 +318,10 @@ class OptimConfig(Section):
     label_smoothing: float | None = Field(
         None, ge=0, lt=1, description="label smoothing of the softmax loss (default: 0.1 below 50,000 pairs, else 0)"
     )
+    hard_negatives: bool = Field(
+        False,
+        description="one wrong caption a pair, made from its words, as a further negative of the images (NegCLIP)",
+    )
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="epochs (default: about 1,000 steps)")
     minutes: float | None = Field(
         None, gt=0, le=100_000, description="training time in place of --epochs; the schedule ends with it"
@@ -477,6 +481,8 @@ class TrainConfig(Frozen):
                 why = "cannot be combined with --text-encoder, which determines it; leave it out"
                 _refuse(self.data, ("tokenizer", "vocab_size"), why)
                 _refuse(self.optim, ("word_dropout", "bpe_dropout"), why)
+                why = "needs a text tower that is trained, and features of captions are computed once; leave it out"
+                _refuse(self.optim, ("hard_negatives",), why)
             _refuse(encoders, ("unfreeze_last",), "fine-tunes an aligned run; train it first, then add --init RUN")
         else:
             why = "needs a pretrained encoder; add --image-encoder or --text-encoder"
@@ -496,6 +502,7 @@ class TrainConfig(Frozen):
         if is_streamed(data.data_file, data.stream):
             why = "is of indexed data, and these are streamed; leave it out"
             _refuse(data, ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic"), why)
+            _refuse(self.optim, ("hard_negatives",), "needs all captions at the start; leave out --stream")
             if data.format not in (None, "webdataset"):
                 raise ValueError("--format should be webdataset, as only shards can be streamed")
             if data.val_file is not None:

@@ -13,8 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
+# What NumPy raises on a damaged .npy file, whose header it parses as Python.
+DAMAGED_ARRAY = (OSError, ValueError, SyntaxError, TokenError, EOFError, TypeError)
 _SETTLED = 60.0  # seconds after which a folder that is not locked will not be
 LARGEST_TEXT = 2**28  # bytes of a JSON file; the largest tokenizers of published models have 35 million
 

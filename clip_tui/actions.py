@@ -53,7 +53,7 @@ def _more(scope: str, key: str, name: str, label: str, help_line: str) -> Action
 ACTIONS: tuple[Action, ...] = (
     _tab(1, "runs", "Runs", "All runs below the directory, with their state and scores"),
     _tab(2, "live", "Live", "The open run: curves, numbers, probe, log"),
-    _tab(3, "data", "Data", "Training and validation pairs of the open run"),
+    _tab(3, "data", "Data", "Training and validation pairs of the open run, and what is wrong with them"),
     _tab(4, "retrieve", "Retrieve", "Text to image and image to text retrieval"),
     _tab(5, "classify", "Classify", "Zero-shot classification with your own classes and templates"),
     _tab(6, "logs", "Logs", "The trainer's log, the run's events and its system"),
@@ -69,7 +69,7 @@ ACTIONS: tuple[Action, ...] = (
     _more("runs", "a", "note", "Note", "Write a note about the selected run"),
     _more("runs", "k", "clone", "Clone", "Open the form with the settings of the selected run"),
     Action("runs", "d,delete", "delete", "Delete", "Delete the selected run, after a confirmation"),
-    _more("runs", "u", "undo", "Undo", "Take back the last change of the list, also a deletion"),
+    _more("runs", "u", "app.undo", "Undo", "Take back the last change of the list, also a deletion; as ^z"),
     Action("compare", "enter,l", "curves", "Curves", "Open the first run with the curves of the others"),
     Action("compare", "escape", "back", "Back", "Back to the runs"),
     Action("new", "ctrl+s", "start", "Start", "Check the settings and start training"),
@@ -109,6 +109,14 @@ ACTIONS: tuple[Action, ...] = (
     _more("live", "z", "large", "One chart", "One chart over the whole width, or all of them"),
     Action("data", "slash", "search", "Search", "Show only pairs whose caption has these words"),
     Action("data", "t", "part", "Train/val", "Switch between training and validation pairs"),
+    Action("data", "v", "view", "Findings", "Switch between the pairs and what clip-data check found in them"),
+    Action("data", "c", "check", "Check", "Start clip-data check on the run's data, or cancel it"),
+    Action("data", "f", "flag", "Flag", "Flag the selected pair as bad in flags.json, or take its flag back"),
+    _more("data", "F", "flag_kind", "Flag all", "Flag all pairs of the finding but the first of each group, or none"),
+    _more("data", "u", "undo", "Undo", "Take back the last change of the flags"),
+    _more("data", "enter", "large", "Large", "The selected image and its caption, large"),
+    _more("data", "right,right_square_bracket", "pair(1)", "Next pair", "The next pair of the group"),
+    _more("data", "left,left_square_bracket", "pair(-1)", "Pair back", "The previous pair of the group"),
     Action("retrieve", "slash", "query", "Query", "Type a text, the path of an image, or several with weights"),
     Action("retrieve", "x", "random", "Random", "Query with a random caption or image of the gallery"),
     Action("retrieve", "t", "turn", "Captions", "Switch between searching images and searching captions"),
@@ -150,6 +158,9 @@ ACTIONS: tuple[Action, ...] = (
     Action(APP, "q,ctrl+q", "quit", "Quit", "Quit; training continues"),
     Action(APP, "ctrl+o", "jump", "Jump", "Letters on everything that can have the focus; a letter goes there"),
     Action(APP, "ctrl+p", "command_palette", "Palette", "Find an action by its name"),
+    _more(
+        APP, "ctrl+z", "undo", "Undo", "Take back the last change on this screen: typing, a query, a label, a deletion"
+    ),
     _more(APP, "y", "copy", "Copy", "Copy what is selected, through the terminal (OSC 52)"),
 )
 

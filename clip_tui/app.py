@@ -10,14 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from textual import work
+from textual import on, work
 from textual.app import SystemCommand
+from textual.events import DescendantFocus
 from textual.filter import NoColor
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.theme import Theme
 from textual.widget import Widget
+from textual.widgets import Input, Select, Switch
 
 from clip_core.errors import ClipError, RunError
 from clip_core.run.lock import is_locked
@@ -30,6 +32,7 @@ from clip_tui.glyphs import AsciiFilter
 from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
 from clip_tui.theme import DARK, THEMES, Recolour, recolour
+from clip_tui.undo import Undo
 from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
@@ -85,8 +88,10 @@ class ClipApp(DiffingApp):
         self.settings = settings or Settings()
         self.trainers: dict[Path, starter.Process] = {}
         self.exports: dict[Path, starter.Process] = {}
+        self.checks: dict[Path, starter.Process] = {}
         self.set_reactive(ClipApp.backend, "torch" if find_spec("torch") else "onnx")
         self.encoders = Encoders()
+        self.undo = Undo()
         self._open_at_start = open_run
         self._watch: RunWatch | None = None
         if self.no_color:
@@ -268,11 +273,42 @@ class ClipApp(DiffingApp):
     def action_backend(self) -> None:
         self.backend = other(self.backend)
 
+    # ------------------------------------------------------------ undo
+
+    @property
+    def _scope(self) -> str:
+        return str(getattr(self.screen, "PAGE", ""))
+
+    @on(DescendantFocus)
+    def _focused(self, event: DescendantFocus) -> None:
+        self.undo.saw(event.widget)
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    @on(Switch.Changed)
+    def _field_changed(self, event: Input.Changed | Select.Changed | Switch.Changed) -> None:
+        self.undo.changed(event.control, self._scope)
+
+    def action_undo(self) -> None:
+        change = self.undo.take(self._scope)
+        if change is None:
+            self.say("There is nothing to undo on this screen.")
+            return
+        try:
+            change.back()
+        except ClipError as error:
+            self.say_problem(error)
+        except OSError as error:
+            self.say_problem(RunError(f"{change.what} cannot be undone ({error.strerror})."))
+        else:
+            if change.what:
+                self.say(f"Undone: {change.what}.")
+
     def action_help(self) -> None:
         from clip_tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen())
+            self.push_screen(HelpScreen(self._scope))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The command palette: the table of actions, for the app and for the screen in front."""

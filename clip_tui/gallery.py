@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from clip_core.errors import ClipError, DataError, RunError
 from clip_core.files import cache_folder
 from clip_core.run.reader import RunReader
 from clip_core.text import normalise_caption, printable
+from clip_tui.commands import near
 
 Pair = tuple[str, str]  # path of the image, caption
 Part = Literal["training", "validation"]
@@ -198,17 +200,22 @@ def stored_galleries() -> list[tuple[Place, str]]:
         found = sorted((cache_folder() / "galleries").glob(f"*/{INDEX}"), key=lambda path: -path.stat().st_mtime)
     except OSError:
         return []
-    return [(Place("stored", index.parent), line) for index, line in _described(found[:_STORED_SHOWN])]
+    return [
+        (Place("stored", index.parent), line)
+        for index, line in islice(_described(found[: 4 * _STORED_SHOWN]), _STORED_SHOWN)
+    ]
 
 
 def _described(found: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    seen: set[tuple[str, ...]] = set()  # each model stores the same images once more
     for index in found:
         try:
             images = _stored(index.parent)
         except (DataError, OSError, ValueError):
             continue
-        if images:
-            yield index, f"{len(images):,} images, first {images[0]}"
+        if images and tuple(images) not in seen:
+            seen.add(tuple(images))
+            yield index, f"{len(images):,} images, first {near(Path(images[0]))}"
 
 
 def _stored(folder: Path) -> list[str]:

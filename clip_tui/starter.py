@@ -1,4 +1,4 @@
-"""Starts the trainer and the export as processes of their own session, so that they outlive the terminal."""
+"""Starts trainer, export and data check as processes of their own session, so that they outlive the terminal."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, TrainConfig, spell
+from clip_core.config import SECTIONS, DataConfig, TrainConfig, spell
 from clip_core.errors import RunError
 from clip_core.files import append_regular
 from clip_core.run.lock import is_locked
@@ -23,6 +23,8 @@ Process = subprocess.Popen[bytes]
 
 TRAIN = "clip_core.cli.train"
 EXPORT = "export.cli"
+CHECK = "clip_core.cli.data"
+_CHECK_FLAGS = ("val_file", "format", "image_root", "image_column", "caption_column", "class_template")
 PREVIEW = "clip_core.training.preview"
 PREVIEW_SECONDS = 120.0
 
@@ -117,6 +119,19 @@ def start_export(run_dir: Path, precisions: Sequence[str] = ()) -> Process:
         status = Status(state=State.STARTING, pid=process.pid, host=socket.gethostname(), started=now, heartbeat=now)
         status.write(RunPaths(run_dir).export_status)
     return process
+
+
+def start_check(run_dir: Path, data: DataConfig) -> Process:
+    """Start clip-data check of a run's data; it writes RUN/findings.jsonl, and what it prints to RUN/check.log.
+
+    Raises:
+        RunError: if the log cannot be written.
+    """
+    paths = RunPaths(run_dir)
+    with suppress(OSError):
+        paths.check_log.unlink(missing_ok=True)
+    flags = [word for name in _CHECK_FLAGS if (value := getattr(data, name)) is not None for word in spell(name, value)]
+    return _start(CHECK, ["check", str(data.data_file), *flags, "--findings", str(paths.findings)], paths.check_log)
 
 
 def is_exporting(run_dir: Path) -> bool:

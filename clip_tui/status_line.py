@@ -17,7 +17,7 @@ _SHORTEST_ALARM = 20  # columns
 
 
 def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
-    """`⚠ val loss rising since step 62 · best mean recall 18.4% @1020 · ✓ checkpoint 720 saved · pause: pending`.
+    """`⚠ step 75: val loss rising · best mean recall 18.4% @1020 · ✓ checkpoint 720 saved · pause: pending`.
 
     The alarm is cut where there is no room for all of it; the Logs screen has it whole.
     """
@@ -30,7 +30,7 @@ def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
         parts.append(requests)
     alarm = next((event for event in reversed(snapshot.events) if event.health), None)
     if alarm is not None:
-        text = Text(f"⚠ {printable(alarm.message)}", YELLOW)
+        text = Text(f"⚠ step {alarm.step:,}: {printable(alarm.message)}", YELLOW)
         rest = sum(part.cell_len + len(_BETWEEN) for part in parts)
         text.truncate(max(_SHORTEST_ALARM, width - rest), overflow="ellipsis")
         parts.insert(0, text)

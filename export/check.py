@@ -15,6 +15,7 @@ import numpy as np
 from clip_core.data.preprocess import normalise
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BundleError, ParityError
+from clip_core.files import DAMAGED_ARRAY
 from clip_core.inference.bundle import REFERENCE, TOKENIZER, Manifest, Variant, check_bundle
 from clip_core.inference.encoder import PixelArray
 from clip_core.network import Preprocessing
@@ -117,7 +118,7 @@ def _embed(
 def _read_reference(folder: Path, shape: tuple[int, int, int]) -> FloatArray:
     try:
         stored = np.load(folder / REFERENCE, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except DAMAGED_ARRAY:
         raise BundleError(f"{folder / REFERENCE} cannot be read; export the bundle again.") from None
     if stored.shape != shape or stored.dtype != np.float32:
         raise BundleError(f"{folder / REFERENCE} does not fit its manifest; export the bundle again.")

@@ -130,8 +130,8 @@ def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
     """A real batch on the fake device."""
     groups = tuple(mode.from_tensor(group).to(CUDA) for group in batch.input_ids)
     others = {
-        field.name: mode.from_tensor(getattr(batch, field.name)).to(CUDA)
+        field.name: mode.from_tensor(value).to(CUDA)
         for field in fields(batch)
-        if field.name != "input_ids"
+        if isinstance(value := getattr(batch, field.name), Tensor)
     }
     return replace(batch, input_ids=groups, **others)

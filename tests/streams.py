@@ -92,6 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = path.read_bytes()
         found = re.fullmatch(r"bytes=(\d+)-", asked) if self.server.ranges else None
         start = int(found[1]) if found else 0
+        if start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
         self.send_response(206 if found else 200)
         if found:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

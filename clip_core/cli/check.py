@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 _EXAMPLES = 3
+_EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
 _CAPTION = 60  # characters
 _SCRIPTS = 6
 
@@ -36,16 +37,17 @@ def run_check(
     files: Mapping[str, Path],
     model: Path | None = None,
 ) -> int:
-    """Check, print the report, and write what `files` asks for ("json", "html", "flags"); returns the exit code.
+    """Check, print the report, and write what `files` asks for; returns the exit code.
 
     Args:
+        files: paths of "json", "findings", "html" and "flags", as far as they are wanted.
         model: looks for mislabelled pairs.
     """
     from clip_core.data.check import check_data
     from clip_core.data.describe import reading_facts, reading_text
     from clip_core.data.findings import Findings
     from clip_core.data.pairs import usable_sentence
-    from clip_core.data.progress import DecodeProgress
+    from clip_core.data.progress import DecodeProgress, interruptibly
 
     encoder = None if model is None else _encoder(model)
     with ExitStack() as shown:
@@ -53,7 +55,7 @@ def run_check(
         def progress(what: str) -> "Progress":
             names = {"captions": ("read", "caption"), "images": ("checked", "image"), "pairs": ("compared", "pair")}
             name, unit = names[what]
-            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit))
+            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, _EVERY))
 
         check = check_data(
             train.pairs,
@@ -75,7 +77,7 @@ def run_check(
                 else f"below {LEAST} pairs no mislabelled ones are looked for"
             )
             check.notes += [note] if note else []
-    findings, facts = Findings(check, mislabels), reading_facts(train)
+    findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
     name = str(train.path) if val is None else f"{train.path} and {val.path}"
     title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"
@@ -121,7 +123,7 @@ def report(check: "Check", findings: "Findings") -> dict[str, Any]:
         "bad_pairs": [{"entry": b.pair.entry, "place": b.pair.place, "reason": b.reason} for b in check.bad],
         "bad_share": check.bad_share,
         "check_notes": [*check.notes, *findings.notes],
-        "findings": [asdict(finding) for finding in findings.found],
+        "findings": [finding.facts() for finding in findings.found],
         "left_out": int(findings.leave_out.sum()),
     }
 
@@ -197,12 +199,16 @@ def _write(
     """Write the files that were asked for; a line for each."""
     from clip_core.data.check_page import html_page
     from clip_core.data.findings import left_out_pairs
+    from clip_core.data.findings_file import write_findings
     from clip_core.files import write_json, write_text
     from clip_core.run.records import FlaggedPair, Flags
 
     if "json" in files:
         write_json(files["json"], numbers)
         yield f"written to {printable(str(files['json']))}"
+    if "findings" in files:
+        write_findings(files["findings"], title, check.pairs, numbers["images"], findings.found)
+        yield f"every pair with a finding written to {printable(str(files['findings']))}"
     if "html" in files:
         lines = [line.partition(" ") for line in _text(check, numbers) if not line.startswith(" ")]
         write_text(files["html"], html_page(title, {label: text.strip() for label, _, text in lines}, findings.found))

@@ -79,6 +79,9 @@ def check(
         Path | None, Parameter(name="--flags", help="Write the pairs to leave out, for clip-train --leave-out.")
     ] = None,
     json_file: Annotated[Path | None, Parameter(help="Write the report as JSON.")] = None,
+    findings: Annotated[
+        Path | None, Parameter(help="Write every pair with a finding, for the Data screen of clip-tui.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Decode every image of a data set once, and report what training would use and what is wrong with it.
@@ -88,7 +91,8 @@ def check(
     from clip_core.cli.check import run_check
     from clip_core.data.dataset import without_flagged
 
-    files = {name: path for name, path in (("json", json_file), ("html", html), ("flags", write_flags)) if path}
+    asked = {"json": json_file, "findings": findings, "html": html, "flags": write_flags}
+    files = {name: path for name, path in asked.items() if path}
     for path in files.values():
         if not path.absolute().parent.is_dir():
             raise UsageError(f"{path} cannot be written: there is no folder {path.absolute().parent}; create it.")

@@ -66,6 +66,10 @@ class Figures:
         int | None,
         Parameter(validator=Number(gte=1), help="also k nearest neighbours on frozen image features: --knn 20"),
     ] = None
+    hard_negatives: Annotated[
+        bool,
+        Parameter(negative="", help="also each image with a wrong caption of the same words: order, swap, replace"),
+    ] = False
     bins: Annotated[int, Parameter(validator=Number(gte=2, lte=1000), help="bins of confidence")] = 15
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="of the bootstrap and of a train and test part")] = 0
     index: Annotated[Path | None, Parameter(help="folder that keeps the embeddings (default: in the user's cache)")] = (
@@ -122,6 +126,7 @@ def evaluate(
         figures.seed,
         figures.linear_probe,
         figures.knn,
+        figures.hard_negatives,
         figures.index,
     )
     path = options.model or latest_run()

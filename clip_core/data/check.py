@@ -6,9 +6,9 @@ Shapes: P pairs, I distinct images.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from clip_core.data.check_captions import (
 from clip_core.data.check_images import ImageFacts, measure_images
 from clip_core.data.dataset import MAX_CLASSES, MIN_CLASS_IMAGES
 from clip_core.data.pairs import BadPair, Pair
-from clip_core.data.progress import Progress, no_progress
+from clip_core.data.progress import Progress, interruptibly, no_progress
 from clip_core.data.splits import split_counts
 
 IntArray = NDArray[np.int64]
@@ -46,11 +46,20 @@ class Example:
     note: str = ""
 
 
+class Group(NamedTuple):
+    """Pairs that belong together: places in `Check.pairs`, of which the first `keep` stay when the others go."""
+
+    rows: IntArray
+    keep: int = 0
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One kind of problem.
 
-    `kind` names it for programs; `advice` says what to do; `left_out` whether flags.json has it.
+    `kind` names it for programs; `advice` says what to do; `left_out` whether flags.json has it; `groups` gives every
+    group of pairs that has it, not only the examples.
     """
 
     kind: str
@@ -59,6 +68,13 @@ class Finding:
     advice: str
     examples: list[Example]
     left_out: bool = False
+    groups: Callable[[], Iterator[Group]] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The finding and its examples, for JSON."""
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("groups", "examples")
+        } | {"examples": [asdict(example) for example in self.examples]}
 
     @property
     def title(self) -> str:
@@ -164,7 +180,7 @@ def check_data(
     readable = np.append(images.facts["readable"], False)  # row -1: no image
     usable = readable[image_of]
     bad = [_bad(pairs[int(row)], images.failures.get(int(image_of[row]), "")) for row in np.flatnonzero(~usable)]
-    fits, notes = _fits(pairs, usable, context_length)
+    fits, notes = interruptibly(lambda: _fits(pairs, usable, context_length))
     chosen = usable & (roles == TRAIN)
     batch = false_negatives(table.image[chosen], table.caption[chosen], batch_size)
     return Check(pairs, roles, table, firsts, image_of, images, usable, bad, fits, batch, notes)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 
 NO_LETTERS = "no letters"
-MOST_TOKENIZED = 1_000_000  # captions that tokenizers are tried on; of more, as many spread over the list
+MOST_TOKENIZED = 100_000  # captions that tokenizers are tried on; of more, as many spread over the list
 
 
 class PairTable(NamedTuple):

@@ -29,7 +29,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from clip_core.data.image_files import image_facts
-from clip_core.files import abandoned, flush_directory, read_json, remove_unfinished, write_json
+from clip_core.files import DAMAGED_ARRAY, abandoned, flush_directory, read_json, remove_unfinished, write_json
 from clip_core.network import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -230,7 +230,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> Pixels | None:
         if path.stat().st_size != len(_header(shape)) + _size(shape):
             return None
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except DAMAGED_ARRAY:
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 

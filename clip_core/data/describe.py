@@ -1,5 +1,6 @@
 """What was read of a data set, in words: format, columns, example pairs, what was assumed and what was not read."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ Item = TypeVar("Item")
 
 def reading_facts(reading: Reading) -> dict[str, Any]:
     """Format and why, columns, splits, notes, not_read and three examples, for --json."""
+    usable = array("Q", (place for place, pair in enumerate(reading.pairs) if pair.problem is None))
     return {
         "format": reading.format,
         "why": reading.why,
@@ -27,8 +29,8 @@ def reading_facts(reading: Reading) -> dict[str, Any]:
         "notes": reading.notes,
         "not_read": reading.not_read,
         "examples": [
-            {"image": pair.path, "caption": pair.caption}
-            for pair in spread([pair for pair in reading.pairs if pair.problem is None], _EXAMPLES)
+            {"image": reading.pairs[place].path, "caption": reading.pairs[place].caption}
+            for place in spread(usable, _EXAMPLES)
         ],
     }
 

@@ -1,12 +1,14 @@
 """From what was measured to findings: duplicates, leakage, images that are dark, blurred, blank, tiny or narrow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_core.data.check import EXAMPLES, TRAIN, VALIDATION, Check, Example, Finding
 from clip_core.data.check_images import BLANK, BLURRED, DARK, ODD, TINY, confirm_colours
+from clip_core.data.finding_groups import classes, image_groups, repetitions, single, single_images
 from clip_core.data.mislabels import WEAK, Mislabels
 from clip_core.data.near_duplicates import groups, near_pairs
 from clip_core.text import plural
@@ -94,6 +96,7 @@ class Findings:
                 advice,
                 self._group_examples(labels, leaked, val),
                 left_out=kind == "leaked",
+                groups=partial(image_groups, self.check, labels, leaked, val),
             )
 
     def _duplicates(self, exact: IntArray, near: IntArray) -> Iterator[Finding]:
@@ -111,6 +114,7 @@ class Findings:
             "keep one of each; all pairs of the later files are left out, and captions that only they have are lost",
             self._group_examples(exact, later),
             left_out=True,
+            groups=partial(image_groups, self.check, exact, later),
         )
         alike = self.facts["readable"] & (near != np.arange(len(near))) & ~later
         yield Finding(
@@ -119,6 +123,7 @@ class Findings:
             f"images that look nearly like an earlier one, in {plural(len(np.unique(near[alike])), 'group')}",
             "look at them: copies can go, variants may stay",
             self._group_examples(near, alike),
+            groups=partial(image_groups, self.check, near, alike),
         )
 
     def _flag(self, images: BoolArray, role: int | None) -> None:
@@ -147,7 +152,9 @@ class Findings:
         examples = [
             Example([], [entry.pair.caption], f"{entry.pair.place}: {entry.reason}") for entry in bad[:EXAMPLES]
         ]
-        return Finding("broken", len(bad), "unusable pairs", "correct or leave out", examples, left_out=True)
+        rows = np.flatnonzero(~self.check.usable)
+        groups = partial(single, rows, lambda place: f"{bad[place].pair.place}: {bad[place].reason}")
+        return Finding("broken", len(bad), "unusable pairs", "correct or leave out", examples, True, groups)
 
     def _mislabelled(self, found: Mislabels) -> Finding:
         self.leave_out[found.rows] = True
@@ -168,7 +175,8 @@ class Findings:
             f"pairs, the likeliest first, whose {what} hardly fit by the model{expected}",
             "look at them before leaving them out",
             examples,
-            left_out=True,
+            True,
+            partial(single, found.rows, lambda place: f"wrong with probability {found.likelihood[place]:.2f}"),
         )
 
     def _captions(self) -> Iterator[Finding]:
@@ -188,6 +196,7 @@ class Findings:
             f"{batch['matching_pairs']:.1f} couples that match, {batch['affected']:.1%} of its pairs",
             "clip-train counts them as matches; other trainers would take them for negatives",
             [self._pair_example(int(rows[first[place]]), f"{counts[place]:,} times") for place in most],
+            groups=partial(repetitions, rows[order], keys[order]),
         )
         val = check.usable & (check.roles == VALIDATION)
         shared = check.usable & (check.roles == TRAIN) & np.isin(check.table.caption, check.table.caption[val])
@@ -197,17 +206,19 @@ class Findings:
             "training pairs with a caption of the validation set",
             "as it should be for classes; else see whether images leak too",
             [self._pair_example(int(row)) for row in np.flatnonzero(shared)[:EXAMPLES]],
+            groups=partial(single, np.flatnonzero(shared)),
         )
-        classes = check.classes()
-        largest, smallest = max(classes.values(), default=0), min(classes.values(), default=0)
+        counted = check.classes()
+        largest, smallest = max(counted.values(), default=0), min(counted.values(), default=0)
         if largest > _IMBALANCE * smallest:
-            rare = [(name, count) for name, count in classes.items() if largest > _IMBALANCE * count]
+            rare = [(name, count) for name, count in counted.items() if largest > _IMBALANCE * count]
             yield Finding(
                 "class_imbalance",
                 len(rare),
                 f"classes with less than a {_IMBALANCE}th of the {largest:,} pairs of the most frequent",
                 "collect more of them, or expect low recall there",
                 [Example([], [name], plural(count, "pair")) for name, count in rare[::-1][:EXAMPLES]],
+                groups=partial(classes, rows[order], keys[order], _IMBALANCE),
             )
 
     # ---------------------------------------------------------------- how images look
@@ -253,7 +264,8 @@ class Findings:
         for kind, mask, text, advice, note in kinds:
             rows = np.flatnonzero(mask)
             examples = [self._pair_example(int(self.check.firsts[row]), note(int(row))) for row in rows[:EXAMPLES]]
-            yield Finding(kind, len(rows), text, advice, examples)
+            groups = partial(single_images, self.check, rows, note)
+            yield Finding(kind, len(rows), text, advice, examples, groups=groups)
 
     # ---------------------------------------------------------------- examples
 

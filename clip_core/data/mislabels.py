@@ -23,7 +23,7 @@ Values = NDArray[np.float64]
 
 SAMPLE = 10_000  # pairs that all others are compared with
 LEAST = 50  # pairs: with fewer nothing is estimated
-PRECISION = 0.5  # at least this share of the flagged pairs is expected to be wrong
+PRECISION = 0.8  # at least this share of the flagged pairs is expected to be wrong
 WEAK = 0.75  # AUC of pairs against random ones below which the model is said to be weak
 _BLOCK = 512  # pairs scored at once: 80 MB of similarities
 _NEIGHBOURS = 10
@@ -181,7 +181,8 @@ class _ByClass:
 
     def __init__(self, check: Check, towers: Towers, rows: IntArray, random: np.random.Generator) -> None:
         self.check, self.towers = check, towers
-        self.known = np.unique(check.table.caption[check.usable])
+        self.known, first = np.unique(check.table.caption[check.usable], return_index=True)
+        self.number = np.argsort(np.argsort(first))  # in the list's order: hashes differ from process to process
         images, labels = _images(check, towers, rows), self._labels(rows)
         content = check.images.facts["content"][check.image_of[rows]]
         _, groups = np.unique(content, axis=0, return_inverse=True)
@@ -195,7 +196,7 @@ class _ByClass:
         return _margin(self.classifier(_images(self.check, self.towers, rows)), self._labels(rows))
 
     def _labels(self, rows: IntArray) -> IntArray:
-        return np.searchsorted(self.known, self.check.table.caption[rows])
+        return np.asarray(self.number[np.searchsorted(self.known, self.check.table.caption[rows])])
 
 
 def _images(check: Check, towers: Towers, rows: IntArray) -> FloatArray:
@@ -262,10 +263,11 @@ class Calibration:
 def calibrate(scores: Values, random: Values) -> Calibration:
     """How likely each pair is wrong, from what certainly wrong pairs score.
 
-    The set is a mixture of right pairs and, with an unknown share, wrong ones, which score as the random ones do. Few
-    right pairs score below most random ones, so the share is at most that of the set's scores in a low region over
-    that of the random ones there. The likelihood below a score is then share x random / set there: the false discovery
-    rate of Storey (2002) with the roles of the two kinds exchanged.
+    The set is a mixture of right pairs and, with an unknown share, wrong ones, which score as the random ones do. The
+    scores of right pairs are taken to be symmetric about the median, so those above it say how many right ones are as
+    far below; what is left in a low region, over the random ones there, is the share: the median of several regions.
+    The likelihood below a score is then share x random / set there: the false discovery rate of Storey (2002) with the
+    two kinds exchanged. A weak model, whose right pairs score like random ones, therefore flags few pairs or none.
 
     Args:
         scores: of the set's pairs, (P,). random: of pairs that are wrong for certain, (R,).
@@ -275,9 +277,11 @@ def calibrate(scores: Values, random: Values) -> Calibration:
     separation = float(np.searchsorted(null, scores, "left").mean() + np.searchsorted(null, scores, "right").mean()) / (
         2 * len(null)
     )
-    at = np.quantile(null, np.linspace(0.05, 0.95, 37))
-    below, null_below = np.searchsorted(ordered, at, "right"), np.searchsorted(null, at, "right")
-    share = float(min(((below + np.sqrt(below) + 1) / len(ordered) / (null_below / len(null))).min(), 1.0))
+    at = np.quantile(null, np.linspace(0.2, 0.95, 31))
+    right = len(ordered) - np.searchsorted(ordered, 2 * np.median(ordered) - at, "left")  # as many below as above
+    wrong = np.maximum(np.searchsorted(ordered, at, "right") - right, 0)
+    shares = wrong / len(ordered) / (np.searchsorted(null, at, "right") / len(null))
+    share = float(min(np.median(shares), 1.0))
     places = np.searchsorted(ordered, ordered, "right")
     tail = share * np.searchsorted(null, ordered, "right") / len(null) * len(ordered) / places
     tail = np.minimum(np.maximum.accumulate(tail[::-1])[::-1], 1.0)  # falls with the score

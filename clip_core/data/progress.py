@@ -1,6 +1,7 @@
 """Progress of work on many images: a bar on a terminal, else a line now and then; and work that can be interrupted."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,6 @@ from tqdm import tqdm
 Progress = Callable[[int, int], None]  # images done, of how many
 Item = TypeVar("Item")
 
-_LINE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _AHEAD = 4  # pieces of work queued for each thread
 
@@ -22,13 +22,18 @@ def no_progress(done: int, total: int) -> None:
 
 
 class DecodeProgress:
-    """Images decoded, or bytes read, so far: on standard error if that is a terminal, else by `say` every ten seconds.
+    """Images decoded, or bytes read, so far: on standard error if that is a terminal, else by `say` now and then.
 
     Nothing is shown of work that takes less than a second.
+
+    Args:
+        every: seconds between the lines that `say` gets.
     """
 
-    def __init__(self, say: Callable[[str], None], what: str = "decoded", unit: str = "image") -> None:
-        self._say, self._what, self._unit = say, what, unit
+    def __init__(
+        self, say: Callable[[str], None], what: str = "decoded", unit: str = "image", every: float = 10.0
+    ) -> None:
+        self._say, self._what, self._unit, self._every = say, what, unit, every
         self._bar: tqdm[Any] | None = None
         self._started = self._spoken = time.monotonic()
 
@@ -54,7 +59,7 @@ class DecodeProgress:
                     dynamic_ncols=True,
                 )
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._spoken >= _LINE_SECONDS:
+        elif time.monotonic() - self._spoken >= self._every:
             self._spoken = time.monotonic()
             counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} {self._unit}s"
             rate = done / (time.monotonic() - self._started)
@@ -94,3 +99,22 @@ def run_interruptibly(
         for future in waiting:
             future.cancel()
         wait(waiting)
+
+
+def interruptibly(work: Callable[[], Item]) -> Item:
+    """What `work` returns; it runs in a thread that is left behind where the caller is interrupted.
+
+    For long calls into a library, which serve no signal, as training a tokenizer.
+    """
+    done: Future[Item] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not done.done():
+        wait([done], timeout=_POLL_SECONDS)
+    return done.result()

@@ -30,6 +30,7 @@ from clip_core.files import write_text
 
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
+_AT_ONCE = 1000  # captions encoded at a time, where they are only counted
 DEFAULT_CONTEXT_LENGTH = 77
 LARGEST_CONTEXT = 65536  # more than any encoder has positions; captions may be padded to it
 
@@ -236,9 +237,12 @@ class Tokenizer:
         """How many of the captions are longer than `context_length`."""
         if self._clip_words is not None:
             return sum(len(self._clip_words(text)) + 2 > self.context_length for text in texts)
+        count = 0
         with library_errors("the tokenizer cannot read these captions"):
-            encodings = self._inner.encode_batch([self._cleaned(text) for text in texts])
-        return sum(1 for encoding in encodings if encoding.overflowing)
+            for start in range(0, len(texts), _AT_ONCE):  # an encoding takes several kB
+                cleaned = [self._cleaned(text) for text in texts[start : start + _AT_ONCE]]
+                count += sum(bool(encoding.overflowing) for encoding in self._inner.encode_batch(cleaned))
+        return count
 
 
 def frame(

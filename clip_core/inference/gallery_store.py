@@ -28,7 +28,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from clip_core.errors import ClipError, DataError
-from clip_core.files import flush_file, scratch_folder
+from clip_core.files import DAMAGED_ARRAY, flush_file, scratch_folder
 from clip_core.inference.exact_search import FEWEST, CompactRows, codes_shape, compact, nearest
 from clip_core.run.lock import Lock
 from clip_core.scoring import FloatArray, IntArray
@@ -394,5 +394,5 @@ def _read_codes(folder: Path, name: str, rows: int, size: int) -> CompactRows | 
         shapes = made.codes.shape, made.sums.shape, made.mean.shape, made.basis.shape
         wanted = codes_shape(len(made), size), (len(made),), (size,), (size, size)
         return made if shapes == wanted and codes.dtype == np.int8 and len(made) <= rows else None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile):
+    except (*DAMAGED_ARRAY, AttributeError, BadZipFile):
         return None

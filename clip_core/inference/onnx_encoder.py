@@ -1,6 +1,9 @@
 """The encoder of an ONNX bundle: ONNX Runtime, NumPy and Pillow, no PyTorch."""
 
+import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ _SESSION_ERRORS = (
     ort_errors.RuntimeException,
     UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
+_FIRST_RUN_SECONDS = 120.0  # for an image and a caption, which take a large network 20 s on a slow machine
 _WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
@@ -59,6 +63,7 @@ class OnnxEncoder(BatchedEncoder):
         _provider(device)
         bundle = open_bundle(path, precision)
         manifest, variant = bundle.manifest, bundle.variant
+        try_out(bundle)
         with ThreadPoolExecutor(1) as pool:  # while the tokenizer is read, the sessions start
             starting = pool.submit(_sessions, bundle, device)
             tokenizer = Tokenizer.load(bundle.tokenizer)
@@ -96,11 +101,58 @@ class OnnxEncoder(BatchedEncoder):
         return _run(self._text, "text_embeds", {"input_ids": input_ids})
 
 
-def _run(session: ort.InferenceSession, output: str, inputs: dict[str, FloatArray | IntArray]) -> FloatArray:
+def _run(
+    session: ort.InferenceSession,
+    output: str,
+    inputs: dict[str, FloatArray | IntArray],
+    options: ort.RunOptions | None = None,
+) -> FloatArray:
     try:
-        return np.asarray(session.run([output], inputs)[0], dtype=np.float32)
+        return np.asarray(session.run([output], inputs, options)[0], dtype=np.float32)
     except (*_SESSION_ERRORS, MemoryError) as error:  # with names of the file's nodes in it
         raise BackendError(f"ONNX Runtime could not compute {output}: {printable(str(error), 200)}") from None
+
+
+def try_out(bundle: Bundle, seconds: float = _FIRST_RUN_SECONDS) -> None:
+    """Run a bundle that this machine has not run before once, within a limit of time; then that it ran is noted.
+
+    A graph may compute for hours, already while it is loaded and its constants are folded. ONNX Runtime stops between
+    two nodes of a run, but not of a load; so the graph is first loaded without folding, which moves all to the run.
+
+    Raises:
+        BundleError, BackendError: if it does not run, or not within `seconds` a tower.
+    """
+    hashes = "".join(bundle.manifest.files[name].sha256 for name in sorted(bundle.stamps))
+    ran = cache_folder() / "ran" / hashlib.sha256(f"{ort.__version__}{hashes}".encode()).hexdigest()
+    if ran.exists():
+        return
+    manifest, variant = bundle.manifest, bundle.variant
+    vision, text = (
+        make_session(bundle.file(name), str(bundle.file(name)), fold=False) for name in (variant.vision, variant.text)
+    )
+    _check_signatures(bundle, vision, text, padded=True)
+    side = manifest.preprocessing.image_size
+    image: dict[str, Any] = {"pixel_values": np.zeros((1, 3, side, side), np.float32)}
+    caption: dict[str, Any] = {"input_ids": np.full((1, manifest.context_length), manifest.end_token, np.int64)}
+    for session, output, inputs in ((vision, "image_embeds", image), (text, "text_embeds", caption)):
+        options = ort.RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            _run(session, output, inputs, options)
+        except BackendError:
+            if options.terminate:
+                raise BackendError(
+                    f"{bundle.folder} computed for more than {seconds:g} s for one input and was stopped; it may never "
+                    "end, so do not use it unless you know where it is from."
+                ) from None
+            raise
+        finally:
+            timer.cancel()
+    with suppress(OSError):  # without a cache it is tried at each start
+        ran.parent.mkdir(parents=True, exist_ok=True)
+        ran.touch()
 
 
 def _sessions(bundle: Bundle, device: str) -> tuple[ort.InferenceSession, ort.InferenceSession]:
@@ -138,13 +190,14 @@ def _check_signatures(
 
 
 def make_session(
-    model: bytes | Path, name: str, device: str = "cpu", threads: int | None = None
+    model: bytes | Path, name: str, device: str = "cpu", threads: int | None = None, *, fold: bool = True
 ) -> ort.InferenceSession:
     """An ONNX Runtime session on one device, which is verified after the start.
 
     Args:
         model: a file; or its bytes, which take twice as long to load.
         threads: of one run; None: all cores of this process.
+        fold: compute what does not depend on the inputs now, and not in each run.
     Raises:
         BundleError: if ONNX Runtime does not accept the file.
         BackendError: if the device is not there, or its provider did not start.
@@ -160,7 +213,10 @@ def make_session(
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     try:
         chosen = [(provider, _settings(provider, device))]
-        session = ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+        left_out = None if fold else ["ConstantFolding"]
+        session = ort.InferenceSession(
+            model, options, providers=chosen, enable_fallback=0, disabled_optimizers=left_out
+        )
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]

@@ -105,7 +105,7 @@ _SHORT = {"image_to_text": "i→t", "text_to_image": "t→i"}
 
 def _recall(way: str, k: int) -> Metric:
     chart = "Recall@1" if k == 1 else "Recall@5 and 10"
-    short = _SHORT[way] if k == 1 else f"{k} {_SHORT[way]}"
+    short = _SHORT[way] if k == 1 else f"@{k} {_SHORT[way]}"
     return Metric(
         f"{way}_recall@{k}", "eval", f"recall@{k} {_TO[way]}", short, chart,
         direction=Direction.HIGHER, format=Format.SHARE, log_line=k == 1,

@@ -58,6 +58,14 @@ class RunPaths:
         return self.root / "flags.json"
 
     @property
+    def findings(self) -> Path:
+        return self.root / "findings.jsonl"
+
+    @property
+    def check_log(self) -> Path:
+        return self.root / "check.log"
+
+    @property
     def label(self) -> Path:
         return self.root / "label.json"
 

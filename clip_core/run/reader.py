@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,6 +198,17 @@ class RunReader:
             OSError: if it cannot be written.
         """
         flags = self.flags().toggled(image, caption)
+        flags.write(self.paths.flags)
+        return flags
+
+    def change_flags(self, pairs: Iterable[tuple[str, str]], *, flag: bool) -> Flags:
+        """Flag pairs (image, caption) as bad in flags.json, or take their flags away; returns the flags now.
+
+        Raises:
+            RunError: if there is a flags.json that cannot be read.
+            OSError: if it cannot be written.
+        """
+        flags = self.flags().changed(pairs, flag=flag)
         flags.write(self.paths.flags)
         return flags
 

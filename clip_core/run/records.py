@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -247,6 +248,16 @@ class Flags(Record):
         if len(kept) < len(self.pairs):
             return Flags(pairs=kept)
         return Flags(pairs=[*kept, FlaggedPair(image=image, caption=caption, time=round(time.time(), 3))])
+
+    def changed(self, pairs: Iterable[tuple[str, str]], *, flag: bool) -> "Flags":
+        """With all of these pairs, or without them."""
+        chosen = dict.fromkeys(pairs)
+        there = {(pair.image, pair.caption) for pair in self.pairs}
+        if not flag:
+            return Flags(pairs=[pair for pair in self.pairs if (pair.image, pair.caption) not in chosen])
+        now = round(time.time(), 3)
+        added = [FlaggedPair(image=i, caption=c, time=now) for i, c in chosen if (i, c) not in there]
+        return Flags(pairs=[*self.pairs, *added])
 
 
 class Pointer(Record):

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from clip_core.data.dataset import IntArray
 from clip_core.data.tokenizer import Tokenizer
-
-_FEWEST_PARTS = 3
-_MOST_WORDS = 3  # of a part; clauses of a sentence are longer
+from clip_core.text import keywords
 
 Keys = NDArray[np.uint64]
 
@@ -112,13 +110,6 @@ def _mixed(values: Keys | np.uint64) -> Keys:
 def _uniform(keys: Keys) -> NDArray[np.float64]:
     """In [0, 1)."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def keywords(caption: str) -> list[str] | None:
-    """The parts of a caption such as "late, early, time"; None for one that is no list."""
-    parts = [part.strip() for part in caption.split(",")]
-    listed = len(parts) >= _FEWEST_PARTS and all(0 < len(part.split()) <= _MOST_WORDS for part in parts)
-    return parts if listed else None
 
 
 def thinned(parts: list[str], random: np.random.Generator) -> str:

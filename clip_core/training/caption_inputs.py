@@ -73,16 +73,17 @@ class CaptionTable:
         self._rows, self._counts = rows.astype(np.int32), how.counts(rows)
         self._augmented = np.array([how.augmentation.changes(caption) for caption in captions])
 
-    def inputs(self, captions: IntArray, keys: Keys) -> tuple[tuple[Tensor, ...], IntArray]:
+    def inputs(self, captions: IntArray, keys: Keys, others: Sequence[str] = ()) -> tuple[tuple[Tensor, ...], IntArray]:
         """What the text tower takes of these captions, and the place of each in it.
 
         Args:
             captions: numbers of captions, (U,).
-            keys: of the random numbers of each, (U,).
+            keys: of the random numbers of each, and of the others, (U + V,).
+            others: V captions that are not in the table, which come after those.
         Returns:
-            int64 (G, T) each, and (U,).
+            int64 (G, T) each, and (U + V,).
         """
-        token_rows, counts = self.tokens(captions, keys)
+        token_rows, counts = self.tokens(captions, keys, others)
         by_length = np.argsort(counts, kind="stable")
         position = np.empty_like(by_length)
         position[by_length] = np.arange(len(by_length))
@@ -92,22 +93,27 @@ class CaptionTable:
         )
         return groups, position
 
-    def tokens(self, captions: IntArray, keys: Keys) -> tuple[IntArray, IntArray]:
+    def tokens(self, captions: IntArray, keys: Keys, others: Sequence[str] = ()) -> tuple[IntArray, IntArray]:
         """Captions as token rows, augmented by these keys, and the length of each.
 
-        (U,), (U,) -> (U, T at least their longest), (U,)
+        (U,), (U + V,), V -> (U + V, T at least their longest), (U + V,)
         """
         how = self.how
         rows, counts = self._rows[captions].astype(np.int64), self._counts[captions]
-        which = np.flatnonzero(self._augmented[captions])
+        texts = [self.captions[caption] for caption in captions] + list(others)
+        which = np.flatnonzero(np.append(self._augmented[captions], np.ones(len(others), np.bool_)))
         if len(which):
-            texts = [
-                how.augmentation(self.captions[caption], np.random.default_rng(int(key)))
-                for caption, key in zip(captions[which], keys[which], strict=True)
-            ]
-            augmented = how.tokenizer.encode(texts)
+            augmented = how.tokenizer.encode(
+                [
+                    how.augmentation(texts[place], np.random.default_rng(int(keys[place])))
+                    if how.augmentation.changes(texts[place])
+                    else texts[place]
+                    for place in which
+                ]
+            )
             width = max(rows.shape[1], augmented.shape[1])
             rows, augmented = how.widened(rows, width), how.widened(augmented, width)
+            rows = np.pad(rows, ((0, len(others)), (0, 0)))
             rows[which] = augmented
         if how.bpe_dropout is not None:
             rows = how.widened(how.bpe_dropout(rows, keys))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clip_core.config import LossName
 
 _BISECTIONS = 60
+_EXCLUDED = -1e4  # not infinite: 0 times it is 0
 _SATURATED = 20.0  # the sigmoid of +-20 is 1 or 0 but for 2e-9
 
 
@@ -32,6 +33,23 @@ class Gathered(NamedTuple):
 
     image: Tensor
     text: Tensor
+
+
+class Negatives(NamedTuple):
+    """Hard negative captions of all pairs, as negatives of images alone.
+
+    text: L2-normalised embeddings, (B, D).
+    excluded: bool (b, B), which of them are no negatives of an image of this process.
+    """
+
+    text: Tensor
+    excluded: Tensor
+
+    def logits(self, image_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor | None) -> Tensor:
+        """Own images against them, very low where they do not count.  -> (b, B), float32"""
+        scaled = logit_scale * image_embeds.float() @ self.text.float().T
+        scaled = scaled if logit_bias is None else scaled + logit_bias
+        return scaled.masked_fill(self.excluded, _EXCLUDED)
 
 
 def matching_pairs(
@@ -96,6 +114,7 @@ class CLIPLoss(nn.Module):
         matches: Tensor,
         logit_bias: Tensor | None = None,
         gathered: Gathered | None = None,
+        negatives: Negatives | None = None,
     ) -> tuple[Tensor, Logits]:
         """The loss of this process.
 
@@ -105,19 +124,31 @@ class CLIPLoss(nn.Module):
             matches: from `matching_pairs`, bool (b, B).
             logit_bias: unused: a softmax does not depend on it.
             gathered: the embeddings of all processes; None where this is the only one.
+            negatives: further captions that each image is compared with (NegCLIP, Yuksekgonul et al. 2023). Label
+                smoothing gives them nothing.
         Returns:
             The loss, () float32, and the logits.
         """
         logits = make_logits(image_embeds, text_embeds, logit_scale, None, gathered)
         targets = matches.float() / matches.sum(dim=1, keepdim=True)
-        image_to_text = F.cross_entropy(logits.image, targets, label_smoothing=self.label_smoothing)
+        if negatives is None:
+            image_to_text = F.cross_entropy(logits.image, targets, label_smoothing=self.label_smoothing)
+        else:
+            wrong = negatives.logits(image_embeds, logit_scale, None)
+            smoothed = (1 - self.label_smoothing) * targets + self.label_smoothing / targets.shape[1]
+            image_to_text = F.cross_entropy(
+                torch.cat([logits.image, wrong], dim=1), torch.cat([smoothed, torch.zeros_like(wrong)], dim=1)
+            )
         text_to_image = F.cross_entropy(logits.text, targets, label_smoothing=self.label_smoothing)
         return (image_to_text + text_to_image) / 2, logits
 
     @staticmethod
-    def chance(matches: Tensor) -> Tensor:
-        """The loss of equal logits: ln B.  bool (b, B) -> ()"""
-        return torch.full((), math.log(matches.shape[1]), device=matches.device)
+    def chance(matches: Tensor, negatives: Negatives | None = None) -> Tensor:
+        """The loss of equal logits: ln B, or more for images with hard negatives.  bool (b, B) -> ()"""
+        captions = torch.full((), math.log(matches.shape[1]), device=matches.device)
+        if negatives is None:
+            return captions
+        return (captions + ((~negatives.excluded).sum(dim=1) + matches.shape[1]).log().mean()) / 2
 
 
 class SigmoidLoss(nn.Module):
@@ -135,22 +166,29 @@ class SigmoidLoss(nn.Module):
         matches: Tensor,
         logit_bias: Tensor,
         gathered: Gathered | None = None,
+        negatives: Negatives | None = None,
     ) -> tuple[Tensor, Logits]:
         """The loss of this process: its own images against all captions, which over all processes is every pair once.
 
         Arguments and results are those of `CLIPLoss`; `logit_bias` () is required.
         """
         logits = make_logits(image_embeds, text_embeds, logit_scale, logit_bias, gathered)
-        return -F.logsigmoid(torch.where(matches, logits.image, -logits.image)).sum() / len(matches), logits
+        total = -F.logsigmoid(torch.where(matches, logits.image, -logits.image)).sum()
+        if negatives is not None:
+            total = total - F.logsigmoid(-negatives.logits(image_embeds, logit_scale, logit_bias)).sum()
+        return total / len(matches), logits
 
     @staticmethod
-    def chance(matches: Tensor) -> Tensor:
-        """The least loss of equal logits: B x the entropy of the share of pairs that match.
+    def chance(matches: Tensor, negatives: Negatives | None = None) -> Tensor:
+        """The least loss of equal logits: what an image is compared with x the entropy of the share that matches.
 
-        bool (b, B) -> (); without repeated captions about ln B + 1.
+        bool (b, B) -> (); without repeated captions and hard negatives about ln B + 1.
         """
-        share = matches.float().mean()
-        return matches.shape[1] * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+        compared = torch.full((), float(matches.shape[1]), device=matches.device)
+        if negatives is not None:
+            compared = compared + (~negatives.excluded).sum(dim=1).float().mean()
+        share = matches.float().sum(dim=1).mean() / compared
+        return compared * -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
 
 
 ContrastiveLoss = CLIPLoss | SigmoidLoss

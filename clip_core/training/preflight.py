@@ -186,6 +186,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         section: {name: absolute_pattern(value) for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
+    if is_streamed(data.data_file, data.stream):
+        paths["data"]["stream"] = True  # wherever its shards will be
     if config.tune.guard_data is not None:
         guard = guard_of(config.tune)
         placed = guard._replace(data=guard.data.absolute() if guard.data else None)

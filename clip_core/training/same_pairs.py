@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clip_core.data.dataset import Data
 from clip_core.data.pairs import Hashes, Pair, pair_hashes
 from clip_core.errors import RunError
-from clip_core.files import read_regular, replacing
+from clip_core.files import DAMAGED_ARRAY, read_regular, replacing
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 
@@ -36,7 +36,7 @@ def refuse_other_pairs(run: Path, expected: str, file: Path, data: Data) -> None
     try:
         content = io.BytesIO(read_regular(RunPaths(run).pair_hashes))
         before = np.lib.format.read_array(content, allow_pickle=False)
-    except (OSError, ValueError):
+    except DAMAGED_ARRAY:
         before = None
     same = data.fingerprint == expected if before is None else np.array_equal(before, now)
     if not same:

@@ -119,6 +119,10 @@ def build_trainer(
     batches: BatchMaker | StreamBatches
     if stream is None:
         batches = _batches(config, data, captions, recipe, rank)
+        if batches.negatives is not None:
+            log.say(
+                f"hard negatives for {batches.negatives.share():.0%} of the captions: words swapped, replaced, shuffled"
+            )
     else:
         batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, log)
     model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches, rank)
@@ -322,6 +326,11 @@ def _batches(
     config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe, rank: Rank
 ) -> BatchMaker:
     sharded = config.run.shard and rank.size > 1
+    if config.optim.hard_negatives and isinstance(tokenizer, CaptionFeatures):
+        raise UsageError(
+            "--hard-negatives needs a text tower that is trained, and this one is frozen: features of its captions are "
+            "computed once; leave it out, or add --unfreeze-last."
+        )
     return BatchMaker(
         data.train,
         data.train_store,
@@ -334,6 +343,7 @@ def _batches(
         groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
         rank=rank,
         equal=sharded,
+        hard_negatives=config.optim.hard_negatives,
     )
 
 

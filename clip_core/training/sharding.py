@@ -61,7 +61,7 @@ def rows_of(parameter: Tensor, values: Tensor) -> Tensor:
 
 def divided_as(parameter: Tensor, rows: Tensor) -> Tensor:
     """Rows of this rank as a tensor that `whole` gathers, where the parameter is one."""
-    if not isinstance(parameter, DTensor) or rows.shape != parameter.to_local().shape:
+    if not isinstance(parameter, DTensor) or isinstance(rows, DTensor) or rows.shape != parameter.to_local().shape:
         return rows
     return DTensor.from_local(
         rows, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape,

@@ -112,9 +112,10 @@ class StreamBatches:
 
     def state(self, step: int) -> dict[str, Any]:
         """What continues at a step, one of the last ones or a later one, of this rank's lanes and shards."""
-        known = max(earlier for earlier in self._states if earlier <= step)  # from which batches may have to be skipped
-        lanes = [as_references(snapshot) for snapshot in self._states[known]]
-        return {"step": known, "lanes": lanes, "tags": {str(shard): tag for shard, tag in self.shards.tags.items()}}
+        states = self._states.copy()  # at once, as a thread makes the next batches
+        known = max(earlier for earlier in states if earlier <= step)  # from which batches may have to be skipped
+        lanes = [as_references(snapshot) for snapshot in states[known]]
+        return {"step": known, "lanes": lanes, "tags": {str(n): tag for n, tag in self.shards.tags.copy().items()}}
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
         """Continue, also after `close`, at the step of the states, which are of all ranks that the run had.

@@ -29,7 +29,15 @@ from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import Chunk, cached_backward, out_of_memory, split
 from clip_core.training.ema import EvalWeights
 from clip_core.training.image_augmentation import crop, draw_crops, draw_kept_patches, network_input, to_device
-from clip_core.training.loss import Gathered, Logits, batch_top1, make_loss, matching_pairs, repeated_share
+from clip_core.training.loss import (
+    Gathered,
+    Logits,
+    Negatives,
+    batch_top1,
+    make_loss,
+    matching_pairs,
+    repeated_share,
+)
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.processes import average, least, same_on_all
@@ -178,10 +186,18 @@ class TrainStep:
         return _of_pairs(embeddings, batch)
 
     def loss_of(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this rank's pairs among those of all ranks, and what is reported of it."""
+        """The loss of this rank's pairs among those of all ranks, and what is reported of it.
+
+        Args:
+            embeddings: from `embed`.
+        """
         image, text, logit_scale, logit_bias = embeddings
         assert image is not None
         assert text is not None
+        negatives = None
+        if batch.not_negative is not None:
+            text, wrong = text[: len(batch)], text[len(batch) :]
+            negatives = Negatives(gather(wrong, self.rank), batch.not_negative)
         everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
         if batch.gathers_ids:
             images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
@@ -190,13 +206,13 @@ class TrainStep:
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor
         logits: Logits
-        loss, logits = self.loss(image, text, logit_scale, matches, logit_bias, gathered)
+        loss, logits = self.loss(image, text, logit_scale, matches, logit_bias, gathered, negatives)
         image_top1, text_top1 = batch_top1(logits, matches)
         contrastive = loss.detach()
         loss = loss + self.regularisation(everyone.image, everyone.text, batch)
         measured = {
             "loss": contrastive,
-            "chance": self.loss.chance(matches),
+            "chance": self.loss.chance(matches, negatives),
             "logit_scale": logit_scale.detach(),
             "image_to_text_top1": image_top1,
             "text_to_image_top1": text_top1,
@@ -382,9 +398,13 @@ class TrainStep:
 
 
 def _of_pairs(embeddings: Embeddings, batch: Batch) -> Embeddings:
-    """The caption's embedding of each pair in place of those of the distinct captions.  text (U, D) -> (b, D)"""
+    """The caption's embedding of each pair in place of those of the distinct captions, then its hard negative's.
+
+    text (U, D) -> (b, D), with hard negatives (2b, D)
+    """
     assert embeddings.text is not None
-    return embeddings._replace(text=embeddings.text[batch.text_rows])
+    rows = batch.text_rows if batch.negative_rows is None else torch.cat([batch.text_rows, batch.negative_rows])
+    return embeddings._replace(text=embeddings.text[rows])
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -42,6 +42,7 @@ class ClassifyScreen(QueryPage):
     def __init__(self) -> None:
         super().__init__()
         self._index = 0
+        self._offered_classes = ""
         self.whole_set = False
         self.order: Order = "recall"
         self.outcomes = Outcomes()
@@ -100,9 +101,11 @@ class ClassifyScreen(QueryPage):
         record = self.snapshot.record if self.snapshot else None
         known = (record.data.classes if record else None) or []
         offered = known or [caption for caption in self.gallery.captions if "," not in caption][:CLASSES_OFFERED]
-        if offered or not self.query_one("#classes", Input).value:
+        classes = ", ".join(printable(name) for name in offered)
+        field = self.query_one("#classes", Input)
+        if field.value.strip() in ("", self._offered_classes):  # else they were typed, and stay
             with self.prevent(Input.Changed):
-                self.query_one("#classes", Input).value = ", ".join(printable(name) for name in offered)
+                field.value = self._offered_classes = classes
                 self.query_one("#templates", Input).value = "{}" if offered else ""
         self._index = 0
         self.outcomes = Outcomes()

@@ -1,4 +1,4 @@
-"""The Data screen: the training and validation pairs of the run, with the image of the selected one."""
+"""The Data screen: the training and validation pairs of the run, and the findings of `clip-data check`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from clip_core.text import normalise_caption, printable
 from clip_tui.actions import bindings
 from clip_tui.gallery import Pair, Part, Parts, read_parts
 from clip_tui.numbers import number
-from clip_tui.screens.page import Page
+from clip_tui.screens.findings import FindingsPage, FoundPair
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
 from clip_tui.widgets.image_view import ImageView
@@ -24,8 +24,8 @@ from clip_tui.widgets.image_view import ImageView
 ROWS_SHOWN = 2000
 
 
-class DataScreen(Page):
-    """t switches between training and validation pairs; / searches the captions."""
+class DataScreen(FindingsPage):
+    """t switches between training and validation pairs, v to the findings; / searches the captions."""
 
     PAGE = "data"
     BINDINGS = bindings("data")
@@ -42,16 +42,23 @@ class DataScreen(Page):
             yield Static("", markup=False, id="part")
             yield Input(id="search", placeholder="words in the caption (/ to type)", compact=True)
         yield Static("", markup=False, id="data-note")
+        yield Static("", markup=False, id="check-line")
         with Horizontal(id="pairs"):
             yield OptionList(id="captions", markup=False, compact=True)
             with Vertical(id="pair"):
                 yield ImageView(id="image")
                 yield Static("", markup=False, id="pair-caption")
                 yield Facts(id="counts")
+        yield from self.findings_body()
+
+    @property
+    def _shows_findings(self) -> bool:
+        return self.has_class("-findings")
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
+        self.follow_findings(snapshot)
         record = snapshot.record
         self.query_one("#counts", Facts).show(counts(record.data if record else None, self._parts.validation))
         if snapshot.path != self._run or not self._parts.validation:
@@ -83,7 +90,7 @@ class DataScreen(Page):
         captions.add_options(Option(Text(printable(caption, 200), no_wrap=True)) for _, caption in self._shown)
         if self._shown:
             captions.highlighted = 0
-            if not isinstance(self.focused, Input):
+            if not isinstance(self.focused, Input) and not self._shows_findings:
                 captions.focus()
         else:
             self.query_one("#image", ImageView).show(None)
@@ -97,10 +104,11 @@ class DataScreen(Page):
         line.display = bool(note)
 
     def copied(self) -> str | None:
-        index = self.query_one("#captions", OptionList).highlighted
-        return "\t".join(self._shown[index]) if index is not None and index < len(self._shown) else None
+        if self._shows_findings:
+            return self.copied_finding()
+        return "\t".join(self._selected) if self._selected else None
 
-    @on(OptionList.OptionHighlighted)
+    @on(OptionList.OptionHighlighted, "#captions")
     def _highlighted(self, message: OptionList.OptionHighlighted) -> None:
         if message.option_index >= len(self._shown):
             return  # the list was replaced while the message was on its way
@@ -120,6 +128,40 @@ class DataScreen(Page):
 
     def action_search(self) -> None:
         self.set_focus(self.query_one("#search", Input))
+
+    def action_view(self) -> None:
+        """Pairs, or findings."""
+        self.set_class(not self._shows_findings, "-findings")
+        self.set_focus(self.query_one("#kinds" if self._shows_findings else "#captions"))
+        self.call_after_refresh(self._show_pair)
+
+    def action_flag(self) -> None:
+        if self._shows_findings:
+            self.flag_selected()
+        elif (pair := self._selected) is not None:
+            self.toggle_flag(pair)
+
+    def action_flag_kind(self) -> None:
+        if self._shows_findings:
+            self.flag_kind()
+
+    def action_undo(self) -> None:
+        self.undo_flags()
+
+    def action_large(self) -> None:
+        if self._shows_findings:
+            self.open_finding()
+        elif (pair := self._selected) is not None:
+            self.app.push_screen(FoundPair(*pair, ""))
+
+    @on(OptionList.OptionSelected)
+    def _entered(self) -> None:
+        self.action_large()
+
+    @property
+    def _selected(self) -> Pair | None:
+        index = self.query_one("#captions", OptionList).highlighted
+        return self._shown[index] if index is not None and index < len(self._shown) else None
 
     def action_part(self) -> None:
         self._part = "training" if self._part == "validation" else "validation"

@@ -135,6 +135,7 @@ class ExportScreen(Page):
             self.clip.backend = "onnx"
             self.clip.warm_up(model_of(state.path, "onnx"))
             self.clip.say("The new bundle is the backend of Retrieve and Classify now.")
+            self._follow(state.path)  # the log anew, without the table that the panel has now
 
     def copied(self) -> str | None:
         """The parity table, or where the bundle is."""

@@ -23,25 +23,30 @@ class HelpScreen(ModalScreen[None]):
     PAGE = "help"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q", "dismiss", "Close")]
 
+    def __init__(self, page: str = APP) -> None:
+        """Args: page: the screen that is in front, by its scope; its keys come first."""
+        super().__init__()
+        self._page = page
+
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as scroll:
             scroll.border_title = "Help"
             scroll.border_subtitle = "esc closes"
-            yield Static(help_page(), markup=False)
+            yield Static(help_page(self._page), markup=False)
 
 
-def help_page() -> Group:
-    """The table of actions, screen by screen."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    scopes = sorted(dict.fromkeys(action.scope for action in ACTIONS), key=lambda scope: scope != APP)
+def help_page(page: str = APP) -> Group:
+    """The table of actions, screen by screen: first those of a screen, then those of all screens, then the others."""
+    scopes = sorted(dict.fromkeys(action.scope for action in ACTIONS), key=lambda scope: (scope != page, scope != APP))
+    parts: list[Text | Table] = []
     for scope in scopes:
-        table.add_row(Text(TITLES.get(scope, scope.capitalize()), f"bold {BLUE}"))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, width=max(len(action.keys) for action in ACTIONS) + 2)
+        table.add_column(no_wrap=True, width=max(len(action.label) for action in ACTIONS))
+        table.add_column()
         for action in ACTIONS:
             if action.scope == scope:
                 table.add_row(Text(f"  {action.keys}", "bold"), Text(action.label), Text(action.help, "dim"))
-        table.add_row()
+        parts += [Text(TITLES.get(scope, scope.capitalize()), f"bold {BLUE}"), table, Text()]
     last = "In a text field letters are typed: Esc leaves it, F1 to F7 change the screen."
-    return Group(table, Text(last, "dim"))
+    return Group(*parts, Text(last, "dim"))

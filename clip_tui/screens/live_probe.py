@@ -1,6 +1,7 @@
 """The probe of Live: which evaluation, which pair, and pairs that are flagged as bad."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -135,7 +136,13 @@ class ProbePage(Page):
         pairs = [(pair.image, pair.caption) for pair in flags.pairs]
         self._flags_came(run, frozenset(pairs))
         done = "flagged as bad" if (image, caption) in pairs else "no longer flagged"
+        self.did(f"{Path(image).name} {done}", partial(self._unflag, run, image, caption))
         self.clip.say(f"{Path(image).name} {done}; {len(pairs)} in {reader.paths.flags} (clip-train --leave-out).")
+
+    def _unflag(self, run: Path, image: str, caption: str) -> None:
+        """Turn a flag back; that of a run which is open no more, too."""
+        flags = RunReader(run).toggle_flag(image, caption)
+        self._flags_came(run, frozenset((pair.image, pair.caption) for pair in flags.pairs))
 
     @work(name="read-flags", group="read-flags", exclusive=True)
     async def _read_flags(self, run: Path) -> None:

@@ -1,8 +1,6 @@
 """Everything that the trainer printed, with find and follow; the run's events; the system it runs on."""
 
 import asyncio
-import re
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Input, OptionList, RichLog, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from clip_core.run.history import Event
@@ -24,6 +22,7 @@ from clip_tui.tail import Tail
 from clip_tui.theme import GREEN, RED, YELLOW
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
+from clip_tui.widgets.log_view import LogView
 
 LINES_KEPT = 5000
 EVENTS_SHOWN = 200
@@ -39,17 +38,20 @@ class LogsScreen(Page):
     def __init__(self) -> None:
         super().__init__()
         self._run: Path | None = None
-        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._words = ""
         self._match: int | None = None  # index of the line among those kept
         self._events: Sequence[Event] = ()
+
+    @property
+    def _log(self) -> LogView:
+        return self.query_one("#log", LogView)
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="query-line", id="find-line"):
             yield Static("find", markup=False, classes="query-label")
             yield Input(id="find", placeholder="words of a line of the log", compact=True)
         with Horizontal(id="logs"):
-            log = RichLog(max_lines=LINES_KEPT, wrap=False, markup=False, highlight=False, id="log")
+            log = LogView(LINES_KEPT, id="log")
             log.border_title = "train.log"
             yield log
             with Vertical(id="beside"):
@@ -68,10 +70,9 @@ class LogsScreen(Page):
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             return
-        log = self.query_one("#log", RichLog)
+        log = self._log
         if snapshot.path != self._run:
             self._run = snapshot.path
-            self._lines.clear()
             self._words, self._match = "", None
             log.clear()
             self._follow(Tail(RunPaths(snapshot.path).log))
@@ -96,16 +97,10 @@ class LogsScreen(Page):
     @work(name="log", group="log", exclusive=True)
     async def _follow(self, tail: Tail) -> None:
         while not self.closing:
-            for line in await asyncio.to_thread(tail.new_lines):
-                self._lines.append(printable(line))
-                self.query_one("#log", RichLog).write(self._shown(self._lines[-1]))
+            lines = await asyncio.to_thread(lambda: [printable(line) for line in tail.new_lines()])
+            if lines and not self.closing:
+                self._log.write(lines)
             await asyncio.sleep(POLL_SECONDS)
-
-    def _shown(self, line: str, *, current: bool = False) -> Text:
-        text = Text(line, no_wrap=True)
-        if self._words and self._words in line.casefold():
-            text.highlight_regex(_literal(self._words), f"bold {YELLOW}" + (" reverse" if current else ""))
-        return text
 
     # ------------------------------------------------------------ finding
 
@@ -120,7 +115,7 @@ class LogsScreen(Page):
         self.set_focus(self.query_one("#log"))
         matches = self._matches()
         self._match = matches[-1] if matches else None  # the latest one
-        self._draw_again()
+        self._mark()
 
     def key_escape(self) -> None:
         """Leave the field; then take the marks away."""
@@ -133,22 +128,15 @@ class LogsScreen(Page):
     def _matches(self) -> list[int]:
         if not self._words:
             return []
-        return [index for index, line in enumerate(self._lines) if self._words in line.casefold()]
+        return [index for index, line in enumerate(self._log.lines) if self._words in line.casefold()]
 
-    def _draw_again(self) -> None:
-        log = self.query_one("#log", RichLog)
-        follows, top = log.auto_scroll, log.scroll_y
-        log.auto_scroll = False
-        log.clear()
-        for index, line in enumerate(self._lines):
-            log.write(self._shown(line, current=index == self._match))
-        log.auto_scroll = follows and self._match is None
+    def _mark(self) -> None:
+        """Show the words that are sought, and the match that is reached."""
+        log = self._log
+        log.mark(self._words, -1 if self._match is None else self._match)
         if self._match is not None:
-            log.scroll_to(y=max(0, self._match - log.size.height // 2), animate=False, force=True)
-        elif follows:
-            log.scroll_end(animate=False)
-        else:
-            log.scroll_to(y=top, animate=False)
+            log.follows = False
+            log.show_line(self._match)
         self._show_title()
 
     def action_next_match(self) -> None:
@@ -164,11 +152,11 @@ class LogsScreen(Page):
             return
         later = [index for index in matches if self._match is None or (index - self._match) * by > 0]
         self._match = (min(later) if by > 0 else max(later)) if later else (matches[0] if by > 0 else matches[-1])
-        self._draw_again()
+        self._mark()
 
     def _show_title(self) -> None:
-        log = self.query_one("#log", RichLog)
-        parts = ["follows the end" if log.auto_scroll else "stands still · f follows"]
+        log = self._log
+        parts = ["follows the end" if log.follows else "stands still · f follows"]
         if self._words:
             matches = self._matches()
             where = matches.index(self._match) + 1 if self._match in matches else 0
@@ -178,11 +166,11 @@ class LogsScreen(Page):
     # ------------------------------------------------------------ other actions
 
     def action_follow(self) -> None:
-        log = self.query_one("#log", RichLog)
-        log.auto_scroll = not log.auto_scroll
-        if log.auto_scroll:
+        log = self._log
+        log.follows = not log.follows
+        if log.follows:
             self._match = None
-            log.scroll_end(animate=False)
+            log.to_end()
         self._show_title()
 
     def action_events(self) -> None:
@@ -193,21 +181,15 @@ class LogsScreen(Page):
         listed = self.query_one("#events", OptionList)
         if listed.has_focus and listed.highlighted is not None and listed.highlighted < len(self._events):
             return self._events[listed.highlighted].message
-        if self._match is not None and self._match < len(self._lines):
-            return self._lines[self._match]
-        log = self.query_one("#log", RichLog)
-        top = int(log.scroll_y)
-        return "\n".join(list(self._lines)[top : top + log.size.height])
-
-
-def _literal(words: str) -> str:
-    return f"(?i){re.escape(words)}"
+        if self._match is not None and self._match < len(self._log.lines):
+            return self._log.lines[self._match]
+        return "\n".join(self._log.in_sight)
 
 
 def event_line(event: Event) -> Text:
     """`1,020  checkpoint written`, warnings and refused requests in their colours."""
     style = YELLOW if event.health else RED if event.outcome not in (None, "done") else GREEN if event.outcome else ""
-    text = Text(f"{event.step:>6,}  ", "dim", no_wrap=True, overflow="ellipsis")
+    text = Text(f"{event.step:>6,}  ", "dim")
     return text.append(printable(event.message), style)
 
 

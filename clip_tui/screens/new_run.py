@@ -268,7 +268,12 @@ class NewRunScreen(Page):
         self.clip.save_settings()
 
     def action_cancel(self) -> None:
-        """Nothing that was typed goes without a question."""
+        """The filter goes first; nothing that was typed into the form goes without a question."""
+        find = self.query_one("#find-setting", Input)
+        if find.value:
+            find.value = ""
+            self.set_focus(find)
+            return
         restored = self._clone is None and bool(self.clip.settings.draft)
         if self.values() == self._opened_with and not restored:
             self.app.pop_screen()
@@ -280,10 +285,23 @@ class NewRunScreen(Page):
     def _leave(self, answer: str | None) -> None:
         if answer == "k":
             self._keep_draft(self._typed())
-        elif answer == "d" and self._clone is None:
-            self._keep_draft({})
+        elif answer == "d":
+            self._discard()
         if answer is not None:
             self.app.pop_screen()
+
+    def _discard(self) -> None:
+        """Forget what was typed; Ctrl-Z on the list of runs opens the form with it again."""
+        typed, clip = self._typed(), self.clip
+        if self._clone is None:
+            self._keep_draft({})
+
+        def back() -> None:
+            clip.settings.draft, clip.settings.draft_run = typed, None
+            clip.save_settings()
+            clip.push_screen(NewRunScreen())
+
+        clip.undo.did("runs", "the discarded form", back)
 
     def key_escape(self) -> None:
         """The binding of Escape does it; done here too, it would answer the question that it asks."""

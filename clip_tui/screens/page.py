@@ -1,6 +1,6 @@
 """What every screen shares: the bar of the run, the tabs, the footer, and what stands there when there is no room."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -97,6 +97,10 @@ class Page(Screen[None]):
     def copied(self) -> str | None:
         """What `y` copies: what is selected here."""
         return str(self.snapshot.path) if self.snapshot else None
+
+    def did(self, what: str, back: Callable[[], None]) -> None:
+        """Something was changed here; Ctrl-Z on this screen calls `back`, which may raise RunError and OSError."""
+        self.clip.undo.did(self.PAGE, what, back)
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         """The open run was read again, or the screen came to the front."""

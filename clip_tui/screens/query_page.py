@@ -207,7 +207,9 @@ class QueryPage(Page):
             self.app.push_screen(Chooser("Compare with", choices, self.clip.second), self._second_chosen)
 
     def _second_chosen(self, choice: Choice[Model | None] | None) -> None:
-        if choice is not None:
+        before = self.clip.second
+        if choice is not None and choice.value != before:
+            self.did("the second model", lambda: setattr(self.clip, "second", before))
             self.clip.second = choice.value
 
     def action_gallery(self) -> None:
@@ -232,6 +234,15 @@ class QueryPage(Page):
             self._use(Place("folder", Path(typed.strip()).expanduser().absolute()))
 
     def _use(self, place: Place) -> None:
+        if self._run is not None and place != self.place:
+            self.did("the other gallery", partial(self._use_again, self._run, self.place))
+            self._open_place(place)
+
+    def _use_again(self, run: Path, place: Place) -> None:
+        if run == self._run:
+            self._open_place(place)
+
+    def _open_place(self, place: Place) -> None:
         if self._run is not None:
             self.place, self.gallery = place, Gallery()
             self._forget()

@@ -1,6 +1,7 @@
 """The Retrieve screen: texts and images, weighted, searched in a gallery with one model or two beside each other."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -57,6 +58,7 @@ class RetrieveScreen(QueryPage):
         self.selected = 0
         self.as_table = False
         self._fetched = FETCHED
+        self._queried = ("", True)  # what was asked last, and whether for images
         self._random = random.Random(0)
 
     def body(self) -> ComposeResult:
@@ -173,6 +175,23 @@ class RetrieveScreen(QueryPage):
 
     @on(Input.Submitted, "#query")
     def _submitted(self) -> None:
+        field = self.query_one("#query", Input)
+        now = (field.value, self.from_text)
+        if now != self._queried:
+            self.clip.undo.forget_typing(field)  # the query is one change, however it was typed
+            self.did("the query", partial(self._query_again, *self._queried))
+        self._queried = now
+        self._fetched = FETCHED
+        self._search()
+
+    def _query_again(self, typed: str, from_text: bool) -> None:
+        """What was asked before."""
+        self.from_text = from_text
+        self._forget()
+        self.found, self.selected, self._queried = [], 0, (typed, from_text)
+        self.query_one("#query", Input).value = typed
+        self._show()
+        self.show_sources()
         self._fetched = FETCHED
         self._search()
 
@@ -242,12 +261,8 @@ class RetrieveScreen(QueryPage):
         self.set_focus(self.query_one("#query", Input))
 
     def action_turn(self) -> None:
-        self.from_text = not self.from_text
-        self._forget()
-        self.found, self.selected = [], 0
-        self.query_one("#query", Input).value = ""
-        self._show()
-        self.show_sources()
+        self.did("the other direction", partial(self._query_again, *self._queried))
+        self._query_again("", not self.from_text)
 
     def action_random(self) -> None:
         known = self.gallery.captions if self.from_text and self.gallery.captions else self.gallery.images

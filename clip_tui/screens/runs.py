@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +59,6 @@ class RunsScreen(Page):
         self._shown: list[Item] = []  # after filter and order
         self._marked: list[Path] = []
         self._columns: dict[str, int] = {}
-        self._undo: list[tuple[str, Callable[[], None]]] = []
         self._aside: dict[Path, float] = {}  # deleted, not erased yet, and until when
         self._read = False
 
@@ -186,7 +185,9 @@ class RunsScreen(Page):
     # ------------------------------------------------------------ filter, order, marks
 
     @on(Input.Changed, "#filter")
-    def _filter_changed(self) -> None:
+    def _filter_changed(self, event: Input.Changed) -> None:
+        if event.value:
+            self.query_one("#filter-line").display = True
         self._show()
 
     @on(Input.Submitted, "#filter")
@@ -200,11 +201,20 @@ class RunsScreen(Page):
         if field.has_focus and field.value:
             self._filter_done()
         elif field.value or field.has_focus:
-            field.value = ""
-            self._filter_done()
+            if field.value:
+                self.did("the filter taken away", partial(self._filter_with, field.value))
+            self._filter_with("")
         elif self._marked:
-            self._marked = []
-            self._show()
+            self.did("the marks taken away", partial(self._mark_all, self._marked))
+            self._mark_all([])
+
+    def _filter_with(self, typed: str) -> None:
+        self.query_one("#filter", Input).value = typed
+        self._filter_done()
+
+    def _mark_all(self, paths: list[Path]) -> None:
+        self._marked = paths
+        self._show()
 
     def action_filter(self) -> None:
         self.query_one("#filter-line").display = True
@@ -299,7 +309,11 @@ class RunsScreen(Page):
         except OSError as error:
             self.clip.say_problem(RunError(f"{item.path} cannot be written to ({error.strerror})."))
             return
-        self._undo.append((what, partial(before.write, path)))
+        self.did(what, partial(self._label_back, before, path))
+        self._read_again()
+
+    def _label_back(self, before: Label, path: Path) -> None:
+        before.write(path)
         self._read_again()
 
     def action_delete(self) -> None:
@@ -325,7 +339,7 @@ class RunsScreen(Page):
             self.clip.say_problem(error)
             return
         self._aside[aside] = time.monotonic() + UNDO_SECONDS
-        self._undo.append((f"the deletion of {item.path.name}", partial(self._restore, aside, item.path)))
+        self.did(f"the deletion of {item.path.name}", partial(self._restore, aside, item.path))
         self.clip.say(f"{item.path.name} is deleted; u brings it back for {UNDO_SECONDS:.0f} s.")
         self.clip.trainers.pop(item.path, None)
         self._read_again()
@@ -335,20 +349,6 @@ class RunsScreen(Page):
             raise RunError(f"{run.name} has been erased for good.")
         bring_back(aside, run)
         del self._aside[aside]
-
-    def action_undo(self) -> None:
-        if not self._undo:
-            self.clip.say("There is nothing to undo.")
-            return
-        what, back = self._undo.pop()
-        try:
-            back()
-        except RunError as error:
-            self.clip.say_problem(error)
-        except OSError as error:
-            self.clip.say_problem(RunError(f"{what} cannot be undone ({error.strerror})."))
-        else:
-            self.clip.say(f"Undone: {what}.")
         self._read_again()
 
 

@@ -131,6 +131,16 @@ class HeatMap(Widget, can_focus=True):
         return rows > self.content_size.height or 2 * columns > self.content_size.width
 
     @property
+    def lines(self) -> list[range]:
+        """The rows of the matrix that each line of the screen shows."""
+        rows, height = len(self.matrix), self.content_size.height
+        if not self.pooled:
+            return [range(row, row + 1) for row in range(rows)]
+        pixels = min(height * (1 if self._plain else 2), rows)
+        starts = [pixel * rows // pixels for pixel in range(0, pixels, 1 if self._plain else 2)] if pixels else []
+        return [range(start, end) for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+
+    @property
     def cell_width(self) -> int:
         return max(2, min(6, self.content_size.width // max(1, int(self.matrix.shape[1]))))
 

@@ -55,8 +55,9 @@ class ProbePanel(Vertical):
         low = float(matrix.min())
         self.query_one(HeatMap).show(matrix, range=(low, max(low + _SPREAD, float(matrix.max()))), diagonal=True)
         names, ranks = self.query_one("#heat-names", Static), self.query_one("#heat-ranks", Static)
-        names.update(_lines([Text(printable(Path(image).name), "dim") for image in probe.images[:rows]]), layout=False)
-        ranks.update(_lines([rank_text(probe, row, flagged) for row in range(rows)]), layout=False)
+        lines = self.query_one(HeatMap).lines  # one beside each line of the map, which may be several rows
+        names.update(_lines([_names(probe, line) for line in lines]), layout=False)
+        ranks.update(_lines([rank_text(probe, worst(probe, line, flagged), flagged) for line in lines]), layout=False)
 
     @on(HeatMap.Chosen)
     def _let_pass(self) -> None:
@@ -122,6 +123,16 @@ def rank_text(probe: Probe, row: int, flagged: frozenset[tuple[str, str]]) -> Te
         return Text("✗ bad", f"bold {RED}")
     rank = rank_of(probe, row)
     return Text("✓", GREEN) if rank == 1 else Text(f"rank {rank}", RED if rank > 3 else YELLOW)
+
+
+def worst(probe: Probe, rows: range, flagged: frozenset[tuple[str, str]]) -> int:
+    """Of rows that share a line, the one that matters most: a flagged one, else that of the largest rank."""
+    return max(rows, key=lambda row: ((probe.images[row], probe.captions[row]) in flagged, rank_of(probe, row)))
+
+
+def _names(probe: Probe, rows: range) -> Text:
+    more = f" +{len(rows) - 1}" if len(rows) > 1 else ""
+    return Text(printable(Path(probe.images[rows[0]]).name) + more, "dim")
 
 
 def slider(step: int | None, steps: Sequence[int]) -> Text:

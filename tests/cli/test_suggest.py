@@ -37,7 +37,10 @@ MAINS = {
         ("clip-infer classify --image x", "classify is not a command; did you mean classification?"),
         ("clip-infer text_retrieval --image x", "did you mean text-retrieval?"),
         ("clip-infer retreival", "did you mean retrieval?"),
-        ("clip-infer xyzzy", "the commands are similarity, classification, retrieval, gallery, text-retrieval."),
+        (
+            "clip-infer xyzzy",
+            "the commands are similarity, classification, retrieval, gallery, text-retrieval, evaluate.",
+        ),
         ("clip-infer --texts a", "--texts is an option of clip-infer similarity or text-retrieval, not of clip-infer."),
         ("clip-infer similarity --imag x", "unknown option --imag; did you mean --image?"),
         ("clip-infer similarity a.jpg --texts a", "--image is missing; did you mean --image a.jpg?"),

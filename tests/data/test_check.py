@@ -15,6 +15,7 @@ from clip_core.cli.data import main
 from clip_core.config import DataConfig
 from clip_core.data.check_captions import false_negatives, script_of
 from clip_core.data.dataset import load_data
+from clip_core.data.findings_file import FindingsFile
 from clip_core.data.near_duplicates import groups, hamming, near_pairs
 from clip_core.data.preprocess import load_image, load_reduced
 from clip_core.errors import ImageError
@@ -224,3 +225,23 @@ def test_a_reduced_jpeg_keeps_its_upright_size(tmp_path: Path):
     assert size == (700, 900)
     assert image.height > image.width >= 100
     assert image.height < 900
+
+
+def test_every_pair_with_a_finding_is_listed_with_those_that_stay_first(planted: Path, tmp_path: Path) -> None:
+    file, train = tmp_path / "findings.jsonl", planted / "train.json"
+    assert main(["check", str(train), "--val-file", str(planted / "val.json"), "--findings", str(file)]) == 0
+    found = FindingsFile.open(file)
+    listed = {
+        kind.kind: [found.group(k, n) for n in range(len(found.lines[k]))]
+        for k, kind in enumerate(found.checked.findings)
+    }
+    names = {
+        kind: [[Path(image).name for image, _ in group.pairs] for group in groups] for kind, groups in listed.items()
+    }
+    assert names["exact_duplicates"] == [["copy.png", "scene3.png"], ["val_copy.png", "val.png"]]
+    assert names["leaked"] == [["scene7.png", "scene7.png"], ["val.png", "val_copy.png"]], "validation images stay"
+    assert [group.keep for group in listed["leaked"]] == [2, 1], "a file of both lists cannot be left out of one"
+    assert [group.keep for group in listed["exact_duplicates"]] == [1, 1]
+    assert names["broken"] == [["torn.png"]]
+    assert listed["broken"][0].keep == 0
+    assert names["tiny"] == [["tiny.png"]]

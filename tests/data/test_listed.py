@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clip_core.data.formats.collect import Collector
 from clip_core.data.formats.detect import read_data
-from clip_core.data.listed import Block, ListedPairs
+from clip_core.data.listed import Block, ListedPairs, Texts
 from clip_core.data.pairs import Pair
 
 IMAGES = ["a.jpg", "b.jpg", "in/c.jpg", "./a.jpg", "in/../b.jpg", "gone.jpg", "https://e.org/a.jpg", "", 7, ["a.jpg"]]
@@ -92,3 +92,11 @@ def test_a_long_list_with_a_bad_row_in_the_middle_names_its_line(tmp_path: Path)
     size = (tmp_path / "a.csv").stat().st_size
     assert seen[-1] == (size, size)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@given(st.lists(st.text(st.characters())))
+def test_texts_in_one_piece_are_the_texts(texts: list[str]) -> None:
+    packed = Texts([*texts, "half a surrogate \ud83d", "not UTF-8 \udcff"])
+    assert list(packed) == [packed[place] for place in range(len(packed))]
+    assert list(packed)[:-2] == texts
+    assert packed[len(texts) :] == ["half a surrogate \ud83d", "not UTF-8 \udcff"]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import TEXT, VISION
+from clip_core.inference.bundle import TEXT, VISION, open_bundle
 from clip_core.inference.clip import CLIPInference
 from clip_core.inference.memory_limit import available_memory
+from clip_core.inference.onnx_encoder import try_out
 from clip_core.run.paths import MANIFEST
 from tests.inference.test_bundle import edit_manifest, edit_onnx, relist
 from tests.models import images_of
@@ -99,7 +101,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.fault("hostile bundle")
 def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
-    own_bundle: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]
+    own_bundle: Path,
+    tiny_run: Path,
+    capfd: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Where someone made the checksums fit: names that are not UTF-8, other operators, other shapes."""
     image, generator = images_of(tiny_run)[0], random.Random(1)
@@ -120,6 +125,7 @@ def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
         for changed, before in original.items():
             (own_bundle / changed).write_bytes(before)
     assert "EP Error" not in capfd.readouterr().out
+    record_property("injected", 80)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -133,6 +139,36 @@ def test_a_graph_that_does_not_do_what_an_encoder_does_is_refused(
         CLIPInference(own_bundle).image_text_similarity(images_of(tiny_run)[0], ["a", "b"])
     assert str(caught.value).isprintable()
     assert "".join(capfd.readouterr()).replace("\n", "").isprintable()  # of native code too
+
+
+def multiply_for_hours(bundle: Path, of_constants: bool) -> None:
+    """Thousands of products of large matrices, which do not depend on the input or do."""
+
+    def change(model: onnx.ModelProto) -> None:
+        after_all = [node for node in model.graph.node if "text_embeds" in node.output]
+        after_all[0].output[:] = ["raw" if each == "text_embeds" else each for each in after_all[0].output]
+        add(model, "shape", ints(1000, 1000))
+        start = add(model, "one", np.float32([1e-3]))
+        nodes = [] if of_constants else [helper.make_node("ReduceMax", ["raw"], ["most"], keepdims=0)]
+        nodes.append(helper.make_node("Expand", [start if of_constants else "most", "shape"], ["m0"]))
+        nodes += [helper.make_node("MatMul", [f"m{n}", "m0"], [f"m{n + 1}"]) for n in range(3_000)]
+        nodes += [
+            helper.make_node("ReduceMean", ["m3000"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["raw", "mean"], ["text_embeds"]),
+        ]
+        model.graph.node.extend(nodes)
+
+    edit_onnx(bundle, change)
+
+
+@pytest.mark.fault("hostile bundle")
+@pytest.mark.parametrize("of_constants", [True, False])
+def test_a_graph_that_computes_for_hours_is_stopped_in_load_and_in_run(own_bundle: Path, of_constants: bool) -> None:
+    multiply_for_hours(own_bundle, of_constants)
+    started = time.monotonic()
+    with pytest.raises(ClipError, match=r"computed for more than 0\.5 s for one input and was stopped"):
+        try_out(open_bundle(own_bundle), seconds=0.5)
+    assert time.monotonic() - started < 60
 
 
 MANIFESTS: dict[str, Callable[[dict], object]] = {

@@ -9,7 +9,7 @@ from tests.tui.conftest import make_run
 def test_hostile_texts_of_a_run_never_reach_the_terminal_as_sequences(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "hostile", hostile=True, prefix="[red][@click=app.quit]\x1b[2J\x07\u202e")
     with Terminal("clip_tui.cli", "runs/hostile", cwd=tmp_path, size=(160, 50)) as terminal:
-        terminal.wait_for("⚠ [red]not red[/red]")
+        terminal.wait_for("⚠ step 40: [red]not red[/red]")
         terminal.wait_for("✗ right")
         terminal.press("n", "n", "f")
         terminal.wait_for("✗ bad")

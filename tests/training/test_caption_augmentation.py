@@ -13,13 +13,13 @@ from clip_core.data.dataset import IntArray, load_data
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import TokenizerError
 from clip_core.network import Preprocessing
+from clip_core.text import keywords
 from clip_core.training.batches import BatchMaker
 from clip_core.training.caption_augmentation import (
     BPEDropout,
     CaptionAugmentation,
     Keys,
     draw_keys,
-    keywords,
     thinned,
 )
 

@@ -1,6 +1,8 @@
 """The same pairs are recognised wherever they are stored; any change is found and named."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from clip_core.data.pairs import Pair, Report, fingerprint, pair_hashes
 from clip_core.data.store import ImageStore
 from clip_core.errors import RunError
 from clip_core.network import Preprocessing
+from clip_core.run.paths import RunPaths
 from clip_core.training.same_pairs import refuse_other_pairs, store_hashes
 
 
@@ -65,3 +68,20 @@ def test_without_the_stored_hashes_the_fingerprint_decides(tmp_path: Path, run: 
     refuse_other_pairs(run, fingerprint(pairs), Path("list.json"), data_of(pairs))
     with pytest.raises(RunError, match="there are 5 usable pairs"):
         refuse_other_pairs(run, "0" * 64, Path("list.json"), data_of(pairs))
+
+
+@pytest.mark.fault("a file of a run cut, emptied, zeroed, flipped in one bit, or noise")
+def test_any_bit_flipped_in_the_hashes_is_refused_or_the_fingerprint_decides(
+    tmp_path: Path, run: Path, record_property: Callable[[str, object], None]
+) -> None:
+    pairs = pairs_in(tmp_path / "a", count=2)
+    data, stored = data_of(pairs), RunPaths(run).pair_hashes
+    store_hashes(run, pair_hashes(pairs))
+    whole = stored.read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        stored.write_bytes(changed)
+        with suppress(RunError):
+            refuse_other_pairs(run, fingerprint(pairs), Path("list.json"), data)
+    record_property("injected", -(-8 * len(whole) // 3))

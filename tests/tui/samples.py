@@ -1,5 +1,6 @@
 """A bundle as far as the interface reads it, and encoders that answer without a model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_tui.encoder import Answer, Encoders, Model, Progress
 from tests.tui.conftest import COLOURS
+
+Groups = list[tuple[int, int, str, list[tuple[str, str]]]]
 
 
 def manifest(run: str, step: int, difference: float = 1.5e-7) -> Manifest:
@@ -39,6 +42,17 @@ def write_bundle(run: Path, step: int) -> None:
     paths.bundle.mkdir(parents=True)
     paths.bundle_manifest.write_text(manifest(run.name, step).model_dump_json())
     paths.export_log.write_text(f"converting checkpoints/{checkpoint_name(step)} ...\ncomparing on 40 images ...\n")
+
+
+def write_findings(run: Path, kinds: list[str], groups: Groups) -> None:
+    """As clip-data check --findings writes them."""
+    named = [
+        {"kind": kind, "count": sum(g[0] == k for g in groups), "text": f"pairs that are {kind}", "advice": "look"}
+        for k, kind in enumerate(kinds)
+    ]
+    head = {"data": "pairs.json", "time": 0.0, "pairs": 6, "images": 6, "findings": named}
+    lines = [json.dumps(head), *map(json.dumps, groups)]
+    RunPaths(run).findings.write_text("\n".join(lines) + "\n")
 
 
 class FixedEncoders(Encoders):

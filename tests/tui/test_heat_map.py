@@ -53,3 +53,15 @@ async def test_odd_matrices_are_drawn(matrix: Matrix) -> None:
         await pilot.press("right", "enter")
         await pilot.click(HeatMap, offset=(19, 4))
         assert len(strip_text(app.query_one(HeatMap).render_line(0))) == 20
+
+
+async def test_each_line_says_which_rows_it_shows() -> None:
+    app = OneMap()
+    async with app.run_test(size=(40, 4)) as pilot:
+        heat = app.query_one(HeatMap)
+        heat.show(np.eye(4))
+        await pilot.pause()
+        assert [list(line) for line in heat.lines] == [[0], [1], [2], [3]]
+        heat.show(np.eye(9))
+        assert [list(line) for line in heat.lines] == [[0, 1], [2, 3], [4, 5], [6, 7, 8]]
+        assert len(heat._drawn()) == len(heat.lines)

@@ -317,10 +317,10 @@ def test_the_status_line_cuts_the_alarm_and_keeps_requests() -> None:
     waiting = [Request("c", "pause", 0.0)]
     best = Pointer(checkpoint="step_0000030", step=30, metric="mean_recall", scores={"mean_recall": 0.184})
     snapshot = Snapshot(Path("run"), State.RUNNING, events=events, pending=waiting, best=best)
-    line = status_line(snapshot, 910.0, 100).plain
-    assert line.startswith("⚠ the validation loss [2Jris")
+    line = status_line(snapshot, 910.0, 110).plain
+    assert line.startswith("⚠ step 3: the validation loss [2J")
     assert line.endswith("… · best mean recall 18.4% @30 · pause: pending · ✓ checkpoint 720 saved")
-    assert len(line) == 100
+    assert len(line) == 110
 
 
 # ---------------------------------------------------------------- damaged runs

@@ -42,6 +42,21 @@ async def test_words_are_found_and_the_log_stands_at_each_match(runs: Path) -> N
         await says(pilot, "follows the end")
 
 
+async def test_long_lines_and_events_are_whole_at_every_width(runs: Path) -> None:
+    log = RunPaths(runs / "live").log
+    log.write_text("".join(f"line {n} " + "x" * 200 + f" end{n}\n" for n in range(3000)))
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "live", "logs")
+        await says(pilot, "line 2999 ")
+        await pilot.press("slash", *"end2500", "enter")
+        await says(pilot, "line 2500 ")
+        await pilot.press("y")
+        await pilot.resize_terminal(160, 50)
+        await says(pilot, "line 2500 ")
+        assert app.screen.copied() == "line 2500 " + "x" * 200 + " end2500"  # type: ignore[attr-defined]
+
+
 async def test_events_are_reached_and_copied_by_keys(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[str] = []
     app = ClipApp(runs)

@@ -7,6 +7,7 @@ import pytest
 
 from clip_tui.actions import TABS
 from clip_tui.app import ClipApp
+from clip_tui.screens.dialogs import Choice, Chooser
 from tests.tui.conftest import SIZES
 from tests.tui.pilot import opened, says, screen_text, until
 
@@ -59,6 +60,21 @@ async def test_with_no_color_nothing_is_coloured(runs: Path, monkeypatch: pytest
         styles = [segment.style for segment in app.console.render(app.screen._compositor.render_update(full=True))]
         colours = [colour for style in styles if style for colour in (style.color, style.bgcolor) if colour]
         assert all(colour.is_default for colour in colours)
+
+
+async def test_with_no_color_the_chosen_entry_of_a_list_still_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = ClipApp(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.push_screen(Chooser("Of two", [Choice(1, "first"), Choice(2, "second")], 2))
+        await says(pilot, "second")
+        await pilot.pause()
+        styles = {part.text: part.style for strip in app.screen._compositor.render_strips() for part in strip}
+        first, second = styles["first"], styles["second"]
+        assert second is not None
+        assert first != second
 
 
 @pytest.mark.parametrize("page", PAGES[1:])

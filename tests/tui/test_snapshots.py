@@ -27,7 +27,7 @@ from clip_tui.screens.classify import ClassifyScreen
 from clip_tui.screens.retrieve import RetrieveScreen
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
 from tests.tui.pilot import says, screen_text, until
-from tests.tui.samples import FixedEncoders, write_bundle
+from tests.tui.samples import FixedEncoders, write_bundle, write_findings
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WRITE = os.environ.get("SNAPSHOTS") == "write"
@@ -74,10 +74,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "top-1 agreement 61.0%; nothing was written to runs/broken/bundle."
         )
         _write_status(RunPaths(Path("runs/broken")).export_status, Status(state=State.FAILED, error=error), 60.0)
+        images = [(f"{Path('runs/images').absolute()}/{name}.png", f"a {name} square") for name in ("red", "blue")]
+        write_findings(Path("runs/live"), ["near_duplicates", "dark"], [(0, 1, "2 images", images), (1, 0, "", images)])
     return place
 
 
 # ---------------------------------------------------------------- the screens
+
+
+async def _findings(pilot: Pilot[None]) -> None:
+    await pilot.press("v")
 
 
 async def _help(pilot: Pilot[None]) -> None:
@@ -158,6 +164,7 @@ CASES = (
     Case("live", "live", "live", "red.png", sizes=(*SIZES, (120, 40))),
     Case("live-empty", "new", "live", "starting"),
     Case("data", "live", "data", "red.png"),
+    Case("data-findings", "live", "data", "> a red square", _findings),
     Case("data-empty", "new", "data", "validation 0"),
     Case("retrieve-empty", "live", "retrieve", "6 images"),
     Case("retrieve-images", "live", "retrieve", "12 ms", _query_text),
@@ -173,7 +180,7 @@ CASES = (
     Case("export-running", "exporting", "export", "running for"),
     Case("export-failed", "broken", "export", "failed"),
     Case("export-stale", "stale", "export", "parity passed"),
-    Case("help", "live", "live", "All screens", _help),
+    Case("help", "live", "live", "esc closes", _help),
 )
 
 

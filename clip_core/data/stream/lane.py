@@ -119,14 +119,12 @@ class Lane:
         self.ignored: Counter[str] = Counter()
         self.on_bad: Callable[[str], None] = lambda place: None
 
-    def next(self, stopping: Callable[[], bool] = lambda: False) -> StreamedPair:
+    def next(self) -> StreamedPair:
         """The next pair.
 
-        Args:
-            stopping: ends the wait.
         Raises:
             DataError: if a shard cannot be read, or all that a lane has is unusable.
-            StoppedError: if `stopping` says so, or the lane was closed.
+            StoppedError: if the lane was closed, also while waiting.
         """
         while True:
             full = len(self._buffer) >= self.shards.buffer_size or self._bytes >= self.shards.buffer_bytes
@@ -134,7 +132,7 @@ class Lane:
                 return self._give()
             if self._emptying:
                 self._begin(self._epoch + 1)
-            item = self._next_item(stopping)
+            item = self._next_item()
             self._cursor = item.after
             self.seen += len(item.pairs) + len(item.bad)
             self.bad += len(item.bad)
@@ -235,14 +233,14 @@ class Lane:
 
     # ------------------------------------------------------------ the thread
 
-    def _next_item(self, stopping: Callable[[], bool]) -> _Item:
+    def _next_item(self) -> _Item:
         if self._read:
             return self._read.pop()
         if self._thread is None:
             self._thread = threading.Thread(target=self._fill, name=f"lane-{self.number}", daemon=True)
             self._thread.start()
         while True:
-            if self._closing.is_set() or stopping():
+            if self._closing.is_set():
                 raise StoppedError
             try:
                 read = self._queue.get(timeout=_POLL)

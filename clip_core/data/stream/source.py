@@ -251,7 +251,13 @@ def _local(path: Path, start: int) -> Opened:
 
 def _http(url: str, start: int) -> Opened:
     headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity", "User-Agent": "clip-tui"}
-    response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        end = error.headers.get("Content-Range", "").rpartition("*/")[2]
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and end.isdecimal() and start == int(end):
+            return Opened(io.BytesIO(), start, _tag(error.headers), True)  # at its end
+        raise
     partial, size = response.status == http.client.PARTIAL_CONTENT, None
     total = response.headers.get("Content-Range", "").rpartition("/")[2] if partial else None
     total = total or response.headers.get("Content-Length", "")

@@ -3,17 +3,16 @@
 Shapes: N images, T distinct captions, C classes, D embedding size.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from clip_core.data.progress import DecodeProgress, Progress
 from clip_core.errors import UsageError
 from clip_core.inference.clip import fill
 from clip_core.inference.encoder import About, Encoder
+from clip_core.inference.evaluation.caption_probes import CaptionProbes, probe_captions
 from clip_core.inference.evaluation.classification import (
     BINS,
     Predictions,
@@ -23,6 +22,7 @@ from clip_core.inference.evaluation.classification import (
     zero_shot,
 )
 from clip_core.inference.evaluation.compare import Comparison, Hits, compare
+from clip_core.inference.evaluation.embed import embed_images, embed_texts
 from clip_core.inference.evaluation.evaluation_set import EvaluationSet
 from clip_core.inference.evaluation.features import (
     FeatureScores,
@@ -32,12 +32,9 @@ from clip_core.inference.evaluation.features import (
     split_features,
 )
 from clip_core.inference.evaluation.retrieval import Ranks, Retrieval, retrieve
-from clip_core.inference.gallery import Gallery
 from clip_core.inference.gallery_images import absolute
-from clip_core.scoring import FloatArray, IntArray, class_prototypes
+from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import plural, printable
-
-_TEXTS = 32  # that are encoded between two looks at Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Options:
     seed: int = 0
     probe: bool = False
     neighbours: int | None = None
+    hard_negatives: bool = False
     index: Path | None = None
 
 
@@ -66,6 +64,7 @@ class ModelScores:
     retrieval: Retrieval | None = None
     linear_probe: FeatureScores | None = None
     knn: FeatureScores | None = None
+    hard_negatives: CaptionProbes | None = None
 
 
 @dataclass(frozen=True)
@@ -102,24 +101,30 @@ def evaluate(
     Args:
         say: takes a sentence at a time: progress, and what was assumed.
     Raises:
-        UsageError: if no image can be decoded.
+        UsageError: if no image can be decoded, or features are to be classified and images have no single class.
         KeyboardInterrupt: saying how many images are embedded and kept.
     """
+    if (options.probe or options.neighbours) and data.labels is None:
+        raise UsageError(f"--linear-probe and --knn need images with one class each, which {data.name} does not have.")
+    if options.hard_negatives and data.pairs is None:
+        raise UsageError(f"--hard-negatives needs captions, which {data.name} does not have.")
+    places = [absolute(path) for path in data.images]
     found: Evaluation | None = None
     for encoder in encoders:
-        gallery, rate = _embed_images(encoder, data.images, options.index, say)
+        gallery, rate = embed_images(encoder, data.images, options.index, say)
         row_of = {path: row for row, path in enumerate(gallery.paths)}
         if found is None:
-            kept = np.array([absolute(path) in row_of for path in data.images], dtype=np.bool_)
+            kept = np.array([path in row_of for path in places], dtype=np.bool_)
             if not kept.any():
                 raise UsageError(
                     f"no image of {data.name} can be decoded; the first: {printable(first_failure(gallery.failures))}."
                 )
             rest = data if kept.all() else data.subset(kept)
+            places = [place for place, used in zip(places, kept, strict=True) if used]
             templates, said = choose_templates(encoder.about, rest, options.templates)
             found = Evaluation(rest, templates, options, gallery.failures, [*data.notes, *said])
         images = gallery.embeddings
-        rows = np.array([row_of[absolute(path)] for path in found.data.images], dtype=np.int64)
+        rows = np.array([row_of[path] for path in places], dtype=np.int64)
         if not np.array_equal(rows, np.arange(len(images))):
             images = np.asarray(images[rows])
         found.outcomes.append(_scores(encoder, images, rate, found, say))
@@ -146,18 +151,6 @@ def choose_templates(about: About, data: EvaluationSet, given: list[str] | None)
     return IMAGENET, ["CLIP's 80 templates for ImageNet"]
 
 
-def embed_classes(encoder: Encoder, names: Sequence[str], templates: Sequence[str], progress: Progress) -> FloatArray:
-    """The prototype of each class: the mean of its prompts, normalised.  -> (C, D)"""
-    block = max(1, _TEXTS // len(templates))
-    prototypes = []
-    for start in range(0, len(names), block):
-        some = names[start : start + block]
-        prompts = [fill(template, name) for template in templates for name in some]
-        prototypes.append(class_prototypes(_embed_texts(encoder, prompts, lambda done, total: None), len(some)))
-        progress(min(start + block, len(names)) * len(templates), len(names) * len(templates))
-    return np.concatenate(prototypes)
-
-
 def compare_outcomes(first: Outcome, second: Outcome, seed: int) -> list[Comparison]:
     """Top-1 of zero-shot classification, and recall@1 in both directions, as far as both models have them."""
     pairs: list[tuple[str, Hits, Hits, IntArray | None]] = []
@@ -174,38 +167,40 @@ def _scores(
     encoder: Encoder, images: FloatArray, rate: float | None, found: Evaluation, say: Callable[[str], None]
 ) -> Outcome:
     data, options, about = found.data, found.options, encoder.about
-    predictions, scores, retrieval, ranks = None, None, None, None
+    predictions, scores, retrieval, ranks, negatives = None, None, None, None, None
     if data.class_names and found.templates:
-        with DecodeProgress(say, "prompts encoded", unit="prompt") as progress:
-            classes = embed_classes(encoder, data.class_names, found.templates, progress)
+        classes = embed_texts(encoder, data.class_names, found.templates, options.index, say)
         precisions = average_precision(images, classes, data.target_rows, data.target_classes)
         scores = ZeroShot(float(np.nanmean(precisions)))
         if data.labels is not None:
             predictions = classify(images, classes, data.labels, about.logit_scale)
             scores = zero_shot(predictions, data.class_names, precisions, options.bins, options.seed)
     if data.pairs is not None:
-        with DecodeProgress(say, "captions encoded", unit="caption") as progress:
-            texts = _embed_texts(encoder, data.pairs.captions, progress)
+        texts = embed_texts(encoder, data.pairs.captions, ["{}"], options.index, say)
         retrieval, ranks = retrieve(images, texts, data.pairs, options.seed)
+        if options.hard_negatives:
+            negatives = probe_captions(
+                lambda captions: embed_texts(encoder, captions, ["{}"], options.index, say),
+                images, texts, data.pairs, options.seed,
+            )  # fmt: skip
     probe = neighbours = None
     if options.probe or options.neighbours:
         parts = _parts(encoder, images, found, say)
         probe = linear_probe(parts, options.seed) if options.probe else None
         neighbours = nearest_neighbours(parts, options.neighbours, options.seed) if options.neighbours else None
-    return Outcome(ModelScores(about, rate, scores, retrieval, probe, neighbours), predictions, ranks)
+    return Outcome(ModelScores(about, rate, scores, retrieval, probe, neighbours, negatives), predictions, ranks)
 
 
 def _parts(encoder: Encoder, images: FloatArray, found: Evaluation, say: Callable[[str], None]) -> Parts:
     """The set's own train split to train on and the evaluated images to test; else a part of these."""
     data, labels = found.data, found.data.labels
-    if labels is None:
-        raise UsageError("--linear-probe and --knn need images with one class each; this set has none.")
+    assert labels is not None
     if data.train is None:
         parts = split_features(images, labels, found.options.seed)
     else:
         train_labels = data.train.labels
         assert train_labels is not None
-        gallery, _ = _embed_images(encoder, data.train.images, found.options.index, say)
+        gallery, _ = embed_images(encoder, data.train.images, found.options.index, say)
         numbers = dict(zip(map(absolute, data.train.images), train_labels.tolist(), strict=True))
         known = np.array([numbers[path] for path in gallery.paths], dtype=np.int64)
         said = f"classifiers on frozen features train on the {len(known):,} images of the train split"
@@ -213,29 +208,6 @@ def _parts(encoder: Encoder, images: FloatArray, found: Evaluation, say: Callabl
     if parts.said not in found.notes:
         found.notes.append(parts.said)
     return parts
-
-
-def _embed_images(
-    encoder: Encoder, images: Sequence[Path], index: Path | None, say: Callable[[str], None]
-) -> tuple[Gallery, float | None]:
-    """The images, embedded or taken from the store; and how many were embedded in a second."""
-    place = None if index is None else index / encoder.about.identity.replace(":", "-")[:40]
-    started = time.monotonic()
-    with DecodeProgress(say, "embedded") as progress:
-        gallery = Gallery.open(encoder, images, place, progress, lambda: say("waiting for another process."))
-    seconds = time.monotonic() - started
-    return gallery, gallery.embedded / seconds if gallery.embedded else None
-
-
-def _embed_texts(encoder: Encoder, texts: Sequence[str], progress: Progress) -> FloatArray:
-    """(T, D), some at a time; texts of similar length go together."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    embeds = np.empty((len(texts), encoder.about.embed_dim), np.float32)
-    for start in range(0, len(order), _TEXTS):
-        rows = order[start : start + _TEXTS]
-        embeds[rows] = encoder.encode_texts([texts[row] for row in rows])
-        progress(start + len(rows), len(order))
-    return embeds
 
 
 def first_failure(failures: dict[Path, str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_core.data.pairs import Pair, pair_hashes
+from clip_core.files import DAMAGED_ARRAY
 from clip_core.inference.evaluation.evaluation_set import EvaluationSet, run_of
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import RunRecord, ValidationPairs
@@ -24,7 +25,7 @@ def leak_note(model: Path, data: EvaluationSet) -> str | None:
     name = printable(str(run))
     try:
         known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
-    except (OSError, ValueError):
+    except DAMAGED_ARRAY:
         return f"{name} has no pairs.npy: whether it was trained on these pairs cannot be checked"
     validation = _validation(run)
     spellings: list[Sequence[Pair]] = [data.listed]

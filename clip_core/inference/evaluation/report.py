@@ -15,6 +15,12 @@ _CLASSES = 20  # of the per-class table on the screen; --json-file and --csv hav
 _NAME = 24  # characters of a class
 _CHANGED = 20  # items that changed, of either kind, in the JSON
 
+_WRONG = {"order": "against shuffled", "swap": "against 2 swapped", "replace": "against 1 replaced"}
+_ORDER = {  # by CaptionProbes.bag_of_words
+    True: "makes no difference: a bag of words",
+    False: "makes a difference",
+    None: "too few captions to tell",
+}
 _FIGURES = {  # key of a comparison -> label
     "zero_shot_top1": "zero-shot top-1",
     "image_to_text_recall@1": "image to text R@1",
@@ -67,7 +73,7 @@ def _model(outcome: Outcome) -> dict[str, Any]:
         "logit_scale": about.logit_scale,
         "images_per_second": scores.images_per_second,
     }
-    figures = ("zero_shot", "retrieval", "linear_probe", "knn")
+    figures = ("zero_shot", "retrieval", "linear_probe", "knn", "hard_negatives")
     values = {name: getattr(scores, name) for name in figures}
     checked: dict[str, Any] = finite(facts | {name: asdict(each) if each else None for name, each in values.items()})
     return checked
@@ -194,6 +200,10 @@ def _figures(outcome: Outcome) -> Iterator[tuple[str, str]]:
     for name, probe, setting in (("linear probe", scores.linear_probe, "C"), ("k-NN", scores.knn, "k")):
         if probe:
             yield f"{name} top-1", f"{_share(probe.top1, probe.interval)}, {setting} {probe.setting:g}"
+    if scores.hard_negatives:
+        for each in scores.hard_negatives.kinds:
+            yield _WRONG[each.kind], f"{_share(each.accuracy, each.interval)} of {each.pairs:,}, chance 50%"
+        yield "word order", _ORDER[scores.hard_negatives.bag_of_words]
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:

@@ -16,6 +16,7 @@ from clip_core.data.formats.clip_benchmark import read_benchmark
 from clip_core.data.pairs import Pair, pair_hashes
 from clip_core.errors import DataError
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.evaluation.embed import embed_texts
 from clip_core.run.paths import RunPaths
 from clip_core.scoring import class_prototypes, retrieval_scores, zero_shot_scores
 from tests.models import ROOT, images_of, own_bundle, own_cache, python, tiny_bundle, tiny_run
@@ -60,8 +61,11 @@ def test_class_folders_give_the_accuracy_that_the_embeddings_say(
 ) -> None:
     (tmp_path / "templates.txt").write_text("a {}\n\na red {c}\n")
     asked = ("--data", folders, "--model", tiny_bundle, "--templates", tmp_path / "templates.txt", "--knn", 3)
-    found = evaluate(capsys, *asked, "--csv", tmp_path / "tables")
     images = sorted((folders / "test").rglob("*.png"))
+    torn = folders / "test" / NAMES[1] / "0000_torn.png"  # between the others, so that rows move
+    torn.write_bytes(images[0].read_bytes()[:60])
+    found = evaluate(capsys, *asked, "--csv", tmp_path / "tables")
+    assert list(found["data"]["unreadable"]) == [str(torn)]
     clip = CLIPInference(tiny_bundle)
     prompts = [f"{start}{name}" for start in ("a ", "a red ") for name in NAMES]
     classes = class_prototypes(clip.encoder.encode_texts(prompts), 3)
@@ -206,8 +210,37 @@ def test_every_key_of_the_json_is_documented(
             return set()
         return {key for key in value if key.isidentifier()}.union(*map(keys, value.values()))
 
-    sets = [folders, tiny_run.parent / f"{tiny_run.name}-shapes" / "dataset.json"]
-    for data in sets:
-        found = evaluate(capsys, "--model", tiny_bundle, "--data", data, "--knn", 3, "--compare", tiny_bundle)
+    pairs = tiny_run.parent / f"{tiny_run.name}-shapes" / "dataset.json"
+    for words in ((folders, "--knn", 3), (pairs,)):
+        found = evaluate(capsys, "--model", tiny_bundle, "--compare", tiny_bundle, "--data", *words)
         for name in keys(found):
-            assert re.search(rf"[`.]{name}(\[\])?`", page), name
+            assert re.search(rf"[`.]{name}(\[\])?[`@]", page), name
+
+
+def test_a_second_evaluation_embeds_nothing_and_another_text_tower_is_not_mixed_up(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = CLIPInference(tiny_bundle)
+    asked: list[int] = []
+
+    class Counting:
+        about, tokenizer = clip.encoder.about, clip.encoder.tokenizer
+        encode_pixels = staticmethod(clip.encoder.encode_pixels)
+
+        def encode_texts(self, texts: list[str]) -> np.ndarray:
+            asked.append(len(texts))
+            return self.turned * clip.encoder.encode_texts(texts)
+
+        turned = 1
+
+    encoder = Counting()
+    first = embed_texts(encoder, NAMES, ["a {}", "the {}"], tmp_path / "index", print)
+    assert asked == [4, 6]
+    again = embed_texts(encoder, NAMES, ["a {}", "the {}"], tmp_path / "index", print)
+    assert asked == [4, 6, 4]  # only the fingerprint of the text tower
+    assert np.array_equal(first, again)
+    encoder.turned = -1  # the image tower, and with it the identity, stays
+    assert np.allclose(embed_texts(encoder, NAMES, ["a {}", "the {}"], tmp_path / "index", print), -first)
+    evaluate(capsys, "--model", tiny_bundle, "--data", folders, "--index", tmp_path / "index")
+    found = evaluate(capsys, "--model", tiny_bundle, "--data", folders, "--index", tmp_path / "index")
+    assert found["models"][0]["images_per_second"] is None
