@@ -29,6 +29,7 @@ from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, Model, other
 from clip_tui.glyphs import AsciiFilter
+from clip_tui.images import Way, choose
 from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
 from clip_tui.theme import DARK, THEMES, Recolour, recolour
@@ -110,6 +111,7 @@ class ClipApp(DiffingApp):
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         self._apply_theme()
+        self._choose_images()
         self.push_screen("runs")
         self.set_timer(WARM_UP_SECONDS, self._warm_up)
         if self._open_at_start is not None:
@@ -129,7 +131,25 @@ class ClipApp(DiffingApp):
 
         self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
 
+    def _choose_images(self) -> None:
+        """The one place where the way of drawing images is chosen; `pictures` stays None for half blocks."""
+        way, reason = choose(
+            self.settings.images,
+            ascii_only=self.has_class("-ascii"),
+            no_color=self.no_color,
+            true_colour=self.is_headless or self.console.color_system == "truecolor",
+            web=self.is_web,
+        )
+        if reason:
+            self.say(reason, severity="warning")
+        if way is Way.KITTY:
+            from clip_tui.widgets.kitty import Kitty
+
+            self.pictures = Kitty(self.send)
+
     async def on_unmount(self) -> None:
+        if self.pictures is not None:
+            self.pictures.close()
         await self.encoders.close()
 
     def _theme_changed(self, theme: Theme) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -29,6 +29,10 @@ def open_app(
     /,
     *,
     ascii_only: AsciiFlag = False,
+    images: Annotated[
+        Literal["halfblocks", "kitty"] | None,
+        Parameter(help="how images are drawn; kitty: as pixels, in a terminal with that protocol; it is kept"),
+    ] = None,
     serve: Annotated[bool, Parameter(negative="", help="show the app in a browser on this machine; no login")] = False,
     port: Annotated[int, Parameter(help="of --serve")] = PORT,
 ) -> int:
@@ -43,15 +47,23 @@ def open_app(
         raise UsageError(f"{directory} is a file; name a directory of runs, or one run.")
 
     if serve:
+        if images is not None:
+            raise UsageError("--images is of a terminal, and a browser gets half blocks; leave it or --serve out.")
         return _serve([str(directory), *(["--ascii"] if ascii_only else [])], port)
     if port != PORT:
         raise UsageError("--port is of --serve; add --serve, or leave it out.")
 
     from clip_tui.app import ClipApp
+    from clip_tui.images import Way
     from clip_tui.settings import Settings, settings_file
 
     open_run = directory if is_run(directory) else None
-    ClipApp(directory, ascii_only=ascii_only, open_run=open_run, settings=Settings.load(settings_file())).run()
+    settings = Settings.load(settings_file())
+    if images is not None:
+        settings.images = Way(images)
+        if (problem := settings.save()) is not None:
+            print(f"clip-tui: {problem}", file=sys.stderr)
+    ClipApp(directory, ascii_only=ascii_only, open_run=open_run, settings=settings).run()
     return 0
 
 

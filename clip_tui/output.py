@@ -5,7 +5,8 @@ change, so the app remembers what the terminal shows and compares.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -30,6 +31,7 @@ class Codes(NamedTuple):
 
 _PLAIN = Codes("", "39", "49", False)
 Cell = tuple[str, Style | None]
+Key = tuple[str, int, int, int]  # of an image: path, its time, columns, rows
 Placed = tuple[int, int, Strip]  # row, column of its first cell, cells
 
 
@@ -180,6 +182,18 @@ def _runs(old: list[Cell | None], new: list[Cell]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
+class Pictures(Protocol):
+    """A way of drawing images by pixels."""
+
+    async def strips(self, path: Path, columns: int, rows: int) -> tuple[Key, list[Strip]]:
+        """The cells of an image; its key is what `has` is asked for."""
+        ...
+
+    def has(self, key: Key) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 class DiffingApp(App[None]):
     """An app that sends what changed."""
 
@@ -187,6 +201,13 @@ class DiffingApp(App[None]):
         super().__init__()
         self._shown = Shown()
         self._shown_size = self.size
+        self.pictures: Pictures | None = None  # None: half blocks
+
+    def send(self, sequence: str) -> None:
+        """Send a sequence to the terminal, between two frames."""
+        if self._driver is not None:
+            self._driver.write(sequence)
+            self._driver.flush()
 
     def on_mount(self) -> None:
         self.app_resume_signal.subscribe(self, lambda _: self._shown.forget(), immediate=True)

@@ -1,4 +1,4 @@
-"""What a user chose and the app remembers: theme, order of the runs, the draft of a new run."""
+"""What a user chose and the app remembers: theme, order of the runs, the way of images, the draft of a new run."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from clip_core.files import read_json, write_json
+from clip_tui.images import Way
 
 
 class Settings(BaseModel):
@@ -19,6 +20,7 @@ class Settings(BaseModel):
 
     theme: str | None = None
     sort_runs: str = "latest"
+    images: Way = Way.HALFBLOCKS
     draft: dict[str, Any] = {}  # what was typed into the form of a new run, by `Field.id`
     draft_run: Path | None = None  # the run that was started with it
 

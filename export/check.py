@@ -16,8 +16,9 @@ from clip_core.data.preprocess import normalise
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BundleError, ParityError
 from clip_core.files import DAMAGED_ARRAY
-from clip_core.inference.bundle import REFERENCE, TOKENIZER, Manifest, Variant, check_bundle
+from clip_core.inference.bundle import REFERENCE, TOKENIZER, Manifest, Variant, check_bundle, open_bundle
 from clip_core.inference.encoder import PixelArray
+from clip_core.inference.onnx_encoder import try_out
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths
 from clip_core.scoring import FloatArray
@@ -63,7 +64,7 @@ def verify(bundle: Path, device: str, say: Say) -> Manifest:
         device: of ONNX Runtime.
         say: called with a line for each step.
     Raises:
-        BundleError: if a file is not what the manifest says.
+        BundleError, BackendError: if a file is not what the manifest says, or cannot be computed.
         ParityError: if a variant computes something else than where it was exported.
     """
     manifest = check_bundle(bundle)
@@ -71,6 +72,8 @@ def verify(bundle: Path, device: str, say: Say) -> Manifest:
     say(f"{len(manifest.files)} files, {size:.1f} MB: sizes, hashes and operators are as the manifest says")
     tokenizer = Tokenizer.load(bundle / TOKENIZER)
     shape = (len(manifest.variants), _INPUTS + len(_CAPTIONS), manifest.embed_dim)
+    for variant in manifest.variants:
+        try_out(open_bundle(bundle, variant.precision))
     for variant, expected in zip(manifest.variants, _read_reference(bundle, shape), strict=True):
         found = _embed(bundle, variant, device, tokenizer, manifest.preprocessing)
         _compare(variant, found, expected, say, f"{variant.precision} on {device}, against its export")

@@ -1,11 +1,11 @@
-"""ONNX files as functions, for their parity, their choice and their bench; the files are our own, just written."""
+"""ONNX files as functions, for their parity, their choice and their bench."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from clip_core.inference.onnx_encoder import make_session
+from clip_core.inference.onnx_encoder import make_session, run_session
 from clip_core.scoring import FloatArray, IntArray
 
 Array = FloatArray | IntArray
@@ -26,9 +26,10 @@ def open_every_output(path: Path, device: str = "cpu") -> Callable[[Array], list
     """The same with all outputs."""
     session = make_session(path, path.name, device)
     name = session.get_inputs()[0].name
+    outputs = [each.name for each in session.get_outputs()]
 
     def run(inputs: Array) -> list[FloatArray]:
-        return [np.asarray(each) for each in session.run(None, {name: inputs})]
+        return run_session(session, outputs, {name: inputs})
 
     return run
 

@@ -16,7 +16,7 @@ from clip_core.errors import BackendError, BundleError
 from clip_core.files import cache_folder
 from clip_core.inference.bundle import Bundle, Precision, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
-from clip_core.inference.memory_limit import limit_memory
+from clip_core.inference.memory_limit import limit_memory, memory_limited
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
 
@@ -39,6 +39,7 @@ _SESSION_ERRORS = (
     UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
 _FIRST_RUN_SECONDS = 120.0  # for an image and a caption, which take a large network 20 s on a slow machine
+_FIRST_RUN_BYTES = 4 * 2**30  # for them, and four times the size of the files
 _WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
@@ -95,26 +96,32 @@ class OnnxEncoder(BatchedEncoder):
         super().__init__(about, tokenizer)
 
     def _images(self, pixel_values: FloatArray) -> FloatArray:
-        return _run(self._vision, "image_embeds", {"pixel_values": pixel_values})
+        return run_session(self._vision, ["image_embeds"], {"pixel_values": pixel_values})[0]
 
     def _texts(self, input_ids: IntArray) -> FloatArray:
-        return _run(self._text, "text_embeds", {"input_ids": input_ids})
+        return run_session(self._text, ["text_embeds"], {"input_ids": input_ids})[0]
 
 
-def _run(
+def run_session(
     session: ort.InferenceSession,
-    output: str,
+    outputs: list[str],
     inputs: dict[str, FloatArray | IntArray],
     options: ort.RunOptions | None = None,
-) -> FloatArray:
+) -> list[FloatArray]:
+    """The outputs of these names, in float32.
+
+    Raises:
+        BackendError: if ONNX Runtime cannot compute them; its reason is made printable.
+    """
     try:
-        return np.asarray(session.run([output], inputs, options)[0], dtype=np.float32)
+        return [np.asarray(each, dtype=np.float32) for each in session.run(outputs, inputs, options)]
     except (*_SESSION_ERRORS, MemoryError) as error:  # with names of the file's nodes in it
-        raise BackendError(f"ONNX Runtime could not compute {output}: {printable(str(error), 200)}") from None
+        names = printable(" and ".join(outputs), 80)
+        raise BackendError(f"ONNX Runtime could not compute {names}: {printable(str(error), 200)}") from None
 
 
 def try_out(bundle: Bundle, seconds: float = _FIRST_RUN_SECONDS) -> None:
-    """Run a bundle that this machine has not run before once, within a limit of time; then that it ran is noted.
+    """Run a bundle that this machine has not run before once, within limits of time and memory; then note that it ran.
 
     A graph may compute for hours, already while it is loaded and its constants are folded. ONNX Runtime stops between
     two nodes of a run, but not of a load; so the graph is first loaded without folding, which moves all to the run.
@@ -131,6 +138,7 @@ def try_out(bundle: Bundle, seconds: float = _FIRST_RUN_SECONDS) -> None:
         make_session(bundle.file(name), str(bundle.file(name)), fold=False) for name in (variant.vision, variant.text)
     )
     _check_signatures(bundle, vision, text, padded=True)
+    memory = _FIRST_RUN_BYTES + 4 * sum(manifest.files[name].size for name in bundle.stamps)
     side = manifest.preprocessing.image_size
     image: dict[str, Any] = {"pixel_values": np.zeros((1, 3, side, side), np.float32)}
     caption: dict[str, Any] = {"input_ids": np.full((1, manifest.context_length), manifest.end_token, np.int64)}
@@ -140,7 +148,8 @@ def try_out(bundle: Bundle, seconds: float = _FIRST_RUN_SECONDS) -> None:
         timer.daemon = True
         timer.start()
         try:
-            _run(session, output, inputs, options)
+            with memory_limited(memory):
+                run_session(session, [output], inputs, options)
         except BackendError:
             if options.terminate:
                 raise BackendError(

@@ -12,6 +12,7 @@ from textual.widget import Widget
 
 from clip_core.errors import ImageError
 from clip_core.text import printable
+from clip_tui.output import DiffingApp, Key, Pictures
 
 
 class ImageView(Widget):
@@ -22,13 +23,14 @@ class ImageView(Widget):
         self.path = path
         self.problem = ""
         self._strips: list[Strip] = []
+        self._key: Key | None = None  # of `pictures`
         self._centred: tuple[tuple[int, Style], list[Strip]] | None = None  # the strips in the middle of the widget
 
     def show(self, path: Path | None) -> None:
         """Show the image of another path, or none."""
         if path != self.path:
             self.path = path
-            self._strips, self._centred = [], None
+            self._strips, self._centred, self._key = [], None, None
             self._load()
 
     def on_mount(self) -> None:
@@ -50,11 +52,18 @@ class ImageView(Widget):
         if path is not None and size.width and size.height:
             plain = "-ascii" in self.app.classes or self.app.no_color
             try:
-                self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
+                if self._pictures is not None:
+                    self._key, self._strips = await self._pictures.strips(path, size.width, size.height)
+                else:
+                    self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
             except ImageError as error:
-                self._strips, self.problem = [], printable(str(error))
+                self._strips, self._key, self.problem = [], None, printable(str(error))
         self._centred = None
         self.refresh()
+
+    @property
+    def _pictures(self) -> Pictures | None:
+        return self.app.pictures if isinstance(self.app, DiffingApp) else None
 
     def render(self) -> RenderResult:
         return ""
@@ -66,6 +75,9 @@ class ImageView(Widget):
             return super().render_line(y)
         if self.problem:
             return self._problem_line(inner, width)
+        if inner == 0 and self._key is not None and self._pictures is not None and not self._pictures.has(self._key):
+            self._key = None
+            self.call_later(self._load)  # the terminal dropped it for newer ones
         style = self.rich_style
         if inner >= len(self._strips):
             return Strip.blank(width, style)

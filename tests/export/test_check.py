@@ -15,6 +15,7 @@ from export.check import verify, verify_against
 from export.cli import main
 from export.push import check_push
 from tests.inference.test_bundle import change_a_byte, edit_manifest, relist
+from tests.inference.test_hostile_bundle import EVIL, after, ints
 from tests.models import make_run
 
 
@@ -63,6 +64,14 @@ def test_a_precision_without_a_value_is_refused(tiny_run: Path, capsys: pytest.C
 def test_another_model_is_not_the_one_that_was_exported(own_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="the embeddings differ"):
         verify_against(own_bundle, read_manifest(own_bundle), make_run(tmp_path / "other", seed=1), print)
+
+
+@pytest.mark.fault("hostile bundle")
+def test_a_node_that_fails_is_one_printable_sentence(own_bundle: Path) -> None:
+    after(own_bundle, "Reshape", ints(7, 16), name=EVIL)
+    with pytest.raises(BackendError, match="could not compute") as caught:
+        verify(own_bundle, "cpu", lambda line: None)
+    assert str(caught.value).isprintable()
 
 
 def test_a_machine_that_computes_something_else_is_told(own_bundle: Path) -> None:

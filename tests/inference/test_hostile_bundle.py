@@ -84,6 +84,20 @@ def expand(bundle: Path) -> None:
     after(bundle, "Expand", np.zeros(1, np.float32), size, only=True)
 
 
+def fill_memory(bundle: Path) -> None:
+    """8 GB on the way to an embedding of the right shape."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["raw" if each == "text_embeds" else each for each in node.output]
+        names = [add(model, "zero", np.float32([0])), add(model, "size", ints(2**31))]
+        model.graph.node.append(helper.make_node("Expand", names, ["large"]))
+        model.graph.node.append(helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0))
+        model.graph.node.append(helper.make_node("Add", ["raw", "most"], ["text_embeds"]))
+
+    edit_onnx(bundle, change)
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda b: after(b, "Mul", np.float32([np.nan])), "not finite"),
     "not of length 1": (lambda b: after(b, "Mul", np.float32([2])), "not of length 1"),
@@ -95,6 +109,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "could not compute|other inputs or outputs",
     ),
     "more memory than there is": (expand, "could not compute"),
+    "8 GB inside": (fill_memory, "could not compute"),
     "an endless loop": (loop_for_ever, "has a Loop, which may run without end"),
 }
 

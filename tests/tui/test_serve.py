@@ -34,9 +34,17 @@ async def test_only_its_own_page_on_this_machine_reaches_the_app(tmp_path: Path)
                 except aiohttp.ClientConnectionError:
                     await asyncio.sleep(0.1)
             assert page.status == 200
-            assert (await browser.get(address, headers={"Host": "evil.example"})).status == 403
+            assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+            for path in ("/", "/ws", "/static/js/textual.js", "/download/x"):
+                assert (await browser.get(address + path, headers={"Host": "evil.example"})).status == 403
             with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                 await browser.ws_connect(f"{address}/ws", origin="http://evil.example")
+            name = f"http://localhost:{port}"  # its page connects to the same name, or the answer would be 403
+            page = await browser.get(address, headers={"Host": f"localhost:{port}"})
+            assert f"ws://localhost:{port}/ws" in await page.text()
+            await (
+                await browser.ws_connect(f"{address}/ws", headers={"Host": f"localhost:{port}"}, origin=name)
+            ).close()
             async with browser.ws_connect(f"{address}/ws?width=80&height=24", origin=address) as app:
                 shown = b""
                 while b"No runs yet" not in shown:
