@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clip_core.data.findings import Findings
     from clip_core.data.formats.detect import Reading
     from clip_core.data.progress import Progress
+    from clip_core.inference.encoder import Encoder
 
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 _EXAMPLES = 3
@@ -34,11 +35,13 @@ def run_check(
     workers: int | None,
     as_json: bool,
     files: Mapping[str, Path],
+    model: Path | None = None,
 ) -> int:
     """Check, print the report, and write what `files` asks for; returns the exit code.
 
     Args:
         files: paths of "json", "findings", "html" and "flags", as far as they are wanted.
+        model: looks for mislabelled pairs.
     """
     from clip_core.data.check import check_data
     from clip_core.data.describe import reading_facts, reading_text
@@ -46,10 +49,12 @@ def run_check(
     from clip_core.data.pairs import usable_sentence
     from clip_core.data.progress import DecodeProgress, interruptibly
 
+    encoder = None if model is None else _encoder(model)
     with ExitStack() as shown:
 
         def progress(what: str) -> "Progress":
-            name, unit = ("read", "caption") if what == "captions" else ("checked", "image")
+            names = {"captions": ("read", "caption"), "images": ("checked", "image"), "pairs": ("compared", "pair")}
+            name, unit = names[what]
             return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, _EVERY))
 
         check = check_data(
@@ -60,7 +65,19 @@ def run_check(
             workers=workers,
             progress=progress,
         )
-    findings, facts = interruptibly(lambda: Findings(check)), reading_facts(train)
+        mislabels = None
+        if encoder is not None and model is not None:
+            from clip_core.data.mislabels import LEAST, find_mislabels
+            from clip_core.inference.evaluation.leaks import seen_note
+
+            mislabels = find_mislabels(check, encoder, progress("pairs"))
+            note = (
+                seen_note(model, check.pairs)
+                if mislabels
+                else f"below {LEAST} pairs no mislabelled ones are looked for"
+            )
+            check.notes += [note] if note else []
+    findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
     name = str(train.path) if val is None else f"{train.path} and {val.path}"
     title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"
@@ -71,6 +88,15 @@ def run_check(
     for line in _write(check, findings, numbers, title, files):
         print(line, file=sys.stderr if as_json else sys.stdout)
     return int(check.bad_share > DataConfig().max_bad_share)
+
+
+def _encoder(model: Path) -> "Encoder":
+    """Any model that clip-infer loads; said on standard error, as it may take a while."""
+    from clip_core.inference.clip import open_encoder
+
+    encoder = open_encoder(model)
+    print(encoder.about.summary, file=sys.stderr)
+    return encoder
 
 
 def report(check: "Check", findings: "Findings") -> dict[str, Any]:

@@ -68,6 +68,12 @@ def check(
         int | None, Parameter(help="Tokens that captions are truncated to (default: 77).", validator=Number(gte=3))
     ] = None,
     workers: Annotated[int | None, Parameter(help="Decoding threads (default: the cores).")] = None,
+    model: Annotated[
+        Path | None,
+        Parameter(
+            help="Look for mislabelled pairs with a run, checkpoint, published weights or bundle (default: none)."
+        ),
+    ] = None,
     html: Annotated[Path | None, Parameter(help="Write a page with contact sheets.")] = None,
     write_flags: Annotated[
         Path | None, Parameter(name="--flags", help="Write the pairs to leave out, for clip-train --leave-out.")
@@ -101,6 +107,7 @@ def check(
         workers=workers,
         as_json=as_json,
         files=files,
+        model=model,
     )
 
 

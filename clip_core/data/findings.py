@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from clip_core.data.check import EXAMPLES, TRAIN, VALIDATION, Check, Example, Finding
 from clip_core.data.check_images import BLANK, BLURRED, DARK, ODD, TINY, confirm_colours
 from clip_core.data.finding_groups import classes, image_groups, repetitions, single, single_images
+from clip_core.data.mislabels import WEAK, Mislabels
 from clip_core.data.near_duplicates import groups, near_pairs
 from clip_core.text import plural
 
@@ -29,7 +30,8 @@ class Findings:
         notes: what could not be decided, a sentence each without a full stop.
     """
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, mislabels: Mislabels | None = None) -> None:
+        """`mislabels`: what a model found, where there was one."""
         self.check, self.facts = check, check.images.facts
         self.leave_out = ~check.usable
         self.notes: list[str] = []
@@ -38,7 +40,7 @@ class Findings:
         self.repeated = int((self.facts["readable"] & (exact != np.arange(len(exact)))).sum())
         near = self._near_groups(exact)
         findings = [self._broken(), *self._leaked(exact, near), *self._duplicates(exact, near)]
-        findings += [*self._captions(), *self._looks()]
+        findings += [*([] if mislabels is None else [self._mislabelled(mislabels)]), *self._captions(), *self._looks()]
         self.found = [finding for finding in findings if finding.count]
         self._spare_validation()
 
@@ -153,6 +155,29 @@ class Findings:
         rows = np.flatnonzero(~self.check.usable)
         groups = partial(single, rows, lambda place: f"{bad[place].pair.place}: {bad[place].reason}")
         return Finding("broken", len(bad), "unusable pairs", "correct or leave out", examples, True, groups)
+
+    def _mislabelled(self, found: Mislabels) -> Finding:
+        self.leave_out[found.rows] = True
+        what = "image and class" if found.classes else "image and caption"
+        expected = f"; {found.expected:.0%} of them are expected to be wrong" if len(found.rows) else ""
+        if found.separation < WEAK:
+            self.notes.append(
+                f"the model hardly tells the pairs from random ones (AUC {found.separation:.2f}; 0.5 is chance), so "
+                "that few mislabelled pairs can be found with it"
+            )
+        examples = [
+            self._pair_example(row, f"wrong with probability {chance:.2f}")
+            for row, chance in zip(found.rows[:EXAMPLES].tolist(), found.likelihood[:EXAMPLES].tolist(), strict=True)
+        ]
+        return Finding(
+            "mislabelled",
+            len(found.rows),
+            f"pairs, the likeliest first, whose {what} hardly fit by the model{expected}",
+            "look at them before leaving them out",
+            examples,
+            True,
+            partial(single, found.rows, lambda place: f"wrong with probability {found.likelihood[place]:.2f}"),
+        )
 
     def _captions(self) -> Iterator[Finding]:
         check = self.check

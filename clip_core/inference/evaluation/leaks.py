@@ -27,8 +27,7 @@ def leak_note(model: Path, data: EvaluationSet) -> str | None:
         known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
     except DAMAGED_ARRAY:
         return f"{name} has no pairs.npy: whether it was trained on these pairs cannot be checked"
-    held = ValidationPairs.find(RunPaths(run).validation)
-    validation = {(pair.image, pair.caption) for pair in held.pairs} if held else set()
+    validation = _validation(run)
     spellings: list[Sequence[Pair]] = [data.listed]
     record = RunRecord.find(RunPaths(run).config)
     if record and data.pairs is None:  # class names
@@ -43,3 +42,29 @@ def leak_note(model: Path, data: EvaluationSet) -> str | None:
     if not trained:
         return f"none of these pairs was in the training set of {name}"
     return f"WARNING: {len(trained):,} of {len(data.images):,} images were in the training set of {name}"
+
+
+def seen_note(model: Path, pairs: Sequence[Pair]) -> str | None:
+    """Where the model is of a run that was trained on these pairs: how many, and what that means for their scores."""
+    run = run_of(model)
+    if run is None:
+        return None
+    try:
+        known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    held = _validation(run)
+    seen = np.isin(pair_hashes(pairs), known).tolist()
+    trained = sum((pair.path, pair.caption) not in held for pair, was in zip(pairs, seen, strict=True) if was)
+    if not trained:
+        return None
+    return (
+        f"{printable(str(run))} was trained on {trained:,} of these {len(pairs):,} pairs: those "
+        "that it memorised look right, and a model of other pairs finds more"
+    )
+
+
+def _validation(run: Path) -> set[tuple[str, str]]:
+    """Image and caption of the run's validation pairs."""
+    held = ValidationPairs.find(RunPaths(run).validation)
+    return {(pair.image, pair.caption) for pair in held.pairs} if held else set()
