@@ -14,11 +14,16 @@ from PIL import Image
 Hashes = NDArray[np.uint64]
 IntArray = NDArray[np.int64]
 Confirm = Callable[[IntArray, IntArray], NDArray[np.bool_]]
+PixelSource = Callable[[IntArray], NDArray[np.uint8]]
 
 RADIUS = 4  # bits; half the size and JPEG quality 60 changed at most 4 in 750 images of three real sets
 _MARGIN = 20.0  # above the median: frequencies that an image has not are 0, not noise of a random sign
 _SIDE, _LOW = 32, 8
 _LONGEST = 2000  # neighbours compared within one bucket: bounds the work where most images are nearly alike
+
+_COLOURS = 8  # side of the squares whose colours are compared
+_ALIKE = 6.0  # of 255, mean difference of the colours below which images look alike
+_AT_ONCE = 256
 
 _GRID = np.arange(_SIDE)
 _COSINES = np.sqrt(2 / _SIDE) * np.cos(np.pi * (2 * _GRID[None] + 1) * np.arange(_LOW)[:, None] / (2 * _SIDE))
@@ -98,3 +103,44 @@ def groups(count: int, pairs: IntArray) -> IntArray:
         if np.array_equal(merged, labels):
             return labels
         labels = merged
+
+
+class Leaked(NamedTuple):
+    """Second images that look nearly like a first one: rows (E, 2), and how many of each were compared."""
+
+    pairs: IntArray
+    compared: tuple[int, int]
+
+
+def leaked(first: PixelSource, second: PixelSource, counts: tuple[int, int], most: int = 5_000) -> Leaked:
+    """Images of the second set that look nearly like one of the first, by hash and by 8 x 8 colours.
+
+    Args:
+        first, second: give uint8 squares of rows, (B,) -> (B, S, S, 3).
+        counts: of their images.
+        most: images of the first set that are compared, spread over it, and a fifth as many of the second.
+    """
+    rows = [
+        np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
+        for count, limit in zip(counts, (most, most // 5), strict=True)
+    ]
+    looked = [_looks(source, chosen) for source, chosen in zip((first, second), rows, strict=True)]
+    hashes, colours = (np.concatenate([one[part] for one in looked]) for part in (0, 1))
+    border = len(rows[0])
+    found = near_pairs(hashes).pairs
+    found = found[(found[:, 0] < border) & (found[:, 1] >= border)]
+    apart = np.abs(colours[found[:, 0]].astype(np.int16) - colours[found[:, 1]]).mean(axis=1)
+    found = found[apart < _ALIKE]
+    pairs = np.stack([rows[0][found[:, 0]], rows[1][found[:, 1] - border]], axis=1)
+    return Leaked(pairs, (len(rows[0]), len(rows[1])))
+
+
+def _looks(source: PixelSource, rows: IntArray) -> tuple[Hashes, NDArray[np.uint8]]:
+    """The hash of each image, (N,), and its colours, (N, 192)."""
+    hashes, colours = np.empty(len(rows), np.uint64), np.empty((len(rows), _COLOURS**2 * 3), np.uint8)
+    for start in range(0, len(rows), _AT_ONCE):
+        for place, pixels in enumerate(source(rows[start : start + _AT_ONCE]), start):
+            image = Image.fromarray(pixels)
+            hashes[place] = perceptual_hash(image.convert("L"))
+            colours[place] = np.asarray(image.resize((_COLOURS, _COLOURS), Image.Resampling.BOX)).ravel()
+    return hashes, colours

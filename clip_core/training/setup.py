@@ -4,13 +4,15 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clip_core.config import LossName, TrainConfig, architecture, is_streamed
 from clip_core.data.dataset import Data, load_data, read_lists
+from clip_core.data.near_duplicates import leaked
 from clip_core.data.pairs import pair_hashes
-from clip_core.data.store import EXACT
+from clip_core.data.store import EXACT, ImageStore
 from clip_core.data.tokenizer import Tokenizer, train_bpe, train_characters
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
@@ -20,6 +22,7 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Decision, Recipe, RunRecord
 from clip_core.run.writer import RunWriter
+from clip_core.text import printable
 from clip_core.training.aligned import (
     Encoders,
     alternative,
@@ -101,6 +104,8 @@ def build_trainer(
         if encoders is not None:
             say_encoders(encoders, config.encoders, log.say)
         data = _load(config, start, encoders, record, writer, log, stream)
+        if record is None and rank.writes:
+            _warn_of_leaks(data, log)
         preprocessing = data.train_store.preprocessing
         tokenizer = _tokenizer(
             config, writer.path, data, start, encoders, stored=resume or not rank.writes, store=rank.writes
@@ -212,6 +217,22 @@ def _load(
             f"add pairs with other {what}s."
         )
     return data
+
+
+def _warn_of_leaks(data: Data, log: Log) -> None:
+    """Say how many validation images look nearly like training images, where the pixels are at hand."""
+    train, val = data.train_store, data.val_store
+    if not (isinstance(train, ImageStore) and isinstance(val, ImageStore) and train.cached and val.cached):
+        return
+    found = leaked(train.get, val.get, (len(train.paths), len(val.paths)))
+    if len(found.pairs):
+        first, second = train.paths[found.pairs[0, 0]], val.paths[found.pairs[0, 1]]
+        count, compared = len(np.unique(found.pairs[:, 1])), found.compared[1]
+        log.say(
+            f"warning: {count:,} of {compared:,} validation images look nearly like a training image "
+            f"({printable(second.name)}, {printable(first.name)}), which makes validation look better than it is; "
+            "clip-data check shows them, and --leave-out leaves them out"
+        )
 
 
 def _tokenizer(

@@ -137,7 +137,9 @@ class HeatMap(Widget, can_focus=True):
         if not self.pooled:
             return [range(row, row + 1) for row in range(rows)]
         pixels = min(height * (1 if self._plain else 2), rows)
-        starts = [pixel * rows // pixels for pixel in range(0, pixels, 1 if self._plain else 2)] if pixels else []
+        if not pixels:  # not laid out yet
+            return []
+        starts = [pixel * rows // pixels for pixel in range(0, pixels, 1 if self._plain else 2)]
         return [range(start, end) for start, end in zip(starts, [*starts[1:], rows], strict=True)]
 
     @property

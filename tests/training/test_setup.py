@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from clip_core.config import TrainConfig
 from clip_core.errors import DataError
@@ -13,6 +14,7 @@ from clip_core.run.reader import RunReader
 from clip_core.training.image_augmentation import to_pixel_values
 from clip_core.training.loss import SigmoidLoss, matching_pairs
 from clip_core.training.preflight import resumed_config
+from tests.conftest import SHORT_RUN, clip_train
 from tests.training.conftest import Build, small_config
 
 
@@ -103,3 +105,20 @@ def test_a_resumed_run_whose_data_were_moved_records_their_new_place(
     build(resumed_config(given, run), resume=True)
     assert RunReader(run).record().config.data.data_file == after / shapes.name
     assert all(Path(pair.image).is_relative_to(after) for pair in RunReader(run).validation_pairs().pairs)
+
+
+def test_validation_images_that_look_like_training_images_are_counted(shapes: Path, tmp_path: Path) -> None:
+    pairs = json.loads(shapes.read_text())
+    for pair in pairs:
+        pair["image"] = str(shapes.parent / pair["image"])
+    darker = tmp_path / "darker.png"
+    Image.open(pairs[0]["image"]).convert("RGB").point(lambda level: int(level * 0.99)).save(darker)
+    (tmp_path / "train.json").write_text(json.dumps(pairs[:100]))
+    (tmp_path / "val.json").write_text(json.dumps([*pairs[170:], {"image": str(darker), "caption": "a red circle"}]))
+    flags = ["--data", "train.json", "--val-file", "val.json", *SHORT_RUN]
+    done = clip_train(*flags, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    named = f"(darker.png, {Path(pairs[0]['image']).name})"
+    assert f"warning: 1 of 11 validation images look nearly like a training image {named}" in done.stdout
+    (tmp_path / "val.json").write_text(json.dumps(pairs[170:]))
+    assert "look nearly like" not in clip_train(*flags, "--run-dir", "clean", cwd=tmp_path).stdout

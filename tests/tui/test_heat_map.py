@@ -65,3 +65,13 @@ async def test_each_line_says_which_rows_it_shows() -> None:
         heat.show(np.eye(9))
         assert [list(line) for line in heat.lines] == [[0, 1], [2, 3], [4, 5], [6, 7, 8]]
         assert len(heat._drawn()) == len(heat.lines)
+
+
+async def test_before_it_has_a_size_it_shows_no_rows() -> None:
+    app = OneMap()
+    async with app.run_test(size=(40, 10)) as pilot:
+        heat = app.query_one(HeatMap)
+        heat.display = False
+        await pilot.pause()
+        heat.show(np.eye(8), diagonal=True)
+        assert heat.lines == []
