@@ -253,5 +253,5 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one")
     other = make_run(tmp_path / "two", tokenizer="bpe")
     (other / "tokenizer.json").rename(run / "tokenizer.json")
-    with pytest.raises(ClipError, match="does not fit the model"):
+    with pytest.raises(ClipError, match="is not the one that the checkpoint of step 7 was trained with"):
         CLIPInference(run)
