@@ -2,9 +2,9 @@
 
     python -m benchmarks.hard_negatives [EPOCHS]
 
-"a red circle above a blue square" and "a blue circle above a red square" have the same words. One run with and one without
-hard negatives, of the same seed and number of steps; then the probes of `clip-infer evaluate --hard-negatives` on 400
-scenes that neither has seen.
+"a red circle above a blue square" and "a blue circle above a red square" have the same words. One run with and one
+without hard negatives, of the same seed and number of steps; then the probes of `clip-infer evaluate --hard-negatives`
+on 400 scenes that neither has seen.
 """
 
 import itertools

@@ -240,10 +240,19 @@ class Plot(Widget):
         return " " * LABEL_WIDTH + "└" + "".join(row)
 
     def _legend(self, width: int) -> Text:
-        """The title, then each curve's name and value in its colour; what does not fit is left out, with dots."""
+        """The title, the cursor's step, how it is drawn, then each curve's name and value in its colour.
+
+        What does not fit is left out, with dots.
+        """
         chart, cursor = self._chart, self._view.cursor
         text = Text(printable(chart.title), "bold", no_wrap=True, overflow="ellipsis")
         text.truncate(width, overflow="ellipsis")
+        notes = [f"@{cursor:,.0f}"] if cursor is not None else []
+        notes += ["log"] if chart.log else []
+        notes += [self._view.smoothing.value] if self._view.smoothing is not Smoothing.OFF else []
+        note = Text(f"  {' · '.join(notes)}" if notes else "", "dim")
+        if text.cell_len + note.cell_len <= width:
+            text.append_text(note)
         plain, ascii_only = self.app.no_color, "-ascii" in self.app.classes
         signs = ASCII_SIGNS if ascii_only else PLAIN_SIGNS
         for index, line in enumerate(chart.lines):
@@ -256,12 +265,6 @@ class Plot(Widget):
                 text.append(" …"[: width - text.cell_len], "dim")
                 return text
             text.append_text(part)
-        notes = [f"@{cursor:,.0f}"] if cursor is not None else []
-        notes += ["log"] if chart.log else []
-        notes += [self._view.smoothing.value] if self._view.smoothing is not Smoothing.OFF else []
-        note = Text(f"  {' · '.join(notes)}" if notes else "", "dim")
-        if text.cell_len + note.cell_len <= width:
-            text.append_text(note)
         return text
 
     def _value_at(self, line: Line, step: float) -> str:
