@@ -151,6 +151,7 @@ async def _delete(pilot: Pilot[None]) -> None:
 
 
 async def _note(pilot: Pilot[None]) -> None:
+    await says(pilot, "broken")  # the runs are listed
     await pilot.press("a")
 
 
@@ -204,7 +205,7 @@ CASES = (
     Case("export-failed", "broken", "export", "failed"),
     Case("export-stale", "stale", "export", "parity passed"),
     Case("delete", None, "runs", "Delete", _delete),
-    Case("note", None, "runs", "note", _note),
+    Case("note", None, "runs", "what this run is about", _note),
     Case("jump", "live", "classify", "a letter jumps there", _jump),
     Case("detail", "live", "data", "a red square", _detail),
     Case("help", "live", "live", "esc closes", _help),
