@@ -51,7 +51,7 @@ def plant(folder: Path, rate: float, out: Path) -> list[Path]:
 
 
 def train(file: Path, root: Path, run: Path) -> None:
-    """Heads on frozen encoders; as many epochs as the default, judged on 5 % of the pairs."""
+    """Heads on frozen encoders; as many epochs as the default, evaluated on 5 % of the pairs."""
     if (run / "best.json").is_file():
         return
     encoders = pretrained_encoders(("efficientnet_lite0", "minilm"))

@@ -61,7 +61,7 @@ async def draw(run: Path, out: Path, page: str, size: tuple[int, int], keys: Seq
 
 
 def _smaller(svg: str) -> str:
-    """Half the bytes, the same picture: what Rich repeats in every rectangle and text is said once, or not needed."""
+    """Half the bytes, the same image: what Rich repeats in every rectangle and text is written once, or left out."""
     svg = re.sub(r"terminal-\d+-", "t-", svg)
     svg = re.sub(r'<clipPath id="t-line-\d+">.*?</clipPath>\s*| clip-path="url\(#t-line-\d+\)"', "", svg, flags=re.S)
     svg = svg.replace(' shape-rendering="crispEdges"', "").replace(

@@ -51,7 +51,7 @@ from clip_core.training.stream_batches import StreamBatches
 
 local, remote, count, batch_size, side, turn = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:7])
 size, steps = Preprocessing(image_size=side), count // batch_size
-tokenizer = train_bpe([f"a small picture of thing number {n}" for n in range(2000)], 600, 77)
+tokenizer = train_bpe([f"a small image of thing number {n}" for n in range(2000)], 600, 77)
 
 def indexed():
     config = DataConfig(data_file=local, cache_gb=0, val_fraction=0.001)
@@ -128,7 +128,7 @@ def write_shards(folder: Path, images: int) -> str:
             for number in range(shard * images // _SHARDS, (shard + 1) * images // _SHARDS):
                 pixels = random.integers(0, 256, (_SIDE // 4, _SIDE // 4, 3), dtype=np.uint8)
                 image = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels.repeat(4, 0).repeat(4, 1)), quality=90)
-                caption = f"a small picture of thing number {number}".encode()
+                caption = f"a small image of thing number {number}".encode()
                 for suffix, content in ((".jpg", image), (".txt", caption)):
                     info = tarfile.TarInfo(f"{number:08d}{suffix}")
                     info.size = len(content)

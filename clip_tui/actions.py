@@ -113,7 +113,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("data", "c", "check", "Check", "Start clip-data check on the run's data, or cancel it"),
     Action("data", "f", "flag", "Flag", "Flag the selected pair as bad in flags.json, or take its flag back"),
     _more("data", "F", "flag_kind", "Flag all", "Flag all pairs of the finding but the first of each group, or none"),
-    _more("data", "u", "undo", "Undo", "Take back the last change of the flags"),
+    _more("data", "u", "app.undo", "Undo", "Take back the last change of the flags; as ^z"),
     _more("data", "enter", "large", "Large", "The selected image and its caption, large"),
     _more("data", "right,right_square_bracket", "pair(1)", "Next pair", "The next pair of the group"),
     _more("data", "left,left_square_bracket", "pair(-1)", "Pair back", "The previous pair of the group"),

@@ -132,7 +132,7 @@ class ClipApp(DiffingApp):
         self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
 
     def _choose_images(self) -> None:
-        """The one place where the way of drawing images is chosen; `pictures` stays None for half blocks."""
+        """The one place where the way of drawing images is chosen; `pixel_images` stays None for half blocks."""
         way, reason = choose(
             self.settings.images,
             ascii_only=self.has_class("-ascii"),
@@ -145,11 +145,11 @@ class ClipApp(DiffingApp):
         if way is Way.KITTY:
             from clip_tui.widgets.kitty import Kitty
 
-            self.pictures = Kitty(self.send)
+            self.pixel_images = Kitty(self.send)
 
     async def on_unmount(self) -> None:
-        if self.pictures is not None:
-            self.pictures.close()
+        if self.pixel_images is not None:
+            self.pixel_images.close()
         await self.encoders.close()
 
     def _theme_changed(self, theme: Theme) -> None:

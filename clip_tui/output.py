@@ -182,7 +182,7 @@ def _runs(old: list[Cell | None], new: list[Cell]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-class Pictures(Protocol):
+class PixelImages(Protocol):
     """A way of drawing images by pixels."""
 
     async def strips(self, path: Path, columns: int, rows: int) -> tuple[Key, list[Strip]]:
@@ -201,7 +201,7 @@ class DiffingApp(App[None]):
         super().__init__()
         self._shown = Shown()
         self._shown_size = self.size
-        self.pictures: Pictures | None = None  # None: half blocks
+        self.pixel_images: PixelImages | None = None  # None: half blocks
 
     def send(self, sequence: str) -> None:
         """Send a sequence to the terminal, between two frames."""

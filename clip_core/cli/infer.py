@@ -69,16 +69,7 @@ class ModelAndOutput(Model):
         """One JSON object; or one line about the model, then one line per score, with its note after it."""
         about = clip.encoder.about
         if self.as_json:
-            facts = {
-                "model": about.source,
-                "checkpoint": about.checkpoint,
-                "step": about.step,
-                "note": about.note,
-                "backend": about.backend,
-                "device": about.device,
-                "precision": about.precision,
-            }
-            print(json.dumps({**answer, **facts}))  # ASCII: no caption can control a terminal
+            print(json.dumps({**answer, **about.facts}))  # ASCII: no caption can control a terminal
             return
         print(about.summary)
         for label, value, note in zip(labels, values, notes or [""] * len(labels), strict=True):

@@ -66,6 +66,12 @@ class About:
         return f"{metric.label} {metric.text(self.scores[metric.key])}" if metric.key in self.scores else None
 
     @property
+    def facts(self) -> dict[str, str | int | None]:
+        """For JSON: `model`, `checkpoint`, `step`, `note`, `backend`, `device` and `precision`."""
+        names = ("checkpoint", "step", "note", "backend", "device", "precision")
+        return {"model": self.source} | {name: getattr(self, name) for name in names}
+
+    @property
     def summary(self) -> str:
         """One line for a terminal: `runs/birds, step 1,374, mean recall 68.7%, onnx on cpu`."""
         step = f"step {self.step:,}" if self.checkpoint else None

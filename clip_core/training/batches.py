@@ -189,7 +189,7 @@ class BatchStream:
     Attributes:
         waited: the data wait so far, in seconds.
         waiting: called several times a second while the next batch is not there; returns whether to give up.
-        agree: is told before each batch if there is none, because of an error or because `waiting` said so; returns
+        agree: called before each batch, with the error and whether `waiting` gave up where there is no batch; returns
             whether the iteration ends here.
     """
 

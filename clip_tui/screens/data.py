@@ -145,9 +145,6 @@ class DataScreen(FindingsPage):
         if self._shows_findings:
             self.flag_kind()
 
-    def action_undo(self) -> None:
-        self.undo_flags()
-
     def action_large(self) -> None:
         if self._shows_findings:
             self.open_finding()

@@ -1,8 +1,8 @@
 """The findings of `clip-data check` on the Data screen: kinds, their groups of pairs, flags, and a check that runs."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from clip_core.data.findings_file import MOST_GROUPS, FindingsFile, FoundGroup
-from clip_core.errors import ClipError, RunError
+from clip_core.errors import ClipError
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.text import plural, printable
@@ -31,7 +31,6 @@ from clip_tui.widgets.image_view import ImageView
 POLL_SECONDS = 0.5
 THUMBNAILS = 4
 _KEPT_LINES = 2000  # groups that stay in memory
-_UNDO = 20  # changes of flags.json that can be taken back
 
 Pair = tuple[str, str]  # path of the image, caption
 _NO_GROUP = FoundGroup(())
@@ -50,7 +49,6 @@ class FindingsPage(Page):
         self._group = _NO_GROUP
         self._pair = 0  # of the group
         self._flagged: frozenset[Pair] = frozenset()
-        self._changes: list[tuple[list[Pair], bool]] = []  # flagged or not, latest last
         self._read_line = lru_cache(maxsize=_KEPT_LINES)(self._group_at)
 
     def findings_body(self) -> ComposeResult:
@@ -71,7 +69,6 @@ class FindingsPage(Page):
         """Show the findings of this run, now and whenever a check has written them anew."""
         if snapshot.path != self._checked_run:
             self._checked_run, self._findings, self._findings_time = snapshot.path, None, 0
-            self._changes = []
             self._show_kinds()
             self._follow_check(snapshot.path)
             self._read_flags(snapshot.path)
@@ -278,48 +275,35 @@ class FindingsPage(Page):
         elif not self.closing:
             self._change_flags(chosen, flag=not self._flagged.issuperset(chosen))
 
-    def undo_flags(self) -> None:
-        """Take back the last change."""
-        if self._changes:
-            pairs, flag = self._changes.pop()
-            self._change_flags(pairs, flag=not flag, undo=True)
-        else:
-            self.clip.say("No change of the flags to take back.", severity="warning")
-
     @work(name="change-flags", group="change-flags")
-    async def _change_flags(self, pairs: Sequence[Pair], *, flag: bool, undo: bool = False) -> None:
-        run = self._checked_run
+    async def _change_flags(self, pairs: Sequence[Pair], *, flag: bool, run: Path | None = None) -> None:
+        """Flag pairs, or take their flags away; `run`: that of a change which is taken back."""
+        back, run = run is not None, run or self._checked_run
         if run is None:
             return
-        changed = [pair for pair in pairs if (pair in self._flagged) != flag]
-        reader = RunReader(run)
-        try:
-            flags = await asyncio.to_thread(reader.change_flags, changed, flag=flag)
-        except RunError as error:
-            self.clip.say_problem(error)
+        changed = pairs if back else [pair for pair in pairs if (pair in self._flagged) != flag]
+        flagged = await self.flags_after(run, lambda reader: reader.change_flags(changed, flag=flag))
+        if flagged is None:
             return
-        except OSError as error:
-            self.clip.say_problem(RunError(f"cannot write {reader.paths.flags} ({error.strerror}); check its folder."))
+        self._flags_came(run, flagged)
+        if back:
             return
-        if not undo:
-            self._changes = [*self._changes[1 - _UNDO :], (changed, flag)]
-        self._flags_came(run, ((pair.image, pair.caption) for pair in flags.pairs))
-        done = "flagged" if flag else "no longer flagged"
-        where = f"{len(flags.pairs):,} in {reader.paths.flags} (clip-train --leave-out); u takes it back."
-        self.clip.say(f"{plural(len(changed), 'pair')} {done}; {where}")
+        done = f"{plural(len(changed), 'pair')} {'flagged' if flag else 'no longer flagged'}"
+        self.did(done, partial(self._take_back, run, changed, flag=not flag))
+        where = f"{len(flagged):,} in {RunPaths(run).flags} (clip-train --leave-out); u takes it back."
+        self.clip.say(f"{done}; {where}")
+
+    def _take_back(self, run: Path, pairs: Sequence[Pair], *, flag: bool) -> None:
+        self._change_flags(pairs, flag=flag, run=run)
 
     @work(name="read-flags", group="read-flags", exclusive=True)
     async def _read_flags(self, run: Path) -> None:
-        try:
-            flags = await asyncio.to_thread(RunReader(run).flags)
-        except RunError as error:
-            self.clip.say_problem(error)
-            return
-        self._flags_came(run, ((pair.image, pair.caption) for pair in flags.pairs))
+        if (flagged := await self.flags_after(run, RunReader.flags)) is not None:
+            self._flags_came(run, flagged)
 
-    def _flags_came(self, run: Path, flagged: Iterable[Pair]) -> None:
+    def _flags_came(self, run: Path, flagged: frozenset[Pair]) -> None:
         if run == self._checked_run and not self.closing:
-            self._flagged = frozenset(flagged)
+            self._flagged = flagged
             self.query_one(GroupList).refresh()
             self._show_pair()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 from textual import on, work
 
-from clip_core.errors import RunError
+from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Probe
 from clip_core.text import printable
@@ -124,20 +124,13 @@ class ProbePage(Page):
 
     @work(name="flags", group="flags")
     async def _write_flag(self, run: Path, image: str, caption: str) -> None:
-        reader = RunReader(run)
-        try:
-            flags = await asyncio.to_thread(reader.toggle_flag, image, caption)
-        except RunError as error:
-            self.clip.say_problem(error)
+        pairs = await self.flags_after(run, lambda reader: reader.toggle_flag(image, caption))
+        if pairs is None:
             return
-        except OSError as error:
-            self.clip.say_problem(RunError(f"cannot write {reader.paths.flags} ({error.strerror}); check its folder."))
-            return
-        pairs = [(pair.image, pair.caption) for pair in flags.pairs]
-        self._flags_came(run, frozenset(pairs))
+        self._flags_came(run, pairs)
         done = "flagged as bad" if (image, caption) in pairs else "no longer flagged"
         self.did(f"{Path(image).name} {done}", partial(self._unflag, run, image, caption))
-        self.clip.say(f"{Path(image).name} {done}; {len(pairs)} in {reader.paths.flags} (clip-train --leave-out).")
+        self.clip.say(f"{Path(image).name} {done}; {len(pairs):,} in {RunPaths(run).flags} (clip-train --leave-out).")
 
     def _unflag(self, run: Path, image: str, caption: str) -> None:
         """Turn a flag back; that of a run which is open no more, too."""
@@ -146,12 +139,8 @@ class ProbePage(Page):
 
     @work(name="read-flags", group="read-flags", exclusive=True)
     async def _read_flags(self, run: Path) -> None:
-        try:
-            flags = await asyncio.to_thread(RunReader(run).flags)
-        except RunError as error:
-            self.clip.say_problem(error)
-            return
-        self._flags_came(run, frozenset((pair.image, pair.caption) for pair in flags.pairs))
+        if (pairs := await self.flags_after(run, RunReader.flags)) is not None:
+            self._flags_came(run, pairs)
 
     def _flags_came(self, run: Path, flagged: frozenset[tuple[str, str]]) -> None:
         if run == self._run and not self.closing:

@@ -1,6 +1,8 @@
 """What every screen shares: the bar of the run, the tabs, the footer, and what stands there when there is no room."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -10,6 +12,9 @@ from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import Static
 
+from clip_core.errors import RunError
+from clip_core.run.reader import RunReader
+from clip_core.run.records import Flags
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.keys import KeyFooter
 from clip_tui.widgets.run_bar import RunBar, TabBar
@@ -101,6 +106,19 @@ class Page(Screen[None]):
     def did(self, what: str, back: Callable[[], None]) -> None:
         """Something was changed here; Ctrl-Z on this screen calls `back`, which may raise RunError and OSError."""
         self.clip.undo.did(self.PAGE, what, back)
+
+    async def flags_after(self, run: Path, work: Callable[[RunReader], Flags]) -> frozenset[tuple[str, str]] | None:
+        """The pairs (image, caption) in flags.json once it was read or changed; None after saying why it cannot be."""
+        reader = RunReader(run)
+        try:
+            flags = await asyncio.to_thread(work, reader)
+        except RunError as error:
+            self.clip.say_problem(error)
+            return None
+        except OSError as error:
+            self.clip.say_problem(RunError(f"cannot write {reader.paths.flags} ({error.strerror}); check its folder."))
+            return None
+        return frozenset((pair.image, pair.caption) for pair in flags.pairs)
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         """The open run was read again, or the screen came to the front."""

@@ -12,7 +12,7 @@ from textual.widget import Widget
 
 from clip_core.errors import ImageError
 from clip_core.text import printable
-from clip_tui.output import DiffingApp, Key, Pictures
+from clip_tui.output import DiffingApp, Key, PixelImages
 
 
 class ImageView(Widget):
@@ -23,7 +23,7 @@ class ImageView(Widget):
         self.path = path
         self.problem = ""
         self._strips: list[Strip] = []
-        self._key: Key | None = None  # of `pictures`
+        self._key: Key | None = None  # of `pixel_images`
         self._centred: tuple[tuple[int, Style], list[Strip]] | None = None  # the strips in the middle of the widget
 
     def show(self, path: Path | None) -> None:
@@ -52,8 +52,8 @@ class ImageView(Widget):
         if path is not None and size.width and size.height:
             plain = "-ascii" in self.app.classes or self.app.no_color
             try:
-                if self._pictures is not None:
-                    self._key, self._strips = await self._pictures.strips(path, size.width, size.height)
+                if self._pixel_images is not None:
+                    self._key, self._strips = await self._pixel_images.strips(path, size.width, size.height)
                 else:
                     self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
             except ImageError as error:
@@ -62,8 +62,8 @@ class ImageView(Widget):
         self.refresh()
 
     @property
-    def _pictures(self) -> Pictures | None:
-        return self.app.pictures if isinstance(self.app, DiffingApp) else None
+    def _pixel_images(self) -> PixelImages | None:
+        return self.app.pixel_images if isinstance(self.app, DiffingApp) else None
 
     def render(self) -> RenderResult:
         return ""
@@ -75,7 +75,12 @@ class ImageView(Widget):
             return super().render_line(y)
         if self.problem:
             return self._problem_line(inner, width)
-        if inner == 0 and self._key is not None and self._pictures is not None and not self._pictures.has(self._key):
+        if (
+            inner == 0
+            and self._key is not None
+            and self._pixel_images is not None
+            and not self._pixel_images.has(self._key)
+        ):
             self._key = None
             self.call_later(self._load)  # the terminal dropped it for newer ones
         style = self.rich_style

@@ -60,14 +60,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
 
 def _model(outcome: Outcome) -> dict[str, Any]:
     scores, about = outcome.scores, outcome.scores.about
-    facts = {
-        "model": about.source,
-        "checkpoint": about.checkpoint,
-        "step": about.step,
-        "note": about.note,
-        "backend": about.backend,
-        "device": about.device,
-        "precision": about.precision,
+    facts = about.facts | {
         "embed_dim": about.embed_dim,
         "image_size": about.image_size,
         "logit_scale": about.logit_scale,
