@@ -32,6 +32,7 @@ _BLOCK = 512  # pairs scored at once: 80 MB of similarities
 _NEIGHBOURS = 10
 _FOLDS = 5
 _SHRINKAGE = 0.2  # of the covariance towards a multiple of the identity
+_STEP = 64  # pairs embedded between two reports
 _BINS = 2048  # of the histograms of scores
 
 
@@ -141,7 +142,7 @@ def find_mislabels(
     Args:
         trained: of all pairs, (P,), those that the model was trained on. They are judged apart from the others, as a
             model brings together what it memorised, and not by the pair's own cosine.
-        progress: takes the number of scored pairs and that of all.
+        progress: takes the number of embedded pairs and that of all.
     Raises:
         ImageError: if an image that was readable no longer is.
     """
@@ -157,17 +158,22 @@ def find_mislabels(
     in_sample = np.isin(place, chosen[:enough])
     classes = bool(check.classes()) and len(images) == len(rows)
     known = np.zeros(len(rows), dtype=np.bool_) if trained is None else trained[rows]
-    scorer = (_ByClass if classes else _ByCaption)(check, towers, rows[in_sample], known[in_sample], random)
+    done = 0
+
+    def embedded(pairs: int) -> None:
+        nonlocal done
+        done += pairs
+        progress(done, len(rows))
+
+    scorer = (_ByClass if classes else _ByCaption)(
+        _Embedder(check, towers, embedded), rows[in_sample], known[in_sample], random
+    )
     scores = np.empty(len(rows))
     scores[in_sample] = scorer.own
     rest = np.flatnonzero(~in_sample)
-    progress(len(rows) - len(rest), len(rows))
-    done = len(rows) - len(rest)
     for block in _blocks(place[rest]):
         places = rest[block]
         scores[places] = scorer(rows[places], known[places])
-        done += len(places)
-        progress(done, len(rows))
     likelihood, judged = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.bool_)
     separation = 0.0
     for group in (False, True):
@@ -202,6 +208,31 @@ def _blocks(images: IntArray) -> Iterator[slice]:
         start = stop
 
 
+class _Embedder:
+    """Embeds the set's pairs, each image and caption of a call once; `embedded` hears of every few pairs."""
+
+    def __init__(self, check: Check, towers: Towers, embedded: Callable[[int], None]) -> None:
+        self.check, self._towers, self._embedded = check, towers, embedded
+
+    def pairs(self, rows: IntArray) -> _Pairs:
+        table = self.check.table
+        _, first, place = np.unique(table.caption[rows], return_index=True, return_inverse=True)
+        captions = [self.check.pairs[int(row)].caption for row in rows[first]]
+        texts = [self._towers.encode_texts(captions[at : at + _STEP]) for at in range(0, len(captions), _STEP)]
+        return _Pairs(self.images(rows), np.concatenate(texts)[place], self.check.image_of[rows], table.caption[rows])
+
+    def images(self, rows: IntArray) -> FloatArray:
+        """(B,) -> (B, D)"""
+        distinct, place, pairs = np.unique(self.check.image_of[rows], return_inverse=True, return_counts=True)
+        parts = []
+        for start in range(0, len(distinct), _STEP):
+            part = slice(start, start + _STEP)
+            files = [self.check.pairs[int(self.check.firsts[image])].image for image in distinct[part]]
+            parts.append(self._towers.encode_images(files))
+            self._embedded(int(pairs[part].sum()))
+        return np.asarray(np.concatenate(parts)[place])
+
+
 class _ByCaption:
     """Scores by `comparisons` with a sample.
 
@@ -210,9 +241,9 @@ class _ByCaption:
             trained on the pair that was replaced.
     """
 
-    def __init__(self, check: Check, towers: Towers, rows: IntArray, trained: Mask, random: Random) -> None:
-        self.check, self.towers = check, towers
-        self.sample = sample = self._embed(rows)
+    def __init__(self, embedder: "_Embedder", rows: IntArray, trained: Mask, random: Random) -> None:
+        self.embedder = embedder
+        self.sample = sample = embedder.pairs(rows)
         others = random.permutation(len(rows))
         captions = sample.caption_ids
         known = set(zip(sample.image_ids.tolist(), captions.tolist(), strict=True))
@@ -231,7 +262,7 @@ class _ByCaption:
         self.null, self.null_trained = self._scores(null, trained)[wrong], trained[wrong]
 
     def __call__(self, rows: IntArray, trained: Mask) -> Values:
-        pairs = self._embed(rows)
+        pairs = self.embedder.pairs(rows)
         return self._scores(comparisons(pairs, self.sample, pairs), trained)
 
     def _scores(self, values: Values, trained: Mask) -> Values:
@@ -240,12 +271,6 @@ class _ByCaption:
             of_group = trained == group
             scores[of_group] = np.where(np.isnan(values[of_group]), typical, values[of_group]) @ weights
         return scores
-
-    def _embed(self, rows: IntArray) -> _Pairs:
-        pairs, table = [self.check.pairs[int(row)] for row in rows], self.check.table
-        _, first, place = np.unique(table.caption[rows], return_index=True, return_inverse=True)
-        texts = self.towers.encode_texts([pairs[int(number)].caption for number in first])[place]
-        return _Pairs(_images(self.check, self.towers, rows), texts, self.check.image_of[rows], table.caption[rows])
 
 
 def _weights(own: Values, null: Values, *, memorised: bool) -> tuple[Values, Values]:
@@ -286,11 +311,11 @@ def _logistic(values: Values, of_set: Mask) -> Values:
 class _ByClass:
     """Scores by the margin of the pair's class over the likeliest other; the attributes are those of `_ByCaption`."""
 
-    def __init__(self, check: Check, towers: Towers, rows: IntArray, trained: Mask, random: Random) -> None:
-        self.check, self.towers = check, towers
+    def __init__(self, embedder: "_Embedder", rows: IntArray, trained: Mask, random: Random) -> None:
+        self.embedder, check = embedder, embedder.check
         self.known, first = np.unique(check.table.caption[check.usable], return_index=True)
         self.number = np.argsort(np.argsort(first))  # in the list's order: hashes differ from process to process
-        images, labels = _images(check, towers, rows), self._labels(rows)
+        images, labels = embedder.images(rows), self._labels(rows)
         content = check.images.facts["content"][check.image_of[rows]]
         _, groups = np.unique(content, axis=0, return_inverse=True)
         scores = class_agreement(images, labels, groups.ravel(), len(self.known), random)
@@ -300,17 +325,10 @@ class _ByClass:
         self.classifier = _discriminant(images, labels, len(self.known))
 
     def __call__(self, rows: IntArray, trained: Mask) -> Values:
-        return _margin(self.classifier(_images(self.check, self.towers, rows)), self._labels(rows))
+        return _margin(self.classifier(self.embedder.images(rows)), self._labels(rows))
 
     def _labels(self, rows: IntArray) -> IntArray:
-        return np.asarray(self.number[np.searchsorted(self.known, self.check.table.caption[rows])])
-
-
-def _images(check: Check, towers: Towers, rows: IntArray) -> FloatArray:
-    """Embeddings of the pairs' images, each image embedded once.  (B,) -> (B, D)"""
-    distinct, place = np.unique(check.image_of[rows], return_inverse=True)
-    embeds = towers.encode_images([check.pairs[int(check.firsts[image])].image for image in distinct])
-    return np.asarray(embeds[place])
+        return np.asarray(self.number[np.searchsorted(self.known, self.embedder.check.table.caption[rows])])
 
 
 def _margin(scores: Values, labels: IntArray) -> Values:
@@ -370,9 +388,10 @@ class Calibration:
 def calibrate(scores: Values, random: Values) -> Calibration:
     """How likely each pair is wrong, from what certainly wrong pairs score.
 
-    The set is a mixture of right pairs, whose scores are taken to be normal, and of wrong ones, which score as the
-    random ones do. The share of the wrong ones and the mean and spread of the right ones are found by EM, with a weak
-    prior for the share. Below an AUC of `WEAK` the two kinds cannot be told apart, and no pair is likely wrong.
+    The set is a mixture of right pairs, whose scores are taken to be normal with a spread of its own on either side,
+    and of wrong ones, which score as the random ones do. The share of the wrong ones and the mode and spreads of the
+    right ones are found by EM, with a weak prior for the share. Below an AUC of `WEAK` the two kinds cannot be told
+    apart, and no pair is likely wrong.
 
     Args:
         scores: of the set's pairs, (P,). random: of pairs that are wrong for certain, (R,).
@@ -388,19 +407,28 @@ def calibrate(scores: Values, random: Values) -> Calibration:
     at, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
     counts = np.histogram(scores, edges)[0]
     of_wrong = _smoothed(np.histogram(null, edges)[0], at, max(null.std() * 1.06 * len(null) ** -0.2, width))
-    mean, spread = np.median(scores), max(np.quantile(scores, 0.84) - np.median(scores), width)
-    share, wrong = PRIOR_SHARE, np.zeros(_BINS)
+    mode = float(np.median(scores))
+    above = max(float(np.quantile(scores, 0.84)) - mode, width)
+    below, share, wrong = above, PRIOR_SHARE, np.zeros(_BINS)
     for _ in range(2000):
-        of_right = _normal((at - mean) / spread) / spread
+        of_right = _normal((at - mode) / np.where(at < mode, below, above)) * 2 / (below + above)
         wrong = share * of_wrong / np.maximum(share * of_wrong + (1 - share) * of_right, 1e-300)
         before, share = share, (counts @ wrong + PRIOR_SHARE * PRIOR_PAIRS) / (len(scores) + PRIOR_PAIRS)
-        right = counts * (1 - wrong)
-        mean = right @ at / right.sum()
-        spread = max(np.sqrt(right @ (at - mean) ** 2 / right.sum()), width)
+        mode, below, above = _two_piece(at, counts * (1 - wrong), width)
         if abs(share - before) < 1e-7:
             break
     wrong = np.maximum.accumulate(wrong[::-1])[::-1]  # falls with the score
     return Calibration(np.interp(scores, at, wrong), float(share), separation)
+
+
+def _two_piece(at: Values, counts: Values, least: float) -> tuple[float, float, float]:
+    """Mode and spreads below and above it of a two-piece normal distribution by maximum likelihood (John 1982)."""
+    below = np.cumsum([counts, counts * at, counts * at**2], axis=1)  # number, sum, sum of squares up to each place
+    squares, above = (sums[2] - 2 * at * sums[1] + at**2 * sums[0] for sums in (below, below[:, -1:] - below))
+    left, right = np.cbrt(np.maximum(squares, 0)), np.cbrt(np.maximum(above, 0))
+    place = int(np.argmin(left + right))
+    scale = (left[place] + right[place]) / counts.sum()
+    return float(at[place]), max(left[place] * np.sqrt(scale), least), max(right[place] * np.sqrt(scale), least)
 
 
 def _smoothed(counts: IntArray, at: Values, width: float) -> Values:
