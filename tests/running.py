@@ -2,7 +2,6 @@
 
 import multiprocessing
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from clip_core.run.reader import RunReader
 from clip_core.run.requests import RequestKind
+from tests import forked
 from tests.conftest import command_environment
+from tests.forked import Forked
 
 # A run of 36 images whose steps take a few milliseconds.
 SMALL = [
@@ -19,11 +20,12 @@ SMALL = [
 ]  # fmt: skip
 
 
-def start(*flags: str, cwd: Path, out: int = subprocess.DEVNULL, err: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clip_core.cli.train", *flags],
-        cwd=cwd, env=command_environment(), stdout=out, stderr=err, text=True,
-    )  # fmt: skip
+Child = subprocess.Popen[str] | Forked
+
+
+def start(*flags: str, cwd: Path, out: int = subprocess.DEVNULL, err: int = subprocess.PIPE) -> Forked:
+    """clip-train in a process of its own; `out` and `err` are as those of Popen."""
+    return forked.start("clip_core.cli.train", *flags, cwd=cwd, environment=command_environment(), out=out, err=err)
 
 
 def forked_with_torch() -> multiprocessing.context.ForkServerContext:
@@ -45,9 +47,7 @@ def latest(run: Path) -> Path:
     return run / "checkpoints" / pointer.checkpoint
 
 
-def wait_until(
-    happened: Callable[[], object], child: subprocess.Popen[str] | None = None, seconds: float = 120
-) -> None:
+def wait_until(happened: Callable[[], object], child: Child | None = None, seconds: float = 120) -> None:
     deadline = time.time() + seconds
     while not happened():
         assert time.time() < deadline, "it did not happen in time"
@@ -56,16 +56,16 @@ def wait_until(
         time.sleep(0.05)
 
 
-def wait_for_step(run: Path, step: int, child: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, step: int, child: Child) -> None:
     wait_until(lambda: any(line["step"] >= step for line in lines(run, "train")), child)
 
 
-def answer(run: Path, kind: RequestKind, child: subprocess.Popen[str]) -> dict[str, Any]:
+def answer(run: Path, kind: RequestKind, child: Child) -> dict[str, Any]:
     """Make a request and wait for its acknowledgement."""
     return acknowledgement(run, RunReader(run).ask(kind).id, child)
 
 
-def acknowledgement(run: Path, request: str, child: subprocess.Popen[str]) -> dict[str, Any]:
+def acknowledgement(run: Path, request: str, child: Child) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     def acknowledged() -> bool:

@@ -1,6 +1,8 @@
 """The flags of clip-train, and Ctrl-C from the moment the command starts."""
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 from clip_core.cli.train_command import app, from_flags
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
-from tests.conftest import clip_train
-from tests.running import SMALL, start, wait_until
+from tests.conftest import clip_train, command_environment
+from tests.running import SMALL, wait_until
 
 
 def test_every_flag_has_a_help_text_in_the_words_of_the_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +55,10 @@ def test_an_interrupt_at_any_moment_of_the_start_ends_with_130_and_one_line(
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     said = tmp_path / "said"
     with said.open("w") as out:
-        child = start(*SMALL, "--epochs", "5000", "--run-dir", "run", cwd=tmp_path, out=out.fileno(), err=out.fileno())
+        child = subprocess.Popen(
+            [sys.executable, "-m", "clip_core.cli.train", *SMALL, "--epochs", "5000", "--run-dir", "run"],
+            cwd=tmp_path, env=command_environment(), stdout=out, stderr=out,
+        )  # fmt: skip
     wait_until(lambda: "clip_core.cli.interrupt" in said.read_text())
     time.sleep(0.01 + delay)
     child.send_signal(signal.SIGINT)

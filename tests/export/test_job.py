@@ -18,7 +18,9 @@ from clip_core.run.reader import RunReader
 from clip_core.run.records import HEARTBEAT_SECONDS, State, Status
 from export.cli import main
 from export.job import ExportJob, run_of
-from tests.models import command, environment, make_run, python
+from tests import forked
+from tests.forked import Forked
+from tests.models import command, environment, make_run
 
 
 @pytest.fixture
@@ -26,14 +28,12 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "export.cli", *map(str, arguments)], env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start(*arguments: object) -> Forked:
+    words = map(str, arguments)
+    return forked.start("export.cli", *words, cwd=Path(), environment=environment(), out=subprocess.PIPE)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], object], process: Forked) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -53,7 +53,7 @@ def test_a_second_export_of_a_run_is_refused_and_the_first_one_keeps_its_log(run
     assert state is State.RUNNING
     assert (status.pid, status.step) == (first.pid, 7)
     assert "step_0000007" in (status.message or "")
-    second = python("-m", "export.cli", run, "--force")
+    second = command(main, run, "--force")
     assert second.returncode == 3
     assert second.stdout == ""
     assert second.stderr.startswith(f"clip-export: another process (process {first.pid}) is exporting")

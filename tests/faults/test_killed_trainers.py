@@ -11,8 +11,8 @@ import pytest
 
 from clip_core.model.checkpoint import load_model, valid_checkpoints
 from clip_core.run.paths import RunPaths
-from tests.faults.trainers import trainers
-from tests.running import SMALL, lines
+from tests.forked import Forked
+from tests.running import SMALL, lines, start
 from tests.training.test_resume import assert_same_run
 
 KILLS = int(os.environ.get("CLIP_TEST_KILLS", "3"))  # `make faults` asks for more
@@ -27,37 +27,39 @@ def test_killed_again_and_again_it_is_the_run_that_was_never_stopped(
 ) -> None:
     random.seed(0)
     whole, redone, runs, killed, finished = tmp_path / "whole", [], 0, 0, False
-    with trainers(tmp_path) as server:
-        assert server.run("--run-dir", "whole", *FLAGS) == 0, server.log.read_text()
-        while killed < KILLS or not finished:
-            finished = False
-            run = tmp_path / f"parts{runs}"
-            paths = RunPaths(run)
-            before = latest(run)
-            pid = server.start("--run-dir", run.name, *(["--resume"] if paths.config.is_file() else FLAGS))
-            if killed < KILLS:
-                kill_at(pid, killed % 2 == 1, paths.checkpoints)
-            code = server.wait()
-            assert code in (0, -signal.SIGKILL), server.log.read_text()[-2000:]
-            killed += code != 0
-            if code == 0:
-                assert_same_run(whole, run)
-                finished, runs = True, runs + 1
-            else:
-                redone.append(max((line["step"] for line in lines(run, "train")), default=0) - latest(run))
-                assert latest(run) >= before
-                assert 0 <= redone[-1] <= EVERY
+    first = start("--run-dir", "whole", *FLAGS, cwd=tmp_path)
+    assert first.communicate()[1] == ""
+    assert first.returncode == 0
+    while killed < KILLS or not finished:
+        finished = False
+        run = tmp_path / f"parts{runs}"
+        paths = RunPaths(run)
+        before = latest(run)
+        flags = ["--resume"] if paths.config.is_file() else FLAGS
+        child = start("--run-dir", run.name, *flags, cwd=tmp_path)
+        if killed < KILLS:
+            kill_at(child, killed % 2 == 1, paths.checkpoints)
+        _, said = child.communicate()
+        assert child.returncode in (0, -signal.SIGKILL), said
+        killed += child.returncode != 0
+        if child.returncode == 0:
+            assert_same_run(whole, run)
+            finished, runs = True, runs + 1
+        else:
+            redone.append(max((line["step"] for line in lines(run, "train")), default=0) - latest(run))
+            assert latest(run) >= before
+            assert 0 <= redone[-1] <= EVERY
     record_property("injected", killed)
     record_property("redone", redone)
 
 
-def kill_at(pid: int, in_a_save: bool, checkpoints: Path) -> None:
+def kill_at(child: Forked, in_a_save: bool, checkpoints: Path) -> None:
     """SIGKILL at a random moment; the first time that a checkpoint is being written then, if `in_a_save`."""
     time.sleep(random.uniform(0, LATEST))
     until = time.time() + 1
     while in_a_save and not any(checkpoints.glob(".step_*.tmp")) and time.time() < until:
         time.sleep(0.0005)
-    os.kill(pid, signal.SIGKILL)
+    child.kill()
 
 
 def latest(run: Path) -> int:

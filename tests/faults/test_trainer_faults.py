@@ -18,12 +18,12 @@ from clip_core.run.paths import find_runs
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
-from tests.running import acknowledgement, answer, lines, start, wait_for_step, wait_until
+from tests.running import Child, acknowledgement, answer, lines, start, wait_for_step, wait_until
 
 ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "1000000"]
 
 
-def endless(run: Path, data_file: Path, *flags: str) -> subprocess.Popen[str]:
+def endless(run: Path, data_file: Path, *flags: str) -> Child:
     return start("--data-file", str(data_file), "--run-dir", str(run), *ENDLESS, *flags, cwd=run.parent)
 
 

@@ -21,7 +21,7 @@ from clip_core.training.recipe import resolve_recipe
 from clip_core.training.setup import _refuse_other_dropout
 from clip_tui.starter import to_flags
 from tests.conftest import SHORT_RUN, clip_train, command_environment
-from tests.running import answer, lines, start, wait_for_step
+from tests.running import Child, answer, lines, start, wait_for_step
 from tests.training.conftest import Build, small_config
 from tests.training.tiny import tiny_config
 
@@ -30,7 +30,7 @@ ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eva
 _SECONDS = 90  # for the others to end
 
 
-def workers(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers(launcher: Child) -> list[psutil.Process]:
     """The processes of a run, rank 0 first."""
     children = psutil.Process(launcher.pid).children()
     return sorted(
