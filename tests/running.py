@@ -53,7 +53,7 @@ def wait_until(happened: Callable[[], object], child: Child | None = None, secon
         assert time.time() < deadline, "it did not happen in time"
         if child is not None and child.poll() is not None:
             assert happened(), child.stderr.read() if child.stderr else f"exit code {child.returncode}"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def wait_for_step(run: Path, step: int, child: Child) -> None:

@@ -98,6 +98,11 @@ class Terminal:
             os.write(self._master, KEYS.get(key, key.encode()))
             self.read(0.05)
 
+    def type(self, text: str) -> None:
+        """A whole text at once, as it arrives when it is pasted or typed fast."""
+        os.write(self._master, text.encode())
+        self.read(0.05)
+
     def wait(self, seconds: float = 30.0) -> int:
         """Until the command has ended; its exit code."""
         deadline = time.monotonic() + seconds
@@ -138,4 +143,4 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"it did not come to be within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(0.02)

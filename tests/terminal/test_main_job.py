@@ -19,9 +19,11 @@ def fill_form(terminal: Terminal, values: dict[str, str]) -> None:
     """Find each setting by its flag, and type its value."""
     for name, value in values.items():
         if name != "data_file":  # it has the focus at the beginning
-            terminal.press("ctrl+f", *flag(name), "enter")
+            terminal.press("ctrl+f")
+            terminal.type(flag(name))
+            terminal.press("enter")
         terminal.wait_for(f"{flag(name)}: ")  # the line below the form describes the field that has the focus
-        terminal.press(*value)
+        terminal.type(value)
 
 
 def start_from_form(terminal: Terminal, data_file: Path) -> None:

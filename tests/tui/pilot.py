@@ -1,5 +1,6 @@
 """What the Pilot tests share: the screen as text, and waiting for it to say something."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: floa
     """Let the app work until the condition holds."""
     app = pilot.app
     assert isinstance(app, ClipApp)
-    for _ in range(round(seconds / 0.05)):
-        if condition():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError(f"it did not come to be within {seconds} s; the screen:\n{screen_text(app)}")
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it did not come to be within {seconds} s; the screen:\n{screen_text(app)}")
+        await pilot.pause(0.02)
 
 
 async def says(pilot: Pilot[None], words: str, seconds: float = SECONDS) -> None:
@@ -45,5 +46,16 @@ async def opened(pilot: Pilot[None], run: Path, page: str) -> ClipApp:
     await pilot.pause()
     app.open_run(run, page)
     await until(pilot, lambda: app.snapshot is not None and app.snapshot.record is not None)
-    await pilot.pause(0.1)
+    await pilot.pause()
     return app
+
+
+async def at_rest(pilot: Pilot[None]) -> str:
+    """The screen, once it has been the same for a tenth of a second."""
+    app, before = pilot.app, ""
+    assert isinstance(app, ClipApp)
+    deadline = time.monotonic() + SECONDS
+    while (shown := screen_text(app)) != before and time.monotonic() < deadline:
+        before = shown
+        await pilot.pause(0.1)
+    return shown

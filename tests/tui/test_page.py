@@ -9,7 +9,7 @@ from clip_tui.actions import TABS
 from clip_tui.app import ClipApp
 from clip_tui.screens.dialogs import Choice, Chooser
 from tests.tui.conftest import SIZES
-from tests.tui.pilot import opened, says, screen_text, until
+from tests.tui.pilot import at_rest, opened, says, screen_text, until
 
 PAGES = [tab.page for tab in TABS]
 
@@ -24,8 +24,7 @@ async def test_hostile_texts_are_shown_as_they_are_and_never_interpreted(
         await opened(pilot, runs / "hostile", page)
         if page not in ("runs", "retrieve", "export"):
             await says(pilot, "[red]n")
-        await pilot.pause(0.3)
-        shown = screen_text(app)
+        shown = await at_rest(pilot)
         assert not [sign for sign in shown if unicodedata.category(sign) in ("Cc", "Cs") and sign != "\n"]
         assert not set(shown) & set("\u202e\u2066\x1b\x07\x9b")
 
@@ -45,7 +44,7 @@ async def test_with_ascii_nothing_but_ascii_is_drawn(runs: Path, page: str) -> N
     app = ClipApp(runs, ascii_only=True)
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, runs / "hostile", page)
-        await pilot.pause(0.5)
+        await at_rest(pilot)
         written = app.screen._compositor.render_update(full=True)
         console = app.console
         assert "".join(segment.text for segment in console.render(written)).isascii()
@@ -56,7 +55,7 @@ async def test_with_no_color_nothing_is_coloured(runs: Path, monkeypatch: pytest
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, runs / "live", "live")
-        await pilot.pause(0.5)
+        await at_rest(pilot)
         styles = [segment.style for segment in app.console.render(app.screen._compositor.render_update(full=True))]
         colours = [colour for style in styles if style for colour in (style.color, style.bgcolor) if colour]
         assert all(colour.is_default for colour in colours)

@@ -262,12 +262,12 @@ async def _rests(pilot: Pilot[None], monkeypatch: pytest.MonkeyPatch) -> None:
         lay_out(*args, **flags)
 
     monkeypatch.setattr(screen, "_refresh_layout", counted)
-    for _ in range(10):
+    for _ in range(30):
         layouts = 0
-        await pilot.pause(0.3)
-        if layouts <= 2:
+        await pilot.pause(0.1)
+        if not layouts:
             return
-    pytest.fail(f"at rest the screen is laid out {layouts} times in 0.3 s", pytrace=False)
+    pytest.fail(f"at rest the screen is laid out {layouts} times in 0.1 s", pytrace=False)
 
 
 async def _settled(pilot: Pilot[None], expected: str | None) -> str:
@@ -280,9 +280,9 @@ async def _settled(pilot: Pilot[None], expected: str | None) -> str:
         text = "\n".join(lines) + "\n"
         rest = rest + 1 if text == before else 0
         before = text
-        if text == expected or (expected is None and rest >= 20) or time.monotonic() - began > SECONDS:
+        if text == expected or (expected is None and rest >= 50) or time.monotonic() - began > SECONDS:
             return text
-        await pilot.pause(0.05)
+        await pilot.pause(0.02)
 
 
 def test_every_snapshot_has_its_screen() -> None:
