@@ -16,6 +16,7 @@ from clip_tui.watcher import best_text, overview
 
 Row = tuple[str, ...]  # a name, then a value a run
 NOTHING = "–"
+_OWN = "--run-dir"  # differs between any two runs
 
 
 def comparison(runs: Sequence[Path]) -> list[tuple[str, list[Row]]]:
@@ -71,6 +72,7 @@ def _settings(record: RunRecord | None) -> dict[str, Any]:
         flag(name): value
         for section in SECTIONS
         for name, value in getattr(record.config, section).model_dump().items()
+        if flag(name) != _OWN
     }
 
 

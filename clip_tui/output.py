@@ -167,10 +167,10 @@ def _goes_on(cell: Cell | None) -> bool:
 
 
 def _runs(old: list[Cell | None], new: list[Cell]) -> Iterator[tuple[int, int]]:
-    """The ranges that differ, joined where little is between them."""
+    """The ranges that differ, joined where little is between them; none begins within a text."""
     start = end = -1
     for x, (before, after) in enumerate(zip(old, new, strict=True)):
-        if before is after or before == after:
+        if before is after or before == after or _goes_on(after):  # what goes on is sent with its beginning
             continue
         if start >= 0 and x - end > _GAP:
             yield start, end

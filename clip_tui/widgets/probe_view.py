@@ -68,7 +68,7 @@ class ProbePanel(Vertical):
             self.post_message(self.Scrubbed(-1 if getattr(event, "x", 0) < SLIDER // 2 else 1))
 
 
-class PairPanel(Horizontal):
+class PairPanel(Horizontal, can_focus=True):
     """An image of the probe with its nearest captions."""
 
     def compose(self) -> ComposeResult:

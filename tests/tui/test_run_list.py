@@ -70,6 +70,7 @@ def test_a_comparison_names_only_the_settings_that_differ(tmp_path: Path) -> Non
     runs = [make_run(tmp_path / "runs" / name, state=State.FINISHED) for name in ("a", "b")]
     config = json.loads(RunPaths(runs[1]).config.read_text())
     config["config"]["optim"]["lr"] = 0.0005
+    config["config"]["run"]["run_dir"] = str(runs[1])  # always another, so that it says nothing
     config["resolved"]["lr"] = 0.0005
     RunPaths(runs[1]).config.write_text(json.dumps(config))
     groups = dict(comparison(runs))
