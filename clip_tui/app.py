@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import os
+import select
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import ClassVar
 
 from textual import on, work
@@ -113,6 +116,8 @@ class ClipApp(DiffingApp):
         self._apply_theme()
         self._choose_images()
         self.push_screen("runs")
+        if self.is_web:
+            Thread(target=self._end_with_the_server, name="server", daemon=True).start()
         self.set_timer(WARM_UP_SECONDS, self._warm_up)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
@@ -130,6 +135,15 @@ class ClipApp(DiffingApp):
                 gc.freeze()
 
         self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
+
+    def _end_with_the_server(self) -> None:
+        """Wait until the server of --serve is gone, also by SIGKILL, and leave: nobody sees the app any more."""
+        server = select.poll()
+        server.register(0, 0)  # no input, only that its other end was closed
+        server.poll()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still drawn has no reader either
+        with suppress(RuntimeError):  # the app has ended already
+            self.call_from_thread(self.exit)
 
     def _choose_images(self) -> None:
         """The one place where the way of drawing images is chosen; `pixel_images` stays None for half blocks."""

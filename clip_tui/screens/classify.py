@@ -111,6 +111,11 @@ class ClassifyScreen(QueryPage):
         self.outcomes = Outcomes()
         self._show_image(ask=False)
 
+    def still_reading(self) -> None:
+        self.query_one("#truth", Static).update(Text(self.reading, "dim"))
+        if self.query_sent is None:
+            self.query_one("#set-summary", Static).update(Text(self.reading, "dim"))
+
     def _show_image(self, *, ask: bool) -> None:
         if not self.gallery.images:
             return
@@ -167,7 +172,7 @@ class ClassifyScreen(QueryPage):
         elif wrong is not None:
             problem = f"The template {wrong!r} needs a {{}} for the class."
         elif self.whole_set and not self.gallery.images:
-            problem = self.gallery.note or "The gallery has no images yet; g chooses another."
+            problem = self.missing("The gallery has no images yet; g chooses another.")
         elif not self.whole_set and not image:
             problem = "Type at least two classes, separated by commas, and the path of an image."
         if problem is not None:

@@ -194,7 +194,8 @@ def scores_table(rows: Sequence[tuple[str, str, str, bool]], about: Sequence[tup
     for label, now, best, better in rows:
         table.add_row(Text(label, "dim"), Text(now, GREEN if better else "bold"), Text(best))
     lines = [
-        Text(f"{name} ", "dim", no_wrap=True, overflow="ellipsis").append(printable(value)) for name, value in about
+        Text(no_wrap=True, overflow="ellipsis").append(f"{name} ", "dim").append(printable(value))
+        for name, value in about
     ]
     return Group(table, *lines)
 

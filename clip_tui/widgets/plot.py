@@ -113,7 +113,9 @@ class Plot(Widget, can_focus=True):
 
     def values_text(self) -> str:
         """The title, then a line for each curve: its name and its value at the cursor, or its last one."""
-        lines = [" ".join(part for part in (line.run, line.name, self._value(line)) if part) for line in self._chart.lines]
+        lines = [
+            " ".join(part for part in (line.run, line.name, self._value(line)) if part) for line in self._chart.lines
+        ]
         return "\n".join([self._chart.title, *lines])
 
     def notify_style_update(self) -> None:
@@ -250,7 +252,9 @@ class Plot(Widget, can_focus=True):
         What does not fit is left out, with dots.
         """
         chart, cursor = self._chart, self._view.cursor
-        text = Text(printable(chart.title), "bold reverse" if self.has_focus else "bold", no_wrap=True, overflow="ellipsis")
+        text = Text(
+            printable(chart.title), "bold reverse" if self.has_focus else "bold", no_wrap=True, overflow="ellipsis"
+        )
         text.truncate(width, overflow="ellipsis")
         notes = [f"@{cursor:,.0f}"] if cursor is not None else []
         notes += ["log"] if chart.log else []
