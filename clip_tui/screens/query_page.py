@@ -55,10 +55,11 @@ class QueryPage(Page):
     def run_came(self, snapshot: Snapshot | None) -> None:
         """Read the gallery of a run that is new here; it may not have been written yet."""
         path = snapshot.path if snapshot else None
-        if path != self._run or (path is not None and not self.gallery.images and self.gallery.note is None):
+        nothing = not self.gallery.images and self.gallery.note is None and self._reading is None
+        if path != self._run or (path is not None and nothing):
             changed, self._run = path != self._run, path
             if changed:
-                self.place, self.gallery = Place(), Gallery()
+                self.place, self.gallery, self._reading = Place(), Gallery(), None
                 self._forget()
             if path is not None:
                 self._load(path, changed)
@@ -79,8 +80,8 @@ class QueryPage(Page):
             if self._reading is not None and self._reading[0] == started:
                 self._reading = started, done / max(1, size)
 
+        self._reading = started, 0.0
         if changed:
-            self._reading = started, 0.0
             self.still_reading()
         gallery = await asyncio.to_thread(read_gallery, run, self.place, read_so_far)
         if self._reading is not None and self._reading[0] == started:

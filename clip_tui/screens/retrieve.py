@@ -352,7 +352,9 @@ class RetrieveScreen(QueryPage):
         except UsageError as error:
             self.clip.say_problem(error)
         else:
-            self.clip.say(f"{len(self.found):,} results written to {path}.")
+            total = answer.result.get("total", len(self.found))
+            of = f" of {total:,}, those that were paged through," if len(self.found) < total else ""
+            self.clip.say(f"{len(self.found):,}{of} results written to {path}.")
 
 
 def _as_typed(caption: str) -> str:

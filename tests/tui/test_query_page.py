@@ -88,13 +88,13 @@ async def test_a_gallery_that_is_being_read_says_so_with_its_progress(
 
     monkeypatch.setattr("clip_tui.screens.query_page.read_gallery", slowly)
     app = ClipApp(runs)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.pause()
         app.open_run(runs / "live", "retrieve")
         await says(pilot, "reading the validation set, 25%")
         assert "0 images" not in screen_text(app)
         await pilot.press("slash", *"red", "enter")
-        await says(pilot, "Still reading the validation set")
+        await says(pilot, "Still reading")
         go_on.set()
-        await until(pilot, lambda: "reading" not in screen_text(app).partition("Still")[0])
-        await says(pilot, "validation set")
+        await until(pilot, lambda: "reading the" not in screen_text(app).partition("Still")[0])
+        assert app.screen.gallery.images  # type: ignore[attr-defined]
