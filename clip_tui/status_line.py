@@ -37,8 +37,8 @@ def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
         parts.insert(0, text)
     if snapshot.gone:
         parts.insert(0, Text("its directory was deleted or moved; what is shown was read before", RED))
-    if snapshot.problem is not None:
-        parts.append(Text(printable(snapshot.problem), RED))
+    if snapshot.problem is not None:  # first, where it is not cut: half of what is shown elsewhere is missing
+        parts.insert(0, Text(printable(snapshot.problem), RED))
     line = _DOT.join(parts)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
