@@ -284,7 +284,7 @@ class ClassifyScreen(QueryPage):
     def _line(self, outcome: Outcome) -> Text:
         classes = self.outcomes.names
         sign, style = ("✗", RED) if outcome.wrong else ("✓", GREEN) if outcome.true is not None else ("·", "dim")
-        line = Text(f"{sign} ", style, no_wrap=True, overflow="ellipsis")
+        line = Text(no_wrap=True, overflow="ellipsis").append(f"{sign} ", style)
         line.append(f"{percent(outcome.probability, 0):>4} ").append(printable(classes[outcome.predicted], 24), style)
         if outcome.wrong and outcome.true is not None:
             line.append(f" for {printable(classes[outcome.true], 24)}")
