@@ -278,7 +278,8 @@ class FindingsPage(Page):
             changed = [pair for pair in chosen if (pair in self._flagged) != flag]
             if len(changed) > 1:
                 title = found.checked.findings[kind].title
-                self.app.push_screen(_question(title, changed, flag=flag), partial(self._kind_answered, changed, flag))
+                question = _question(title, len(changed), found.checked.pairs, flag=flag)
+                self.app.push_screen(question, partial(self._kind_answered, changed, flag))
             else:
                 self._change_flags(changed, flag=flag)
 
@@ -319,16 +320,14 @@ class FindingsPage(Page):
             self._show_pair()
 
 
-def _question(title: str, pairs: Sequence[Pair], *, flag: bool) -> Confirm:
+def _question(title: str, number: int, total: int, *, flag: bool) -> Confirm:
     """Flags of a whole finding may be those of nearly every pair, as with the captions of class folders."""
-    images = len({image for image, _ in pairs})
-    what = f"{plural(len(pairs), 'pair')} of {plural(images, 'image')}"
+    title = printable(title, 40)
     if flag:
-        text = f"{what} will be flagged as bad; --leave-out trains without them. In each group one stays."
-        return Confirm(f"Flag all: {printable(title, 40)}", text, {"y": "flag them"})
-    return Confirm(
-        f"Take back: {printable(title, 40)}", f"{what} will no longer be flagged.", {"y": "take the flags back"}
-    )
+        text = f"{number:,} of {plural(total, 'pair')} will be flagged as bad; --leave-out trains without them."
+        return Confirm(f"Flag all: {title}", text, {"y": "flag them"})
+    text = f"{plural(number, 'pair')} will no longer be flagged."
+    return Confirm(f"Take flags back: {title}", text, {"y": "take them back"})
 
 
 class FoundPair(ModalScreen[None]):

@@ -52,9 +52,9 @@ async def test_a_finding_is_shown_with_its_images_and_its_pairs_are_flagged(foun
         await pilot.press("u")
         await until(pilot, lambda: not Flags.read(flags).pairs)
         await pilot.press("F")
-        await says(pilot, "2 pairs of 2 images will be flagged")
+        await says(pilot, "2 of 6 pairs will be flagged")
         await pilot.press("escape", "F")
-        await says(pilot, "2 pairs of 2 images will be flagged")
+        await says(pilot, "2 of 6 pairs will be flagged")
         assert not Flags.read(flags).pairs, "not before the answer"
         await pilot.press("y")
         await until(pilot, lambda: len(Flags.read(flags).pairs) == 2)
