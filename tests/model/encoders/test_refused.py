@@ -135,7 +135,7 @@ def test_an_onnx_file_that_is_damaged_or_reaches_outside_its_folder(tmp_path: Pa
     assert "is cut short or no ONNX file" in sentence(lambda: load_image_encoder(str(path), preprocessing="clip"))
 
 
-@pytest.mark.fault("hostile encoder")
+@pytest.mark.fault("hostile ONNX encoder")
 def test_an_onnx_file_that_asks_for_all_memory_does_so_in_a_child(tmp_path: Path) -> None:
     model = onnx.load(onnx_encoder(tmp_path / "large.onnx"))
     size = helper.make_tensor("size", TensorProto.INT64, [1], [2**31])
