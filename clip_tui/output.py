@@ -166,7 +166,7 @@ def _cells(strip: Strip) -> Iterator[Cell]:
             for index, piece in enumerate(split(text)):
                 if index % 2:  # the style does not matter: a dialog over it changes nothing
                     yield piece, None
-                else:
+                elif piece:
                     yield from _cells(Strip([Segment(piece.replace(PLACEHOLDER, "?"), style)]))
             continue
         text = text.translate(_REFUSED)
