@@ -14,17 +14,25 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import cross_val_predict
 
 from benchmarks.pretrained import pretrained_encoders
-from clip_core.data.check import Check, check_data
+from clip_core.data.check import check_data
 from clip_core.data.formats.detect import read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.mislabels import find_mislabels
 from clip_core.inference.clip import open_encoder
 from clip_core.inference.encoder import Encoder
+from clip_core.inference.evaluation.leaks import trained_on
+from clip_core.scoring import FloatArray, IntArray
 
 RATES = (0.02, 0.1)
 
@@ -63,37 +71,77 @@ def train(file: Path, root: Path, run: Path) -> None:
     subprocess.run([sys.executable, "-m", "clip_core.cli.train", *names, *flags], check=True, capture_output=True)
 
 
-def found_by(model: Path, file: Path, root: Path, cleanlab: str | None) -> dict[str, tuple[int, int, int]]:
-    """For each way: pairs that it names, those of them that are wrong, and all that are wrong."""
+class Remembered:
+    """An encoder whose embeddings are computed once and kept in a folder: several ways look at the same pairs."""
+
+    def __init__(self, encoder: Encoder, kept: Path) -> None:
+        self.encoder, self.kept = encoder, kept
+        self.known = {name: self._load(name) for name in ("images", "texts")}
+
+    def encode_images(self, images: Sequence[Path]) -> FloatArray:
+        return self._rows("images", [str(path) for path in images], self.encoder.encode_images)
+
+    def encode_texts(self, texts: Sequence[str]) -> FloatArray:
+        return self._rows("texts", texts, self.encoder.encode_texts)
+
+    def _rows(self, kind: str, keys: Sequence[str], encode: Callable[[list[str]], FloatArray]) -> FloatArray:
+        known = self.known[kind]
+        if missing := [key for key in dict.fromkeys(keys) if key not in known]:
+            known |= dict(zip(missing, encode(missing), strict=True))
+            self.kept.mkdir(parents=True, exist_ok=True)
+            (self.kept / f"{kind}.json").write_text(json.dumps(list(known)))
+            np.save(self.kept / f"{kind}.npy", np.stack(list(known.values())))
+        return np.stack([known[key] for key in keys])
+
+    def _load(self, kind: str) -> dict[str, FloatArray]:
+        file = self.kept / f"{kind}.npy"
+        if not file.is_file():
+            return {}
+        return dict(zip(json.loads((self.kept / f"{kind}.json").read_text()), np.load(file), strict=True))
+
+
+class Found(NamedTuple):
+    """Pairs that a way named, those of them that are wrong, all wrong ones; average precision of its ranking."""
+
+    named: int
+    right: int
+    planted: int
+    ranking: float
+
+    @classmethod
+    def of(cls, rows: IntArray, ranking: IntArray, wrong: NDArray[np.bool_]) -> "Found":
+        places = np.arange(len(ranking), 0, -1)  # a score that falls along the ranking
+        return cls(len(rows), int(wrong[rows].sum()), int(wrong.sum()), average_precision_score(wrong[ranking], places))
+
+
+def found_by(model: Path, file: Path, root: Path, cleanlab: str | None) -> dict[str, Found]:
+    """Each way on the pairs of one file."""
     wrong = np.array([pair.get("wrong", False) for pair in json.loads(file.read_text())])
-    reading = read_data(file, ReadOptions(root))
-    check, encoder = check_data(reading.pairs), open_encoder(model)
-    found = find_mislabels(check, encoder)
+    check = check_data(read_data(file, ReadOptions(root)).pairs)
+    towers = Remembered(open_encoder(model), model / "embeddings" / file.stem)
+    images = towers.encode_images([pair.image for pair in check.pairs])
+    texts = towers.encode_texts([pair.caption for pair in check.pairs])
+    by_cosine = np.argsort(np.einsum("nd,nd->n", images, texts))
+    found = find_mislabels(check, towers, trained_on(model, check.pairs))
     assert found is not None
-    cosines = plain_scores(check, encoder)
-    ways = {"clip-data check": found.rows, "CLIP score": np.argsort(cosines)[: int(wrong.sum())]}
+    ways = {
+        "clip-data check": Found.of(found.rows, found.ranking, wrong),
+        "CLIP score": Found.of(by_cosine[: int(wrong.sum())], by_cosine, wrong),
+    }
     if cleanlab and found.classes:
-        ways["cleanlab"] = by_cleanlab(check, encoder, cleanlab)
-    return {name: (len(rows), int(wrong[rows].sum()), int(wrong.sum())) for name, rows in ways.items()}
+        ways["cleanlab"] = by_cleanlab(images, np.unique(check.table.caption, return_inverse=True)[1], cleanlab, wrong)
+    return ways
 
 
-def plain_scores(check: Check, encoder: Encoder) -> np.ndarray:
-    images = encoder.encode_images([pair.image for pair in check.pairs])
-    texts = encoder.encode_texts([pair.caption for pair in check.pairs])
-    return np.asarray(np.einsum("nd,nd->n", images, texts))
-
-
-def by_cleanlab(check: Check, encoder: Encoder, folder: str) -> np.ndarray:
+def by_cleanlab(images: FloatArray, labels: IntArray, folder: str, wrong: NDArray[np.bool_]) -> Found:
     sys.path.insert(0, folder)
     from cleanlab.filter import find_label_issues
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
+    from cleanlab.rank import get_label_quality_scores
 
-    images = encoder.encode_images([pair.image for pair in check.pairs])
-    labels = np.unique(check.table.caption, return_inverse=True)[1]
     how = LogisticRegression(C=10, max_iter=1000)
     probabilities = cross_val_predict(how, images, labels, cv=5, method="predict_proba")
-    return np.asarray(find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1))
+    named = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return Found.of(named, np.argsort(get_label_quality_scores(labels, probabilities)), wrong)
 
 
 def main() -> None:
@@ -102,7 +150,7 @@ def main() -> None:
     parser.add_argument("sets", type=Path, nargs="+")
     parser.add_argument("--cleanlab")
     options = parser.parse_args()
-    print("| set | planted | model | way | named | precision | recall |\n|---|---|---|---|---|---|---|", flush=True)
+    print("| set | planted | model | way | named | precision | recall | average precision |\n" + "|---" * 8 + "|")
     for folder in options.sets:
         for rate in RATES:
             out = options.out / folder.name / f"{rate:g}"
@@ -118,9 +166,10 @@ def main() -> None:
                 for way in parts[0]:
                     named, right, planted = (sum(part[way][n] for part in parts) for n in range(3))
                     precision = f"{right / named:.0%}" if named else "-"
+                    ranking = np.mean([part[way].ranking for part in parts])
                     print(
                         f"| {folder.name} | {rate:.0%}: {planted} | {name} | {way} | {named} | {precision} | "
-                        f"{right / planted:.0%} |",
+                        f"{right / planted:.0%} | {ranking:.2f} |",
                         flush=True,
                     )  # fmt: skip
 

@@ -163,6 +163,7 @@ class ClipApp(DiffingApp):
 
     def _theme_changed(self, theme: Theme) -> None:
         self._apply_theme()
+        self.refresh_css()
         self.settings.theme = theme.name
         self.save_settings()
 
@@ -171,7 +172,6 @@ class ClipApp(DiffingApp):
         filters = [each for each in self._filters if each is not self._recolour]
         self._recolour = recolour(self.current_theme)
         self._filters[:] = [self._recolour, *filters] if self._recolour else filters
-        self.refresh_css()
 
     def save_settings(self) -> None:
         problem = self.settings.save()

@@ -4,7 +4,9 @@ import atexit
 import io
 import os
 import subprocess
+import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ pytest_plugins = ["tests.faults.table"]
 
 SHORT_RUN = [
     "--epochs", "2", "--batch-size", "32", "--image-size", "32", "--model-size", "nano", "--layers", "1",
-    "--log-every", "1", "--device", "cpu", "--precision", "fp32",
+    "--width", "64", "--log-every", "1", "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
 
 
@@ -51,6 +53,14 @@ def clip_train(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def command_environment() -> dict[str, str]:
     root = str(Path(__file__).parent.parent)
     return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _one_registry() -> None:
+    """PyTorch's converter builds its table of all operators anew for each graph; here once a session."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if module is not None and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
+        module.ONNXRegistry.from_torchlib = staticmethod(cache(module.ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture(scope="session")

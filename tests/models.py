@@ -1,10 +1,13 @@
 """Small real runs and bundles with random weights, made through the same code that a training run uses."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -91,6 +94,15 @@ def python(*arguments: object, torch_free: Path | None = None, **options: object
         [sys.executable, *map(str, arguments)], env=environment(torch_free), capture_output=True, text=True,
         timeout=240, check=False, **options,
     )  # fmt: skip
+
+
+def command(main: Callable[[list[str]], int], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A whole command in this process, where a child would import PyTorch and the converter first."""
+    out, errors = io.StringIO(), io.StringIO()
+    words = [str(argument) for argument in arguments]
+    with redirect_stdout(out), redirect_stderr(errors):
+        code = main(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 def environment(torch_free: Path | None = None) -> dict[str, str]:

@@ -67,16 +67,19 @@ def run_check(
         )
         mislabels = None
         if encoder is not None and model is not None:
-            from clip_core.data.mislabels import LEAST, find_mislabels
-            from clip_core.inference.evaluation.leaks import seen_note
+            from clip_core.data.mislabel_scores import LEAST
+            from clip_core.data.mislabels import find_mislabels
+            from clip_core.inference.evaluation.leaks import trained_on
 
-            mislabels = find_mislabels(check, encoder, progress("pairs"))
-            note = (
-                seen_note(model, check.pairs)
-                if mislabels
-                else f"below {LEAST} pairs no mislabelled ones are looked for"
-            )
-            check.notes += [note] if note else []
+            trained = trained_on(model, check.pairs)
+            mislabels = find_mislabels(check, encoder, trained, progress("pairs"))
+            if mislabels is None:
+                check.notes.append(f"below {LEAST} pairs no mislabelled ones are looked for")
+            if trained is not None and trained.any():
+                check.notes.append(
+                    f"{printable(str(model))} was trained on {trained.sum():,} of these {len(check.pairs):,} pairs: "
+                    "those that it memorised look right, and a model of other pairs finds more"
+                )
     findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
     name = str(train.path) if val is None else f"{train.path} and {val.path}"

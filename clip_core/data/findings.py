@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from clip_core.data.check import EXAMPLES, TRAIN, VALIDATION, Check, Example, Finding
 from clip_core.data.check_images import BLANK, BLURRED, DARK, ODD, TINY, confirm_colours
 from clip_core.data.finding_groups import classes, image_groups, repetitions, single, single_images
-from clip_core.data.mislabels import WEAK, Mislabels
+from clip_core.data.mislabel_likelihood import WEAK
+from clip_core.data.mislabels import Mislabels
 from clip_core.data.near_duplicates import groups, near_pairs
 from clip_core.text import plural
 
@@ -162,8 +163,13 @@ class Findings:
         expected = f"; {found.expected:.0%} of them are expected to be wrong" if len(found.rows) else ""
         if found.separation < WEAK:
             self.notes.append(
-                f"the model hardly tells the pairs from random ones (AUC {found.separation:.2f}; 0.5 is chance), so "
-                "that few mislabelled pairs can be found with it"
+                f"the model hardly tells the pairs from random ones (AUC {found.separation:.2f}; 0.5 is chance): "
+                "no mislabelled pairs can be named with it"
+            )
+        if found.left_over:
+            self.notes.append(
+                f"{found.left_over:,} pairs were not looked at for mislabelled ones: too few of their kind (those "
+                "that the model was trained on are judged apart from the others)"
             )
         examples = [
             self._pair_example(row, f"wrong with probability {chance:.2f}")
@@ -172,7 +178,7 @@ class Findings:
         return Finding(
             "mislabelled",
             len(found.rows),
-            f"pairs, the likeliest first, whose {what} hardly fit by the model{expected}",
+            f"pairs whose {what} are likelier not to fit than to fit, by the model{expected}",
             "look at them before leaving them out",
             examples,
             True,

@@ -9,6 +9,7 @@ import torch
 from clip_core.errors import BackendError
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer
 from clip_core.model.checkpoint import LoadedModel, load_model
+from clip_core.model.cpu_speed import keep_freed_memory
 from clip_core.run.reader import RunReader
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
@@ -35,6 +36,8 @@ class TorchEncoder(BatchedEncoder):
         loaded: LoadedModel | None = None,
     ) -> None:
         self._device, self._process = _device(device), os.getpid()
+        if self._device.type == "cpu":
+            keep_freed_memory()
         loaded = loaded or load_model(path, model_name=model_name)
         text = loaded.config.text
         check_tokenizer(

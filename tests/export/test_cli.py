@@ -1,14 +1,15 @@
-"""clip-export as a user runs it: real processes."""
+"""clip-export as a user runs it; what the converter writes to the streams needs a real process."""
 
 from pathlib import Path
 
 import pytest
 
 from clip_core.inference.bundle import read_manifest
+from export.cli import main
 from export.formats import MARKER
 from tests.export.checkpoints import checkpoint
 from tests.export.test_bundle import make_chaotic
-from tests.models import images_of, make_run, python
+from tests.models import command, images_of, make_run, python
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_the_command_prints_the_table_and_nothing_of_the_converter(run: Path, tm
 
 def test_the_command_exits_5_when_parity_fails(run: Path) -> None:
     make_chaotic(run)
-    done = python("-m", "export.cli", run)
+    done = command(main, run)
     assert done.returncode == 5
     assert "rejected" in done.stdout
     assert done.stderr.startswith("clip-export: ")
@@ -46,7 +47,7 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 def test_the_command_writes_and_says_how_to_read(tmp_path: Path):
     checkpoint(tmp_path / "model")
     for to, call in (("hf", "AutoModel.from_pretrained"), ("open_clip", "local-dir:")):
-        done = python("-m", "export.cli", tmp_path / "model", "--format", to, "--out", tmp_path / to)
+        done = command(main, tmp_path / "model", "--format", to, "--out", tmp_path / to)
         assert done.returncode == 0, done.stderr
         assert call in done.stdout
         assert (tmp_path / to / MARKER).is_file()
@@ -54,14 +55,14 @@ def test_the_command_writes_and_says_how_to_read(tmp_path: Path):
 
 def test_the_command_refuses_in_one_sentence(tmp_path: Path):
     run = make_run(tmp_path / "run")
-    done = python("-m", "export.cli", run, "--format", "hf")
+    done = command(main, run, "--format", "hf")
     assert done.returncode == 2
     assert done.stderr.startswith("clip-export: ")
     assert "mean pooling" in done.stderr
     assert done.stderr.count("\n") == 1
-    done = python("-m", "export.cli", run, "--format", "hf", "--images", images_of(run)[0].parent)
+    done = command(main, run, "--format", "hf", "--images", images_of(run)[0].parent)
     assert done.returncode == 2
     assert "--images" in done.stderr
-    done = python("-m", "export.cli", run, "--format", "safetensors")
+    done = command(main, run, "--format", "safetensors")
     assert done.returncode == 2
     assert "onnx" in done.stderr

@@ -16,8 +16,9 @@ from clip_core.inference.bundle import read_manifest
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import HEARTBEAT_SECONDS, State, Status
+from export.cli import main
 from export.job import ExportJob, run_of
-from tests.models import environment, make_run, python
+from tests.models import command, environment, make_run, python
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_killed_export_is_seen_as_killed_and_the_next_one_removes_its_folder(r
     process.wait()
     assert hidden_folders(run) == [f".bundle.{process.pid}.tmp"]
     assert (RunReader(run).export_status() or [None])[0] is State.KILLED
-    done = python("-m", "export.cli", run)
+    done = command(main, run)
     assert done.returncode == 0, done.stderr
     assert hidden_folders(run) == []
     assert read_manifest(run / "bundle").source.step == 7
@@ -155,7 +156,7 @@ def test_the_run_of_a_checkpoint_is_found_and_published_weights_have_none(run: P
 
 def test_a_run_that_cannot_be_written_is_one_sentence(run: Path) -> None:
     (run / ".export.lock").mkdir()
-    done = python("-m", "export.cli", run)
+    done = command(main, run)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert os.fspath(run) in done.stderr

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clip_core.cli import infer
 from clip_core.errors import CheckpointError, ClipError, TokenizerError, UsageError
 from clip_core.inference.clip import CLIPInference
 from clip_core.model.checkpoint import load_model
@@ -19,7 +20,8 @@ from clip_core.model.open_clip_config import from_settings, named_settings
 from clip_core.model.published import read_published
 from clip_core.model.weight_maps import to_hugging_face, to_open_clip
 from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, TransformersTower
-from tests.models import make_run, python
+from export import cli as exporter
+from tests.models import command, make_run, python
 from tests.published import END, hugging_face_model, open_clip_model, save_open_clip
 
 
@@ -304,14 +306,13 @@ def test_the_commands_take_published_weights(folder: Path, image: Path, tmp_path
     weights = folder / "open_clip_model.safetensors"
     asked = python("-m", "clip_core.cli.infer", "similarity", "--model", weights, "--image", image, "--texts", "a dog")
     assert asked.returncode == 0, asked.stderr
-    unknown = python(
-        "-m", "clip_core.cli.infer", "similarity", "--model", weights, "--init-model", "x", "--image", image,
-        "--texts", "a dog",
-    )  # fmt: skip
+    unknown = command(
+        infer.main, "similarity", "--model", weights, "--init-model", "x", "--image", image, "--texts", "a dog"
+    )
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
-    lost = python("-m", "export.cli", folder, "--images", image.parent)
+    lost = command(exporter.main, folder, "--images", image.parent)
     assert (lost.returncode, "--out" in lost.stderr) == (2, True)
-    done = python("-m", "export.cli", folder, "--images", image.parent, "--out", tmp_path / "bundle")
+    done = command(exporter.main, folder, "--images", image.parent, "--out", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     ours, theirs = (
         CLIPInference(path).image_text_similarity(image, ["a dog", ""]) for path in (folder, tmp_path / "bundle")

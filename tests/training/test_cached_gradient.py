@@ -1,7 +1,6 @@
 """Batches in chunks: the gradient of the whole batch, whatever the chunks, and less memory instead of another one."""
 
 import ctypes
-import multiprocessing
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
 from tests.conftest import clip_train
 from tests.fake_cuda import CUDA, NoWaiting, fake_batch, fake_cuda
-from tests.running import lines
+from tests.running import forked_with_torch, lines
 from tests.training.tiny import tiny, tiny_batch, tiny_config, tiny_recipe
 
 PAIRS = 11  # no multiple of a chunk
@@ -140,7 +139,7 @@ def in_little_memory(results: Any) -> None:
 
 @pytest.fixture(scope="module")
 def little_memory() -> tuple[list[str], int, float, list[bool]]:
-    context = multiprocessing.get_context("spawn")
+    context = forked_with_torch()
     results = context.SimpleQueue()
     process = context.Process(target=in_little_memory, args=(results,))
     process.start()

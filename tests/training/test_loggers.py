@@ -19,7 +19,7 @@ from tests.running import lines
 
 def test_tensorboard_reads_the_metrics_of_a_run_under_the_names_of_the_table(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = ["--data-file", str(shapes), "--run-dir", str(run), *SHORT_RUN, "--width", "64"]
+    flags = ["--data-file", str(shapes), "--run-dir", str(run), *SHORT_RUN]
     done = clip_train(*flags, "--log-to", "tensorboard", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     events = EventAccumulator(str(RunPaths(run).tensorboard))

@@ -25,8 +25,8 @@ from tests.running import answer, lines, start, wait_for_step
 from tests.training.conftest import Build, small_config
 from tests.training.tiny import tiny_config
 
-SMALL = [*SHORT_RUN, "--width", "64", "--word-dropout", "0.3", "--patch-dropout", "0.5"]
-ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--width", "64", "--checkpoint-every", "1", "--eval-every", "100000"]
+SMALL = [*SHORT_RUN, "--word-dropout", "0.3", "--patch-dropout", "0.5"]
+ENDLESS = ["--epochs", "5000", *SHORT_RUN[2:], "--checkpoint-every", "1", "--eval-every", "100000"]
 _SECONDS = 90  # for the others to end
 
 
@@ -103,7 +103,7 @@ def test_a_killed_process_ends_the_others_and_a_signal_stops_all_of_them_with_a_
 
 def test_torchrun_starts_a_run_again_from_its_last_checkpoint(shapes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = ["--data-file", str(shapes), "--run-dir", str(run), *ENDLESS[2:], "--epochs", "16", "--shard"]
+    flags = ["--data-file", str(shapes), "--run-dir", str(run), *ENDLESS[2:], "--epochs", "6", "--shard"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     child = subprocess.Popen(
         [*torchrun, "--max-restarts", "1", "-m", "clip_core.cli.train", *flags],

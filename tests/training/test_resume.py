@@ -64,9 +64,8 @@ def test_stopped_with_sampled_captions_bf16_weights_and_muon_and_resumed_it_is_t
     twice = shapes.parent / "twice.json"
     twice.write_text(json.dumps(pairs + again))
     in_bf16 = ["bf16" if value == "fp32" else value for value in LONGER]
-    # A narrow network: without bf16 in the hardware a step of the preset takes seconds.
     flags = [
-        "--data-file", str(twice), "--captions", "sample", *in_bf16, "--width", "64", "--optimizer", "muon",
+        "--data-file", str(twice), "--captions", "sample", *in_bf16, "--optimizer", "muon",
         "--patch-dropout", "0.5",
     ]  # fmt: skip
     whole, parts = tmp_path / "whole", tmp_path / "parts"

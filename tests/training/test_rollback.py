@@ -84,7 +84,7 @@ def test_it_goes_on_without_the_batches_and_a_kill_at_once_changes_nothing(
 def test_a_learning_rate_that_is_too_high_is_rolled_back_five_times_and_then_stopped(
     shapes: Path, tmp_path: Path
 ) -> None:
-    flags = ["--epochs", "50", *SHORT_RUN[2:], "--width", "64", "--checkpoint-every", "1000", "--eval-every", "1000"]
+    flags = ["--epochs", "50", *SHORT_RUN[2:], "--checkpoint-every", "1000", "--eval-every", "1000"]
     high = ["--lr", "1", "--warmup", "0", "--grad-clip", "1e30", "--weight-decay", "10"]
     data = ["--data-file", str(shapes), "--run-dir", "run"]
     done = clip_train(*data, *flags, *high, cwd=tmp_path)

@@ -22,6 +22,7 @@ from clip_core.training.ranks import Rank, local
 from clip_core.training.sharding import shard
 from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
+from tests.running import forked_with_torch
 from tests.training.test_evaluate import model_for, read_validation
 from tests.training.tiny import END, tiny, tiny_batch, tiny_recipe
 
@@ -282,7 +283,10 @@ def trained_by_several(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shapes: Path
 ) -> tuple[int, Path]:
     size, out = int(request.param), tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(train_as_rank, (size, free_port(), out, shapes), nprocs=size)
+    forked_with_torch()
+    torch.multiprocessing.start_processes(
+        train_as_rank, (size, free_port(), out, shapes), nprocs=size, start_method="forkserver"
+    )
     return size, out
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_core.data.pairs import Pair, pair_hashes
 from clip_core.files import DAMAGED_ARRAY
@@ -44,24 +45,18 @@ def leak_note(model: Path, data: EvaluationSet) -> str | None:
     return f"WARNING: {len(trained):,} of {len(data.images):,} images were in the training set of {name}"
 
 
-def seen_note(model: Path, pairs: Sequence[Pair]) -> str | None:
-    """Where the model is of a run that was trained on these pairs: how many, and what that means for their scores."""
+def trained_on(model: Path, pairs: Sequence[Pair]) -> NDArray[np.bool_] | None:
+    """Which pairs the model's run was trained on, (P,); None where it is not of a run, or the run does not say."""
     run = run_of(model)
     if run is None:
         return None
     try:
         known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
-    except (OSError, ValueError):
+    except DAMAGED_ARRAY:
         return None
     held = _validation(run)
-    seen = np.isin(pair_hashes(pairs), known).tolist()
-    trained = sum((pair.path, pair.caption) not in held for pair, was in zip(pairs, seen, strict=True) if was)
-    if not trained:
-        return None
-    return (
-        f"{printable(str(run))} was trained on {trained:,} of these {len(pairs):,} pairs: those "
-        "that it memorised look right, and a model of other pairs finds more"
-    )
+    in_validation = np.array([(pair.path, pair.caption) in held for pair in pairs], dtype=np.bool_)
+    return np.isin(pair_hashes(pairs), known) & ~in_validation
 
 
 def _validation(run: Path) -> set[tuple[str, str]]:
