@@ -137,9 +137,7 @@ async def thumbnails(folder: Path) -> list[tuple[str, str]]:
     ]
     if find_spec("textual_image") is not None:
         module = import_module("textual_image.widget")
-        ways += [
-            (f"textual-image, {name}", getattr(module, f"{name}Image"), "") for name in ("Halfcell", "TGP", "Sixel")
-        ]
+        ways += [(f"textual-image, {name}", getattr(module, f"{name}Image"), "") for name in ("Halfcell", "Sixel")]
     return [row for name, view, pixels in ways for row in await repaints(name, Thumbnails(images, view, pixels))]
 
 

@@ -46,6 +46,7 @@ class Kitty:
         self._tmux = bool(os.environ.get("TMUX"))
         self._numbers = Numbers()
         self._names: dict[int, int] = {}  # the numbers that the terminal knows images by
+        self._styles: dict[int, Style] = {}
         self._there: OrderedDict[int, int] = OrderedDict()  # images in the terminal, and their bytes
         self._bytes = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -73,7 +74,7 @@ class Kitty:
         number, row, column = part
         if number not in self._numbers or row >= len(DIACRITICS):
             return " ", None
-        return PLACEHOLDER + DIACRITICS[row] + DIACRITICS[column], _colour(self._name(number))
+        return PLACEHOLDER + DIACRITICS[row] + DIACRITICS[column], self._style(number)
 
     def drawn(self, placed: Collection[Placed]) -> str:
         """Nothing: the placeholders draw themselves. Images that the terminal dropped are sent again."""
@@ -121,6 +122,12 @@ class Kitty:
                 self._names[number] = name
         return self._names[number]
 
+    def _style(self, number: int) -> Style:
+        if number not in self._styles:
+            name = self._name(number)
+            self._styles[number] = Style(color=Color.from_rgb(name >> 16, name >> 8 & 255, name & 255))
+        return self._styles[number]
+
     def _delete(self, number: int) -> None:
         self._bytes -= self._there.pop(number)
         self._write(self._wrapped(f"\x1b_Ga=d,d=I,i={self._name(number)},q=2\x1b\\"))
@@ -128,10 +135,6 @@ class Kitty:
     def _wrapped(self, sequence: str) -> str:
         """tmux hands a sequence to the terminal around it only in an envelope."""
         return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\" if self._tmux else sequence
-
-
-def _colour(name: int) -> Style:
-    return Style(color=Color.from_rgb(name >> 16, name >> 8 & 255, name & 255))
 
 
 def _encoded(image: Image.Image, name: int, across: int, down: int) -> list[str]:
