@@ -4,51 +4,101 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from clip_core.files import process_lives
 from clip_core.model.checkpoint import load_model, valid_checkpoints
 from clip_core.run.paths import RunPaths
-from tests.faults.trainers import trainers
+from tests.faults.trainers import Trainers, trainers
 from tests.running import SMALL, lines
+from tests.streams import shards
 from tests.training.test_resume import assert_same_run
 
 KILLS = int(os.environ.get("CLIP_TEST_KILLS", "3"))  # `make faults` asks for more
+STREAM_KILLS = min(KILLS, 20)  # of a run of 24 steps
 EVERY = 3  # steps between checkpoints
 FLAGS = [*SMALL, "--epochs", "20", "--checkpoint-every", str(EVERY), "--eval-every", "7", "--log-every", "1"]
 LATEST = 1.5  # seconds after the start
 
 
+STREAM = [
+    "--data", "shards/{000..002}.tar", "--stream", "--val-pairs", "8", "--epochs", "3", "--batch-size", "8",
+    "--readers", "2", "--shuffle-buffer", "16", *SMALL[5:], "--tokenizer", "char", "--checkpoint-every", "3",
+    "--eval-every", "10", "--log-every", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trainers")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Trainers]:
+    """Trainers that start in `folder`."""
+    with trainers(folder) as started:
+        yield started
+
+
 @pytest.mark.fault("SIGKILL of a trainer, at random and while it saves")
 def test_killed_again_and_again_it_is_the_run_that_was_never_stopped(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    folder: Path, server: Trainers, record_property: Callable[[str, object], None]
 ) -> None:
     random.seed(0)
-    whole, redone, runs, killed, finished = tmp_path / "whole", [], 0, 0, False
-    with trainers(tmp_path) as server:
-        assert server.run("--run-dir", "whole", *FLAGS) == 0, server.log.read_text()
-        while killed < KILLS or not finished:
-            finished = False
-            run = tmp_path / f"parts{runs}"
-            paths = RunPaths(run)
-            before = latest(run)
-            pid = server.start("--run-dir", run.name, *(["--resume"] if paths.config.is_file() else FLAGS))
-            if killed < KILLS:
-                kill_at(pid, killed % 2 == 1, paths.checkpoints)
-            code = server.wait()
-            assert code in (0, -signal.SIGKILL), server.log.read_text()[-2000:]
-            killed += code != 0
-            if code == 0:
-                assert_same_run(whole, run)
-                finished, runs = True, runs + 1
-            else:
-                redone.append(max((line["step"] for line in lines(run, "train")), default=0) - latest(run))
-                assert latest(run) >= before
-                assert 0 <= redone[-1] <= EVERY
+    whole, redone, runs, killed, finished = folder / "whole", [], 0, 0, False
+    assert server.run("--run-dir", "whole", *FLAGS) == 0, server.log.read_text()
+    while killed < KILLS or not finished:
+        finished = False
+        run = folder / f"parts{runs}"
+        paths = RunPaths(run)
+        before = latest(run)
+        pid = server.start("--run-dir", run.name, *(["--resume"] if paths.config.is_file() else FLAGS))
+        if killed < KILLS:
+            kill_at(pid, killed % 2 == 1, paths.checkpoints)
+        code = server.wait()
+        assert code in (0, -signal.SIGKILL), server.log.read_text()[-2000:]
+        killed += code != 0
+        if code == 0:
+            assert_same_run(whole, run)
+            finished, runs = True, runs + 1
+        else:
+            redone.append(max((line["step"] for line in lines(run, "train")), default=0) - latest(run))
+            assert latest(run) >= before
+            assert 0 <= redone[-1] <= EVERY
     record_property("injected", killed)
     record_property("redone", redone)
+
+
+@pytest.mark.fault("SIGKILL of a trainer that streams")
+def test_a_stream_killed_at_any_step_is_read_on_as_if_it_had_never_stopped(
+    folder: Path, server: Trainers, record_property: Callable[[str, object], None]
+) -> None:
+    shards(folder / "shards", [30, 21, 26])
+    whole, run = folder / "stream", folder / "killed"
+    assert server.run("--run-dir", whole.name, *STREAM) == 0, server.log.read_text()
+    steps, redone = sorted(random.sample(range(1, 24), STREAM_KILLS)), []
+    for step in steps:
+        config = RunPaths(run).config.is_file()
+        pid = server.start("--run-dir", run.name, *(["--resume"] if config else STREAM))
+        kill_at_step(pid, run, step)
+        assert server.wait() == -signal.SIGKILL, server.log.read_text()[-2000:]
+        redone.append(max((line["step"] for line in lines(run, "train")), default=0) - latest(run))
+        assert 0 <= redone[-1] <= EVERY + 1  # the step under way too
+    assert server.run("--run-dir", run.name, "--resume") == 0, server.log.read_text()[-2000:]
+    assert_same_run(whole, run)
+    record_property("injected", len(steps))
+    record_property("redone", redone)
+
+
+def kill_at_step(pid: int, run: Path, step: int) -> None:
+    """SIGKILL once a step is in the metrics; the run has begun then."""
+    while not any(line["step"] >= step for line in lines(run, "train")):
+        assert process_lives(pid), "it ended before"
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
 
 
 def kill_at(pid: int, in_a_save: bool, checkpoints: Path) -> None:
