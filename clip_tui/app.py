@@ -32,7 +32,7 @@ from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, Model, other
 from clip_tui.glyphs import AsciiFilter
-from clip_tui.images import Way, choose
+from clip_tui.images import Way, asked_tmux, cell_known, choose
 from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
 from clip_tui.theme import DARK, THEMES, Recolour, recolour
@@ -153,13 +153,22 @@ class ClipApp(DiffingApp):
             no_color=self.no_color,
             true_colour=self.is_headless or self.console.color_system == "truecolor",
             web=self.is_web,
+            tmux=None if self.settings.images is Way.HALFBLOCKS else asked_tmux(),
+            cell_known=self.is_headless or cell_known(),
         )
         if reason:
             self.say(reason, severity="warning")
         if way is Way.KITTY:
             from clip_tui.widgets.kitty import Kitty
 
-            self.pixel_images = Kitty(self.send)
+            self.pixel_images = Kitty(self.send, self._say_lost, self._shown.visible)
+        elif way is Way.SIXEL:
+            from clip_tui.widgets.sixel import Sixel
+
+            self.pixel_images = Sixel(lambda number: self.send(self._shown.repaint(number)), self._say_lost)
+
+    def _say_lost(self, problem: str) -> None:
+        self.say(problem, severity="warning")
 
     async def on_unmount(self) -> None:
         if self.pixel_images is not None:
