@@ -137,7 +137,7 @@ class Shown:
         back = ";".join(ground.downgrade(system).get_ansi_codes(foreground=False)) if ground else "49"
         drawn = style.without_color.render("x", color_system=system)
         attributes = drawn.partition("x")[0].removeprefix("\x1b[").removesuffix("m")
-        if len(self._codes) > 4096:  # an image has thousands of colours
+        if len(self._codes) > 1 << 15:  # a screen of images has a colour a cell, some ten thousand
             self._codes = {None: _PLAIN}
         self._codes[style] = codes = Codes(attributes, front, back, style.link is not None)
         return codes
