@@ -280,6 +280,12 @@ class Label(Record):
     note: str = ""
     pinned: bool = False  # first in lists
 
+    @classmethod
+    def called(cls, run: Path) -> str:
+        """The name of a run directory that a user gave it, else the folder's."""
+        label = cls.find(run / "label.json")
+        return (label.name if label else "") or run.name
+
 
 class Blend(Record):
     """One blend of initial and final weights."""

@@ -9,7 +9,6 @@ from textual import work
 from textual.app import ComposeResult
 from textual.widgets import DataTable
 
-from clip_core.run.paths import RunPaths
 from clip_core.run.records import Label
 from clip_core.text import printable
 from clip_tui.actions import bindings
@@ -30,8 +29,7 @@ class CompareScreen(Page):
     def __init__(self, runs: Sequence[Path]) -> None:
         super().__init__()
         self.runs = list(runs)
-        labels = (Label.find(RunPaths(run).label) for run in runs)
-        self._names = [(label.name if label else "") or run.name for label, run in zip(labels, runs, strict=True)]
+        self._names = [Label.called(run) for run in runs]
         self._groups: list[tuple[str, list[Row]]] = []
 
     def body(self) -> ComposeResult:
