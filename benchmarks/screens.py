@@ -3,9 +3,11 @@
 python -m benchmarks.screens RUN OUT.svg [PAGE] [WIDTH HEIGHT] [KEY ...]
 python -m benchmarks.screens RUN DIRECTORY    every screen of docs/tui.md
 
+Paths of this machine are shortened to what is below the working directory; one that is left is reported.
+
 A key is a name of Textual's or "text:WORDS", which types them; "wait:WORDS" waits until the screen shows them.
 For example:
-python -m benchmarks.screens runs/shapes docs/screen.svg live 140 44 w n
+python -m benchmarks.screens runs/shapes live.svg live 140 44 w n
 """
 
 import asyncio
@@ -13,15 +15,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from clip_tui.app import ClipApp
 from clip_tui.widgets.image_view import ImageView
 
+_FOREIGN = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt|var)/[^<\s]*")
 SECONDS = 20.0  # until the run is read, its images are drawn, or a model has answered
 
 SMALL, LARGE = (80, 24), (120, 36)  # every cell of an image has its own colours, hence bytes
 QUERY = ("slash", "ctrl+u", "text:a red circle", "enter", "wait: ms")
 SCREENS: dict[str, tuple[str, tuple[int, int], tuple[str, ...]]] = {
+    "live": ("live", (140, 44), ("w", "n")),
     "runs": ("live", LARGE, ("1",)),
     "data": ("data", SMALL, ()),
     "findings": ("data", SMALL, ("v",)),
@@ -57,7 +62,17 @@ async def draw(run: Path, out: Path, page: str, size: tuple[int, int], keys: Seq
                     *([key] if kind != "text" else ["space" if letter == " " else letter for letter in words])
                 )
         await pilot.pause(1.5)
-        out.write_text(_smaller(app.export_screenshot(title="clip-tui")), encoding="utf-8")
+        svg = _without_paths(_smaller(app.export_screenshot(title="clip-tui")))
+        for path in sorted(set(_FOREIGN.findall(svg))):
+            print(f"{out.name} shows a path of this machine: {path}", file=sys.stderr)
+        out.write_text(svg, encoding="utf-8")
+
+
+def _without_paths(svg: str) -> str:
+    """Without the folders that only this machine has."""
+    for folder, name in ((Path.cwd(), ""), (Path(sys.prefix), "venv/"), (Path.home(), "~/")):
+        svg = svg.replace(f"{escape(str(folder))}/", name)
+    return svg
 
 
 def _smaller(svg: str) -> str:

@@ -1,6 +1,9 @@
 """How long charts, heat maps and thumbnails of clip-tui take to draw, and how long the event loop stands still.
 
 python -m benchmarks.widgets [RUNS]        RUNS: a directory with a long run, for the stall of the event loop
+
+textual-image is measured beside ours where it can be imported: pip install --no-deps --target FOLDER textual-image, and
+FOLDER on PYTHONPATH.
 """
 
 import asyncio
@@ -8,23 +11,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import numpy as np
 from PIL import Image
+from textual._compositor import LayoutUpdate
 from textual.app import App, ComposeResult
 from textual.containers import Grid
+from textual.screen import Screen
+from textual.widget import Widget
 
 from benchmarks.terminal import make_finished
 from benchmarks.train_run import header, row
 from clip_core.run.curve import Points
 from clip_tui.app import ClipApp
-from clip_tui.output import DiffingApp
+from clip_tui.output import DiffingApp, _Changes
 from clip_tui.widgets.axes import Smoothing, View
 from clip_tui.widgets.heat_map import HeatMap
 from clip_tui.widgets.image_view import ImageView
+from clip_tui.widgets.kitty import Kitty
 from clip_tui.widgets.plot import Chart, Line, Plot
+from clip_tui.widgets.sixel import Sixel
 
 SIZE = (160, 50)
 POINTS, SERIES, THUMBNAILS = 10_000, 3, 24
@@ -46,14 +57,18 @@ class Thumbnails(DiffingApp):
 
     CSS = "Grid { grid-size: 6 4; } ImageView { height: 1fr; }"
 
-    def __init__(self, images: list[Path]) -> None:
+    def __init__(self, images: list[Path], view: Callable[[Path], Widget], pixels: str) -> None:
         super().__init__()
-        self._images = images
+        self._images, self._view = images, view
+        if pixels == "kitty":
+            self.pixel_images = Kitty(lambda _: None)
+        elif pixels == "sixel":
+            self.pixel_images = Sixel(lambda _: None, print)
 
     def compose(self) -> ComposeResult:
         with Grid():
             for image in self._images:
-                yield ImageView(image)
+                yield self._view(image)
 
 
 def timed(act: Callable[[], object], rounds: int = 15) -> str:
@@ -112,23 +127,53 @@ async def heat_maps() -> list[tuple[str, str]]:
 
 
 async def thumbnails(folder: Path) -> list[tuple[str, str]]:
-    noise = np.random.default_rng(0)
+    """From the widgets to the characters for the terminal: nothing has changed, and all was taken away."""
     images = []
     for number in range(THUMBNAILS):
-        image = Image.fromarray(noise.integers(0, 255, (64, 64, 3), np.uint8))
         images.append(folder / f"{number}.png")
-        image.save(images[-1])
-    app = Thumbnails(images)
+        photograph(number).save(images[-1])
+    ways: list[tuple[str, Callable[[Path], Widget], str]] = [
+        (name, ImageView, name) for name in ("half blocks", "kitty", "sixel")
+    ]
+    if find_spec("textual_image") is not None:
+        module = import_module("textual_image.widget")
+        ways += [(f"textual-image, {name}", getattr(module, f"{name}Image"), "") for name in ("Halfcell", "Sixel")]
+    return [row for name, view, pixels in ways for row in await repaints(name, Thumbnails(images, view, pixels))]
+
+
+def photograph(seed: int) -> Image.Image:
+    """Soft spots and some noise, 320x240: as hard to compress as a photograph, roughly."""
+    random = np.random.default_rng(seed)
+    soft = Image.fromarray(random.integers(0, 255, (6, 8, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
+    noisy = np.asarray(soft) + random.normal(0, 6, (240, 320, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+async def repaints(name: str, app: Thumbnails) -> list[tuple[str, str]]:
     async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause(0.2)
         while any(not view._strips for view in app.query(ImageView)):
             await pilot.pause(0.05)
+        screen, length = app.screen, 0
+        widgets = [widget for widget in app.query("*") if not isinstance(widget, Grid | Screen)]
 
-        def draw() -> None:
-            for view in app.query(ImageView):
-                for y in range(view.size.height):
-                    view.render_line(y)
+        def draw(*, forget: bool) -> None:
+            nonlocal length
+            for widget in widgets:
+                widget.refresh()
+            if forget:
+                app._shown.forget()
+            screen._compositor.update_widgets(set(widgets))
+            update = cast("LayoutUpdate", screen._compositor.render_update(full=forget, simplify=True))
+            theirs = name.startswith("textual-image")
+            length = len((update if theirs else _Changes(update, app._shown)).render_segments(app.console))
 
-        return [(f"repaint of {THUMBNAILS} cached thumbnails", timed(draw))]
+        found = []
+        for what, forget in (("repaint of", False), ("a screen with", True)):
+            draw(forget=True)
+            value = timed(lambda forget=forget: draw(forget=forget))  # type: ignore[misc]
+            found.append((f"{what} {THUMBNAILS} cached thumbnails, {name}", f"{value}, {length / 1000:,.0f} kB"))
+        return found
 
 
 async def stalls(root: Path) -> list[tuple[str, str]]:

@@ -1,5 +1,8 @@
 """What a user may see instead of a traceback: each message is one sentence with the thing, the place, the way out."""
 
+# Added to the exit code of one of several processes that said a sentence: starting it again would say it again.
+MISTAKE = 64
+
 
 class ClipError(Exception):
     """Base of every error that is the user's to mend: printed as one sentence; the command exits with `exit_code`."""

@@ -45,7 +45,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield beside
         flush_file(beside)
-        beside.replace(path)
+        try:
+            beside.replace(path)
+        except OSError as error:  # would name the temporary file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         flush_directory(path.parent)
     finally:
         beside.unlink(missing_ok=True)
@@ -175,6 +178,15 @@ def _regular(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise not_regular
     return descriptor
+
+
+def kind_of(path: Path) -> str:
+    """What is in a regular file's place: `a folder`, `a FIFO`."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    try:
+        return kinds.get(stat.S_IFMT(path.stat().st_mode), "a device")
+    except OSError:
+        return "a broken link"
 
 
 def read_regular(path: Path, largest: int = LARGEST_TEXT) -> bytes:

@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import os
+import select
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import ClassVar
 
 from textual import on, work
@@ -29,7 +32,7 @@ from clip_tui import starter
 from clip_tui.actions import APP, actions_of, bindings
 from clip_tui.encoder import Backend, Encoders, Model, other
 from clip_tui.glyphs import AsciiFilter
-from clip_tui.images import Way, choose
+from clip_tui.images import Way, asked_tmux, cell_known, choose
 from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
 from clip_tui.theme import DARK, THEMES, Recolour, recolour
@@ -113,6 +116,8 @@ class ClipApp(DiffingApp):
         self._apply_theme()
         self._choose_images()
         self.push_screen("runs")
+        if self.is_web:
+            Thread(target=self._end_with_the_server, name="server", daemon=True).start()
         self.set_timer(WARM_UP_SECONDS, self._warm_up)
         if self._open_at_start is not None:
             self.open_run(self._open_at_start)
@@ -131,6 +136,15 @@ class ClipApp(DiffingApp):
 
         self.run_worker(load, name="warm-up", thread=True, exit_on_error=False)
 
+    def _end_with_the_server(self) -> None:
+        """Wait until the server of --serve is gone, also by SIGKILL, and leave: nobody sees the app any more."""
+        server = select.poll()
+        server.register(0, 0)  # no input, only that its other end was closed
+        server.poll()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still drawn has no reader either
+        with suppress(RuntimeError):  # the app has ended already
+            self.call_from_thread(self.exit)
+
     def _choose_images(self) -> None:
         """The one place where the way of drawing images is chosen; `pixel_images` stays None for half blocks."""
         way, reason = choose(
@@ -139,13 +153,22 @@ class ClipApp(DiffingApp):
             no_color=self.no_color,
             true_colour=self.is_headless or self.console.color_system == "truecolor",
             web=self.is_web,
+            tmux=None if self.settings.images is Way.HALFBLOCKS else asked_tmux(),
+            cell_known=self.is_headless or cell_known(),
         )
         if reason:
             self.say(reason, severity="warning")
         if way is Way.KITTY:
             from clip_tui.widgets.kitty import Kitty
 
-            self.pixel_images = Kitty(self.send)
+            self.pixel_images = Kitty(self.send, self._say_lost, self._shown.visible)
+        elif way is Way.SIXEL:
+            from clip_tui.widgets.sixel import Sixel
+
+            self.pixel_images = Sixel(lambda number: self.send(self._shown.repaint(number)), self._say_lost)
+
+    def _say_lost(self, problem: str) -> None:
+        self.say(problem, severity="warning")
 
     async def on_unmount(self) -> None:
         if self.pixel_images is not None:

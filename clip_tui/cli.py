@@ -30,8 +30,8 @@ def open_app(
     *,
     ascii_only: AsciiFlag = False,
     images: Annotated[
-        Literal["halfblocks", "kitty"] | None,
-        Parameter(help="how images are drawn; kitty: as pixels, in a terminal with that protocol; it is kept"),
+        Literal["halfblocks", "kitty", "sixel"] | None,
+        Parameter(help="how images are drawn; kitty, sixel: as pixels, in a terminal that has it; it is kept"),
     ] = None,
     serve: Annotated[bool, Parameter(negative="", help="show the app in a browser on this machine; no login")] = False,
     port: Annotated[int, Parameter(help="of --serve")] = PORT,

@@ -16,6 +16,7 @@ from clip_tui.watcher import best_text, overview
 
 Row = tuple[str, ...]  # a name, then a value a run
 NOTHING = "–"
+_OWN = "--run-dir"  # differs between any two runs
 
 
 def comparison(runs: Sequence[Path]) -> list[tuple[str, list[Row]]]:
@@ -44,6 +45,8 @@ def _about(runs: Sequence[Path], records: Sequence[RunRecord | None]) -> Iterato
     yield "step", *(f"{status.step:,} / {status.steps:,}" if status else NOTHING for status in statuses)
     yield "training time", *(duration(status.train_seconds) if status else NOTHING for status in statuses)
     yield "best", *(best_text(snapshot.best) or NOTHING for snapshot in seen)
+    if None in records:
+        yield "settings", *("read" if record else "cannot be read" for record in records)
     parameters = [record.parameters if record else None for record in records]
     yield "parameters", *(number(each.image + each.text) if each else NOTHING for each in parameters)
     yield "training pairs", *(number(record.data.train_pairs) if record else NOTHING for record in records)
@@ -71,6 +74,7 @@ def _settings(record: RunRecord | None) -> dict[str, Any]:
         flag(name): value
         for section in SECTIONS
         for name, value in getattr(record.config, section).model_dump().items()
+        if flag(name) != _OWN
     }
 
 
@@ -79,9 +83,11 @@ def _resolved(record: RunRecord | None) -> dict[str, Any]:
 
 
 def _different(of_runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    if sum(bool(values) for values in of_runs) < 2:  # the settings of one run alone are no differences
+        return
     for name in dict.fromkeys(key for values in of_runs for key in values):
         values = [values.get(name) if values else NOTHING for values in of_runs]
-        if len({repr(value) for value in values}) > 1:
+        if len({repr(value) for value, known in zip(values, of_runs, strict=True) if known}) > 1:
             yield name.replace("_", " "), *(_shown(value) for value in values)
 
 

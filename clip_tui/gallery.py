@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip_core.config import DataConfig, is_streamed
+from clip_core.data.progress import Progress, no_progress
 from clip_core.errors import ClipError, DataError, RunError
 from clip_core.files import cache_folder
 from clip_core.run.reader import RunReader
@@ -79,19 +80,23 @@ def gallery_of(pairs: Iterable[Pair], note: str | None = None) -> Gallery:
     return Gallery(tuple(captions_of), tuple(captions.values()), captions_of, images_of, note)
 
 
-def read_gallery(run: Path, place: Place | None = None) -> Gallery:
-    """The gallery of a run at a place; empty, with a note, where it cannot be read."""
+def read_gallery(run: Path, place: Place | None = None, progress: Progress = no_progress) -> Gallery:
+    """The gallery of a run at a place; empty, with a note, where it cannot be read.
+
+    Args:
+        progress: called with the bytes of a list read so far, and all, from the thread of the caller.
+    """
     place = place or Place()
     try:
         if place.kind == "folder" and place.path is not None:
-            return _read_folder(place.path)
+            return _read_folder(place.path, progress)
         if place.kind == "stored" and place.path is not None:
             return _without_captions(_stored(place.path))
     except (ClipError, OSError, ValueError) as error:
         return Gallery(note=printable(str(error)))
     if place.kind == "validation":
         return gallery_of(read_validation(run))
-    parts = read_parts(run, _data_of(run))
+    parts = read_parts(run, _data_of(run), progress)
     return gallery_of(parts.training, parts.note)
 
 
@@ -125,7 +130,7 @@ class Parts:
         return self.training if part == "training" else self.validation
 
 
-def read_parts(run: Path, data: DataConfig | None) -> Parts:
+def read_parts(run: Path, data: DataConfig | None, progress: Progress = no_progress) -> Parts:
     """The validation pairs of a run, and the pairs of its list whose image is not among them."""
     validation = read_validation(run)
     if not validation or data is None:
@@ -133,7 +138,7 @@ def read_parts(run: Path, data: DataConfig | None) -> Parts:
     if is_streamed(data.data_file, data.stream):
         return Parts((), validation, "the training pairs are streamed, so there is no list of them")
     try:
-        every = _read_list(data)
+        every = _read_list(data, progress)
     except ClipError as error:
         return Parts((), validation, f"the training pairs cannot be read now: {error}")
     excluded = {image for image, _ in validation}
@@ -143,7 +148,7 @@ def read_parts(run: Path, data: DataConfig | None) -> Parts:
     return Parts(training, validation)
 
 
-def _read_list(data: DataConfig) -> Sequence[Pair]:
+def _read_list(data: DataConfig, progress: Progress) -> Sequence[Pair]:
     """The valid pairs of the run's data."""
     from clip_core.data.formats.detect import read_data  # not needed for the first frame
     from clip_core.data.formats.source import ReadOptions
@@ -151,7 +156,7 @@ def _read_list(data: DataConfig) -> Sequence[Pair]:
 
     if data.data_file is None:
         raise DataError("the run does not name its data.")
-    reading = read_data(data.data_file, ReadOptions.of(data))
+    reading = read_data(data.data_file, ReadOptions.of(data), progress)
     pairs = split_training(reading.pairs, reading.columns, val_file=data.val_file is not None).train
     return [(str(pair.image), pair.caption) for pair in pairs if pair.problem is None]
 
@@ -166,7 +171,7 @@ def _resolved(image: str, folders: dict[Path, Path]) -> str:
 # ---------------------------------------------------------------- folders and stored galleries
 
 
-def _read_folder(folder: Path) -> Gallery:
+def _read_folder(folder: Path, progress: Progress) -> Gallery:
     """The images of a folder with their captions where it has some, else the images alone."""
     from clip_core.data.formats.detect import read_data
     from clip_core.data.formats.source import ReadOptions
@@ -175,7 +180,7 @@ def _read_folder(folder: Path) -> Gallery:
     if not folder.exists():
         raise DataError(f"{folder} does not exist (searched from {Path.cwd()}); correct the path.")
     try:
-        reading = read_data(folder, ReadOptions.of(DataConfig()))
+        reading = read_data(folder, ReadOptions.of(DataConfig()), progress)
         pairs = [(str(pair.image), pair.caption) for pair in reading.pairs if pair.problem is None]
         if pairs:
             return gallery_of(pairs)

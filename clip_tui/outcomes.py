@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from clip_core.text import normalise_caption
@@ -52,6 +53,17 @@ class Outcomes:
     every: Sequence[Outcome] = ()
     matrix: Mapping[tuple[int, int], int] = field(default_factory=dict)  # (true, predicted) -> images
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes without the words that all begin or end with, as `a photo of`: where there is little room."""
+        words = [name.split() for name in self.classes]
+        if len(words) < 2:
+            return list(self.classes)
+        least = min(map(len, words)) - 1  # of each, a word is left
+        first = _common(words, least)
+        last = _common([each[::-1] for each in words], least - first)
+        return [" ".join(each[first : len(each) - last]) for each in words]
+
     @property
     def labelled(self) -> int:
         return sum(outcome.true is not None for outcome in self.every)
@@ -77,6 +89,11 @@ class Outcomes:
     def of_class(self, index: int) -> list[Outcome]:
         """The images of a class, and those that were taken for it; wrong ones first."""
         return [each for each in self.every if index in (each.true, each.predicted)]
+
+
+def _common(words: Sequence[Sequence[str]], most: int) -> int:
+    """How many words all begin with, at most `most`."""
+    return next((n for n in range(most) if len({each[n] for each in words}) > 1), max(0, most))
 
 
 def _last_if_none(value: float | None) -> float:

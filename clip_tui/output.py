@@ -5,16 +5,19 @@ change, so the app remembers what the terminal shows and compares.
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.segment import Segment
 from rich.style import Style
 from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
 from textual.app import App
 from textual.screen import Screen
 from textual.strip import Strip
+
+from clip_tui.images import cell_size
+from clip_tui.pixels import PLACEHOLDER, Cell, PixelImages, Placed, is_part, part_of, split
 
 _GAP = 4  # unchanged cells that are sent again rather than skipped: a cursor movement is as long
 _RESET = "\x1b[0m"
@@ -30,9 +33,7 @@ class Codes(NamedTuple):
 
 
 _PLAIN = Codes("", "39", "49", False)
-Cell = tuple[str, Style | None]
-Key = tuple[str, int, int, int]  # of an image: path, its time, columns, rows
-Placed = tuple[int, int, Strip]  # row, column of its first cell, cells
+Line = tuple[int, int, Strip]  # row, column of its first cell, cells
 
 
 class Shown:
@@ -42,16 +43,20 @@ class Shown:
         self._rows: dict[int, list[Cell | None]] = {}  # None: unknown
         self._codes: dict[Style | None, Codes] = {None: _PLAIN}
         self._system = ""
+        self.pixels: PixelImages | None = None
+        self.last_row = -1  # pixels on the last row of the screen could make the terminal scroll
 
     def forget(self) -> None:
         """The terminal may show anything, as after a change of its size."""
         self._rows.clear()
 
-    def changes(self, strips: Iterable[Placed], console: Console) -> str:
+    def changes(self, strips: Iterable[Line], console: Console) -> str:
         """The sequence that makes the terminal show these strips, and nothing for cells that it shows already."""
         if self._system != str(console.color_system):
             self._system, self._codes = str(console.color_system), {None: _PLAIN}
         out: list[str] = []
+        parts: set[Placed] = set()
+        torn: set[int] = set()  # images of which a cell was written over
         current = _PLAIN
         for y, x, strip in strips:
             cells = list(_cells(strip))
@@ -64,10 +69,49 @@ class Shown:
             _overwrite(row, x, cells)
             for start, end in _runs(old, cells):
                 out.append(f"\x1b[{y + 1};{x + start + 1}H")
-                current = self._write(out, cells[start:end], current, console)
+                run = cells[start:end]
+                if self.pixels is not None:
+                    torn.update(part_of(cell[0]).number for cell in old[start:end] if cell and is_part(cell[0]))
+                    run = self._with_pixels(self.pixels, y, x + start, run, parts)
+                current = self._write(out, run, current, console)
         if current != _PLAIN:
             out.append(_RESET)
+        if self.pixels is not None:
+            parts.update(self._parts(torn) if self.pixels.fragile and torn else ())
+            out.append(self.pixels.drawn(parts) if parts else "")
         return "".join(out)
+
+    def repaint(self, number: int) -> str:
+        """The sequence that draws an image again wherever it is on the screen."""
+        placed = self._parts({number})
+        return f"\x1b7{self.pixels.drawn(placed)}\x1b8" if self.pixels is not None and placed else ""
+
+    def visible(self) -> set[int]:
+        """The numbers of the images on the screen."""
+        cells = (cell[0] for row in self._rows.values() for cell in row if cell is not None)
+        return {part_of(text).number for text in cells if is_part(text)}
+
+    def _parts(self, numbers: set[int]) -> set[Placed]:
+        """The cells of images that are on the screen."""
+        placed = (
+            Placed(y, x, part_of(cell[0]))
+            for y, row in self._rows.items()
+            for x, cell in enumerate(row)
+            if cell is not None and is_part(cell[0]) and y != self.last_row
+        )
+        return {each for each in placed if each.part.number in numbers}
+
+    def _with_pixels(self, pixels: PixelImages, y: int, x: int, cells: list[Cell], parts: set[Placed]) -> list[Cell]:
+        """What the terminal gets for these cells; those of images are added to `parts`."""
+        shown = []
+        for column, cell in enumerate(cells, x):
+            if is_part(cell[0]):
+                part = part_of(cell[0])
+                cell = pixels.cell(part)
+                if y != self.last_row:
+                    parts.add(Placed(y, column, part))
+            shown.append(cell)
+        return shown
 
     def _write(self, out: list[str], cells: list[Cell], current: Codes, console: Console) -> Codes:
         before: object = self  # no style
@@ -93,7 +137,7 @@ class Shown:
         back = ";".join(ground.downgrade(system).get_ansi_codes(foreground=False)) if ground else "49"
         drawn = style.without_color.render("x", color_system=system)
         attributes = drawn.partition("x")[0].removeprefix("\x1b[").removesuffix("m")
-        if len(self._codes) > 4096:  # an image has thousands of colours
+        if len(self._codes) > 1 << 15:  # a screen of images has a colour a cell, some ten thousand
             self._codes = {None: _PLAIN}
         self._codes[style] = codes = Codes(attributes, front, back, style.link is not None)
         return codes
@@ -117,6 +161,13 @@ def _cells(strip: Strip) -> Iterator[Cell]:
     """A cell a column; a segment with characters of another width than 1 is one cell, followed by empty ones."""
     for text, style, control in strip:
         if control:
+            continue
+        if PLACEHOLDER in text:
+            for index, piece in enumerate(split(text)):
+                if index % 2:  # the style does not matter: a dialog over it changes nothing
+                    yield piece, None
+                elif piece:
+                    yield from _cells(Strip([Segment(piece.replace(PLACEHOLDER, "?"), style)]))
             continue
         text = text.translate(_REFUSED)
         if text.isascii() or _is_narrow(text):
@@ -167,10 +218,10 @@ def _goes_on(cell: Cell | None) -> bool:
 
 
 def _runs(old: list[Cell | None], new: list[Cell]) -> Iterator[tuple[int, int]]:
-    """The ranges that differ, joined where little is between them."""
+    """The ranges that differ, joined where little is between them; none begins within a text."""
     start = end = -1
     for x, (before, after) in enumerate(zip(old, new, strict=True)):
-        if before is after or before == after:
+        if before is after or before == after or _goes_on(after):  # what goes on is sent with its beginning
             continue
         if start >= 0 and x - end > _GAP:
             yield start, end
@@ -182,26 +233,22 @@ def _runs(old: list[Cell | None], new: list[Cell]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-class PixelImages(Protocol):
-    """A way of drawing images by pixels."""
-
-    async def strips(self, path: Path, columns: int, rows: int) -> tuple[Key, list[Strip]]:
-        """The cells of an image; its key is what `has` is asked for."""
-        ...
-
-    def has(self, key: Key) -> bool: ...
-
-    def close(self) -> None: ...
-
-
 class DiffingApp(App[None]):
     """An app that sends what changed."""
 
     def __init__(self) -> None:
         super().__init__()
         self._shown = Shown()
-        self._shown_size = self.size
-        self.pixel_images: PixelImages | None = None  # None: half blocks
+        self._shown_size = (self.size, cell_size())
+
+    @property
+    def pixel_images(self) -> PixelImages | None:
+        """How images are drawn by pixels; None where they are half blocks."""
+        return self._shown.pixels
+
+    @pixel_images.setter
+    def pixel_images(self, pixels: PixelImages | None) -> None:
+        self._shown.pixels = pixels
 
     def send(self, sequence: str) -> None:
         """Send a sequence to the terminal, between two frames."""
@@ -214,8 +261,9 @@ class DiffingApp(App[None]):
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         if isinstance(renderable, ChopsUpdate | LayoutUpdate):
-            if self._shown_size != self.size:
-                self._shown_size = self.size
+            self._shown.last_row = self.size.height - 1
+            if self._shown_size != (size := (self.size, cell_size())):
+                self._shown_size = size
                 self._shown.forget()
             super()._display(screen, cast("RenderableType", _Changes(renderable, self._shown)))
             return
@@ -235,7 +283,7 @@ class _Changes(CompositorUpdate):
         return self._shown.changes(placed, console)
 
 
-def _of_layout(update: LayoutUpdate) -> Iterator[Placed]:
+def _of_layout(update: LayoutUpdate) -> Iterator[Line]:
     for y, strips in enumerate(update.strips, update.region.y):
         x = update.region.x
         for strip in strips:
@@ -243,7 +291,7 @@ def _of_layout(update: LayoutUpdate) -> Iterator[Placed]:
             x += strip.cell_length
 
 
-def _of_chops(update: ChopsUpdate) -> Iterator[Placed]:
+def _of_chops(update: ChopsUpdate) -> Iterator[Line]:
     """The parts of the lines that are in a span."""
     for y, start, stop in update.spans:
         for end, (x, strip) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):

@@ -13,6 +13,7 @@ from clip_tui.watcher import Snapshot, best_text
 
 ANSWERED_SECONDS = 60.0  # for so long an acknowledged request is shown
 _BETWEEN = " · "
+_DOT = Text().append(_BETWEEN, "dim")  # a style of its own would be that of all that it joins
 _SHORTEST_ALARM = 20  # columns
 
 
@@ -36,9 +37,9 @@ def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
         parts.insert(0, text)
     if snapshot.gone:
         parts.insert(0, Text("its directory was deleted or moved; what is shown was read before", RED))
-    if snapshot.problem is not None:
-        parts.append(Text(printable(snapshot.problem), RED))
-    line = Text(_BETWEEN, "dim").join(parts)
+    if snapshot.problem is not None:  # first, where it is not cut: half of what is shown elsewhere is missing
+        parts.insert(0, Text(printable(snapshot.problem), RED))
+    line = _DOT.join(parts)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 
@@ -52,7 +53,7 @@ def requests_line(snapshot: Snapshot, now: float) -> Text:
         parts.append(Text(f"{printable(name, 60)}: {state}", YELLOW))
     answered = [event for event in snapshot.events if event.outcome is not None]
     parts += [_outcome(event) for event in reversed(answered) if now - event.time <= ANSWERED_SECONDS]
-    line = Text(_BETWEEN, "dim").join(parts)
+    line = _DOT.join(parts)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

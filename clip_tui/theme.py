@@ -33,10 +33,10 @@ STATE_STYLES: dict[str, str] = {
 }
 
 _REFERENCE = (BLUE, GREEN, RED, YELLOW, ORANGE, MAUVE, GREY, DIM_BLUE, TRACK)
-_LIGHT = ("#0b62c4", "#1a7431", "#c2182b", "#8a6100", "#b34700", "#7a3ec8", "#57606a", "#7a9cc0", "#d0d5de")
+_LIGHT = ("#0b62c4", "#1a7431", "#c2182b", "#8a6100", "#b34700", "#7a3ec8", "#57606a", "#5f86b0", "#d0d5de")
 # Okabe & Ito's colours, whose pairs differ for every kind of colour vision; darker ones on a light background.
 _OKABE = ("#56b4e9", "#00b388", "#e8743b", "#f0e442", "#e69f00", "#cc79a7", "#9aa2bd", "#3f7ea3", "#2c3145")
-_OKABE_LIGHT = ("#0072b2", "#00694f", "#b34700", "#7a6a00", "#8f5f00", "#9c3f74", "#57606a", "#7a9cc0", "#d0d5de")
+_OKABE_LIGHT = ("#0072b2", "#00694f", "#b34700", "#7a6a00", "#8f5f00", "#9c3f74", "#57606a", "#5f86b0", "#d0d5de")
 
 
 def _theme(name: str, palette: tuple[str, ...], *, dark: bool) -> Theme:

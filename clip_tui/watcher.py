@@ -12,7 +12,7 @@ from clip_core.run.history import Event, History
 from clip_core.run.metrics import lookup
 from clip_core.run.paths import find_runs, is_run
 from clip_core.run.reader import RunReader
-from clip_core.run.records import Pointer, Probe, RunRecord, State, Status
+from clip_core.run.records import Label, Pointer, Probe, RunRecord, State, Status
 from clip_core.run.requests import Malformed, Request
 
 READ_SECONDS = 0.4  # of reading metrics in one refresh; a long file takes several
@@ -55,10 +55,11 @@ class Snapshot:
     pace: float | None = None  # steps a second, lately
     exit_code: int | None = None  # of a trainer that this app started and that has ended
     gone: bool = False  # its directory was deleted or moved
+    called: str = ""  # the name that the user gave it
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.called or self.path.name
 
     @property
     def step(self) -> int:
@@ -206,6 +207,7 @@ class RunWatch:
             pace=history.steps_per_second(),
             exit_code=trainer.exit_code if trainer else None,
             gone=_is_gone(reader.path, state),
+            called=Label.called(reader.path),
         )
 
     def _read_probe(self, probes: Sequence[Path]) -> Probe | None:

@@ -26,6 +26,7 @@ from clip_core.inference.bundle import (
     check_bundle,
 )
 from clip_core.inference.encoder import check_tokenizer
+from clip_core.inference.onnx_encoder import remember_own
 from clip_core.inference.threshold import Threshold, calibrate
 from clip_core.inference.torch_encoder import TorchEncoder, trained_classes
 from clip_core.model.checkpoint import LoadedModel, load_model
@@ -131,6 +132,7 @@ def write_bundle(
         check_bundle(folder)
         job.say(check_consumers(loaded, folder, manifest, samples.captions, sample_images(loaded, images)))
         put_in_place(folder, out)
+    remember_own(manifest)
     return manifest
 
 

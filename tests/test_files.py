@@ -126,6 +126,14 @@ def test_fifos_in_place_of_files_that_are_replaced_are_replaced(tmp_path: Path) 
     assert all((reader.status(), reader.best(), reader.latest()))
 
 
+def test_a_folder_in_place_of_a_file_that_is_replaced_is_named(tmp_path: Path) -> None:
+    (tmp_path / "best.json").mkdir()
+    with pytest.raises(OSError, match="directory") as refused:
+        write_json(tmp_path / "best.json", {})
+    assert refused.value.filename == str(tmp_path / "best.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
+
+
 @pytest.mark.fault("pipe or socket in place of a file")
 def test_a_socket_is_no_file_to_append_to_and_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket is short

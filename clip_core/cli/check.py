@@ -67,7 +67,8 @@ def run_check(
         )
         mislabels = None
         if encoder is not None and model is not None:
-            from clip_core.data.mislabels import LEAST, find_mislabels
+            from clip_core.data.mislabel_scores import LEAST
+            from clip_core.data.mislabels import find_mislabels
             from clip_core.inference.evaluation.leaks import trained_on
 
             trained = trained_on(model, check.pairs)

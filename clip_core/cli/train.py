@@ -15,9 +15,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # One of several processes: the connections of torch.distributed wait for each other when the interpreter takes
         # them down, or abort, if another process has gone first. Everything of ours is written.
+        from clip_core.errors import MISTAKE, RunBusyError
+        from clip_core.run.writer import LAUNCHER
+
+        said = 0 < code <= RunBusyError.exit_code and LAUNCHER in os.environ
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code + MISTAKE * said)
     return code
 
 

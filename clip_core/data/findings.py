@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from clip_core.data.check import EXAMPLES, TRAIN, VALIDATION, Check, Example, Finding
 from clip_core.data.check_images import BLANK, BLURRED, DARK, ODD, TINY, confirm_colours
 from clip_core.data.finding_groups import classes, image_groups, repetitions, single, single_images
-from clip_core.data.mislabels import WEAK, Mislabels
+from clip_core.data.mislabel_likelihood import WEAK
+from clip_core.data.mislabels import Mislabels
 from clip_core.data.near_duplicates import groups, near_pairs
 from clip_core.text import plural
 

@@ -5,11 +5,12 @@ Source: sentencepiece_model.proto of Kudo & Richardson 2018.
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
+from clip_core.data.tokenizer_file import library_errors, try_tokenizer
 from clip_core.errors import TokenizerError
 from clip_core.files import read_regular
 from clip_core.protobuf import TornError, fields
@@ -23,6 +24,13 @@ _MODEL_TYPE, _UNIGRAM, _BYTE_FALLBACK = 3, 1, 35  # of the trainer
 _CHARACTER_MAP, _PREFIX, _COLLAPSE = 2, 3, 4  # of the normaliser
 
 
+class _Model(NamedTuple):
+    pieces: list[tuple[str, float]]
+    unknown: int
+    trainer: dict[int, Any]
+    normaliser: dict[int, Any]
+
+
 def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     """A unigram model with its normalisation; it adds no start or end token.
 
@@ -32,17 +40,31 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise TokenizerError(f"{path} is larger than any SentencePiece model of published weights; fetch it again.")
-        return _read(path, memoryview(read_regular(path)))
+        content = read_regular(path)
+        model = _read(content)
     except (TornError, UnicodeDecodeError, struct.error, LookupError, TypeError, OSError) as error:
         raise TokenizerError(f"{path} is not a readable SentencePiece model ({error}); fetch it again.") from None
+    if not model.pieces or model.trainer.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM:
+        raise TokenizerError(
+            f"{path} is not a unigram model of SentencePiece; write its tokenizer.json once with transformers' "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
+        )
+    try_tokenizer(path, content, "sentencepiece")
+    with library_errors(f"{path} cannot be used"):
+        return _built(model)
 
 
-def _read(path: Path, content: memoryview) -> tokenizers.Tokenizer:
+def build_sentencepiece(content: bytes) -> tokenizers.Tokenizer:
+    """The tokenizer of a file's content; raises whatever the library and damaged bytes raise."""
+    return _built(_read(content))
+
+
+def _read(content: bytes) -> _Model:
     pieces: list[tuple[str, float]] = []
     unknown = 0
     trainer: dict[int, Any] = {}
     normaliser: dict[int, Any] = {}
-    for field, value in fields(content):
+    for field, value in fields(memoryview(content)):
         if not isinstance(value, memoryview):
             continue
         if field == _PIECES:
@@ -54,11 +76,11 @@ def _read(path: Path, content: memoryview) -> tokenizers.Tokenizer:
             trainer = dict(fields(value))
         elif field == _NORMALISER:
             normaliser = dict(fields(value))
-    if not pieces or trainer.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM:
-        raise TokenizerError(
-            f"{path} is not a unigram model of SentencePiece; write its tokenizer.json once with transformers' "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
-        )
+    return _Model(pieces, unknown, trainer, normaliser)
+
+
+def _built(model: _Model) -> tokenizers.Tokenizer:
+    pieces, unknown, trainer, normaliser = model
     inner = tokenizers.Tokenizer(
         models.Unigram(pieces, unk_id=unknown, byte_fallback=bool(trainer.get(_BYTE_FALLBACK, 0)))
     )

@@ -24,12 +24,13 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from clip_core.data.cleaning import Cleaning, clean, set_cleaning, take_cleaning
 from clip_core.data.clip_text import ClipWords, is_clip_bpe
-from clip_core.data.tokenizer_file import library_errors, read_tokenizer
+from clip_core.data.tokenizer_file import library_errors, read_tokenizer, remember_own
 from clip_core.errors import TokenizerError
 from clip_core.files import write_text
 
 PAD, START, END, UNKNOWN = "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|unk|>"
 _SPECIAL = (PAD, END, START, UNKNOWN)  # an end token of number 2 would mean "the highest" to transformers
+_UNREADABLE = "the tokenizer cannot read these captions"
 _AT_ONCE = 1000  # captions encoded at a time, where they are only counted
 DEFAULT_CONTEXT_LENGTH = 77
 LARGEST_CONTEXT = 65536  # more than any encoder has positions; captions may be padded to it
@@ -69,6 +70,7 @@ class Tokenizer:
         inner = self._inner = _settled(inner, self._frame)
         words = {n: token for n, token in inner.get_added_tokens_decoder().items() if not token.special}
         self._clip_words = ClipWords(inner.model, empty[0], empty[-1], words) if is_clip_bpe(inner) else None
+        self._has_own_parts = _has_own_parts(inner)
         self._cleaning = take_cleaning(inner)
         numbers = inner.get_vocab(with_added_tokens=True).values()
         self.largest_id: int = max(numbers, default=-1)
@@ -132,7 +134,9 @@ class Tokenizer:
         if self._cleaning is not None and self._cleaning is not Cleaning.SIGLIP2:
             whole = tokenizers.Tokenizer.from_str(whole.to_str())
             set_cleaning(whole, self._cleaning)
-        write_text(path, whole.to_str(pretty=True))
+        content = whole.to_str(pretty=True)
+        write_text(path, content)
+        remember_own(content)
 
     @property
     def vocab_size(self) -> int:
@@ -207,7 +211,7 @@ class Tokenizer:
         """Captions as token numbers, int64 (N, T); T is this batch's longest, at most `context_length`."""
         if self._clip_words is not None:
             return self._encode_clip(texts)
-        with library_errors("the tokenizer cannot read these captions"):
+        with library_errors(_UNREADABLE, may_panic=not self._has_own_parts):
             encodings = self._inner.encode_batch_fast([self._cleaned(text) for text in texts])
         width = len(encodings[0].ids) if encodings else len(self._inner.encode("").ids)
         return np.array([e.ids for e in encodings], dtype=np.int64).reshape(len(texts), width)
@@ -238,7 +242,7 @@ class Tokenizer:
         if self._clip_words is not None:
             return sum(len(self._clip_words(text)) + 2 > self.context_length for text in texts)
         count = 0
-        with library_errors("the tokenizer cannot read these captions"):
+        with library_errors(_UNREADABLE, may_panic=not self._has_own_parts):
             for start in range(0, len(texts), _AT_ONCE):  # an encoding takes several kB
                 cleaned = [self._cleaned(text) for text in texts[start : start + _AT_ONCE]]
                 count += sum(bool(encoding.overflowing) for encoding in self._inner.encode_batch(cleaned))
@@ -295,7 +299,7 @@ def train_characters(captions: Iterable[str], context_length: int) -> Tokenizer:
     seen = {letter for caption in captions for letter in normaliser.normalize_str(_well_formed(caption))}
     vocabulary = {token: number for number, token in enumerate([*_SPECIAL, *sorted(seen)])}
     inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    inner.pre_tokenizer = _character_words()
     inner.decoder = decoders.Fuse()
     return _framed(inner, context_length)
 
@@ -314,7 +318,7 @@ def train_bpe(captions: Collection[str], vocab_size: int | None, context_length:
     """
     learner = tokenizers.Tokenizer(models.BPE())
     learner.normalizer = _normaliser()
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    learner.pre_tokenizer = _byte_words()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size or vocabulary_for(len(captions)),
         min_frequency=2,
@@ -333,6 +337,22 @@ def train_bpe(captions: Collection[str], vocab_size: int | None, context_length:
 def _normaliser() -> Any:
     collapse = normalizers.Replace(Regex(r"\s+"), " ")
     return normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC(), collapse, normalizers.Strip()])
+
+
+def _character_words() -> Any:
+    return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+
+
+def _byte_words() -> Any:
+    return pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def _has_own_parts(inner: tokenizers.Tokenizer) -> bool:
+    """Whether captions are normalised and split as by the tokenizers that are trained here, which never panic."""
+    if inner.normalizer is None or inner.pre_tokenizer is None:
+        return False
+    own = {part.__getstate__() for part in (_character_words(), _byte_words())}
+    return inner.normalizer.__getstate__() == _normaliser().__getstate__() and inner.pre_tokenizer.__getstate__() in own
 
 
 def _framed(inner: tokenizers.Tokenizer, context_length: int) -> Tokenizer:

@@ -1,105 +1,128 @@
 """Reading a tokenizer.json that may come from a stranger.
 
-The `tokenizers` library ends the whole process, or panics, on some files: a normaliser that lets a text grow without
-bound, a character map whose length is a lie. Such a file is refused before the library has it (or before it reads a
-text with it); what the library raises on others becomes one sentence.
+The `tokenizers` library ends the whole process, panics, or computes for ever on some files: a normaliser that lets a
+text grow without bound, a character map whose length is a lie, a pattern that backtracks. So a file is tried by a child
+when this machine sees it for the first time; what the library raises later, on a text, becomes one sentence.
 """
 
-import base64
-import binascii
-import json
-import re
-import struct
+import hashlib
+import os
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import tokenizers
 
 from clip_core.errors import ClipError, TokenizerError
 from clip_core.files import read_regular
 from clip_core.text import printable
+from clip_core.trial import Limits, TrialError, remember, try_first
 
-_MOST_GROWTH = 256.0  # that a normaliser may let a text grow; those of published tokenizers stay below 20
-_DEEPEST = 16
-_ESCAPED_LETTERS = re.compile(rb"\\u00[2-7][0-9a-fA-F]")  # which no writer escapes, and which could hide a name
+_SECONDS = 30.0  # of a trial; those of the largest published tokenizers take 3
+_BYTES = 2**30  # of a trial, and 40 times the size of the file
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The library's tokenizer of a tokenizer.json.
 
     Raises:
-        TokenizerError: if it is damaged, or would let the library run out of memory.
+        TokenizerError: if it is damaged, or does not pass its trial.
     """
     try:
         content = read_regular(path)
-        if b"recompiled" in content or _ESCAPED_LETTERS.search(content):
-            _check_character_maps(path, content)
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path} is not a tokenizer.json ({printable(str(error), 120)}); give another.") from None
+    try_tokenizer(path, content, "json")
     with library_errors(f"{path} is not a tokenizer.json"):
-        inner = tokenizers.Tokenizer.from_str(text)
-    if inner.normalizer is not None and _growth(json.loads(inner.normalizer.__getstate__())) > _MOST_GROWTH:
-        raise TokenizerError(f"{path} has a normaliser that lets a caption grow without bound; give another.")
-    return inner
+        return tokenizers.Tokenizer.from_str(text)
+
+
+def try_tokenizer(path: Path, content: bytes, kind: Literal["json", "sentencepiece"]) -> None:
+    """Let a child read texts with a tokenizer that this machine has not used.
+
+    Raises:
+        TokenizerError: if it fails.
+    """
+    limits = Limits(_SECONDS, _BYTES + 40 * len(content))
+    try:
+        try_first(_key(content), "clip_core.data.tokenizer_trial", f"{kind}\n".encode() + content, limits)
+    except TrialError as error:
+        raise TokenizerError(f"{path} cannot be used as a tokenizer ({error}); give another.") from None
+
+
+def remember_own(content: str) -> None:
+    """Note that a tokenizer.json was written here, so that it is not tried."""
+    remember(_key(content.encode("utf-8")))
+
+
+def _key(content: bytes) -> str:
+    return f"tokenizers {tokenizers.__version__} {hashlib.sha256(content).hexdigest()}"
 
 
 @contextmanager
-def library_errors(what: str) -> Iterator[None]:
-    """Whatever the tokenizers library raises inside becomes a TokenizerError, `what (reason)`; a ValueError stays."""
+def library_errors(what: str, *, may_panic: bool = True) -> Iterator[None]:
+    """Whatever the tokenizers library raises inside becomes a TokenizerError, `what (reason)`; a ValueError stays.
+
+    Args:
+        may_panic: drop what a panic prints to standard error by itself; all other threads write there after the block.
+    """
+    if may_panic:
+        _panics.enter()
+    panicked = False
     try:
         yield
     except (ClipError, ValueError):
         raise
     except BaseException as error:  # the library raises plain Exceptions, and panics are no Exceptions at all
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        panicked = type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not panicked:
             raise
         raise TokenizerError(f"{what} ({printable(str(error), 120)}); give another.") from None
+    finally:
+        if may_panic:
+            _panics.leave(panicked)
 
 
-def _growth(normaliser: dict[str, Any], depth: int = 0) -> float:
-    """By how much a text may grow, as a factor; infinite where that cannot be said."""
-    kind = normaliser.get("type")
-    if kind == "Sequence":
-        factor = 1.0 if depth < _DEEPEST else float("inf")
-        for step in normaliser["normalizers"]:
-            factor *= _growth(step, depth + 1)
-        return factor
-    if kind == "Replace":
-        pattern, content = normaliser["pattern"], len(normaliser["content"].encode())
-        if pattern.get("String"):
-            return max(1.0, content / len(pattern["String"].encode()))
-        return 1.0 + content  # a pattern may fit between any two letters
-    if kind == "Prepend":
-        return 1.0 + len(normaliser["prepend"])
-    return 1.0
+class _Panics:
+    """Standard error while the library computes: written once it is known that there was no panic."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._panicked = threading.Lock(), 0, False
+        self._kept, self._stderr = -1, -1  # descriptors
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            try:
+                if self._kept < 0:
+                    with tempfile.TemporaryFile() as kept:
+                        self._kept = os.dup(kept.fileno())
+                self._stderr = os.dup(2)
+                os.dup2(self._kept, 2, inheritable=True)
+            except OSError:  # without standard error or a place for files, it is as it is
+                self._stderr = -1
+
+    def leave(self, panicked: bool) -> None:
+        with self._lock:
+            self._inside -= 1
+            self._panicked |= panicked
+            if self._inside or self._stderr < 0:
+                return
+            os.dup2(self._stderr, 2, inheritable=True)
+            os.close(self._stderr)
+            size = os.lseek(self._kept, 0, os.SEEK_END)
+            if size:
+                if not self._panicked:
+                    os.write(2, os.pread(self._kept, size, 0))
+                os.ftruncate(self._kept, 0)
+                os.lseek(self._kept, 0, os.SEEK_SET)
+            self._panicked = False
 
 
-def _check_character_maps(path: Path, content: bytes) -> None:
-    maps: list[Any] = []
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        maps.extend(value for name, value in pairs if name == "precompiled_charsmap")
-
-    try:
-        json.loads(content, object_pairs_hook=look)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not a tokenizer.json ({printable(str(error), 120)}); give another.") from None
-    for each in maps:
-        if each and not _is_character_map(each):
-            raise TokenizerError(f"{path} has a damaged precompiled_charsmap; give another.")
-
-
-def _is_character_map(value: Any) -> bool:
-    """Whether the length that stands first, of the trie in bytes, is not more than there is.
-
-    Source: the format of SentencePiece's precompiled normalisation.
-    """
-    try:
-        raw = base64.b64decode(value, validate=True)
-        (size,) = struct.unpack_from("<I", raw)
-    except (TypeError, ValueError, binascii.Error, struct.error):
-        return False
-    return bool(0 < size <= len(raw) - 4 and size % 4 == 0)
+_panics = _Panics()

@@ -219,6 +219,12 @@ class Manifest(Frozen):
             "export it again with clip-export --precision."
         )
 
+    def names_of(self, variant: Variant) -> list[str]:
+        """The listed files, without those of other variants."""
+        unused = {file for each in self.variants for file in (each.vision, each.text)} - {variant.vision, variant.text}
+        unused |= {name + DATA for name in unused}
+        return [name for name in self.files if name not in unused]
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -313,9 +319,7 @@ def open_bundle(path: Path, precision: Precision | None = None) -> Bundle:
     for name in (*towers, *REQUIRED):
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} does not list {name}; export the bundle again.")
-    unused = {file for each in manifest.variants for file in (each.vision, each.text)} - set(towers)
-    unused |= {name + DATA for name in unused}
-    names = [name for name in manifest.files if name not in unused]
+    names = manifest.names_of(variant)
     with ThreadPoolExecutor(2) as pool:  # hashes are computed outside of the interpreter's lock
         stamps = dict(zip(names, pool.map(lambda name: _checked(folder, manifest, name), names), strict=True))
     return Bundle(folder, manifest, variant, stamps)

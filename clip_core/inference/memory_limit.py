@@ -1,8 +1,5 @@
 """A limit on the memory of ONNX Runtime: a graph that asks for more ends in an error, not in the kernel's killer."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -27,24 +24,6 @@ def _make_arena() -> bool:
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(place, ort.OrtArenaCfg(max(int(_SHARE * free), _LEAST), -1, -1, -1))
     return True
-
-
-@contextmanager
-def memory_limited(more: int) -> Iterator[None]:
-    """While the block runs, this process may map `more` bytes beyond what it has mapped; Linux alone counts them."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = None
-    with suppress(OSError, ValueError, IndexError):
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = min([mapped + more, *(each for each in before if each != resource.RLIM_INFINITY)])
-    if limit is None:
-        yield
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def available_memory() -> int | None:

@@ -1,9 +1,6 @@
 """The encoder of an ONNX bundle: ONNX Runtime, NumPy and Pillow, no PyTorch."""
 
-import hashlib
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError, BundleError
 from clip_core.files import cache_folder
-from clip_core.inference.bundle import Bundle, Precision, open_bundle
+from clip_core.inference.bundle import Bundle, Manifest, Precision, Variant, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
-from clip_core.inference.memory_limit import limit_memory, memory_limited
+from clip_core.inference.memory_limit import limit_memory
+from clip_core.model.onnx_trial import OneInput, onnx_key, try_onnx
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import printable
+from clip_core.trial import TrialError, remember
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -38,8 +37,6 @@ _SESSION_ERRORS = (
     ort_errors.RuntimeException,
     UnicodeDecodeError,  # of a message with a name of the file that is not UTF-8
 )
-_FIRST_RUN_SECONDS = 120.0  # for an image and a caption, which take a large network 20 s on a slow machine
-_FIRST_RUN_BYTES = 4 * 2**30  # for them, and four times the size of the files
 _WARNINGS_OFF = 4  # errors too: they are raised, and the log would print the names of a file as they are
 
 
@@ -106,7 +103,6 @@ def run_session(
     session: ort.InferenceSession,
     outputs: list[str],
     inputs: dict[str, FloatArray | IntArray],
-    options: ort.RunOptions | None = None,
 ) -> list[FloatArray]:
     """The outputs of these names, in float32.
 
@@ -114,54 +110,39 @@ def run_session(
         BackendError: if ONNX Runtime cannot compute them; its reason is made printable.
     """
     try:
-        return [np.asarray(each, dtype=np.float32) for each in session.run(outputs, inputs, options)]
+        return [np.asarray(each, dtype=np.float32) for each in session.run(outputs, inputs)]
     except (*_SESSION_ERRORS, MemoryError) as error:  # with names of the file's nodes in it
         names = printable(" and ".join(outputs), 80)
         raise BackendError(f"ONNX Runtime could not compute {names}: {printable(str(error), 200)}") from None
 
 
-def try_out(bundle: Bundle, seconds: float = _FIRST_RUN_SECONDS) -> None:
-    """Run a bundle that this machine has not run before once, within limits of time and memory; then note that it ran.
-
-    A graph may compute for hours, already while it is loaded and its constants are folded. ONNX Runtime stops between
-    two nodes of a run, but not of a load; so the graph is first loaded without folding, which moves all to the run.
+def try_out(bundle: Bundle, **limit: float) -> None:
+    """Let a child run a bundle that this machine has not run, as a graph may compute for hours; see `try_onnx`.
 
     Raises:
-        BundleError, BackendError: if it does not run, or not within `seconds` a tower.
+        BundleError: if it does not run, or not within the limits.
     """
-    hashes = "".join(bundle.manifest.files[name].sha256 for name in sorted(bundle.stamps))
-    ran = cache_folder() / "ran" / hashlib.sha256(f"{ort.__version__}{hashes}".encode()).hexdigest()
-    if ran.exists():
-        return
     manifest, variant = bundle.manifest, bundle.variant
-    vision, text = (
-        make_session(bundle.file(name), str(bundle.file(name)), fold=False) for name in (variant.vision, variant.text)
-    )
-    _check_signatures(bundle, vision, text, padded=True)
-    memory = _FIRST_RUN_BYTES + 4 * sum(manifest.files[name].size for name in bundle.stamps)
     side = manifest.preprocessing.image_size
-    image: dict[str, Any] = {"pixel_values": np.zeros((1, 3, side, side), np.float32)}
-    caption: dict[str, Any] = {"input_ids": np.full((1, manifest.context_length), manifest.end_token, np.int64)}
-    for session, output, inputs in ((vision, "image_embeds", image), (text, "text_embeds", caption)):
-        options = ort.RunOptions()
-        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
-        timer.daemon = True
-        timer.start()
-        try:
-            with memory_limited(memory):
-                run_session(session, [output], inputs, options)
-        except BackendError:
-            if options.terminate:
-                raise BackendError(
-                    f"{bundle.folder} computed for more than {seconds:g} s for one input and was stopped; it may never "
-                    "end, so do not use it unless you know where it is from."
-                ) from None
-            raise
-        finally:
-            timer.cancel()
-    with suppress(OSError):  # without a cache it is tried at each start
-        ran.parent.mkdir(parents=True, exist_ok=True)
-        ran.touch()
+    runs = (
+        OneInput(bundle.file(variant.vision), (1, 3, side, side)),
+        OneInput(bundle.file(variant.text), (1, manifest.context_length), "int64", manifest.end_token),
+    )
+    size = sum(manifest.files[name].size for name in bundle.stamps)
+    try:
+        try_onnx(runs, _hashes(manifest, variant), size, **limit)
+    except TrialError as error:
+        raise BundleError(f"{bundle.folder} cannot be used: {error}; export it again.") from None
+
+
+def remember_own(manifest: Manifest) -> None:
+    """Note that a bundle was made here, so that it is not tried."""
+    for variant in manifest.variants:
+        remember(onnx_key(_hashes(manifest, variant)))
+
+
+def _hashes(manifest: Manifest, variant: Variant) -> list[str]:
+    return [manifest.files[name].sha256 for name in sorted(manifest.names_of(variant))]
 
 
 def _sessions(bundle: Bundle, device: str) -> tuple[ort.InferenceSession, ort.InferenceSession]:
@@ -199,14 +180,13 @@ def _check_signatures(
 
 
 def make_session(
-    model: bytes | Path, name: str, device: str = "cpu", threads: int | None = None, *, fold: bool = True
+    model: bytes | Path, name: str, device: str = "cpu", threads: int | None = None
 ) -> ort.InferenceSession:
     """An ONNX Runtime session on one device, which is verified after the start.
 
     Args:
         model: a file; or its bytes, which take twice as long to load.
         threads: of one run; None: all cores of this process.
-        fold: compute what does not depend on the inputs now, and not in each run.
     Raises:
         BundleError: if ONNX Runtime does not accept the file.
         BackendError: if the device is not there, or its provider did not start.
@@ -222,10 +202,7 @@ def make_session(
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     try:
         chosen = [(provider, _settings(provider, device))]
-        left_out = None if fold else ["ConstantFolding"]
-        session = ort.InferenceSession(
-            model, options, providers=chosen, enable_fallback=0, disabled_optimizers=left_out
-        )
+        session = ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
     except _SESSION_ERRORS as error:
         raise BundleError(f"ONNX Runtime does not accept {name}: {printable(str(error), 200)}") from None
     running = session.get_providers()[0]

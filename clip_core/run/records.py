@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clip_core.config import LossName, OptimizerName, Precision, TrainConfig
 from clip_core.errors import RunError
-from clip_core.files import read_json, write_json
+from clip_core.files import kind_of, read_json, write_json
 from clip_core.network import ClipConfig
 from clip_core.text import printable
 
@@ -51,6 +51,9 @@ class Record(BaseModel):
         """
         values = read_json(path)
         if values is None:
+            if os.path.lexists(path) and not path.is_file():
+                kind = kind_of(path)
+                raise RunError(printable(f"{path} is {kind}, and only a regular file is read; put the file back."))
             problem = "is not a JSON file" if os.path.lexists(path) else "does not exist"
             raise RunError(printable(f"{path} {problem}; is {path.parent} a run directory?"))
         try:
@@ -276,6 +279,12 @@ class Label(Record):
     name: str = ""  # in lists, in place of the folder's
     note: str = ""
     pinned: bool = False  # first in lists
+
+    @classmethod
+    def called(cls, run: Path) -> str:
+        """The name of a run directory that a user gave it, else the folder's."""
+        label = cls.find(run / "label.json")
+        return (label.name if label else "") or run.name
 
 
 class Blend(Record):

@@ -1,5 +1,6 @@
 """What is checked before anything is written: the run directory, the flags, the data, and what --resume may change."""
 
+import os
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ def choose_run_dir(config: TrainConfig, *, resume: bool) -> Path:
         return _free_name(Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
     if resume and not is_run(run):
         raise RunError(f"there is no run at {run} to resume; leave out --resume to start one there.")
-    if resume and not RunPaths(run).config.is_file():
+    if resume and not os.path.lexists(RunPaths(run).config):
         raise RunError(f"{run} ended before its first step{_why(run)}; start it again without --resume.")
     if not resume and _has_begun(run):
         raise RunError(f"{run} already holds a run: add --resume to continue it, or choose another --run-dir.")
@@ -248,7 +249,7 @@ def _updated(config: TrainConfig, changed: dict[str, dict[str, Any]]) -> TrainCo
 
 def _has_begun(run: Path) -> bool:
     """Whether a run at this place got as far as its first step, so that it must not be overwritten."""
-    return is_run(run) and (RunPaths(run).config.is_file() or bool(valid_checkpoints(run)))
+    return is_run(run) and (os.path.lexists(RunPaths(run).config) or bool(valid_checkpoints(run)))
 
 
 def _why(run: Path) -> str:

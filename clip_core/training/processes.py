@@ -25,6 +25,7 @@ from clip_core.training.ranks import Rank
 
 T = TypeVar("T")
 
+START = "CLIP_TRAIN_START"  # environment variable: how often `--devices` has started its processes before
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _STEP_TIMEOUT = timedelta(minutes=20)  # of an exchange within a step
 _WAIT_TIMEOUT = timedelta(days=30)  # of one between steps, where rank 0 may evaluate or pause
@@ -50,8 +51,8 @@ def under_torchrun() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process in place of one that died."""
-    return under_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun, or our own launcher, started this process in place of one that died."""
+    return under_torchrun() and any(int(os.environ.get(n, "0")) > 0 for n in ("TORCHELASTIC_RESTART_COUNT", START))
 
 
 class Processes:

@@ -111,6 +111,11 @@ class ClassifyScreen(QueryPage):
         self.outcomes = Outcomes()
         self._show_image(ask=False)
 
+    def still_reading(self) -> None:
+        self.query_one("#truth", Static).update(Text(self.reading, "dim"))
+        if self.query_sent is None:
+            self.query_one("#set-summary", Static).update(Text(self.reading, "dim"))
+
     def _show_image(self, *, ask: bool) -> None:
         if not self.gallery.images:
             return
@@ -167,7 +172,7 @@ class ClassifyScreen(QueryPage):
         elif wrong is not None:
             problem = f"The template {wrong!r} needs a {{}} for the class."
         elif self.whole_set and not self.gallery.images:
-            problem = self.gallery.note or "The gallery has no images yet; g chooses another."
+            problem = self.missing("The gallery has no images yet; g chooses another.")
         elif not self.whole_set and not image:
             problem = "Type at least two classes, separated by commas, and the path of an image."
         if problem is not None:
@@ -247,7 +252,7 @@ class ClassifyScreen(QueryPage):
         for row in self.outcomes.rows(self.order):
             confused = self._confused(row.index)
             table.add_row(
-                Text(printable(row.name, 28), "bold"),
+                Text(printable(self.outcomes.names[row.index], 28), "bold"),
                 Text(f"{row.count:,}", justify="right"),
                 Text(percent(row.recall), RED if (row.recall or 0) < 0.5 and row.count else "", justify="right"),
                 Text(percent(row.precision), justify="right"),
@@ -261,7 +266,7 @@ class ClassifyScreen(QueryPage):
         if not wrong:
             return ""
         count, guess = max(wrong)
-        return f"{printable(self.outcomes.classes[guess], 24)} {count}"
+        return f"{printable(self.outcomes.names[guess], 24)} {count}"
 
     def _list(self, outcomes: Sequence[Outcome], title: str) -> None:
         """List images, wrong ones first."""
@@ -277,9 +282,9 @@ class ClassifyScreen(QueryPage):
             self.query_one("#wrong-image", ImageView).show(None)
 
     def _line(self, outcome: Outcome) -> Text:
-        classes = self.outcomes.classes
+        classes = self.outcomes.names
         sign, style = ("✗", RED) if outcome.wrong else ("✓", GREEN) if outcome.true is not None else ("·", "dim")
-        line = Text(f"{sign} ", style, no_wrap=True, overflow="ellipsis")
+        line = Text(no_wrap=True, overflow="ellipsis").append(f"{sign} ", style)
         line.append(f"{percent(outcome.probability, 0):>4} ").append(printable(classes[outcome.predicted], 24), style)
         if outcome.wrong and outcome.true is not None:
             line.append(f" for {printable(classes[outcome.true], 24)}")
@@ -303,12 +308,12 @@ class ClassifyScreen(QueryPage):
     @on(DataTable.RowSelected, "#per-class")
     def _class_chosen(self, message: DataTable.RowSelected) -> None:
         index = int(message.row_key.value or 0)
-        self._list(self.outcomes.of_class(index), self.outcomes.classes[index])
+        self._list(self.outcomes.of_class(index), self.outcomes.names[index])
         self._see_images()
 
     @on(ConfusionMap.Opened)
     def _cell_opened(self, message: ConfusionMap.Opened) -> None:
-        names = self.outcomes.classes
+        names = self.outcomes.names
         title = f"{names[message.true]} → {names[message.predicted]}"
         self._list(self.outcomes.of_cell(message.true, message.predicted), title)
         self._see_images()

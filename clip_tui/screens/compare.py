@@ -9,6 +9,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.widgets import DataTable
 
+from clip_core.run.records import Label
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.differences import Row, comparison
@@ -28,6 +29,7 @@ class CompareScreen(Page):
     def __init__(self, runs: Sequence[Path]) -> None:
         super().__init__()
         self.runs = list(runs)
+        self._names = [Label.called(run) for run in runs]
         self._groups: list[tuple[str, list[Row]]] = []
 
     def body(self) -> ComposeResult:
@@ -39,8 +41,8 @@ class CompareScreen(Page):
         super().on_mount()
         table = self.query_one("#comparison", DataTable)
         table.add_column("", key="name")
-        for number, run in enumerate(self.runs):
-            table.add_column(printable(run.name, VALUE_WIDTH), key=str(number))
+        for number, name in enumerate(self._names):
+            table.add_column(Text(printable(name, VALUE_WIDTH)), key=str(number))  # as text, which is never markup
         table.fixed_columns = 1
         table.focus()
         self._fill()
@@ -60,7 +62,7 @@ class CompareScreen(Page):
 
     def copied(self) -> str | None:
         """The table, with tabs between its columns."""
-        rows = [("", *(run.name for run in self.runs)), *(row for _, rows in self._groups for row in rows)]
+        rows = [("", *self._names), *(row for _, rows in self._groups for row in rows)]
         return "\n".join("\t".join(printable(cell) for cell in row) for row in rows)
 
     def action_curves(self) -> None:

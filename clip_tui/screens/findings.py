@@ -21,6 +21,7 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.text import plural, printable
 from clip_tui import starter
+from clip_tui.screens.dialogs import Confirm
 from clip_tui.screens.page import Page
 from clip_tui.tail import Tail
 from clip_tui.theme import GREEN, RED
@@ -273,7 +274,18 @@ class FindingsPage(Page):
         if not chosen:
             self.clip.say("This finding has no pairs to leave out.", severity="warning")
         elif not self.closing:
-            self._change_flags(chosen, flag=not self._flagged.issuperset(chosen))
+            flag = not self._flagged.issuperset(chosen)
+            changed = [pair for pair in chosen if (pair in self._flagged) != flag]
+            if len(changed) > 1:
+                title = found.checked.findings[kind].title
+                question = _question(title, len(changed), found.checked.pairs, flag=flag)
+                self.app.push_screen(question, partial(self._kind_answered, changed, flag))
+            else:
+                self._change_flags(changed, flag=flag)
+
+    def _kind_answered(self, pairs: Sequence[Pair], flag: bool, answer: str | None) -> None:
+        if answer is not None:
+            self._change_flags(pairs, flag=flag)
 
     @work(name="change-flags", group="change-flags")
     async def _change_flags(self, pairs: Sequence[Pair], *, flag: bool, run: Path | None = None) -> None:
@@ -306,6 +318,16 @@ class FindingsPage(Page):
             self._flagged = flagged
             self.query_one(GroupList).refresh()
             self._show_pair()
+
+
+def _question(title: str, number: int, total: int, *, flag: bool) -> Confirm:
+    """Flags of a whole finding may be those of nearly every pair, as with the captions of class folders."""
+    title = printable(title, 40)
+    if flag:
+        text = f"{number:,} of {plural(total, 'pair')} will be flagged as bad; --leave-out trains without them."
+        return Confirm(f"Flag all: {title}", text, {"y": "flag them"})
+    text = f"{plural(number, 'pair')} will no longer be flagged."
+    return Confirm(f"Take flags back: {title}", text, {"y": "take them back"})
 
 
 class FoundPair(ModalScreen[None]):

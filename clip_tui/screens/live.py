@@ -23,6 +23,7 @@ from clip_tui.screens.live_probe import ProbePage
 from clip_tui.status_line import status_line, validation_rows
 from clip_tui.theme import GREEN, RED
 from clip_tui.watcher import Snapshot
+from clip_tui.widgets.heat_map import HeatMap
 from clip_tui.widgets.plot import Plot
 from clip_tui.widgets.probe_view import PairPanel, ProbePanel
 from clip_tui.widgets.sparks import Sparks
@@ -54,7 +55,7 @@ class LiveScreen(ChartsPage, ProbePage):
             pair.border_title = "Image"
             yield pair
             scores = Static("", markup=False, id="scores")
-            scores.border_title = "Validation"
+            scores.border_title, scores.can_focus = "Validation", True
             yield scores
         yield Static("", markup=False, id="last-line")
 
@@ -94,6 +95,17 @@ class LiveScreen(ChartsPage, ProbePage):
         if getattr(panel, "shown", None) != (rows, about):
             panel.shown = rows, about  # type: ignore[attr-defined]
             panel.update(scores_table(rows, about), layout=False)
+
+    def copied(self) -> str | None:
+        """What has the focus: the values of a chart, the scores, the chosen pair; else the path of the run."""
+        focused = self.focused
+        if isinstance(focused, Plot):
+            return focused.values_text()
+        if focused is not None and focused.id == "scores" and self.snapshot:
+            return "\n".join("\t".join(row[:3]) for row in validation_rows(self.snapshot))
+        if isinstance(focused, HeatMap | PairPanel) and (pair := self.chosen_pair):
+            return "\t".join(pair)
+        return super().copied()
 
     # ------------------------------------------------------------ requests
 
@@ -182,7 +194,8 @@ def scores_table(rows: Sequence[tuple[str, str, str, bool]], about: Sequence[tup
     for label, now, best, better in rows:
         table.add_row(Text(label, "dim"), Text(now, GREEN if better else "bold"), Text(best))
     lines = [
-        Text(f"{name} ", "dim", no_wrap=True, overflow="ellipsis").append(printable(value)) for name, value in about
+        Text(no_wrap=True, overflow="ellipsis").append(f"{name} ", "dim").append(printable(value))
+        for name, value in about
     ]
     return Group(table, *lines)
 

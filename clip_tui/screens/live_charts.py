@@ -94,7 +94,12 @@ class ChartsPage(Page):
         self._change_view(replace(self._view, first=None, last=None, cursor=None))
 
     def action_large(self) -> None:
-        """One chart over the whole width, or all of them."""
+        """One chart over the whole width, that with the focus if one has it; or all of them."""
+        focused = self.focused
+        if isinstance(focused, Plot) and self.snapshot and not self.has_class("-one-chart"):
+            index = [plot.id for plot in self.query(Plot)].index(focused.id)
+            self._first_chart = (self._first_chart + index) % len(charts(self.snapshot, self._view, self._others))
+            self.set_focus(self.query_one("#plot-0"))
         self.toggle_class("-one-chart")
         self.call_after_refresh(self._show_again)
 

@@ -116,11 +116,18 @@ class ProbePage(Page):
 
     def action_flag(self) -> None:
         """Flag the chosen image and its caption as a bad pair, or take the flag away."""
+        pair = self.chosen_pair
+        if pair is not None and self._run is not None:
+            self._write_flag(self._run, *pair)
+
+    @property
+    def chosen_pair(self) -> tuple[str, str] | None:
+        """The path of the chosen image, and its own caption."""
         probe, rows = self._probe, rows_of(self._probe)
-        if probe is None or not rows or self._run is None:
-            return
+        if probe is None or not rows:
+            return None
         row = self.query_one(HeatMap).cursor[0] % rows
-        self._write_flag(self._run, probe.images[row], probe.captions[row])
+        return probe.images[row], probe.captions[row]
 
     @work(name="flags", group="flags")
     async def _write_flag(self, run: Path, image: str, caption: str) -> None:

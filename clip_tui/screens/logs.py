@@ -189,8 +189,7 @@ class LogsScreen(Page):
 def event_line(event: Event) -> Text:
     """`1,020  checkpoint written`, warnings and refused requests in their colours."""
     style = YELLOW if event.health else RED if event.outcome not in (None, "done") else GREEN if event.outcome else ""
-    text = Text(f"{event.step:>6,}  ", "dim")
-    return text.append(printable(event.message), style)
+    return Text().append(f"{event.step:>6,}  ", "dim").append(printable(event.message), style)
 
 
 def system_facts(snapshot: Snapshot) -> list[Fact]:

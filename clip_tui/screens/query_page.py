@@ -38,6 +38,7 @@ class QueryPage(Page):
         self._doing: dict[Model, tuple[str, float]] = {}  # what a model does, and since when
         self._asked: dict[int, tuple[Model, dict[str, Any]]] = {}  # by slot, what is on its way
         self._run: Path | None = None
+        self._reading: tuple[float, float] | None = None  # since when the gallery is read, and the share that is
 
     def sources(self) -> ComposeResult:
         """A line for each model: what it answered with, what it does, or what went wrong."""
@@ -54,10 +55,11 @@ class QueryPage(Page):
     def run_came(self, snapshot: Snapshot | None) -> None:
         """Read the gallery of a run that is new here; it may not have been written yet."""
         path = snapshot.path if snapshot else None
-        if path != self._run or (path is not None and not self.gallery.images and self.gallery.note is None):
+        nothing = not self.gallery.images and self.gallery.note is None and self._reading is None
+        if path != self._run or (path is not None and nothing):
             changed, self._run = path != self._run, path
             if changed:
-                self.place, self.gallery = Place(), Gallery()
+                self.place, self.gallery, self._reading = Place(), Gallery(), None
                 self._forget()
             if path is not None:
                 self._load(path, changed)
@@ -71,13 +73,41 @@ class QueryPage(Page):
 
     @work(name="gallery", group="gallery", exclusive=True)
     async def _load(self, run: Path, changed: bool) -> None:
-        gallery = await asyncio.to_thread(read_gallery, run, self.place)
+        """Read the gallery. One that is not there yet is looked for again with each change of the run, unseen."""
+        started = time.monotonic()
+
+        def read_so_far(done: int, size: int) -> None:
+            if self._reading is not None and self._reading[0] == started:
+                self._reading = started, done / max(1, size)
+
+        self._reading = started, 0.0
+        if changed:
+            self.still_reading()
+        gallery = await asyncio.to_thread(read_gallery, run, self.place, read_so_far)
+        if self._reading is not None and self._reading[0] == started:
+            self._reading = None
         if (changed or gallery.images or gallery.note) and not self.closing:
             self.gallery = gallery
             self.gallery_came()
 
+    @property
+    def reading(self) -> str:
+        """`reading the training set, 40 %, 3 s` while the gallery is read, else nothing."""
+        if self._reading is None:
+            return ""
+        since, share = self._reading
+        read = f", {share:.0%}" if share else ""
+        return f"reading the {self.place.label}{read}, {time.monotonic() - since:.0f} s"
+
+    def missing(self, otherwise: str) -> str:
+        """Why there is nothing to search: it cannot be read, is being read, or `otherwise`."""
+        return self.gallery.note or (f"Still {self.reading}." if self.reading else otherwise)
+
     def gallery_came(self) -> None:
         """The gallery has been read."""
+
+    def still_reading(self) -> None:
+        """The gallery is being read, as `reading` says."""
 
     def answers_changed(self, model: Model) -> None:
         """A model answered the current query, or failed to where another one answered."""
@@ -159,6 +189,8 @@ class QueryPage(Page):
     def _tick(self) -> None:
         if self._doing and self.is_current:
             self.show_sources()
+        if self._reading is not None and self.is_current:
+            self.still_reading()
 
     def _models_changed(self) -> None:
         if not self.is_current:

@@ -89,6 +89,10 @@ class RetrieveScreen(QueryPage):
         self.found = []
         self._show()
 
+    def still_reading(self) -> None:
+        self._show_placeholder()
+        self._show_searched()
+
     # ------------------------------------------------------------ what is shown
 
     def _show(self) -> None:
@@ -101,12 +105,14 @@ class RetrieveScreen(QueryPage):
         self.query_one("#table").display = as_table
         self.query_one("#detail").set_class(as_table or images, "-shown")
         self.query_one("#direction", Static).update("→ images" if images else "→ captions")
-        field = self.query_one("#query", Input)
-        if images:
-            field.placeholder = f"text or image to match against {number(len(self.gallery.images))} images (/ to type)"
-        else:
-            field.placeholder = f"image or text to match against {number(len(self.gallery.captions))} captions"
+        self._show_placeholder()
         self._show_page()
+
+    def _show_placeholder(self) -> None:
+        known = len(self.gallery.images if self.from_text else self.gallery.captions)
+        what, query = ("images", "text or image") if self.from_text else ("captions", "image or text")
+        where = f"{number(known)} {what}" if known else f"the {self.place.label}"
+        self.query_one("#query", Input).placeholder = f"{query} to match against {where} (/ to type)"
 
     def _show_page(self) -> None:
         found = self.found
@@ -148,6 +154,9 @@ class RetrieveScreen(QueryPage):
         line.set_class(bool(self.gallery.note), "problem")
         if self.gallery.note:
             line.update(self.gallery.note)
+            return
+        if self.reading:
+            line.update(Text(self.reading, "dim"))
             return
         parts = [self.place.label]
         answered = self.answered()
@@ -201,7 +210,7 @@ class RetrieveScreen(QueryPage):
             return
         if not (self.gallery.images if self.from_text else self.gallery.captions):
             what = "images" if self.from_text else "captions"
-            self.clip.say(self.gallery.note or f"The gallery has no {what} yet; g chooses another.", severity="warning")
+            self.clip.say(self.missing(f"The gallery has no {what} yet; g chooses another."), severity="warning")
             return
         self.set_focus(self.query_one("#images" if self.from_text and not self.as_table else "#table"))
         image = next((term.image for term in terms if term.image), None)
@@ -267,7 +276,7 @@ class RetrieveScreen(QueryPage):
     def action_random(self) -> None:
         known = self.gallery.captions if self.from_text and self.gallery.captions else self.gallery.images
         if not known:
-            self.clip.say(self.gallery.note or "The run has no validation pairs yet.", severity="warning")
+            self.clip.say(self.missing("The run has no validation pairs yet."), severity="warning")
             return
         choice = self._random.choice(known)
         is_text = self.from_text and bool(self.gallery.captions)
@@ -343,7 +352,9 @@ class RetrieveScreen(QueryPage):
         except UsageError as error:
             self.clip.say_problem(error)
         else:
-            self.clip.say(f"{len(self.found):,} results written to {path}.")
+            total = answer.result.get("total", len(self.found))
+            of = f" of {total:,}, those that were paged through," if len(self.found) < total else ""
+            self.clip.say(f"{len(self.found):,}{of} results written to {path}.")
 
 
 def _as_typed(caption: str) -> str:

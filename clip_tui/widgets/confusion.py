@@ -54,7 +54,7 @@ class ConfusionMap(Widget):
     def _frame(self) -> tuple[int, int, int, int, int]:
         """Width of the names, first row and column, and how many of each are shown; the cursor is among them."""
         size = len(self.outcomes.classes)
-        names = min(_NAMES, max((cell_len(printable(name)) for name in self.outcomes.classes), default=0))
+        names = min(_NAMES, max((cell_len(printable(name)) for name in self.outcomes.names), default=0))
         rows = max(1, min(size, self.content_size.height - 2))
         columns = max(1, min(size, (self.content_size.width - names - 1) // CELL))
         first_row = max(0, min(self.cursor[0] - rows // 2, size - rows))
@@ -62,7 +62,7 @@ class ConfusionMap(Widget):
         return names, first_row, first_column, rows, columns
 
     def render(self) -> Text:
-        classes, matrix = self.outcomes.classes, self.outcomes.matrix
+        classes, matrix = self.outcomes.names, self.outcomes.matrix
         text = Text(no_wrap=True, overflow="ellipsis")
         if not classes:
             return text

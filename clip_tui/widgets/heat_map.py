@@ -210,7 +210,7 @@ def colour(level: int) -> Color:
 @lru_cache(LEVELS)
 def cell_style(level: int) -> Style:
     """A cell of a level, with text that is readable on it."""
-    return Style(bgcolor=colour(level), color="#12141c" if level > LEVELS // 2 else "#eed49f")
+    return Style(bgcolor=colour(level), color="#12141c" if level > LEVELS // 2 else "#fff3d0")  # no colour of a theme
 
 
 @lru_cache(LEVELS * LEVELS)

@@ -12,7 +12,8 @@ from textual.widget import Widget
 
 from clip_core.errors import ImageError
 from clip_core.text import printable
-from clip_tui.output import DiffingApp, Key, PixelImages
+from clip_tui.output import DiffingApp
+from clip_tui.pixels import PixelImages
 
 
 class ImageView(Widget):
@@ -23,14 +24,13 @@ class ImageView(Widget):
         self.path = path
         self.problem = ""
         self._strips: list[Strip] = []
-        self._key: Key | None = None  # of `pixel_images`
         self._centred: tuple[tuple[int, Style], list[Strip]] | None = None  # the strips in the middle of the widget
 
     def show(self, path: Path | None) -> None:
         """Show the image of another path, or none."""
         if path != self.path:
             self.path = path
-            self._strips, self._centred, self._key = [], None, None
+            self._strips, self._centred = [], None
             self._load()
 
     def on_mount(self) -> None:
@@ -53,11 +53,11 @@ class ImageView(Widget):
             plain = "-ascii" in self.app.classes or self.app.no_color
             try:
                 if self._pixel_images is not None:
-                    self._key, self._strips = await self._pixel_images.strips(path, size.width, size.height)
+                    self._strips = await self._pixel_images.strips(path, size.width, size.height)
                 else:
                     self._strips = await asyncio.to_thread(strips_of, path, size.width, size.height, plain=plain)
             except ImageError as error:
-                self._strips, self._key, self.problem = [], None, printable(str(error))
+                self._strips, self.problem = [], printable(str(error))
         self._centred = None
         self.refresh()
 
@@ -75,14 +75,6 @@ class ImageView(Widget):
             return super().render_line(y)
         if self.problem:
             return self._problem_line(inner, width)
-        if (
-            inner == 0
-            and self._key is not None
-            and self._pixel_images is not None
-            and not self._pixel_images.has(self._key)
-        ):
-            self._key = None
-            self.call_later(self._load)  # the terminal dropped it for newer ones
         style = self.rich_style
         if inner >= len(self._strips):
             return Strip.blank(width, style)

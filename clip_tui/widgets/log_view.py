@@ -1,5 +1,6 @@
-"""A long log: lines are wrapped, and only those in sight are drawn, so that thousands of them cost nothing."""
+"""A long log: lines are wrapped at words, and only those in sight are drawn, so that thousands of them cost nothing."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from clip_tui.theme import YELLOW
+
+_WORDS = re.compile(r"\s*\S*\s*")
 
 
 class LogView(ScrollView, can_focus=True):
@@ -103,7 +106,7 @@ class LogView(ScrollView, can_focus=True):
             if self._width <= 0 or cell_len(line) <= self._width:
                 self._rows.append(line)
             else:
-                self._rows += chop_cells(line, self._width)
+                self._rows += wrapped(line, self._width)
         self.virtual_size = Size(0, len(self._rows))
         self.refresh()
 
@@ -128,3 +131,21 @@ class LogView(ScrollView, can_focus=True):
             segments += [Segment(text[at:found]), Segment(text[found : found + len(self._words)], style)]
             at = found + len(self._words)
         return [*segments, Segment(text[at:])]
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """The rows of a line, each at most `width` cells wide: broken after a space, within a word only if it is wider
+    than a row. Together they are the line again, so that what is marked or copied has every character.
+    """
+    rows, row, room = [], "", width
+    for word in _WORDS.findall(line):
+        needed = cell_len(word.rstrip())  # spaces at the end of a row need no room
+        if needed > room and row:
+            rows.append(row)
+            row, room = "", width
+        if needed > width:
+            *full, word = chop_cells(word, width)
+            rows += full
+        row += word
+        room -= cell_len(word)
+    return [*rows, row] if row else rows

@@ -63,8 +63,8 @@ class Chart:
     scale: Scale = field(default_factory=Scale)
 
 
-class Plot(Widget):
-    """Shows a Chart. Click: the cursor; wheel: zoom; drag: pan."""
+class Plot(Widget, can_focus=True):
+    """Shows a Chart, whose title is marked while it has the focus. Click: the cursor; wheel: zoom; drag: pan."""
 
     class Moved(Message):
         """The cursor was put at a step."""
@@ -110,6 +110,13 @@ class Plot(Widget):
             self._chart, self._view = chart, view
             self._strips = None
             self.refresh()
+
+    def values_text(self) -> str:
+        """The title, then a line for each curve: its name and its value at the cursor, or its last one."""
+        lines = [
+            " ".join(part for part in (line.run, line.name, self._value(line)) if part) for line in self._chart.lines
+        ]
+        return "\n".join([self._chart.title, *lines])
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -245,7 +252,9 @@ class Plot(Widget):
         What does not fit is left out, with dots.
         """
         chart, cursor = self._chart, self._view.cursor
-        text = Text(printable(chart.title), "bold", no_wrap=True, overflow="ellipsis")
+        text = Text(
+            printable(chart.title), "bold reverse" if self.has_focus else "bold", no_wrap=True, overflow="ellipsis"
+        )
         text.truncate(width, overflow="ellipsis")
         notes = [f"@{cursor:,.0f}"] if cursor is not None else []
         notes += ["log"] if chart.log else []
@@ -256,19 +265,21 @@ class Plot(Widget):
         plain, ascii_only = self.app.no_color, "-ascii" in self.app.classes
         signs = ASCII_SIGNS if ascii_only else PLAIN_SIGNS
         for index, line in enumerate(chart.lines):
-            value = line.latest if cursor is None else self._value_at(line, cursor)
             name = " ".join(part for part in (printable(line.run, 16), printable(line.name, 24)) if part)
             sign = f"{signs[index % len(signs)]} " if plain or ascii_only else ""
             part = Text("  ").append(f"{sign}{name} ".lstrip(), SERIES[index % len(SERIES)])
-            part.append(value, f"bold {SERIES[index % len(SERIES)]}")
+            part.append(self._value(line), f"bold {SERIES[index % len(SERIES)]}")
             if text.cell_len + part.cell_len > width - 2 * (index + 1 < len(chart.lines)):
                 text.append(" …"[: width - text.cell_len], "dim")
                 return text
             text.append_text(part)
         return text
 
-    def _value_at(self, line: Line, step: float) -> str:
-        points = line.points
+    def _value(self, line: Line) -> str:
+        """At the cursor, or the last one."""
+        step, points = self._view.cursor, line.points
+        if step is None:
+            return line.latest
         if not len(points) or step < points.first[0] - 0.5:
             return "–"
         value = float(points.mean[max(0, int(np.searchsorted(points.first, step + 0.5)) - 1)])

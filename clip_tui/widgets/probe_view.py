@@ -68,7 +68,7 @@ class ProbePanel(Vertical):
             self.post_message(self.Scrubbed(-1 if getattr(event, "x", 0) < SLIDER // 2 else 1))
 
 
-class PairPanel(Horizontal):
+class PairPanel(Horizontal, can_focus=True):
     """An image of the probe with its nearest captions."""
 
     def compose(self) -> ComposeResult:
@@ -142,7 +142,7 @@ def slider(step: int | None, steps: Sequence[int]) -> Text:
     place = steps.index(step) if step in steps else len(steps) - 1
     halves = round(2 * SLIDER * (place + 1) / len(steps))
     filled = "━" * (halves // 2) + "╸" * (halves % 2)
-    text = Text("◀ ", f"bold {BLUE}", no_wrap=True, overflow="ellipsis")
+    text = Text("", no_wrap=True, overflow="ellipsis").append("◀ ", f"bold {BLUE}")
     text.append(filled, BLUE).append("─" * (SLIDER - len(filled)), "dim").append(" ▶", f"bold {BLUE}")
     return text.append(f" {place + 1}/{len(steps)}", "dim")
 

@@ -72,7 +72,7 @@ def strip_text(snapshot: Snapshot, end: float, width: int, lines: int, bars: str
         if place:
             text.append("\n" if place % each == 0 else "│", "dim")
         points, value = snapshot.curves.get(spark.key), snapshot.value(spark.key)
-        cell = Text(f" {spark.name} ", "dim")
+        cell = Text().append(f" {spark.name} ", "dim")
         if points is not None and len(points) and curve > 0:
             cell.append(sparkline(points, end, curve, bars, spark.top), BLUE)
         cell.append(f" {_value(spark, value)}")

@@ -10,7 +10,9 @@ from PIL import Image
 
 from clip_core.data.check import check_data
 from clip_core.data.findings import Findings
-from clip_core.data.mislabels import LEAST, calibrate, find_mislabels
+from clip_core.data.mislabel_likelihood import calibrate
+from clip_core.data.mislabel_scores import LEAST
+from clip_core.data.mislabels import find_mislabels
 from clip_core.data.pairs import Pair
 from clip_core.scoring import FloatArray, l2_normalise
 

@@ -1,7 +1,11 @@
 """Streams of shards: every pair once an epoch, a state that continues exactly, and sources that fail."""
 
 import json
+import os
 import pickle
+import re
+import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -283,6 +287,24 @@ def test_a_shard_that_has_changed_is_refused_with_the_difference(tmp_path: Path)
                 Lane(again, 0).restore(state)
     with pytest.raises(DataError, match="has changed"):
         plan(path, tags={0: (5, "content abc")}).check()
+
+
+def test_a_change_where_a_shard_is_not_hashed_is_seen_by_the_time_of_writing(tmp_path: Path):
+    pattern = shards(tmp_path / "data", [300])
+    shard = tmp_path / "data" / "000.tar"
+    first = plan(pattern)
+    first.open(0, 0, threading.Event()).close()
+    content, written = bytearray(shard.read_bytes()), shard.stat().st_mtime_ns
+    content[150_000] ^= 1  # behind the first 64 kB and before the middle
+    shard.write_bytes(content)
+    os.utime(shard, ns=(written, written + 1_000_000))
+    with pytest.raises(DataError, match="has changed since this run read it") as refused:
+        first.check()
+    (when,) = re.findall(r"touch -d (@\S+) ", str(refused.value))
+    subprocess.run(["touch", "-d", when, shard], check=True)
+    first.check()
+    moved = Path(shutil.copytree(shard.parent, tmp_path / "moved", copy_function=shutil.copyfile))
+    plan(moved / pattern.name, tags=first.tags).check()
 
 
 def test_a_wait_for_a_silent_server_ends_at_once(pattern: Path, server: Server):

@@ -69,7 +69,7 @@ def test_another_model_is_not_the_one_that_was_exported(own_bundle: Path, tmp_pa
 @pytest.mark.fault("hostile bundle")
 def test_a_node_that_fails_is_one_printable_sentence(own_bundle: Path) -> None:
     after(own_bundle, "Reshape", ints(7, 16), name=EVIL)
-    with pytest.raises(BackendError, match="could not compute") as caught:
+    with pytest.raises(BundleError, match="could not compute") as caught:
         verify(own_bundle, "cpu", lambda line: None)
     assert str(caught.value).isprintable()
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,31 +10,41 @@ import pytest
 from clip_core.model.checkpoint import load_model, read_meta, valid_checkpoints
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
-from tests.conftest import clip_train
+from tests.conftest import clip_train, command_environment
+from tests.models import ROOT
 from tests.running import SMALL
 
 FLAGS = [*SMALL, "--epochs", "20", "--checkpoint-every", "1", "--eval-every", "7", "--keep-checkpoints", "100"]
+INSIDE = "CLIP_TEST_IN_A_NAMESPACE"
 
 
 def mount(*arguments: object) -> bool:
     return subprocess.run(["mount", *map(str, arguments)], capture_output=True, check=False).returncode == 0
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 12 MB: a few checkpoints of the small run."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.getuid() != 0 or not mount("-t", "tmpfs", "-o", "size=12m", "tmpfs", place):
-        pytest.skip("mounting a small disk needs root; the limit on file sizes is tested beside")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+def in_a_namespace(test: str) -> None:
+    """Run a test where this user may mount: in a user namespace of its own, which needs no root."""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "pytest", "-q", test],
+        cwd=ROOT, env=command_environment() | {INSIDE: "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (
+        "a small disk could not be mounted, or what follows is wrong; run this as root, or where user namespaces are "
+        f"allowed (unshare --user --map-root-user --mount):\n{done.stdout}{done.stderr}"
+    )
 
 
 @pytest.mark.fault("full disk, file-size limit or read-only disk")
 def test_a_disk_that_fills_up_or_is_read_only_is_one_sentence_and_loses_no_checkpoint(
-    disk: Path, tmp_path: Path
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=12m", "tmpfs", disk):  # a few checkpoints of the small run
+        assert INSIDE not in os.environ, "mounting is not allowed"
+        in_a_namespace(request.node.nodeid)
+        return
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(disk)], check=True))
     run = disk / "run"
     done = clip_train("--run-dir", str(run), *FLAGS, cwd=tmp_path)
     assert done.returncode == 1, done.stderr

@@ -220,6 +220,19 @@ def test_a_run_is_not_written_over(trained_run: Path, shapes: Path) -> None:
     assert "already holds a run: add --resume" in done.stderr
 
 
+@pytest.mark.fault("pipe or socket in place of a file")
+def test_a_fifo_in_place_of_config_json_is_named_and_the_run_is_not_written_over(
+    trained_run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    (run / "config.json").unlink()
+    os.mkfifo(run / "config.json")
+    done = clip_train("--resume", "--run-dir", str(run), cwd=tmp_path)
+    assert (done.returncode, "config.json is a FIFO, and only a regular file is read" in done.stderr) == (1, True)
+    done = clip_train("--data-file", str(shapes), "--run-dir", str(run), *SHORT_RUN, cwd=tmp_path)
+    assert (done.returncode, "already holds a run" in done.stderr) == (1, True)
+
+
 def test_resuming_where_the_device_is_missing_says_which_devices_there_are(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)

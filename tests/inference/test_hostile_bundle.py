@@ -17,6 +17,7 @@ from clip_core.inference.clip import CLIPInference
 from clip_core.inference.memory_limit import available_memory
 from clip_core.inference.onnx_encoder import try_out
 from clip_core.run.paths import MANIFEST
+from tests.faults.table import LONG
 from tests.inference.test_bundle import edit_manifest, edit_onnx, relist
 from tests.models import images_of
 
@@ -106,10 +107,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an escape in a node that fails": (lambda b: after(b, "Reshape", ints(7, 16), name=EVIL), "could not compute"),
     "4 TB": (
         lambda b: after(b, "ConstantOfShape", ints(10**12), only=True),
-        "could not compute|other inputs or outputs",
+        "could not compute|other inputs or outputs|of memory",
     ),
-    "more memory than there is": (expand, "could not compute"),
-    "8 GB inside": (fill_memory, "could not compute"),
+    "more memory than there is": (expand, "could not compute|of memory"),
+    "8 GB inside": (fill_memory, "could not compute|of memory"),
     "an endless loop": (loop_for_ever, "has a Loop, which may run without end"),
 }
 
@@ -124,7 +125,8 @@ def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
     """Where someone made the checksums fit: names that are not UTF-8, other operators, other shapes."""
     image, generator = images_of(tiny_run)[0], random.Random(1)
     original = {name: (own_bundle / name).read_bytes() for name in (TEXT, VISION, "tokenizer.json", MANIFEST)}
-    for turn in range(80):
+    turns = 80 if LONG else 12
+    for turn in range(turns):
         name = [TEXT, VISION, "tokenizer.json", MANIFEST][turn % 4]
         content = bytearray(original[name])
         for _ in range(generator.choice([1, 2, 8])):
@@ -140,7 +142,7 @@ def test_mutated_bytes_of_any_file_are_one_sentence_or_do_no_harm(
         for changed, before in original.items():
             (own_bundle / changed).write_bytes(before)
     assert "EP Error" not in capfd.readouterr().out
-    record_property("injected", 80)
+    record_property("injected", turns)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -181,7 +183,7 @@ def multiply_for_hours(bundle: Path, of_constants: bool) -> None:
 def test_a_graph_that_computes_for_hours_is_stopped_in_load_and_in_run(own_bundle: Path, of_constants: bool) -> None:
     multiply_for_hours(own_bundle, of_constants)
     started = time.monotonic()
-    with pytest.raises(ClipError, match=r"computed for more than 0\.5 s for one input and was stopped"):
+    with pytest.raises(ClipError, match=r"computed for more than 0\.5 s and was stopped"):
         try_out(open_bundle(own_bundle), seconds=0.5)
     assert time.monotonic() - started < 60
 

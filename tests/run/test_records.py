@@ -70,8 +70,12 @@ def test_a_missing_file_and_a_fifo_are_one_sentence_each(tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"best\.json does not exist"):
         Pointer.read(tmp_path / "best.json")
     os.mkfifo(tmp_path / "best.json")
-    with pytest.raises(RunError, match=r"best\.json is not a JSON file"):
-        Pointer.read(tmp_path / "best.json")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    (tmp_path / "link.json").symlink_to("nowhere")
+    for name, kind in {"best": "a FIFO", "folder": "a folder", "device": "a device", "link": "a broken link"}.items():
+        with pytest.raises(RunError, match=rf"{name}\.json is {kind}, and only a regular file is read"):
+            Pointer.read(tmp_path / f"{name}.json")
 
 
 def test_a_newer_and_an_older_schema_are_one_sentence_with_the_way_out(tmp_path: Path) -> None:

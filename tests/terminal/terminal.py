@@ -33,13 +33,16 @@ KEYS = {
 class Terminal:
     """Runs `python -m MODULE ...` as the leader of a session whose terminal this is."""
 
-    def __init__(self, module: str, *arguments: str, cwd: Path, size: tuple[int, int] = (100, 30)) -> None:
+    def __init__(
+        self, module: str, *arguments: str, cwd: Path, size: tuple[int, int] = (100, 30), cell: tuple[int, int] = (0, 0)
+    ) -> None:
         self.columns, self.rows = size
         self.screen = pyte.Screen(self.columns, self.rows)
         self._stream = pyte.ByteStream(self.screen)
         self.received = b""
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, 0, 0))
+        pixels = self.columns * cell[0], self.rows * cell[1]  # 0: the terminal does not say
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, *pixels))
         environment = {
             key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "COLUMNS", "LINES")
         }

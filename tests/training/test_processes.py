@@ -21,7 +21,7 @@ from clip_core.training.recipe import resolve_recipe
 from clip_core.training.setup import _refuse_other_dropout
 from clip_tui.starter import to_flags
 from tests.conftest import SHORT_RUN, clip_train, command_environment
-from tests.running import Child, answer, lines, start, wait_for_step
+from tests.running import Child, answer, lines, start, wait_for_step, wait_until
 from tests.training.conftest import Build, small_config
 from tests.training.tiny import tiny_config
 
@@ -61,12 +61,15 @@ def test_two_processes_train_what_one_trains_and_either_number_resumes_it(shapes
 
 
 @pytest.mark.fault("SIGKILL of one of several processes")
-def test_a_killed_process_ends_the_others_and_a_signal_stops_all_of_them_with_a_checkpoint(
+def test_a_killed_process_ends_the_others_which_start_again_and_a_signal_stops_all_with_a_checkpoint(
     shapes: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    child = start("--data-file", str(shapes), "--run-dir", str(run), *ENDLESS, "--devices", "2", cwd=tmp_path)
+    flags = [*ENDLESS, "--devices", "2", "--restarts", "1"]
+    child = start("--data-file", str(shapes), "--run-dir", str(run), *flags, cwd=tmp_path)
     wait_for_step(run, 2, child)
+    workers(child)[0].kill()  # the one that writes
+    wait_until(lambda: any(line["message"] == "resumed" for line in lines(run, "event")), child)
     assert answer(run, "evaluate", child)["outcome"] == "done"
     assert answer(run, "pause", child)["outcome"] == "done"
     assert answer(run, "resume", child)["outcome"] == "done"
@@ -81,6 +84,7 @@ def test_a_killed_process_ends_the_others_and_a_signal_stops_all_of_them_with_a_
     assert child.stderr is not None
     said = child.stderr.read()
     assert "process 1 was ended by SIGKILL" in said
+    assert said.count("all processes are started again (1 of 1)") == 1
     assert "Traceback" not in said
     failed = RunReader(run).status()
     assert failed is not None
@@ -120,8 +124,9 @@ def test_torchrun_starts_a_run_again_from_its_last_checkpoint(shapes: Path, tmp_
     assert RunReader(run).state() is State.FINISHED
 
 
-def test_a_mistake_is_one_sentence_however_many_processes_find_it(tmp_path: Path) -> None:
-    child = start("--data", "nowhere.json", "--devices", "2", cwd=tmp_path)
+def test_a_mistake_is_one_sentence_however_many_processes_and_restarts_there_are(tmp_path: Path) -> None:
+    flags = ["--data", "nowhere.json", "--run-dir", "run", "--devices", "2", "--restarts", "3"]
+    child = start(*flags, cwd=tmp_path)
     _, errors = child.communicate(timeout=300)
     assert child.returncode == 1
     assert errors.count("nowhere.json") == 1

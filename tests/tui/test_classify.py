@@ -8,7 +8,7 @@ from textual.widgets import DataTable, Input
 
 from clip_tui.app import ClipApp
 from clip_tui.gallery import gallery_of
-from clip_tui.outcomes import labels_of, outcomes_of
+from clip_tui.outcomes import Outcomes, labels_of, outcomes_of
 from clip_tui.screens.classify import ClassifyScreen, split
 from clip_tui.widgets.bars import Bars
 from clip_tui.widgets.confusion import ConfusionMap
@@ -95,9 +95,9 @@ async def test_a_whole_set_is_counted_by_class_and_its_confusions_open_their_ima
         await says(pilot, "accuracy 16.7% (1 of 6)")
         table = screen.query_one("#per-class", DataTable)
         shown = {str(table.get_row_at(row)[0]): [str(cell) for cell in table.get_row_at(row)] for row in range(6)}
-        assert shown["a red square"] == ["a red square", "1", "100.0%", "50.0%", ""]
-        assert shown["a blue square"] == ["a blue square", "1", "0.0%", "0.0%", "a red square 1"]
-        assert str(table.get_row_at(5)[0]) == "a red square", "the lowest recall first"
+        assert shown["red"] == ["red", "1", "100.0%", "50.0%", ""], "without the words that all classes share"
+        assert shown["blue"] == ["blue", "1", "0.0%", "0.0%", "red 1"]
+        assert str(table.get_row_at(5)[0]) == "red", "the lowest recall first"
         assert [outcome.wrong for outcome in screen._listed] == [True] * 5 + [False]
         screen.query_one(ConfusionMap).focus()
         await pilot.press("enter")  # the cursor is on the largest confusion
@@ -133,6 +133,19 @@ def test_outcomes_are_counted_and_labels_follow_the_templates() -> None:
     cat, dog = sorted(found.rows("recall"), key=lambda row: row.index)
     assert (cat.count, cat.recall, cat.precision) == (2, 0.5, 0.5)
     assert (dog.count, dog.recall, dog.precision) == (1, 0.0, 0.0)
+
+
+def test_words_that_all_classes_share_are_left_out_where_there_is_little_room() -> None:
+    names = {
+        ("a photo of waste paper.", "a photo of glass waste."): ["waste paper.", "glass waste."],
+        ("a red square", "a blue square", "a square"): ["red square", "blue square", "square"],
+        ("red", "blue"): ["red", "blue"],
+        ("a cat", "a cat"): ["cat", "cat"],
+        ("one class",): ["one class"],
+        (): [],
+    }
+    for classes, short in names.items():
+        assert Outcomes(classes).names == short
 
 
 def test_parts_are_distinct_and_not_empty() -> None:

@@ -51,6 +51,13 @@ async def test_a_finding_is_shown_with_its_images_and_its_pairs_are_flagged(foun
         await until(pilot, lambda: len(Flags.read(flags).pairs) == 1)
         await pilot.press("u")
         await until(pilot, lambda: not Flags.read(flags).pairs)
+        await pilot.press("F")
+        await says(pilot, "2 of 6 pairs will be flagged")
+        await pilot.press("escape", "F")
+        await says(pilot, "2 of 6 pairs will be flagged")
+        assert not Flags.read(flags).pairs, "not before the answer"
+        await pilot.press("y")
+        await until(pilot, lambda: len(Flags.read(flags).pairs) == 2)
         await pilot.press("down")
         await says(pilot, "pairs that are new_kind")
         await until(pilot, lambda: bool(app.screen.query_one("#thumbnail-0", ImageView).problem))

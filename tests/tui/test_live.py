@@ -14,6 +14,7 @@ from clip_core.run.records import Pointer, State
 from clip_core.run.requests import Malformed, Request, pending
 from clip_core.run.writer import RunWriter
 from clip_tui.app import ClipApp
+from clip_tui.screens.jump import JumpScreen
 from clip_tui.status_line import requests_line, status_line
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.heat_map import HeatMap
@@ -345,3 +346,25 @@ async def test_a_torn_line_a_newer_schema_and_a_vanished_run_are_met_in_stride(r
         await pilot.press("n", "f", "right", "plus", "left_square_bracket", "enter")
         await pilot.pause(0.6)
         assert "2 Live" in screen_text(app)
+
+
+async def test_jump_mode_reaches_every_panel_and_what_has_the_focus_is_enlarged_or_copied(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 50)) as pilot:
+        await opened(pilot, runs / "live", "live")
+        await says(pilot, "Recall@1")
+        await pilot.press("ctrl+o")
+        await says(pilot, "a letter jumps there")
+        jump = app.screen
+        assert isinstance(jump, JumpScreen)
+        plots = [f"plot-{index}" for index in range(4)]
+        assert [widget.id for widget in jump._targets.values()] == [*plots, "pair-panel", "scores", "heat-map"]
+        await pilot.press("s")
+        assert app.focused is app.screen.query_one("#plot-1")
+        title = app.screen.query_one("#plot-1", Plot).chart.title
+        assert str(app.screen.copied()).startswith(f"{title}\n")  # type: ignore[attr-defined]
+        await pilot.press("z")
+        await pilot.pause()
+        assert app.screen.query_one("#plot-0", Plot).chart.title == title
+        await pilot.press("tab", "tab", "tab")
+        assert "mean recall" in str(app.screen.copied())  # type: ignore[attr-defined]

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 from clip_tui.app import ClipApp
+from clip_tui.widgets.log_view import wrapped
 from tests.tui.conftest import HOSTILE, SIZES
 from tests.tui.pilot import opened, says
 
@@ -66,3 +68,12 @@ async def test_events_are_reached_and_copied_by_keys(runs: Path, monkeypatch: py
         await says(pilot, "Events 3")
         await pilot.press("e", "y")
         assert copied == [printable(HOSTILE[2])], "the latest event"
+
+
+def test_lines_break_at_words_and_nothing_is_lost() -> None:
+    line = "step 7  val loss 4.181, recall@1 of 漢字漢字 " + "x" * 30 + " end"
+    rows = wrapped(line, 12)
+    assert "".join(rows) == line
+    assert all(cell_len(row.rstrip()) <= 12 for row in rows)
+    assert [row.strip() for row in rows][:3] == ["step 7  val", "loss 4.181,", "recall@1 of"]
+    assert rows.count("x" * 12) == 2, "only a word wider than the row is broken"

@@ -65,10 +65,10 @@ def _is(cell: Any, character: str, style: Style | None) -> bool:
     )
 
 
-drawn = st.lists(st.tuples(st.text("ab │⣿é", max_size=8), st.sampled_from(STYLES)), max_size=3)
+drawn = st.lists(st.tuples(st.text("ab │⣿é⚠✓…", max_size=8), st.sampled_from(STYLES)), max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1), drawn), max_size=12))
 def test_the_terminal_shows_what_was_drawn(updates: list[tuple[int, int, list[tuple[str, Style | None]]]]) -> None:
     terminal = Terminal()

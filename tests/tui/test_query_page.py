@@ -1,10 +1,13 @@
 """What Retrieve and Classify share: backends, their errors, and a bundle older than the best checkpoint."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from clip_core.data.progress import Progress
 from clip_tui.app import ClipApp
+from clip_tui.gallery import Gallery, Place, read_gallery
 from clip_tui.screens.query_page import QueryPage, agreement
 from tests.tui.conftest import BEST_STEP, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
@@ -71,3 +74,27 @@ async def test_b_switches_the_backend(runs: Path) -> None:
 
 def _words(app: ClipApp) -> str:
     return " ".join(screen_text(app).split())
+
+
+async def test_a_gallery_that_is_being_read_says_so_with_its_progress(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slowly(run: Path, place: Place | None, progress: Progress) -> Gallery:
+        progress(1, 4)
+        go_on.wait(20)
+        return read_gallery(run, place, progress)
+
+    monkeypatch.setattr("clip_tui.screens.query_page.read_gallery", slowly)
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await pilot.pause()
+        app.open_run(runs / "live", "retrieve")
+        await says(pilot, "reading the validation set, 25%")
+        assert "0 images" not in screen_text(app)
+        await pilot.press("slash", *"red", "enter")
+        await says(pilot, "Still reading")
+        go_on.set()
+        await until(pilot, lambda: "reading the" not in screen_text(app).partition("Still")[0])
+        assert app.screen.gallery.images  # type: ignore[attr-defined]

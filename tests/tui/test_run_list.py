@@ -70,10 +70,15 @@ def test_a_comparison_names_only_the_settings_that_differ(tmp_path: Path) -> Non
     runs = [make_run(tmp_path / "runs" / name, state=State.FINISHED) for name in ("a", "b")]
     config = json.loads(RunPaths(runs[1]).config.read_text())
     config["config"]["optim"]["lr"] = 0.0005
+    config["config"]["run"]["run_dir"] = str(runs[1])  # always another, so that it says nothing
     config["resolved"]["lr"] = 0.0005
     RunPaths(runs[1]).config.write_text(json.dumps(config))
     groups = dict(comparison(runs))
     assert groups["Different settings"] == [("--lr", "automatic", "0.0005")]
     assert groups["Different values in use"] == [("lr", "0.001", "0.0005")]
     assert ("mean recall ●", "30.0%", "30.0%") in groups["Best checkpoint"]
-    assert comparison([runs[0], tmp_path / "vanished"])
+    groups = dict(comparison([runs[0], tmp_path / "vanished"]))
+    assert ("settings", "read", "cannot be read") in groups["Runs"]
+    assert not any(title.startswith("Different") for title in groups), "those of one run alone are no differences"
+    groups = dict(comparison([*runs, tmp_path / "vanished"]))
+    assert groups["Different settings"] == [("--lr", "automatic", "0.0005", "–")]

@@ -114,6 +114,18 @@ async def test_no_column_of_the_list_is_cut(runs: Path, width: int) -> None:
         assert "40 / 100" in screen_text(app) or width == 60
 
 
+async def test_a_comparison_names_runs_as_the_list_does_and_a_name_is_never_markup(runs: Path) -> None:
+    make_run(runs / "[red]second", state=State.FINISHED)
+    Label(name="[b]first").write(RunPaths(runs / "live").label)
+    app = ClipApp(runs)
+    async with app.run_test(size=(120, 24)) as pilot:
+        await says(pilot, "[b]first")
+        app.compare([runs / "live", runs / "[red]second"])
+        await says(pilot, "Best checkpoint")
+        assert "[b]first" in screen_text(app)
+        assert "[red]second" in screen_text(app)
+
+
 async def test_a_run_that_trains_is_not_deleted(runs: Path) -> None:
     app = ClipApp(runs)
     async with app.run_test(size=(160, 50), notifications=True) as pilot:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from clip_core.errors import UsageError
@@ -50,8 +51,12 @@ async def test_only_its_own_page_on_this_machine_reaches_the_app(tmp_path: Path)
                 while b"No runs yet" not in shown:
                     message = await app.receive(timeout=60)
                     shown += message.data if isinstance(message.data, bytes) else b""
+                apps = psutil.Process(server.pid).children(recursive=True)
+                assert apps
+                server.kill()
+                assert not psutil.wait_procs(apps, timeout=20)[1], "the app outlives a server that was killed"
     finally:
-        server.terminate()
+        server.kill()
         server.wait(20)
 
 

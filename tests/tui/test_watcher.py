@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from clip_core.run.paths import RunPaths
-from clip_core.run.records import Pointer, State, Status
+from clip_core.run.records import Label, Pointer, State, Status
 from clip_core.run.writer import RunWriter
 from clip_tui.watcher import RunWatch, Trainer, best_text, list_runs, overview
 from clip_tui.widgets.run_bar import seconds_left
@@ -165,3 +165,11 @@ def test_a_deleted_run_leaves_the_list(tmp_path: Path) -> None:
     assert list_runs(tmp_path, {}) == []
     run.mkdir()
     assert list_runs(tmp_path, {}) == []
+
+
+def test_a_run_has_the_name_that_the_list_shows(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch = RunWatch(run)
+    assert watch.refresh().name == "run"
+    Label(name="larger batch").write(RunPaths(run).label)
+    assert watch.refresh().name == "larger batch"

@@ -6,17 +6,19 @@ other without a gap: in each it gives every pair of its shards once, empties its
 """
 
 import queue
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clip_core.data.stream.samples import Reference, StreamedPair, read_pair, read_samples
-from clip_core.data.stream.source import Source, StoppedError, failure, is_remote
+from clip_core.data.stream.source import LocalTag, Source, StoppedError, failure, is_remote
 from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
@@ -73,7 +75,7 @@ class Shards:
             source.close()
             raise DataError(
                 f"the shard {printable(source.url, 300)} has changed since this run read it ({_facts(before)} then, "
-                f"{_facts(now)} now); put it back, or start a new run."
+                f"{_facts(now)} now); put it back, or start a new run{_touch(source.url, before, now)}."
             )
         return source
 
@@ -304,14 +306,38 @@ def as_references(snapshot: dict[str, Any]) -> dict[str, Any]:
     return snapshot | {"buffer": [pair.reference for pair in snapshot["buffer"]]}
 
 
-def _differ(before: tuple[int | None, str], now: tuple[int | None, str]) -> bool:
+_Look = tuple[int | None, str]
+
+
+def _differ(before: _Look, now: _Look) -> bool:
     """Whether a shard changed between two looks: its size, or its version where both say one of a kind."""
     if before[0] is not None and now[0] is not None and before[0] != now[0]:
         return True
+    then, local = LocalTag.parse(before[1]), LocalTag.parse(now[1])
+    if then and local:
+        return then.content != local.content or _rewritten(then, local)
     kinds = [tag.partition(" ")[0] for _, tag in (before, now)]
     return kinds[0] == kinds[1] and before[1] != now[1]
 
 
-def _facts(look: tuple[int | None, str]) -> str:
+def _rewritten(then: LocalTag, local: LocalTag) -> bool:
+    return then.place == local.place and then.written != local.written
+
+
+def _facts(look: _Look) -> str:
     size, tag = look
+    local = LocalTag.parse(tag)
+    if local:
+        written = datetime.fromtimestamp(local.written / 1e9).isoformat(" ", "milliseconds")
+        tag = f"content {local.content}, written {written}"
     return ", ".join(filter(None, (f"{size:,} bytes" if size is not None else None, printable(tag, 80))))
+
+
+def _touch(url: str, before: _Look, now: _Look) -> str:
+    """The way out where a shard's time of writing is all that is known to differ."""
+    then, local = LocalTag.parse(before[1]), LocalTag.parse(now[1])
+    if not then or not local or before[0] != now[0] or then.content != local.content:
+        return ""
+    when = f"@{then.written // 10**9}.{then.written % 10**9:09d}"
+    file = printable(shlex.quote(url.removeprefix("file://")), 300)
+    return f"; if you know its content to be the same: touch -d {when} {file}"

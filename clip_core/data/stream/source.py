@@ -8,6 +8,8 @@ first line; fsspec would ask for a block at a time, or read such a shard whole i
 import hashlib
 import http.client
 import io
+import os
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +21,7 @@ from clip_core.errors import DataError
 from clip_core.text import printable
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before each further try
+LOCAL = "local"  # the first word of a local shard's tag
 _TIMEOUT = 60.0  # seconds without a byte
 _SAMPLE = 65536  # bytes at the beginning, the middle and the end of a local shard, which its tag is of
 _SKIPPED = 1 << 20  # bytes; a gap up to this is read and thrown away, as asking again takes longer
@@ -40,6 +43,24 @@ class Opened(NamedTuple):
     size: int | None
     tag: str
     at_offset: bool  # whether the source can begin there, or everything before has to be read too
+
+
+class LocalTag(NamedTuple):
+    """Of a local shard: a hash of some of its content, when it was last written, ns, and a hash of where it is.
+
+    A part that is not hashed may change without changing the size; then the time differs. It says nothing where the
+    shard was copied to another place or machine.
+    """
+
+    content: str
+    written: int
+    place: str
+
+    @classmethod
+    def parse(cls, tag: str) -> "LocalTag | None":
+        """None for that of a remote shard."""
+        kind, *parts = tag.split(" ")
+        return cls(parts[0], int(parts[1]), parts[2]) if kind == LOCAL and len(parts) == 3 else None
 
 
 def _quiet(line: str) -> None:
@@ -240,13 +261,16 @@ def _local(path: Path, start: int) -> Opened:
     if path.exists() and not path.is_file():
         raise OSError("it is not a file")
     handle = io.FileIO(path)
-    size = path.stat().st_size
-    tag = hashlib.blake2b(digest_size=12)
-    for place in (0, max(size // 2 - _SAMPLE // 2, 0), max(size - _SAMPLE, 0)):
-        handle.seek(place)
-        tag.update(handle.read(_SAMPLE))
+    facts = os.fstat(handle.fileno())
+    size = facts.st_size
+    content = hashlib.blake2b(digest_size=12)
+    for offset in (0, max(size // 2 - _SAMPLE // 2, 0), max(size - _SAMPLE, 0)):
+        handle.seek(offset)
+        content.update(handle.read(_SAMPLE))
     handle.seek(start)
-    return Opened(handle, size, f"content {tag.hexdigest()}", True)
+    place = hashlib.blake2b(f"{socket.gethostname()} {path.absolute()}".encode("utf-8", "replace"), digest_size=6)
+    local = LocalTag(content.hexdigest(), facts.st_mtime_ns, place.hexdigest())
+    return Opened(handle, size, f"{LOCAL} {' '.join(map(str, local))}", True)
 
 
 def _http(url: str, start: int) -> Opened:

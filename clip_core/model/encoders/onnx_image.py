@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from clip_core.errors import BundleError, CheckpointError
+from clip_core.files import sha256
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder
 from clip_core.model.encoders.files import absolute, identity_of, licence_of
 from clip_core.model.encoders.preprocessing import named_preprocessing, preprocessing_beside
 from clip_core.model.onnx_file import files_beside
+from clip_core.model.onnx_trial import OneInput, image_side, try_onnx
 from clip_core.network import Preprocessing
 from clip_core.text import printable
+from clip_core.trial import TrialError
 
 _LOG_OFF = 4  # errors are raised, and the log would print the names of a file as they are
 _DEFAULT_SIZE = 224
@@ -56,7 +59,7 @@ def load_onnx(
         CheckpointError: if it is damaged, refused, has other inputs or outputs, or no preprocessing is stated.
     """
     weights = _weight_files(path)
-    session = _session(path)
+    session = _session(path, weights)
     side = _image_side(path, session)
     if side is not None and image_size not in (None, side):
         raise CheckpointError(f"{path} is for images of {side} pixels, and --encoder-image-size is {image_size}.")
@@ -101,7 +104,17 @@ def _weight_files(path: Path) -> list[Path]:
     return [path.parent / name for name in names]
 
 
-def _session(path: Path) -> ort.InferenceSession:
+def _session(path: Path, weights: list[Path]) -> ort.InferenceSession:
+    """A session of a file that a child has run before.
+
+    Raises:
+        CheckpointError: if it did not run there, or does not load.
+    """
+    files = [path, *weights]
+    try:
+        try_onnx([OneInput(path, None)], [sha256(file) for file in files], sum(file.stat().st_size for file in files))
+    except TrialError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}.") from None
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_OFF
     options.intra_op_num_threads = torch.get_num_threads()
@@ -118,18 +131,10 @@ def _image_side(path: Path, session: ort.InferenceSession) -> int | None:
     Raises:
         CheckpointError: if its input is not float (batch, 3, S, S).
     """
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or len(session.get_outputs()) < 1:
-        names = ", ".join(printable(each.name, 30) for each in inputs)
-        raise CheckpointError(f"{path} has {len(inputs)} inputs ({names}); an image encoder has one, of pixels.")
-    kind, shape = inputs[0].type, inputs[0].shape
-    fixed = [size if isinstance(size, int) else None for size in shape]
-    if kind != "tensor(float)" or len(fixed) != 4 or fixed[1] not in (3, None) or fixed[2] != fixed[3]:
-        raise CheckpointError(
-            f"{path} takes {kind} of shape {printable(str(shape), 60)}; an image encoder takes float pixels of shape "
-            "(batch, 3, S, S)."
-        )
-    return fixed[2]
+    try:
+        return image_side(session)
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}.") from None
 
 
 def _feature_size(path: Path, session: ort.InferenceSession, side: int) -> int:

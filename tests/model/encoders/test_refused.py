@@ -135,6 +135,24 @@ def test_an_onnx_file_that_is_damaged_or_reaches_outside_its_folder(tmp_path: Pa
     assert "is cut short or no ONNX file" in sentence(lambda: load_image_encoder(str(path), preprocessing="clip"))
 
 
+@pytest.mark.fault("hostile ONNX encoder")
+def test_an_onnx_file_that_asks_for_all_memory_does_so_in_a_child(tmp_path: Path) -> None:
+    model = onnx.load(onnx_encoder(tmp_path / "large.onnx"))
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [2**31])
+    model.graph.node[-1].output[0] = "small"
+    model.graph.node.extend([
+        helper.make_node("Constant", [], ["size"], value=size),
+        helper.make_node("Constant", [], ["none"], value=helper.make_tensor("none", TensorProto.FLOAT, [1], [0])),
+        helper.make_node("Expand", ["none", "size"], ["8 GB"]),
+        helper.make_node("ReduceMax", ["8 GB"], ["most"], keepdims=0),
+        helper.make_node("Add", ["small", "most"], ["features"]),
+    ])  # fmt: skip
+    onnx.save(model, tmp_path / "large.onnx")
+    said = sentence(lambda: load_image_encoder(str(tmp_path / "large.onnx"), preprocessing="clip"))
+    assert "large.onnx cannot be used: " in said
+    assert "could not compute features" in said or "of memory" in said
+
+
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub(side: Any) -> None:
     said = sentence(lambda: resolve_encoder("no such encoder", side))
