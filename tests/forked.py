@@ -167,10 +167,10 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    atexit.register(gc.unfreeze)  # the last collection is of all
     sys.argv[:] = [order["module"], *order["arguments"]]
     runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
+    atexit.register(gc.unfreeze)  # the last collection is of everything, or triton's bindings report leaks
     serve(socket.socket(fileno=int(sys.argv[1])))
