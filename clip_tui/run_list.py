@@ -63,18 +63,19 @@ class RunList:
         self._all_at = self._alive_at = -1e9  # when they were read last
         self._pause = 0.0
         self._stamp = 0.0
-        self._complete = False  # every trend was read
+        self.complete = False  # every trend was read
 
     def is_due(self) -> bool:
         """Whether anything should be read."""
         alive = any(item.snapshot.state.alive for item in self._items)
-        return not self._complete or self._all_due() or (alive and time.monotonic() - self._alive_at >= _SECONDS)
+        return not self.complete or self._all_due() or (alive and time.monotonic() - self._alive_at >= _SECONDS)
 
     def _all_due(self) -> bool:
         return time.monotonic() - self._all_at >= self._pause or _modified(self.root) != self._stamp
 
     def read(self, trainers: Mapping[Path, Trainer]) -> list[Item]:
-        """Every run, latest first."""
+        """Every run, latest first; the first time without trends, so that there is a list at once."""
+        first = not self._items
         if self._all_due():
             began = time.thread_time()
             self._stamp = _modified(self.root)
@@ -91,20 +92,19 @@ class RunList:
                 for item in self._items
             ]
         self._alive_at = time.monotonic()
-        self._read_trends()
+        self._read_trends(0 if first else _TRENDS_AT_ONCE)
         return self._items
 
-    def _read_trends(self) -> None:
+    def _read_trends(self, left: int) -> None:
         """The trends of files that grew, only so many at once."""
-        left = _TRENDS_AT_ONCE
-        self._complete = True
+        self.complete = True
         for row, item in enumerate(self._items):
             size = _size(RunPaths(item.path).metrics)
             known = self._trends.get(item.path)
             if (known is None or known[0] != size) and left > 0:
                 left -= 1
                 known = self._trends[item.path] = (size, trend_of(RunPaths(item.path).metrics))
-            self._complete = self._complete and known is not None
+            self.complete = self.complete and known is not None
             self._items[row] = replace(item, trend=known[1] if known else ())
 
     def read_soon(self) -> None:

@@ -98,7 +98,7 @@ class RunsScreen(Page):
             for path in gone:
                 del self._aside[path]
                 await asyncio.to_thread(_erase, [path])
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS if self._list.complete else 0.0)
 
     def _read_again(self) -> None:
         self._list.read_soon()

@@ -43,6 +43,10 @@ def test_filter_and_order_keep_pinned_runs_first(tmp_path: Path) -> None:
     listed = RunList(tmp_path / "runs")
     assert listed.is_due()
     items = listed.read({})
+    assert all(item.trend == () for item in items), "a list at once, its trends after it"
+    assert listed.is_due()
+    items = listed.read({})
+    assert all(item.trend for item in items)
     assert [item.name for item in arranged(items, "", "name")] == ["cats", "Aardvark", "birds-small"]
     assert [item.name for item in arranged(items, "brdsm", "name")] == ["birds-small"]
     assert [item.name for item in arranged(items, "best one", "name")] == ["Aardvark"]
