@@ -109,6 +109,9 @@ class ClassifyScreen(QueryPage):
                 self.query_one("#templates", Input).value = "{}" if offered else ""
         self._index = 0
         self.outcomes = Outcomes()
+        self.query_one("#truth", Static).update(Text(self.gallery.note or "", "dim"))
+        if self.query_sent is None:
+            self.query_one("#set-summary", Static).update("")
         self._show_image(ask=False)
 
     def still_reading(self) -> None:

@@ -30,7 +30,7 @@ decoded = 0
 @app.default
 def build(folder: Path):
     def progress(done, total):
-        print(done, total, flush=True)
+        print(done, total, "." * 4000, flush=True)  # a pipe holds few such lines: it waits for whoever reads them
     store = ImageStore.build(sorted(folder.iterdir()), Preprocessing(image_size=32), progress=progress, workers=2)
     print("complete", len(store), len(store.failures), flush=True)
 
