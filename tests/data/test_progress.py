@@ -17,15 +17,15 @@ from clip_core.data.progress import run_interruptibly
 COUNT = 3000
 
 BUILD = """
-import sys
+import signal, sys
 from pathlib import Path
 from clip_core.cli.app import run_app
 from clip_core.data.store import ImageStore
 from clip_core.network import Preprocessing
 from cyclopts import App
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 app = App(name="build")
-decoded = 0
 
 @app.default
 def build(folder: Path):
