@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -171,7 +172,7 @@ async def repaints(name: str, app: Thumbnails) -> list[tuple[str, str]]:
         found = []
         for what, forget in (("repaint of", False), ("a screen with", True)):
             draw(forget=True)
-            value = timed(lambda forget=forget: draw(forget=forget))  # type: ignore[misc]
+            value = timed(partial(draw, forget=forget))
             found.append((f"{what} {THUMBNAILS} cached thumbnails, {name}", f"{value}, {length / 1000:,.0f} kB"))
         return found
 

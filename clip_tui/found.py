@@ -101,16 +101,24 @@ def column_widths(names: Sequence[str], rows: Sequence[Sequence[Text]], width: i
     return needed
 
 
+def refuse_results(path: Path) -> None:
+    """
+    Raises:
+        UsageError: if results cannot be written to a file of this name.
+    """
+    if path.suffix not in (".json", ".csv"):
+        raise UsageError(f"{path}: the results are written as .json or .csv; end the name with one of them.")
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another name.")
+
+
 def write_results(path: Path, query: dict[str, Any], source: str, rows: Sequence[Found]) -> None:
     """Write results as JSON (`.json`) or CSV (`.csv`).
 
     Raises:
         UsageError: if the file exists, has another suffix, or cannot be written.
     """
-    if path.suffix not in (".json", ".csv"):
-        raise UsageError(f"{path}: the results are written as .json or .csv; end the name with one of them.")
-    if path.exists():
-        raise UsageError(f"{path} exists; choose another name.")
+    refuse_results(path)
     records = [
         {
             "rank": row.rank, "similarity": row.similarity, "item": row.item, "right": row.right,

@@ -15,6 +15,8 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from clip_tui.images import stamp
+
 PLACEHOLDER = "\U0010eeee"  # of Kitty's graphics protocol
 
 # The combining characters of class 230 without a decomposition, in Unicode 6.0: the n-th one stands for n.
@@ -113,8 +115,10 @@ class Numbers:
         self._numbers: dict[Key, int] = {}
         self._next = 0
 
-    def get(self, key: Key) -> int | None:
-        return self._numbers.get(key)
+    def find(self, path: Path, columns: int, rows: int) -> tuple[Key, int | None]:
+        """The key of an image as large as fits, in as many cells as can be named, and its number if it has one."""
+        key = (str(path), stamp(path), min(columns, _MOST), min(rows, _MOST))
+        return key, self._numbers.get(key)
 
     def add(self, key: Key, known: Known) -> int:
         """A new number; after 88,209 images the first one is given again."""

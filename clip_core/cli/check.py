@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clip_core.data.check import Check, Example, Finding
     from clip_core.data.findings import Findings
     from clip_core.data.formats.detect import Reading
+    from clip_core.data.mislabels import Mislabels
     from clip_core.data.progress import Progress
     from clip_core.inference.encoder import Encoder
 
@@ -67,19 +68,7 @@ def run_check(
         )
         mislabels = None
         if encoder is not None and model is not None:
-            from clip_core.data.mislabel_scores import LEAST
-            from clip_core.data.mislabels import find_mislabels
-            from clip_core.inference.evaluation.leaks import trained_on
-
-            trained = trained_on(model, check.pairs)
-            mislabels = find_mislabels(check, encoder, trained, progress("pairs"))
-            if mislabels is None:
-                check.notes.append(f"below {LEAST} pairs no mislabelled ones are looked for")
-            if trained is not None and trained.any():
-                check.notes.append(
-                    f"{printable(str(model))} was trained on {trained.sum():,} of these {len(check.pairs):,} pairs: "
-                    "those that it memorised look right, and a model of other pairs finds more"
-                )
+            mislabels = _mislabels(check, encoder, model, progress("pairs"))
     findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
     name = str(train.path) if val is None else f"{train.path} and {val.path}"
@@ -91,6 +80,19 @@ def run_check(
     for line in _write(check, findings, numbers, title, files):
         print(line, file=sys.stderr if as_json else sys.stdout)
     return int(check.bad_share > DataConfig().max_bad_share)
+
+
+def _mislabels(check: "Check", encoder: "Encoder", model: Path, progress: "Progress") -> "Mislabels | None":
+    """What the model finds; what it cannot is said in the check's notes."""
+    from clip_core.data.mislabel_scores import LEAST
+    from clip_core.data.mislabels import find_mislabels
+    from clip_core.inference.evaluation.leaks import trained_note, trained_on
+
+    trained = trained_on(model, check.pairs)
+    found = find_mislabels(check, encoder, trained, progress)
+    note = trained_note(model, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"
+    check.notes += [note] if note else []
+    return found
 
 
 def _encoder(model: Path) -> "Encoder":

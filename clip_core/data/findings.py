@@ -10,6 +10,7 @@ from clip_core.data.check import EXAMPLES, TRAIN, VALIDATION, Check, Example, Fi
 from clip_core.data.check_images import BLANK, BLURRED, DARK, ODD, TINY, confirm_colours
 from clip_core.data.finding_groups import classes, image_groups, repetitions, single, single_images
 from clip_core.data.mislabel_likelihood import WEAK
+from clip_core.data.mislabel_scores import LEAST
 from clip_core.data.mislabels import Mislabels
 from clip_core.data.near_duplicates import groups, near_pairs
 from clip_core.text import plural
@@ -168,8 +169,8 @@ class Findings:
             )
         if found.left_over:
             self.notes.append(
-                f"{found.left_over:,} pairs were not looked at for mislabelled ones: too few of their kind (those "
-                "that the model was trained on are judged apart from the others)"
+                f"{found.left_over:,} pairs were not scored: fewer than {LEAST} of those that the model was "
+                "trained on, or of the others; the two are scored apart"
             )
         examples = [
             self._pair_example(row, f"wrong with probability {chance:.2f}")

@@ -31,8 +31,8 @@ def calibrate(scores: Values, random: Values) -> Calibration:
 
     The set is a mixture of right pairs, whose scores are taken to be normal with a spread of its own on either side,
     and of wrong ones, which score as the random ones do. The share of the wrong ones and the mode and spreads of the
-    right ones are found by EM, with a weak prior for the share. Below an AUC of `WEAK` the two kinds cannot be told
-    apart, and no pair is likely wrong.
+    right ones are found by EM, with a weak prior for the share. Below an AUC of `WEAK` the two kinds overlap too
+    much, and no pair is likely wrong.
 
     Args:
         scores: of the set's pairs, (P,). random: of pairs that are wrong for certain, (R,).

@@ -172,7 +172,7 @@ class ByCaption:
 def _weights(own: Values, null: Values, *, memorised: bool) -> tuple[Values, Values]:
     """What each of the comparisons counts: logistic regression of the set's pairs against wrong ones.
 
-    The few wrong pairs of the set hardly disturb it. What the model memorised is not judged by its cosine, which
+    The few wrong pairs of the set hardly disturb it. What the model memorised is not scored by its cosine, which
     tells the set from random pairs perfectly and a right pair from a wrong one not at all.
 
     Returns:

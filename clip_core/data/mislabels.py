@@ -57,7 +57,7 @@ def find_mislabels(
     Memory: the embeddings of the sample and of a block, and 40 bytes a pair.
 
     Args:
-        trained: of all pairs, (P,), those that the model was trained on. They are judged apart from the others, as a
+        trained: of all pairs, (P,), those that the model was trained on. They are scored apart from the others, as a
             model brings together what it memorised, and not by the pair's own cosine.
         progress: takes the number of embedded pairs and that of all.
     Raises:
@@ -88,7 +88,7 @@ def find_mislabels(
     for block in blocks(images[rest]):
         places = rest[block]
         scores[places] = scorer(rows[places], known[places])
-    likelihood, separation = _judge(scores, known, scorer)
+    likelihood, separation = _likelihood(scores, known, scorer)
     order = np.flatnonzero(~np.isnan(likelihood))
     order = order[np.lexsort((scores[order], -likelihood[order]))]
     flagged = order[likelihood[order] >= LIKELY]
@@ -103,7 +103,7 @@ def _sample(images: IntArray, random: np.random.Generator) -> Mask:
     return np.asarray(np.isin(place, chosen[:enough]))
 
 
-def _judge(scores: Values, trained: Mask, scorer: ByCaption | ByClass) -> tuple[Values, float]:
+def _likelihood(scores: Values, trained: Mask, scorer: ByCaption | ByClass) -> tuple[Values, float]:
     """The likelihood of each pair, (N,), NaN in a group that is too small, and the AUC, the mean of the groups."""
     likelihood, separation = np.full(len(scores), np.nan), 0.0
     for group in (False, True):

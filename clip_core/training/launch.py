@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from clip_core.errors import MISTAKE
+from clip_core.errors import MISTAKE, RunBusyError
 from clip_core.run.writer import LAUNCHER
 from clip_core.training.processes import START, refuse_one_gpu
 
@@ -73,6 +73,6 @@ def _exit_code(failed: ChildFailedError) -> tuple[int, bool]:
         if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):
             name = signal.Signals(-code).name
             print(f"clip-train: process {rank} was ended by {name}; the others were stopped.", file=sys.stderr)
+    said = {code: code - MISTAKE for code in codes.values() if MISTAKE < code <= MISTAKE + RunBusyError.exit_code}
     first = next((code for _, code in sorted(codes.items()) if code > 0), 1)
-    mistake = any(code > MISTAKE for code in codes.values())
-    return first - MISTAKE if first > MISTAKE else first, mistake
+    return said.get(first, first), bool(said)

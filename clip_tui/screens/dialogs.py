@@ -42,6 +42,14 @@ def fuzzy(query: str, candidates: Sequence[str]) -> list[int]:
     return [index for score, index in sorted(scores, key=lambda pair: (-pair[0], pair[1])) if score > 0]
 
 
+def type_into(field: Input, event: events.Key) -> None:
+    """A key that reached a dialog itself, as it came before the field had the focus."""
+    if event.is_printable and event.character is not None:
+        event.stop()
+        event.prevent_default()
+        field.insert_text_at_cursor(event.character)
+
+
 class Chooser(ModalScreen[Choice[Value] | None], Generic[Value]):
     """Typing filters, the arrow keys move, Enter chooses, Escape leaves; dismissed with a choice, or with None."""
 
@@ -67,6 +75,9 @@ class Chooser(ModalScreen[Choice[Value] | None], Generic[Value]):
 
     def on_mount(self) -> None:
         self._filter("")
+
+    def on_key(self, event: events.Key) -> None:
+        type_into(self.query_one(Input), event)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -146,6 +157,9 @@ class Prompt(ModalScreen[str | None]):
             dialog.border_title = self._title
             dialog.border_subtitle = "enter accepts · esc cancels"
             yield Input(self._value, placeholder=self._placeholder, compact=True)
+
+    def on_key(self, event: events.Key) -> None:
+        type_into(self.query_one(Input), event)
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:

@@ -87,7 +87,7 @@ class ExportScreen(Page):
         self._was_running = False
 
     def body(self) -> ComposeResult:
-        with VerticalScroll(id="bundle", can_focus=False) as bundle:
+        with VerticalScroll(id="bundle") as bundle:
             bundle.border_title = "Bundle"
             yield Static("", markup=False, id="bundle-about")
             yield Static("", markup=False, id="parity")

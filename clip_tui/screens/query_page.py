@@ -39,7 +39,7 @@ class QueryPage(Page):
         self._asked: dict[int, tuple[Model, dict[str, Any]]] = {}  # by slot, what is on its way
         self._run: Path | None = None
         self._reading: tuple[float, float] | None = None  # since when the gallery is read, and the share that is
-        self._said = False  # whether the page says that it is
+        self._unseen = False  # one that is only looked for again; the page does not say so
 
     def sources(self) -> ComposeResult:
         """A line for each model: what it answered with, what it does, or what went wrong."""
@@ -63,7 +63,7 @@ class QueryPage(Page):
                 self.place, self.gallery, self._reading = Place(), Gallery(), None
                 self._forget()
             if path is not None:
-                self._reading = time.monotonic(), 0.0  # now: a change of the run must not begin it again
+                self._reading, self._unseen = (time.monotonic(), 0.0), not changed  # so that it does not begin twice
                 self._load(path, changed)
         self.show_sources()
         self._show_stale(snapshot.stale_bundle if snapshot else None)
@@ -82,7 +82,7 @@ class QueryPage(Page):
             if self._reading is not None and self._reading[0] == started:
                 self._reading = started, done / max(1, size)
 
-        self._reading, self._said = (started, 0.0), changed
+        self._reading, self._unseen = (started, 0.0), not changed
         if changed:
             self.still_reading()
         gallery = await asyncio.to_thread(read_gallery, run, self.place, read_so_far)
@@ -95,7 +95,7 @@ class QueryPage(Page):
     @property
     def reading(self) -> str:
         """`reading the training set, 40 %, 3 s` while the gallery is read, else nothing."""
-        if self._reading is None:
+        if self._reading is None or self._unseen:
             return ""
         since, share = self._reading
         read = f", {share:.0%}" if share else ""
@@ -191,7 +191,7 @@ class QueryPage(Page):
     def _tick(self) -> None:
         if self._doing and self.is_current:
             self.show_sources()
-        if self._reading is not None and self._said and self.is_current:
+        if self.reading and self.is_current:
             self.still_reading()
 
     def _models_changed(self) -> None:

@@ -20,6 +20,7 @@ from clip_tui.found import (
     COMPARED,
     column_widths,
     expected,
+    refuse_results,
     right_line,
     rows_of,
     table_row,
@@ -59,6 +60,7 @@ class RetrieveScreen(QueryPage):
         self.as_table = False
         self._fetched = FETCHED
         self._queried = ("", True)  # what was asked last, and whether for images
+        self._to_write: Path | None = None  # once all results are there
         self._random = random.Random(0)
 
     def body(self) -> ComposeResult:
@@ -190,7 +192,7 @@ class RetrieveScreen(QueryPage):
             self.clip.undo.forget_typing(field)  # the query is one change, however it was typed
             self.did("the query", partial(self._query_again, *self._queried))
         self._queried = now
-        self._fetched = FETCHED
+        self._fetched, self._to_write = FETCHED, None
         self._search()
 
     def _query_again(self, typed: str, from_text: bool) -> None:
@@ -201,7 +203,7 @@ class RetrieveScreen(QueryPage):
         self.query_one("#query", Input).value = typed
         self._show()
         self.show_sources()
-        self._fetched = FETCHED
+        self._fetched, self._to_write = FETCHED, None
         self._search()
 
     def _search(self) -> None:
@@ -230,6 +232,8 @@ class RetrieveScreen(QueryPage):
         self.found = rows_of(answered[0], self.gallery, self.query_sent["expected"], other)
         self.selected = min(self.selected, max(0, len(self.found) - 1))
         self._show()
+        if self._to_write is not None and len(self.found) >= answered[0].result.get("total", 0):
+            self._write_all(self._to_write)
 
     def _models_changed(self) -> None:
         if self.is_current:
@@ -344,17 +348,29 @@ class RetrieveScreen(QueryPage):
 
     def _write(self, typed: str | None) -> None:
         answer = next(iter(self.answered()), None)
-        if not typed or self.query_sent is None or answer is None:
+        if not typed or answer is None:
             return
-        path = Path(typed.strip()).expanduser()
+        path, total = Path(typed.strip()).expanduser(), answer.result.get("total", len(self.found))
+        if len(self.found) >= total:
+            self._write_all(path)
+            return
         try:
-            write_results(path, self.query_sent, answer.source, self.found)
+            refuse_results(path)
+        except UsageError as error:
+            self.clip.say_problem(error)
+            return
+        self.clip.say(f"All {total:,} results are asked for, and then written to {path}.")
+        self._to_write, self._fetched = path, total
+        self._search()
+
+    def _write_all(self, path: Path) -> None:
+        self._to_write = None
+        try:
+            write_results(path, self.query_sent or {}, self.answered()[0].source, self.found)
         except UsageError as error:
             self.clip.say_problem(error)
         else:
-            total = answer.result.get("total", len(self.found))
-            of = f" of {total:,}, those that were paged through," if len(self.found) < total else ""
-            self.clip.say(f"{len(self.found):,}{of} results written to {path}.")
+            self.clip.say(f"{len(self.found):,} results written to {path}.")
 
 
 def _as_typed(caption: str) -> str:

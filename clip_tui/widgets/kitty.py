@@ -20,7 +20,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from clip_core.errors import ImageError
-from clip_tui.images import cell_size, fitted, scaled, stamp
+from clip_tui.images import cell_size, fitted, scaled
 from clip_tui.pixels import DIACRITICS, PLACEHOLDER, Cell, Known, Numbers, Part, Placed
 
 KEPT = 64  # images in the terminal
@@ -58,12 +58,10 @@ class Kitty:
         Raises:
             ImageError: if the image cannot be decoded.
         """
-        columns, rows = min(columns, len(DIACRITICS)), min(rows, len(DIACRITICS))
-        key = (str(path), stamp(path), columns, rows)
-        number = self._numbers.get(key)
+        key, number = self._numbers.find(path, columns, rows)
         if number is None:
-            image, across, down = await asyncio.to_thread(fitted, path, columns, rows, cell_size())
-            number = self._numbers.get(key)  # another widget may have asked for it meanwhile
+            image, across, down = await asyncio.to_thread(fitted, path, *key[2:], cell_size())
+            _, number = self._numbers.find(path, columns, rows)  # another widget may have asked for it meanwhile
             if number is None:
                 number = self._numbers.add(key, Known(path, across, down))
                 await self._send(number, image)

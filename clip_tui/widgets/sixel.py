@@ -17,8 +17,8 @@ from PIL import Image
 from textual.strip import Strip
 
 from clip_core.errors import ImageError
-from clip_tui.images import cell_size, fitted, scaled, stamp
-from clip_tui.pixels import DIACRITICS, Cell, Kept, Known, Numbers, Part, Placed
+from clip_tui.images import cell_size, fitted, scaled
+from clip_tui.pixels import Cell, Kept, Known, Numbers, Part, Placed
 
 KEPT_BYTES = 64 << 20  # of colour numbers, and as much of sequences
 TILE_WIDTH, TILE_PIXELS = 1000, 250_000  # xterm refuses more than 1000 pixels, tmux more than 1 MiB in a sequence
@@ -56,17 +56,15 @@ class Sixel:
         Raises:
             ImageError: if the image cannot be decoded.
         """
-        columns, rows = min(columns, len(DIACRITICS)), min(rows, len(DIACRITICS))
-        key = (str(path), stamp(path), columns, rows)
-        number = self._numbers.get(key)
+        key, number = self._numbers.find(path, columns, rows)
         if number is None:
             self._follow_cell_size()
             cell = self._cell
-            image, across, down = await asyncio.to_thread(fitted, path, columns, rows, cell)
+            image, across, down = await asyncio.to_thread(fitted, path, *key[2:], cell)
             prepared = await asyncio.to_thread(quantised, image, across, down, cell)
             tiles = list(_tiles((0, 0, down, across), cell))
             sequences = [await asyncio.to_thread(encoded, prepared, tile) for tile in tiles]
-            number = self._numbers.get(key)  # another widget may have asked for it meanwhile
+            _, number = self._numbers.find(path, columns, rows)  # another widget may have asked for it meanwhile
             if number is None:
                 number = self._numbers.add(key, Known(path, across, down))
             if cell == self._cell:

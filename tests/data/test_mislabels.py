@@ -153,8 +153,8 @@ def test_other_captions_of_an_image_tell_on_a_wrong_one(images: list[str]) -> No
     assert (alone.rows < PLANTED).sum() < (found.rows < PLANTED).sum()
 
 
-def test_memorised_pairs_are_judged_apart(images: list[str]) -> None:
-    """The model brings together what it was trained on, wrong or not; the rest is judged as if those were not there."""
+def test_memorised_pairs_are_scored_apart(images: list[str]) -> None:
+    """The model brings together what it was trained on, wrong or not; the rest is scored as if those were not there."""
     captions = with_wrong([f"the number {n}" for n in range(IMAGES)])
     check = check_data(listed(images, captions))
     trained = np.arange(IMAGES) >= IMAGES // 2
@@ -167,7 +167,7 @@ def test_memorised_pairs_are_judged_apart(images: list[str]) -> None:
     found = find_mislabels(check, towers, few)
     assert found is not None
     assert found.left_over == LEAST - 1
-    assert any(f"{LEAST - 1} pairs were not looked at" in note for note in Findings(check, found).notes)
+    assert any(f"{LEAST - 1} pairs were not scored" in note for note in Findings(check, found).notes)
 
 
 def test_of_few_pairs_nothing_is_estimated(images: list[str]) -> None:

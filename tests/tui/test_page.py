@@ -4,10 +4,13 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from textual.events import Key
+from textual.screen import ModalScreen
+from textual.widgets import Input
 
 from clip_tui.actions import TABS
 from clip_tui.app import ClipApp
-from clip_tui.screens.dialogs import Choice, Chooser
+from clip_tui.screens.dialogs import Choice, Chooser, Prompt
 from tests.tui.conftest import SIZES
 from tests.tui.pilot import at_rest, opened, says, screen_text, until
 
@@ -84,3 +87,15 @@ async def test_the_tabs_lead_everywhere_by_their_key_also_out_of_a_field(runs: P
         await opened(pilot, runs / "live", "retrieve")
         await pilot.press("slash", f"f{number}")
         await until(pilot, lambda: getattr(app.screen, "PAGE", "") == page)
+
+
+@pytest.mark.parametrize("dialog", [Prompt("Name"), Chooser("Which", [Choice(1, "name")])])
+async def test_keys_that_come_before_a_dialog_has_a_focus_are_typed_into_it(
+    runs: Path, dialog: ModalScreen[object]
+) -> None:
+    app = ClipApp(runs)
+    async with app.run_test() as pilot:
+        app.push_screen(dialog)
+        for letter in "name":
+            await app.on_event(Key(letter, letter))
+        await until(pilot, lambda: bool(dialog.query(Input)) and dialog.query_one(Input).value == "name")

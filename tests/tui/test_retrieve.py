@@ -251,6 +251,24 @@ async def test_results_are_written_as_csv_or_json(
     assert [str(row["right"]) for row in rows][:3] == ["False", "True", "False"]
 
 
+async def test_results_that_were_not_paged_through_are_written_too(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clip_tui.screens.retrieve.FETCHED", 8)
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await _retrieve(pilot, runs / "live")
+        app.encoders = ManyResults()
+        screen._fetched = 8
+        await _ask(pilot, screen, "anything")
+        await says(pilot, "1–6 of 30")
+        screen._write(str(tmp_path / "found.txt"))
+        assert len(screen.found) == 8, "a wrong name is refused before more is asked for"
+        screen._write(str(tmp_path / "found.csv"))
+        await until(pilot, (tmp_path / "found.csv").is_file)
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 31
+
+
 async def test_a_folder_is_a_gallery_and_a_wrong_one_says_why(runs: Path, tmp_path: Path) -> None:
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:

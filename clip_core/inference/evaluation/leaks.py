@@ -24,29 +24,24 @@ def leak_note(model: Path, data: EvaluationSet) -> str | None:
     if run is None or not data.listed:
         return None
     name = printable(str(run))
-    try:
-        known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
-    except DAMAGED_ARRAY:
-        return f"{name} has no pairs.npy: whether it was trained on these pairs cannot be checked"
-    validation = _validation(run)
     spellings: list[Sequence[Pair]] = [data.listed]
     record = RunRecord.find(RunPaths(run).config)
     if record and data.pairs is None:  # class names
         template = record.config.data.class_template
         spellings.append([pair._replace(caption=template.replace("{}", pair.caption)) for pair in data.listed])
-    trained = {
-        pair.path
-        for pairs in spellings
-        for pair, seen in zip(pairs, np.isin(pair_hashes(pairs), known).tolist(), strict=True)
-        if seen and (pair.path, pair.caption) not in validation
-    }
+    trained: set[str] = set()
+    for pairs in spellings:
+        seen = trained_on(model, pairs)
+        if seen is None:
+            return f"{name} has no pairs.npy: whether it was trained on these pairs cannot be checked"
+        trained |= {pair.path for pair, was in zip(pairs, seen.tolist(), strict=True) if was}
     if not trained:
         return f"none of these pairs was in the training set of {name}"
     return f"WARNING: {len(trained):,} of {len(data.images):,} images were in the training set of {name}"
 
 
 def trained_on(model: Path, pairs: Sequence[Pair]) -> NDArray[np.bool_] | None:
-    """Which pairs the model's run was trained on, (P,); None where it is not of a run, or the run does not say."""
+    """Which pairs the model's run was trained on, (P,); None where it is of no run, or that has no pairs.npy."""
     run = run_of(model)
     if run is None:
         return None
@@ -54,9 +49,23 @@ def trained_on(model: Path, pairs: Sequence[Pair]) -> NDArray[np.bool_] | None:
         known = np.load(RunPaths(run).pair_hashes, allow_pickle=False)
     except DAMAGED_ARRAY:
         return None
-    held = _validation(run)
-    in_validation = np.array([(pair.path, pair.caption) in held for pair in pairs], dtype=np.bool_)
+    validation = _validation(run)
+    in_validation = np.array([(pair.path, pair.caption) in validation for pair in pairs], dtype=np.bool_)
     return np.isin(pair_hashes(pairs), known) & ~in_validation
+
+
+def trained_note(model: Path, trained: NDArray[np.bool_] | None) -> str | None:
+    """What the answer of `trained_on` means for scores of these pairs, as one sentence; None where it means nothing."""
+    run = run_of(model)
+    if run is None or (trained is not None and not trained.any()):
+        return None
+    name = printable(str(run))
+    if trained is None:
+        return f"{name} has no pairs.npy: pairs that it was trained on cannot be scored apart from the others"
+    return (
+        f"{name} was trained on {trained.sum():,} of these {len(trained):,} pairs: those that it memorised look right, "
+        "and a model of other pairs finds more"
+    )
 
 
 def _validation(run: Path) -> set[tuple[str, str]]:

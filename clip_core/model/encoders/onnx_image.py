@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from clip_core.errors import BundleError, CheckpointError
-from clip_core.files import sha256
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder
-from clip_core.model.encoders.files import absolute, identity_of, licence_of
+from clip_core.model.encoders.files import absolute, file_hash, identity_of, licence_of
 from clip_core.model.encoders.preprocessing import named_preprocessing, preprocessing_beside
 from clip_core.model.onnx_file import files_beside
 from clip_core.model.onnx_trial import OneInput, image_side, try_onnx
@@ -112,9 +111,11 @@ def _session(path: Path, weights: list[Path]) -> ort.InferenceSession:
     """
     files = [path, *weights]
     try:
-        try_onnx([OneInput(path, None)], [sha256(file) for file in files], sum(file.stat().st_size for file in files))
+        try_onnx(
+            [OneInput(path, None)], [file_hash(file) for file in files], sum(file.stat().st_size for file in files)
+        )
     except TrialError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}.") from None
+        raise CheckpointError(f"{path} cannot be used: {error}; give another encoder.") from None
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_OFF
     options.intra_op_num_threads = torch.get_num_threads()
