@@ -18,6 +18,8 @@ from clip_core.text import printable
 class TorchEncoder(BatchedEncoder):
     """An Encoder over a run's best checkpoint, the checkpoint folder given, or published weights.
 
+    On a CPU this process keeps the memory that a batch has freed for the next one (`keep_freed_memory`).
+
     Args:
         path: a run directory, a checkpoint folder, or published weights (see read_published).
         model_name: open_clip's name of the architecture, where published weights do not say it.
