@@ -30,6 +30,10 @@ KEYS = {
 }
 
 
+# What the terminal in which the tests run says of itself; this is another one.
+_OF_THE_SHELL = ("NO_COLOR", "CI", "COLUMNS", "LINES", "TMUX", "TMUX_PANE")
+
+
 class Terminal:
     """Runs `python -m MODULE ...` as the leader of a session whose terminal this is."""
 
@@ -43,9 +47,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         pixels = self.columns * cell[0], self.rows * cell[1]  # 0: the terminal does not say
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, *pixels))
-        environment = {
-            key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI", "COLUMNS", "LINES")
-        }
+        environment = {key: value for key, value in os.environ.items() if key not in _OF_THE_SHELL}
         environment["XDG_CONFIG_HOME"] = str(cwd / "settings")  # what one test leaves behind is not the next one's
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
