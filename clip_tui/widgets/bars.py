@@ -11,6 +11,7 @@ from textual.widget import Widget
 from clip_core.text import printable
 from clip_tui.theme import BLUE, DIM_BLUE, GREEN, TRACK
 
+_SHORTEST = 4  # columns of a bar
 FULL, HALF, EMPTY = "━", "╸", "─"
 
 
@@ -56,12 +57,14 @@ class Bars(Widget):
         longest = max(cell_len(name) for name in names)
         space = max(8, min(longest, (width - values) * 3 // 5 if width >= 40 else width - values - 10))
         length = max(0, width - space - values - 6)
+        if length < _SHORTEST:  # it would say nothing, and a name needs the room
+            space, length = max(8, min(longest, width - values - 5)), 0
         text = Text(no_wrap=True)
         for rank, (bar, name) in enumerate(zip(self._bars, names, strict=True), start=self._first):
             style = "bold" if rank == 1 else ""
             text.append(f"{rank:>2} ", "dim")
             text.append(_fitted(name, space), style + (f" {GREEN}" if bar.right else ""))
-            text.append(" ")
+            text.append(" " if length else "")
             _append_bar(text, bar.share, length, first=rank == 1)
             text.append(f" {bar.value:>{values}}", style)
             text.append("✓\n" if bar.right else "\n", GREEN)
