@@ -110,6 +110,9 @@ class ExportScreen(Page):
         while not self.closing:
             process = self.clip.exports.get(run)
             code = process.poll() if process else None
+            if not (self.is_current or self._was_running or (process and code is None)):
+                await asyncio.sleep(POLL_SECONDS)  # nobody sees it, and there will be no new bundle to open
+                continue
             state = await asyncio.to_thread(read_export, run, code)
             lines = await asyncio.to_thread(tail.new_lines, ended=not state.running and not (process and code is None))
             if self.closing:

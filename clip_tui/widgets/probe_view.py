@@ -172,10 +172,10 @@ def cell_text(probe: Probe, row: int, column: int) -> Text:
 
 
 def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[float], right: int) -> list[Bar]:
-    """The captions of one image, best first, without the words that all share; the cosine fills the bar from 0 to 1."""
-    names = without_shared_words(captions)
+    """The captions of one image, best first; the cosine (-1 to 1) fills the bar from 0 to 1."""
+    short = without_shared_words(captions)
     return [
-        Bar(names[column], max(0.0, scores[column]), f"{scores[column]:.2f}", right=column == right)
+        Bar(captions[column], max(0.0, scores[column]), f"{scores[column]:.2f}", column == right, short[column])
         for column in ranked
         if 0 <= column < min(len(captions), len(scores))
     ]
