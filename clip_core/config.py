@@ -481,8 +481,6 @@ class TrainConfig(Frozen):
                 why = "cannot be combined with --text-encoder, which determines it; leave it out"
                 _refuse(self.data, ("tokenizer", "vocab_size"), why)
                 _refuse(self.optim, ("word_dropout", "bpe_dropout"), why)
-                why = "needs a text tower that is trained, and features of captions are computed once; leave it out"
-                _refuse(self.optim, ("hard_negatives",), why)
             _refuse(encoders, ("unfreeze_last",), "fine-tunes an aligned run; train it first, then add --init RUN")
         else:
             why = "needs a pretrained encoder; add --image-encoder or --text-encoder"
@@ -502,7 +500,6 @@ class TrainConfig(Frozen):
         if is_streamed(data.data_file, data.stream):
             why = "is of indexed data, and these are streamed; leave it out"
             _refuse(data, ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic"), why)
-            _refuse(self.optim, ("hard_negatives",), "needs all captions at the start; leave out --stream")
             if data.format not in (None, "webdataset"):
                 raise ValueError("--format should be webdataset, as only shards can be streamed")
             if data.val_file is not None:

@@ -206,6 +206,7 @@ class StreamRecord(Record):
     offset: int  # the byte in that shard
     epoch_pairs: int  # pairs that count as an epoch
     counted: str  # where that number is from
+    words: dict[str, list[str]] | None = None  # of hard negatives, by class; null without them
 
 
 class ValidationPair(Record):

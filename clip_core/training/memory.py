@@ -22,7 +22,7 @@ from clip_core.model.cpu_speed import give_back_memory
 from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory
-from clip_core.training.loss import Gathered, matching_pairs
+from clip_core.training.loss import Gathered, Negatives, matching_pairs
 from clip_core.training.ranks import local
 from clip_core.training.train_step import TrainStep
 
@@ -210,11 +210,12 @@ def fits_by_trial(step: TrainStep, batch: Batch, chunk_size: int) -> bool:
 def _try_loss(step: TrainStep, batch: Batch) -> None:
     """Loss and gradient of random embeddings: the memory of the logits."""
     rows, columns, width = len(batch), len(batch.all_image_ids), step.model.config.embed_dim
-    image, text = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(2))
+    image, text, wrong = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(3))
     scale = step.model.logit_scale().detach()
     matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
     bias = torch.zeros((), device=step.device)
-    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text))
+    negatives = None if batch.negative_rows is None else Negatives(wrong, torch.zeros_like(matches))
+    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text), negatives)
     torch.autograd.backward(loss)
 
 

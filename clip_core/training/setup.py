@@ -45,6 +45,7 @@ from clip_core.training.image_augmentation import network_input
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
 from clip_core.training.loss import best_bias, matching_pairs
+from clip_core.training.negative_captions import IndexedNegatives, indexed_negatives
 from clip_core.training.preflight import settings_of, with_absolute_paths
 from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank
@@ -59,6 +60,7 @@ from clip_core.training.stream_start import (
     begin_stream,
     continue_stream,
     load_stream,
+    stream_negatives,
     stream_shards,
     write_stream,
 )
@@ -121,15 +123,14 @@ def build_trainer(
                 encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
                 device=recipe.device, say=log.say,
             )  # fmt: skip
+        negatives = None
+        if config.optim.hard_negatives and stream is None:
+            negatives = indexed_negatives(data.train, captions, config.run.seed, log.say)
     batches: BatchMaker | StreamBatches
     if stream is None:
-        batches = _batches(config, data, captions, recipe, rank)
-        if batches.negatives is not None:
-            log.say(
-                f"hard negatives for {batches.negatives.share():.0%} of the captions: words swapped, replaced, shuffled"
-            )
+        batches = _batches(config, data, captions, recipe, rank, negatives)
     else:
-        batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, log)
+        batches = _stream_batches(config, stream, tokenizer, preprocessing, recipe, rank, writer.path, log)
     model = _model(config, plan._replace(recipe=recipe), start, writer.path if rank.writes else None, batches, rank)
     if encoders is not None:
         initialise_heads(model, encoders, data, captions, fit=start is None)
@@ -142,7 +143,7 @@ def build_trainer(
         pass  # rank 0 alone describes the run
     elif record is None:
         if stream is not None and isinstance(batches, StreamBatches):
-            write_stream(writer.path, stream, batches.shards)
+            write_stream(writer.path, stream, batches.shards, batches.negatives)
         else:
             store_hashes(writer.path, pair_hashes(data.report.good))
         write_record(writer, stored, plan.recipe, plan.decisions, model, data, start)
@@ -344,14 +345,14 @@ def _refuse_sharding(model: CLIP) -> None:
 
 
 def _batches(
-    config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe, rank: Rank
+    config: TrainConfig,
+    data: Data,
+    tokenizer: Tokenizer | CaptionFeatures,
+    recipe: Recipe,
+    rank: Rank,
+    negatives: IndexedNegatives | None,
 ) -> BatchMaker:
     sharded = config.run.shard and rank.size > 1
-    if config.optim.hard_negatives and isinstance(tokenizer, CaptionFeatures):
-        raise UsageError(
-            "--hard-negatives needs a text tower that is trained, and this one is frozen: features of its captions are "
-            "computed once; leave it out, or add --unfreeze-last."
-        )
     return BatchMaker(
         data.train,
         data.train_store,
@@ -364,7 +365,7 @@ def _batches(
         groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
         rank=rank,
         equal=sharded,
-        hard_negatives=config.optim.hard_negatives,
+        negatives=negatives,
     )
 
 
@@ -375,6 +376,7 @@ def _stream_batches(
     preprocessing: Preprocessing,
     recipe: Recipe,
     rank: Rank,
+    run: Path,
     log: Log,
 ) -> StreamBatches:
     sharded = config.run.shard and rank.size > 1
@@ -385,9 +387,11 @@ def _stream_batches(
         bpe_dropout=recipe.bpe_dropout,
     )
     shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
+    negatives = stream_negatives(stream, run, config.run.seed, log.say) if config.optim.hard_negatives else None
     return StreamBatches(
         shards, captions, preprocessing, config.data, log,
         batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank, equal=sharded,
+        negatives=negatives,
     )  # fmt: skip
 
 

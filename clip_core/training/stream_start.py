@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_core.config import DataConfig, TrainConfig, is_streamed
 from clip_core.data.dataset import Data, PairList, PairSet, few_classes, load_set, read_val_file
+from clip_core.data.hard_negatives import words_of
 from clip_core.data.image_files import Member, member_of, read_content
 from clip_core.data.pairs import Pair
 from clip_core.data.store import EXACT
@@ -25,6 +26,7 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import StreamRecord
 from clip_core.text import plural, printable
+from clip_core.training.negative_captions import StreamNegatives, share
 from clip_core.training.ranks import Rank
 
 _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenizer and estimate
@@ -198,7 +200,27 @@ def stream_shards(
     return shards
 
 
-def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
+def stream_negatives(start: StreamStart, run: Path, seed: int, say: Callable[[str], None]) -> StreamNegatives:
+    """Hard negatives with the words of the first captions, or of those that a resumed run began with.
+
+    Raises:
+        UsageError: if none can be made.
+        RunError: if a resumed run has no words.
+    """
+    if start.record is not None:
+        if start.record.words is None:
+            raise RunError(f"{RunPaths(run).stream} has no words of hard negatives; put the file back.")
+        return StreamNegatives(start.record.words, seed)
+    captions = [pair.caption for pair in start.sample]
+    negatives = StreamNegatives(words_of(captions), seed)
+    say(
+        f"hard negatives for {share(negatives.made, captions):.0%} of the first {plural(len(captions), 'caption')} of "
+        f"the stream, whose words they are made of: swapped, replaced, shuffled"
+    )
+    return negatives
+
+
+def write_stream(run: Path, start: StreamStart, shards: Shards, negatives: StreamNegatives | None) -> None:
     """stream.json, by which a resumed run recognises its shards."""
     StreamRecord(
         shards=start.shards.names,
@@ -209,6 +231,7 @@ def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
         offset=start.offset,
         epoch_pairs=start.epoch_pairs,
         counted=start.counted,
+        words=None if negatives is None else {name: list(words) for name, words in negatives.words.items()},
     ).write(RunPaths(run).stream)
 
 

@@ -34,6 +34,7 @@ from clip_core.training.loss import (
     Logits,
     Negatives,
     batch_top1,
+    captions_of_images,
     make_loss,
     matching_pairs,
     repeated_share,
@@ -194,14 +195,14 @@ class TrainStep:
         image, text, logit_scale, logit_bias = embeddings
         assert image is not None
         assert text is not None
-        negatives = None
-        if batch.not_negative is not None:
-            text, wrong = text[: len(batch)], text[len(batch) :]
-            negatives = Negatives(gather(wrong, self.rank), batch.not_negative)
-        everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
         if batch.gathers_ids:
             images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
             batch = replace(batch, all_image_ids=images, all_caption_ids=captions, gathers_ids=False)
+        negatives = None
+        if batch.negative_rows is not None:
+            text, wrong = text[: len(batch)], text[len(batch) :]
+            negatives = Negatives(gather(wrong, self.rank), self.not_negative(batch))
+        everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
         gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor
@@ -219,6 +220,15 @@ class TrainStep:
             "repeated_captions": repeated_share(batch.caption_ids, batch.all_caption_ids),
         }
         return loss, measured if logit_bias is None else measured | {"logit_bias": logit_bias.detach()}
+
+    def not_negative(self, batch: Batch) -> Tensor:
+        """Which hard negatives of all ranks are none of an image of this one.  -> bool (b, B)"""
+        if batch.negative_ids is None:
+            assert batch.not_negative is not None
+            return batch.not_negative
+        ids, captions = gather(batch.negative_ids, self.rank), batch.all_caption_ids
+        none = ids == captions  # where none could be made, the pair's own caption is there again
+        return none | captions_of_images(batch.image_ids, batch.all_image_ids, captions, ids)
 
     def regularisation(self, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
         """The weighted terms beside the contrastive loss, of all ranks' pairs, (B, D); 0 where there are none."""

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind
+from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind, words_of
 from clip_core.text import normalise_caption
 
 CAPTIONS = ["a red circle on a blue square", "two green triangles", "a dog chases a cat", "a small black box"]
 
 
 def all_of(kind: Kind, caption: str, own: tuple[str, ...] = ()) -> set[str | None]:
-    made = HardNegatives(CAPTIONS)
+    made = HardNegatives(words_of(CAPTIONS))
     return {made.make(kind, caption, own, np.random.default_rng(seed)) for seed in range(60)}
 
 
@@ -36,7 +36,7 @@ def test_keywords_have_no_order() -> None:
 
 @pytest.mark.parametrize("caption", ["", "a", "!?", "of the"])
 def test_where_no_word_can_be_exchanged_there_is_none(caption: str) -> None:
-    assert HardNegatives(CAPTIONS).draw(caption, (), np.random.default_rng(0)) is None
+    assert HardNegatives(words_of(CAPTIONS)).draw(caption, (), np.random.default_rng(0)) is None
 
 
 @settings(max_examples=100)
@@ -44,7 +44,7 @@ def test_where_no_word_can_be_exchanged_there_is_none(caption: str) -> None:
 def test_a_negative_is_never_a_caption_of_the_image_and_the_seed_decides(
     own: list[str], caption: str, seed: int
 ) -> None:
-    made = HardNegatives([*own, *CAPTIONS])
+    made = HardNegatives(words_of([*own, *CAPTIONS]))
     for kind in KINDS:
         first, second = (made.make(kind, caption, own, np.random.default_rng(seed)) for _ in range(2))
         assert first == second
