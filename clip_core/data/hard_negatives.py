@@ -111,7 +111,8 @@ class HardNegatives:
         """A word exchanged for another of its class, by preference not a content word."""
         words = list(_WORD.finditer(caption))
         present = {word.group().lower() for word in words}
-        others = {name: self._other(name, present, random) for name in {_class_of(word) or "" for word in present}}
+        classes = dict.fromkeys(_class_of(word.group()) or "" for word in words)  # in their order: each draws
+        others = {name: self._other(name, present, random) for name in classes}
         places = [word for word in words if others[_class_of(word.group()) or ""] is not None]
         places = [word for word in places if _class_of(word.group()) != _CONTENT] or places
         if not places:

@@ -106,7 +106,7 @@ def build_trainer(
         if encoders is not None:
             say_encoders(encoders, config.encoders, log.say)
         data = _load(config, start, encoders, record, writer, log, stream)
-        if record is None and rank.writes:
+        if record is None and rank.writes and stream is None:  # whose training images are not at hand
             _warn_of_leaks(data, log)
         preprocessing = data.train_store.preprocessing
         tokenizer = _tokenizer(

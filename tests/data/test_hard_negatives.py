@@ -1,5 +1,8 @@
 """Hard negatives: wrong captions of the words of right ones."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind, words_of
 from clip_core.text import normalise_caption
+from tests.conftest import command_environment
 
 CAPTIONS = ["a red circle on a blue square", "two green triangles", "a dog chases a cat", "a small black box"]
 
@@ -37,6 +41,26 @@ def test_keywords_have_no_order() -> None:
 @pytest.mark.parametrize("caption", ["", "a", "!?", "of the"])
 def test_where_no_word_can_be_exchanged_there_is_none(caption: str) -> None:
     assert HardNegatives(words_of(CAPTIONS)).draw(caption, (), np.random.default_rng(0)) is None
+
+
+def test_they_are_the_same_in_every_process() -> None:
+    """Python orders a set of strings by hashes of its own in each process."""
+    code = (
+        "import numpy as np; from clip_core.data.hard_negatives import HardNegatives, words_of\n"
+        "captions = ['two red dogs on a small wooden box', 'one blue cat beside a huge metal tree', 'four old birds']\n"
+        "made = HardNegatives(words_of(captions)); random = np.random.default_rng(0)\n"
+        "print([made.draw(caption, (), random) for caption in captions for _ in range(9)])"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=command_environment() | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert len(set(outputs)) == 1
 
 
 @settings(max_examples=100)

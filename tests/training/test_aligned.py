@@ -125,7 +125,8 @@ def test_an_encoder_that_changed_since_is_refused(
 @pytest.mark.parametrize("more", [
     ["--image-features", "patches"], ["--image-features", "mean", "--views", "3"],
     ["--structure", "1", "--cyclip", "0.25", "--head", "mlp", "--no-normalise-features"],
-    ["--image-features", "class_token", "--head", "linear", "--loss", "sigmoid", "--hard-negatives", "--chunk-size", "5"],
+    ["--image-features", "class_token", "--head", "linear", "--loss", "sigmoid", "--hard-negatives",
+     "--chunk-size", "5"],
 ])  # fmt: skip
 def test_every_kind_of_features_and_head_trains(encoders: Path, shapes: Path, tmp_path: Path, more: list[str]) -> None:
     assert train(flags(encoders, shapes, tmp_path / "run", *more, image="dinov2")) == 0
