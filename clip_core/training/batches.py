@@ -125,7 +125,7 @@ class BatchMaker:
         """The batch of a step: this rank's part of it, or the `whole` one, as if this were the only process."""
         all_rows = self.rows(step)
         all_images, all_captions = self.pairs.pair_images[all_rows], self.pairs.pair_captions[all_rows]
-        own = slice(len(all_rows)) if whole else self.rank.part(len(all_rows))
+        own = slice(0, len(all_rows)) if whole else self.rank.part(len(all_rows))
         images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
         if self.equal:

@@ -7,7 +7,7 @@ features.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from clip_core.training.frozen_features import CaptionFeatures
 
 _NEGATIVES = 2  # of the seeds, so that these are drawn apart
 _TRIED = 1_000  # captions
+_REMEMBERED = 100_000  # captions whose part within the context is known
 _EACH = 4  # K, of which a step draws one
 _MOST = 1_000_000  # features of negatives; with more captions than that, one each
 _TOGETHER = 5_000  # captions whose negatives are in memory at a time
@@ -46,27 +47,47 @@ class BatchNegatives(NamedTuple):
     features: FloatArray | None = None
 
 
-def drawn(made: HardNegatives, caption: str, own: Sequence[str], random: np.random.Generator) -> str | None:
-    """A swapped or replaced caption, else a shuffled one, which is easier; None where none can be made."""
-    found = made.draw(caption, own, random, ("swap", "replace")) or made.draw(caption, own, random, ("order",))
-    return None if found is None else found.caption
+class Maker:
+    """Makes hard negatives that differ from their captions in what the text tower reads of them.
 
-
-def share(made: HardNegatives, captions: Sequence[str]) -> float:
-    """Share of the captions that a negative can be made for, of at most 1,000 of them.
-
-    Raises:
-        UsageError: if there is none.
+    Args:
+        words: that replace others.
     """
-    tried = captions[:: max(len(captions) // _TRIED, 1)]
-    random = np.random.default_rng(0)
-    found = sum(drawn(made, caption, (), random) is not None for caption in tried)
-    if not found:
-        raise UsageError(
-            "--hard-negatives: no wrong caption can be made, as no caption has a word of three letters that another "
-            "could replace; leave it out."
-        )
-    return found / len(tried)
+
+    def __init__(self, words: Words, tokenizer: Tokenizer) -> None:
+        self._made = HardNegatives(words)
+        self._read = lru_cache(_REMEMBERED)(tokenizer.untruncated)
+
+    def __call__(self, caption: str, own: Sequence[str], random: np.random.Generator) -> str | None:
+        """A swapped or replaced caption, else a shuffled one, which is easier; None where none can be made.
+
+        Args:
+            own: captions of the same image, none of which it may be.
+        """
+        read = self._read(caption)
+        made = self._made.draw(read, own, random, ("swap", "replace"))
+        made = made or self._made.draw(read, own, random, ("order",))
+        if made is None:
+            return None
+        text = made.caption + caption[len(read) :]
+        truncated = len(read) < len(caption)
+        return None if truncated and normalise_caption(text) in map(normalise_caption, own) else text
+
+    def share(self, captions: Sequence[str]) -> float:
+        """Share of the captions that a negative can be made for, of at most 1,000 of them.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        tried = captions[:: max(len(captions) // _TRIED, 1)]
+        random = np.random.default_rng(0)
+        found = sum(self(caption, (), random) is not None for caption in tried)
+        if not found:
+            raise UsageError(
+                "--hard-negatives: no wrong caption can be made, as no caption has a word of three letters that "
+                "another could replace; leave it out."
+            )
+        return found / len(tried)
 
 
 class KnownCaptions:
@@ -106,9 +127,9 @@ class KnownCaptions:
 class NegativeCaptions:
     """Draws hard negatives by the seed, the step and the place in the batch: the same whichever rank draws them."""
 
-    def __init__(self, pairs: PairSet, seed: int) -> None:
+    def __init__(self, pairs: PairSet, seed: int, tokenizer: Tokenizer) -> None:
         self._pairs, self._seed = pairs, seed
-        self._made = HardNegatives(words_of(pairs.captions))
+        self._make = Maker(words_of(pairs.captions), tokenizer)
         self._known = KnownCaptions(pairs)
 
     def of(self, rows: IntArray, step: int, own: slice) -> BatchNegatives:
@@ -119,7 +140,7 @@ class NegativeCaptions:
         for place, (image, number) in enumerate(zip(images.tolist(), captions.tolist(), strict=True)):
             caption = self._pairs.captions[number]
             random = np.random.default_rng([self._seed, step, place, _NEGATIVES])
-            text = drawn(self._made, caption, self._known.of(image), random)
+            text = self._make(caption, self._known.of(image), random)
             texts.append(caption if text is None else text)
             numbers[place] = _NONE if text is None else self._known.number(text)
         return BatchNegatives(texts[own], self._known.not_negative(images[own], numbers))
@@ -131,7 +152,7 @@ class NegativeCaptions:
         Raises:
             UsageError: if none has.
         """
-        return f"{share(self._made, self._pairs.captions):.0%} of the captions"
+        return f"{self._make.share(self._pairs.captions):.0%} of the captions"
 
 
 class NegativeFeatures:
@@ -147,8 +168,8 @@ class NegativeFeatures:
     def __init__(self, pairs: PairSet, features: CaptionFeatures, seed: int, say: Callable[[str], None]) -> None:
         self._pairs, self._features, self._seed = pairs, features, seed
         self._known = KnownCaptions(pairs)
-        made, count = HardNegatives(words_of(pairs.captions)), len(pairs.captions)
-        share(made, pairs.captions)
+        make, count = Maker(words_of(pairs.captions), features.tokenizer), len(pairs.captions)
+        make.share(pairs.captions)
         self._each = min(max(_MOST // count, 1), _EACH)
         self._rows = np.empty((count, self._each), dtype=np.int64)  # of the cache
         self._numbers = np.full((count, self._each), _NONE, dtype=np.int64)  # of the negatives that are captions too
@@ -158,36 +179,36 @@ class NegativeFeatures:
         with DecodeProgress(say, "encoded the hard negatives of", "caption") as progress:
             for start in range(0, count, _TOGETHER):
                 some = range(start, min(start + _TOGETHER, count))
-                self._make(made, some, image_of, partial(_of_all, progress, some, count))
+                self._compute(make, some, image_of, partial(_of_all, progress, some, count))
         self.line = (
             f"{np.mean(self._counts > 0):.0%} of the captions, up to {self._each} each, whose features are computed "
             f"once ({self._counts.sum() * features.row_bytes / 1e6:,.1f} MB in the cache on the disk, from which they "
             "are read)"
         )
 
-    def _make(self, made: HardNegatives, some: range, image_of: IntArray, progress: Progress) -> None:
+    def _compute(self, make: Maker, some: range, image_of: IntArray, progress: Progress) -> None:
         """The negatives of some captions, and their features."""
-        texts = [[self._pairs.captions[n], *self._drawn(made, n, int(image_of[n]))] for n in some]
+        texts = [[self._pairs.captions[n], *self._drawn(make, n, int(image_of[n]))] for n in some]
         rows = self._features.stored([text for of_one in texts for text in of_one], progress)
         place = 0
         for number, of_one in zip(some, texts, strict=True):
             own, *others = rows[place : place + len(of_one)]
             place += len(of_one)
-            # What differs beyond the longest caption of the encoder, or in words that it does not know, is no negative.
+            # What differs in words alone that the encoder does not know is no negative.
             kept = [(row, text) for row, text in zip(others, of_one[1:], strict=True) if row != own]
             self._rows[number] = own
             self._rows[number, : len(kept)] = [row for row, _ in kept]
             self._numbers[number, : len(kept)] = [self._known.number(text) for _, text in kept]
             self._counts[number] = len(kept)
 
-    def _drawn(self, made: HardNegatives, number: int, image: int) -> list[str]:
+    def _drawn(self, make: Maker, number: int, image: int) -> list[str]:
         """Up to K different negatives of a caption."""
         caption = self._pairs.captions[number]
         seed = content_key(normalise_caption(caption).encode("utf-8", "surrogateescape"))
         random = np.random.default_rng([int.from_bytes(seed, "big"), _NEGATIVES])
         own, found = self._known.of(image), dict[str, str]()
         for _ in range(2 * self._each):
-            text = drawn(made, caption, own, random)
+            text = make(caption, own, random)
             if text is None or len(found) == self._each:
                 break
             found.setdefault(normalise_caption(text), text)
@@ -210,9 +231,9 @@ class StreamNegatives:
         words: of the captions at the beginning of the stream, the same in a run that is resumed.
     """
 
-    def __init__(self, words: Words, seed: int) -> None:
+    def __init__(self, words: Words, seed: int, tokenizer: Tokenizer) -> None:
         self.words, self._seed = words, seed
-        self.made = HardNegatives(words)
+        self.make = Maker(words, tokenizer)
 
     def of(self, pairs: Sequence[StreamedPair], step: int, first: int) -> tuple[list[str], IntArray]:
         """The hard negatives of the pairs of a rank, whose first one has this place in the batch, and their ids.
@@ -224,7 +245,7 @@ class StreamNegatives:
         texts: list[str] = []
         for place, pair in enumerate(pairs, start=first):
             random = np.random.default_rng([self._seed, step, place, _NEGATIVES])
-            text = drawn(self.made, pair.caption, pair.captions, random)
+            text = self.make(pair.caption, pair.captions, random)
             texts.append(pair.caption if text is None else text)
         return texts, np.array([caption_id(text) for text in texts], dtype=np.int64)
 
@@ -249,6 +270,6 @@ def indexed_negatives(
     if isinstance(captions, CaptionFeatures):
         negatives = NegativeFeatures(pairs, captions, seed, say)
     else:
-        negatives = NegativeCaptions(pairs, seed)
+        negatives = NegativeCaptions(pairs, seed, captions)
     say(f"hard negatives for {negatives.line}: words swapped, replaced, shuffled")
     return negatives

@@ -387,7 +387,9 @@ def _stream_batches(
         bpe_dropout=recipe.bpe_dropout,
     )
     shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
-    negatives = stream_negatives(stream, run, config.run.seed, log.say) if config.optim.hard_negatives else None
+    negatives = None
+    if config.optim.hard_negatives:
+        negatives = stream_negatives(stream, run, config.run.seed, tokenizer, log.say)
     return StreamBatches(
         shards, captions, preprocessing, config.data, log,
         batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank, equal=sharded,

@@ -20,13 +20,14 @@ from clip_core.data.stream.lane import Shards
 from clip_core.data.stream.samples import Sample, hash64, read_samples
 from clip_core.data.stream.shard_list import ShardList, compare, counted_pairs, list_shards, of_split, total_bytes
 from clip_core.data.stream.source import Source, is_remote
+from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import StreamRecord
 from clip_core.text import plural, printable
-from clip_core.training.negative_captions import StreamNegatives, share
+from clip_core.training.negative_captions import StreamNegatives
 from clip_core.training.ranks import Rank
 
 _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenizer and estimate
@@ -200,7 +201,9 @@ def stream_shards(
     return shards
 
 
-def stream_negatives(start: StreamStart, run: Path, seed: int, say: Callable[[str], None]) -> StreamNegatives:
+def stream_negatives(
+    start: StreamStart, run: Path, seed: int, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> StreamNegatives:
     """Hard negatives with the words of the first captions, or of those that a resumed run began with.
 
     Raises:
@@ -210,11 +213,11 @@ def stream_negatives(start: StreamStart, run: Path, seed: int, say: Callable[[st
     if start.record is not None:
         if start.record.words is None:
             raise RunError(f"{RunPaths(run).stream} has no words of hard negatives; put the file back.")
-        return StreamNegatives(start.record.words, seed)
+        return StreamNegatives(start.record.words, seed, tokenizer)
     captions = [pair.caption for pair in start.sample]
-    negatives = StreamNegatives(words_of(captions), seed)
+    negatives = StreamNegatives(words_of(captions), seed, tokenizer)
     say(
-        f"hard negatives for {share(negatives.made, captions):.0%} of the first {plural(len(captions), 'caption')} of "
+        f"hard negatives for {negatives.make.share(captions):.0%} of the first {plural(len(captions), 'caption')} of "
         f"the stream, whose words they are made of: swapped, replaced, shuffled"
     )
     return negatives

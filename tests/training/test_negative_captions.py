@@ -39,7 +39,7 @@ def pair_set(*captions: tuple[str, str]) -> PairSet:
 
 def test_a_caption_of_another_image_is_no_negative_of_that_image() -> None:
     pairs = pair_set(("1", "a red circle"), ("2", "a blue circle"), ("3", "!?"), ("1", "round"), ("2", "a disc"))
-    negatives = NegativeCaptions(pairs, seed=0)
+    negatives = NegativeCaptions(pairs, 0, train_characters(pairs.captions, 77))
     made = negatives.of(np.array([0, 1, 2, 4]), step=3, own=slice(4))
     assert [normalise_caption(text) for text in made.captions[:3]] == ["a blue circle", "a red circle", "!?"]
     assert made.not_negative[:, :3].tolist() == [
@@ -50,6 +50,18 @@ def test_a_caption_of_another_image_is_no_negative_of_that_image() -> None:
     ]
 
 
+def test_of_a_caption_that_is_truncated_the_part_that_is_read_is_wrong() -> None:
+    caption = "a red dog, a blue cat, the green bird"
+    pairs = pair_set(("1", caption), ("2", "two"))
+    tokenizer = train_characters(pairs.captions, context_length=24)
+    negatives = NegativeCaptions(pairs, 0, tokenizer)
+    made = [negatives.of(np.array([0]), step, slice(1)).captions[0] for step in range(20)]
+    own = tokenizer.encode([caption])[0].tolist()
+    assert len(set(made)) > 1
+    assert all(text.endswith(" the green bird") for text in made)
+    assert all(tokenizer.encode([text])[0].tolist() != own for text in made)
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_ranks_have_the_parts_of_one_batch(shapes: Path, size: int) -> None:
     data = load_data(DataConfig(data_file=shapes), Preprocessing(), 0, lambda line: None)
@@ -58,7 +70,7 @@ def test_ranks_have_the_parts_of_one_batch(shapes: Path, size: int) -> None:
     def batch_of(rank: Rank) -> Batch:
         return BatchMaker(
             data.train, data.train_store, tokenizer, batch_size=32, seed=0, groups=2, rank=rank,
-            negatives=NegativeCaptions(data.train, seed=0),
+            negatives=NegativeCaptions(data.train, 0, tokenizer),
             augmentation=CaptionAugmentation(word_dropout=0.2),
         )(5)  # fmt: skip
 
