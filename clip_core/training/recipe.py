@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
+from clip_core.config import LossName, TrainConfig, TuneConfig
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import DataError, UsageError
 from clip_core.network import ClipConfig, ExternalTower, ImageTower, Preprocessing
+from clip_core.presets import FEW_PAIRS, PRESETS, preprocessing, preset_for
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
 

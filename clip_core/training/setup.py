@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clip_core.config import LossName, TrainConfig, architecture, is_streamed
+from clip_core.config import LossName, TrainConfig
 from clip_core.data.dataset import Data, load_data, read_lists
 from clip_core.data.near_duplicates import leaked
 from clip_core.data.pairs import pair_hashes
@@ -18,6 +18,7 @@ from clip_core.errors import DataError, RunError, UsageError
 from clip_core.model.clip import CLIP, attach_encoders, uninitialised_clip
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig, Preprocessing
+from clip_core.presets import architecture
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Decision, Recipe, RunRecord
@@ -170,7 +171,7 @@ def _stream(
     config: TrainConfig, writer: RunWriter, log: Log, *, resume: bool, processes: Processes
 ) -> StreamStart | None:
     """The stream to train on, which rank 0 looks at for all; None for indexed data."""
-    if not is_streamed(config.data.data_file, config.data.stream):
+    if not config.data.streamed:
         return None
     if not processes.rank.writes:
         return processes.of_first(None)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clip_core.config import TrainConfig, architecture, parse_config
+from clip_core.config import TrainConfig, parse_config
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
+from clip_core.presets import architecture
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe, with_steps
 from clip_core.training.run_description import decision_line, recipe_line
