@@ -47,10 +47,6 @@ class Gallery:
     images_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by the normalised caption
     note: str | None = None
 
-    def is_right(self, image: str, caption: str) -> bool:
-        """Whether the pairs give this image this caption."""
-        return image in self.images_of.get(normalise_caption(caption), ())
-
     def find(self, typed: str) -> str:
         """The image of that path or, if only one has it, that file name; else the path as typed."""
         path = Path(typed).expanduser()

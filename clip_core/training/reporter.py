@@ -127,7 +127,7 @@ class Reporter:
             self.writer.probe(probe)
         self.log.say(self._line(scores))
         if stream is not None:
-            self._bad_pairs(stream)
+            self._read_so_far(stream)
         if progress.step == 0 and self.fine_tunes and (useless := self.health.useless_guard(scores)):
             self.log.say(useless)
         self.warn(self.health.evaluation(progress.step, scores, progress.before if self.fine_tunes else {}))
@@ -147,7 +147,7 @@ class Reporter:
             parts += [f"{self.pace.last:.0f} images/s", f"{left:.0f} s left"]
         return "  ".join(parts)
 
-    def _bad_pairs(self, stream: StreamBatches) -> None:
+    def _read_so_far(self, stream: StreamBatches) -> None:
         """How many pairs all processes have read, where some of them are bad."""
         counts = sum(self.processes.exchange(stream.counts()), Counter())
         if counts["bad"]:
