@@ -25,6 +25,7 @@ from clip_core.training.processes import Processes
 from clip_core.training.train_step import TrainStep
 
 _LOGITS = 24  # bytes of each of the B x B pairs: logits, their softmax both ways, matches
+_WRONG_LOGITS = 16  # bytes more of each with hard negatives
 _BACKWARD = 1.15  # gradients of activations, which exist for a few layers at a time, on top of what is saved
 _LARGEST = 2**20
 _EMBEDDINGS = 24  # bytes of each number of a pair's two embeddings, of all chunks: themselves, and their gradients
@@ -41,7 +42,8 @@ class MemoryEstimate:
 
     `weights`: of the weights, their copies in bf16 and in the EMA, which exist already. `state`: of gradients and
     optimiser state, which come with the first step. `per_pair`: of the activations of one pair. `available`: free
-    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b.
+    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b. `hard_negatives`: with as many wrong
+    captions.
     """
 
     weights: int
@@ -51,6 +53,7 @@ class MemoryEstimate:
     batch_size: int
     embed_dim: int = 0
     ranks: int = 1
+    hard_negatives: bool = False
 
     def of_step(self, batch_size: int) -> float:
         """What the first step adds, at a batch size, in one forward pass."""
@@ -58,7 +61,7 @@ class MemoryEstimate:
 
     def of_loss(self, batch_size: int) -> float:
         """The logits of the pairs of this rank with those of all."""
-        return _LOGITS * batch_size**2 * self.ranks
+        return (_LOGITS + _WRONG_LOGITS * self.hard_negatives) * batch_size**2 * self.ranks
 
     def of_chunks(self, chunk_size: int) -> float:
         """What the first step adds, at the batch size of the run, in chunks: the logits are not there beside them."""
@@ -184,6 +187,7 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
         batch_size=len(batch),
         embed_dim=step.model.config.embed_dim,
         ranks=step.rank.size,
+        hard_negatives=batch.negative_rows is not None,
     )
 
 

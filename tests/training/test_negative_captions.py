@@ -22,6 +22,7 @@ from clip_core.training.caption_augmentation import CaptionAugmentation
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore
 from clip_core.training.log import Log
 from clip_core.training.loss import CLIPLoss, Negatives, SigmoidLoss, captions_of_images
+from clip_core.training.memory import estimate_memory
 from clip_core.training.negative_captions import NegativeCaptions, indexed_negatives
 from clip_core.training.ranks import Rank
 from clip_core.training.stream_batches import StreamBatches
@@ -128,6 +129,9 @@ def test_those_of_a_stream_are_the_same_for_any_number_of_ranks_and_none_is_a_ca
         assert torch.equal(trainer.train_step.not_negative(batch), known | none)
         assert not (known.diagonal() & ~none).any()
         assert (known & ~none).any()
+    with_them = estimate_memory(trainer.train_step, batch)
+    without = estimate_memory(trainer.train_step, replace(batch, negative_rows=None))
+    assert with_them.of_loss(16) > without.of_loss(16)
     for each in (whole, *ranks):
         each.close()
 
