@@ -173,7 +173,10 @@ def _prepare(
             encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
             device=recipe.device, say=log.say,
         )  # fmt: skip
-    return Inputs(start, record, stream, data, tokenizer, captions, preprocessing, encoders, second, plan, recipe)
+    return Inputs(
+        start=start, record=record, stream=stream, data=data, tokenizer=tokenizer, captions=captions,
+        preprocessing=preprocessing, encoders=encoders, second=second, plan=plan, recipe=recipe,
+    )  # fmt: skip
 
 
 def _plan(
