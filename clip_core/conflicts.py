@@ -27,12 +27,21 @@ class Rule(NamedTuple):
 
 def find_conflict(config: "TrainConfig") -> str | None:
     """The sentence about the first setting that the others exclude, or that needs another one; None without any."""
-    for rules in (_pretrained_weights, _pretrained_encoders, _streams, _training):
-        for applies, section, fields, why, subject in rules(config):
-            for name in fields if applies else ():
-                if getattr(section, name) != type(section).model_fields[name].default:
-                    return f"{subject or flag(name)} {why}"
+    for applies, section, fields, why, subject in rules(config):
+        for name in fields if applies else ():
+            if getattr(section, name) != type(section).model_fields[name].default:
+                return f"{subject or flag(name)} {why}"
     return None
+
+
+def rules(config: "TrainConfig") -> Sequence[Rule]:
+    """The whole table."""
+    return (
+        *_pretrained_weights(config),
+        *_pretrained_encoders(config),
+        *_streams(config),
+        *_training(config),
+    )
 
 
 def _pretrained_weights(config: "TrainConfig") -> Sequence[Rule]:

@@ -178,8 +178,9 @@ def _prepare(
     if config.optim.hard_negatives and stream is None:
         negatives = indexed_negatives(data.train, captions, config.run.seed, log.say)
     return Inputs(
-        start, record, stream, data, tokenizer, captions, negatives, preprocessing, encoders, second, plan, recipe
-    )
+        start=start, record=record, stream=stream, data=data, tokenizer=tokenizer, captions=captions,
+        negatives=negatives, preprocessing=preprocessing, encoders=encoders, second=second, plan=plan, recipe=recipe,
+    )  # fmt: skip
 
 
 def _plan(
@@ -281,11 +282,7 @@ def _stream_batches(
 
 
 def _write_description(
-    writer: RunWriter,
-    config: TrainConfig,
-    inputs: Inputs,
-    model: CLIP,
-    batches: BatchMaker | StreamBatches,
+    writer: RunWriter, config: TrainConfig, inputs: Inputs, model: CLIP, batches: BatchMaker | StreamBatches
 ) -> None:
     """Write what a run is, by which it is resumed; of one that is resumed, where its data and encoders are now.
 
@@ -304,14 +301,7 @@ def _write_description(
         record.model_copy(update={"config": config, "model": plan.network}).write(writer.paths.config)
 
 
-def _log_start(
-    log: Log,
-    run: Path,
-    config: TrainConfig,
-    inputs: Inputs,
-    model: CLIP,
-    rank: Rank,
-) -> None:
+def _log_start(log: Log, run: Path, config: TrainConfig, inputs: Inputs, model: CLIP, rank: Rank) -> None:
     """The first lines of the log: plan, data and model, what else could be done, and the processes."""
     plan, data = inputs.plan, inputs.data
     log_start(log, run, data, inputs.tokenizer, plan.recipe, plan.decisions, model, inputs.start)

@@ -20,10 +20,9 @@ from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.stream_batches import StreamBatches
 from tests.conftest import clip_train
-from tests.running import latest, lines, start, wait_until
+from tests.running import assert_same_run, figures, latest, lines, start, wait_until
 from tests.streams import png, served, shards
 from tests.training.conftest import Build, small_config
-from tests.training.test_resume import assert_same_run, figures
 
 SIZES = [40, 25, 60, 31, 50]  # 206 pairs
 SMALL = [
