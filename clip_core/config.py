@@ -104,6 +104,11 @@ def streamed_pattern(path: Path) -> str | None:
     return text if "://" in text or "::" in text else None
 
 
+def spelt(path: Path) -> str:
+    """A path, or the URL that it was made of."""
+    return streamed_pattern(path) or str(path)
+
+
 def is_streamed(path: Path | None, stream: bool) -> bool:
     """The one rule: a URL and joined patterns are streamed, local shards with --stream, everything else is indexed."""
     return path is not None and (stream or streamed_pattern(path) is not None)
@@ -501,7 +506,7 @@ class TrainConfig(Frozen):
             )
         if is_streamed(data.data_file, data.stream):
             why = "is of indexed data, and these are streamed; leave it out"
-            _refuse(data, ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic"), why)
+            _refuse(data, ("image_column", "caption_column", "image_root", "create_synthetic"), why)
             _refuse(self.optim, ("hard_negatives",), "needs all captions at the start; leave out --stream")
             if data.format not in (None, "webdataset"):
                 raise ValueError("--format should be webdataset, as only shards can be streamed")

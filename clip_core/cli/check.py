@@ -3,17 +3,20 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, spelt
+from clip_core.errors import UsageError
 from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.check import Check, Example, Finding
+    from clip_core.data.check_images import Measured
+    from clip_core.data.check_stream import StreamOptions, StreamReading
     from clip_core.data.findings import Findings
     from clip_core.data.formats.detect import Reading
     from clip_core.data.mislabels import Mislabels
@@ -22,9 +25,44 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 _EXAMPLES = 3
-_EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
+EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
 _CAPTION = 60  # characters
 _SCRIPTS = 6
+
+
+def read_streamed(path: Path, split: str, options: "StreamOptions", leave_out: Path | None) -> "StreamReading":
+    """Read and measure a stream, with progress; says what is left out.
+
+    Args:
+        split: "train" or "val": shards that are named as of another are not read.
+    """
+    from clip_core.data.check_stream import read_stream
+    from clip_core.data.progress import DecodeProgress
+    from clip_core.run.records import Flags
+
+    flags = None if leave_out is None else Flags.read(leave_out)
+    with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked", "image", EVERY, about=True) as progress:
+        reading = read_stream(path, split, options, flags, progress)
+    if leave_out is not None:
+        left_out = f"{plural(reading.left_out, 'pair')} of {spelt(path)} left out by {leave_out}."
+        print(printable(left_out), file=sys.stderr)
+    return reading
+
+
+def refuse_remote(paths: Sequence[Path]) -> None:
+    """
+    Raises:
+        UsageError: for streams of remote shards, whose images a model cannot read.
+    """
+    from clip_core.data.stream.shard_list import list_shards
+    from clip_core.data.stream.source import is_remote
+
+    remote = next((url for path in paths for url in list_shards(path).urls if is_remote(url)), None)
+    if remote is not None:
+        raise UsageError(
+            f"--model reads the images again, in another order, not of remote shards ({printable(remote)}); "
+            "check a few shards that you fetched with --model, and the whole stream without."
+        )
 
 
 def run_check(
@@ -40,23 +78,27 @@ def run_check(
 ) -> int:
     """Check, print the report, and write what `files` asks for; returns the exit code.
 
+    A stream was measured while it was read, and is not read again.
+
     Args:
         files: paths of "json", "findings", "html" and "flags", as far as they are wanted.
         model: looks for mislabelled pairs.
     """
     from clip_core.data.check import check_data
+    from clip_core.data.check_stream import StreamReading
     from clip_core.data.describe import reading_facts, reading_text
     from clip_core.data.findings import Findings
     from clip_core.data.pairs import usable_sentence
     from clip_core.data.progress import DecodeProgress, interruptibly
 
     encoder = None if model is None else _encoder(model)
+    parts = [part for part in (train, val) if isinstance(part, StreamReading)]
     with ExitStack() as shown:
 
         def progress(what: str) -> "Progress":
             names = {"captions": ("read", "caption"), "images": ("checked", "image"), "pairs": ("compared", "pair")}
             name, unit = names[what]
-            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, _EVERY))
+            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, EVERY))
 
         check = check_data(
             train.pairs,
@@ -65,21 +107,50 @@ def run_check(
             context_length=context_length,
             workers=workers,
             progress=progress,
+            measured=_measured(train, val),
+            damaged=[shard for part in parts for shard in part.damaged],
         )
         mislabels = None
         if encoder is not None and model is not None:
             mislabels = _mislabels(check, encoder, model, progress("pairs"))
     findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
-    name = str(train.path) if val is None else f"{train.path} and {val.path}"
+    if parts:
+        numbers["stream"] = [stream_facts(part) for part in parts]
+    name = " and ".join(spelt(part.path) for part in (train, val) if part is not None)
     title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"
     if as_json:
         print(json.dumps(numbers, indent=2))
     else:
         print("\n".join([title, *reading_text(facts), *_text(check, numbers), *_finding_lines(findings)]))
-    for line in _write(check, findings, numbers, title, files):
+
+    def remote(image: str) -> bytes | None:
+        contents = (part.remote_content(image) for part in parts)
+        return next((content for content in contents if content is not None), None)
+
+    for line in _write(check, findings, numbers, title, files, remote):
         print(line, file=sys.stderr if as_json else sys.stdout)
-    return int(check.bad_share > DataConfig().max_bad_share)
+    return int(check.bad_share > DataConfig().max_bad_share or bool(check.damaged))
+
+
+def _measured(train: "Reading", val: "Reading | None") -> "Measured":
+    """What was measured while streams were read, by the rows of both lists."""
+    from clip_core.data.check_images import NOTHING, Measured
+    from clip_core.data.check_stream import StreamReading
+
+    first, second = (part.measured if isinstance(part, StreamReading) else NOTHING for part in (train, val))
+    return Measured.joined(first, second, len(train.pairs)) if len(second.firsts) else first
+
+
+def stream_facts(reading: "StreamReading") -> dict[str, Any]:
+    """What was read of a stream, for --json."""
+    return {
+        "shards": len(reading.shards.urls),
+        "shards_checked": reading.checked,
+        "pairs": len(reading.pairs),
+        "left_out": reading.left_out,
+        "damaged": [shard._asdict() for shard in reading.damaged],
+    }
 
 
 def _mislabels(check: "Check", encoder: "Encoder", model: Path, progress: "Progress") -> "Mislabels | None":
@@ -199,9 +270,14 @@ def _example(example: "Example", same: str) -> str:
 
 
 def _write(
-    check: "Check", findings: "Findings", numbers: Mapping[str, Any], title: str, files: Mapping[str, Path]
+    check: "Check",
+    findings: "Findings",
+    numbers: Mapping[str, Any],
+    title: str,
+    files: Mapping[str, Path],
+    remote: Callable[[str], bytes | None],
 ) -> Iterator[str]:
-    """Write the files that were asked for; a line for each."""
+    """Write the files that were asked for; a line for each. `remote` reads an image of a remote shard."""
     from clip_core.data.check_page import html_page
     from clip_core.data.findings import left_out_pairs
     from clip_core.data.findings_file import write_findings
@@ -216,7 +292,8 @@ def _write(
         yield f"every pair with a finding written to {printable(str(files['findings']))}"
     if "html" in files:
         lines = [line.partition(" ") for line in _text(check, numbers) if not line.startswith(" ")]
-        write_text(files["html"], html_page(title, {label: text.strip() for label, _, text in lines}, findings.found))
+        summary = {label: text.strip() for label, _, text in lines}
+        write_text(files["html"], html_page(title, summary, findings.found, remote))
         yield f"contact sheets written to {printable(str(files['html']))}"
     if "flags" in files:
         pairs = left_out_pairs(check, findings.leave_out)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +52,44 @@ class ImageFacts:
     failures: dict[int, str] = field(default_factory=dict)
 
 
+class Measured(NamedTuple):
+    """What was measured of images while their pairs were read; `firsts`: the first pair of each, (I,), rising."""
+
+    firsts: NDArray[np.int64]
+    images: ImageFacts
+
+    @classmethod
+    def joined(cls, first: "Measured", second: "Measured", before: int) -> "Measured":
+        """Those of two lists, of which the first has `before` pairs."""
+        images = len(first.firsts)
+        failures = first.images.failures | {row + images: why for row, why in second.images.failures.items()}
+        facts = np.concatenate([first.images.facts, second.images.facts])
+        return cls(np.concatenate([first.firsts, second.firsts + before]), ImageFacts(facts, failures))
+
+    def of(self, firsts: NDArray[np.int64]) -> tuple[ImageFacts, NDArray[np.bool_]]:
+        """The facts of images by the first pair of each, (I,), and which of them were measured, (I,)."""
+        if np.array_equal(firsts, self.firsts):
+            return self.images, np.ones(len(firsts), dtype=np.bool_)
+        rows = np.searchsorted(self.firsts, firsts)
+        known = np.append(self.firsts, -1)[rows] == firsts
+        found = ImageFacts(np.zeros(len(firsts), dtype=FACTS))
+        found.facts[known] = self.images.facts[rows[known]]
+        failures = self.images.failures
+        found.failures |= {
+            int(row): failures[int(rows[row])] for row in np.flatnonzero(known) if int(rows[row]) in failures
+        }
+        return found, np.asarray(known)
+
+
+NOTHING = Measured(np.empty(0, dtype=np.int64), ImageFacts(np.empty(0, dtype=FACTS)))
+
+
 def measure_images(
-    pairs: Sequence[Pair], firsts: NDArray[np.int64], workers: int | None = None, progress: Progress = no_progress
+    pairs: Sequence[Pair],
+    firsts: NDArray[np.int64],
+    workers: int | None = None,
+    progress: Progress = no_progress,
+    measured: Measured = NOTHING,
 ) -> ImageFacts:
     """Read and decode every image once, in threads.
 
@@ -61,33 +98,39 @@ def measure_images(
         firsts: for each image the place of its first pair, (I,).
         workers: decoding threads; None is one a core.
         progress: called with the images decoded so far, and all.
+        measured: images that are not read again.
     Raises:
         KeyboardInterrupt: saying how many images were checked.
     """
-    found = ImageFacts(np.zeros(len(firsts), dtype=FACTS))
+    found, known = measured.of(firsts)
+    left = np.flatnonzero(~known)
     threads, done = decoding_threads(workers), 0
 
     def look(row: int) -> int:
         try:
-            found.facts[row] = _facts(pairs[int(firsts[row])])
+            found.facts[row] = image_row(pairs[int(firsts[row])].path)
         except ImageError as error:
             found.failures[row] = reason(error)
         return 1
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for count in run_interruptibly(pool, threads, look, range(len(firsts))):
+            for count in run_interruptibly(pool, threads, look, map(int, left)):
                 done += count
-                progress(done, len(firsts))
+                progress(done, len(left))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done:,} of {len(firsts):,} images checked; nothing is reported") from None
+            raise KeyboardInterrupt(f"{done:,} of {len(left):,} images checked; nothing is reported") from None
     return found
 
 
-def _facts(pair: Pair) -> tuple[object, ...]:
-    """One row of FACTS."""
+def image_row(path: str, content: bytes | None = None) -> tuple[object, ...]:
+    """One row of FACTS of an image; `content` where it was read already.
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
     hashed = hashlib.blake2b(digest_size=16)
-    image, (width, height) = load_reduced(pair.image, _SIDE, hashed.update)
+    image, (width, height) = load_reduced(path, _SIDE, hashed.update, content)
     image.thumbnail((_SIDE, _SIDE))
     grey = image.convert("L")
     values = np.asarray(grey, dtype=np.int32)

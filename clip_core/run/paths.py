@@ -50,6 +50,10 @@ class RunPaths:
         return self.root / "stream.json"
 
     @property
+    def left_out(self) -> Path:
+        return self.root / "left_out.json"
+
+    @property
     def validation_images(self) -> Path:
         return self.root / "validation"
 

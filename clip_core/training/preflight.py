@@ -133,8 +133,10 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
     if is_streamed(record.config.data.data_file, record.config.data.stream):
         changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
+    streamed = is_streamed(config.data.data_file, config.data.stream)
     try:
-        _check_places(config)
+        # the flags of a stream are in the run, wherever those are that it began with
+        _check_places(_updated(config, {"data": {"leave_out": None}}) if streamed else config)
     except DataError as error:
         raise DataError(
             f"{str(error).rstrip('.')}; if the data of {run} were moved, give their new path with --data."

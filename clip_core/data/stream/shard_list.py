@@ -13,7 +13,7 @@ from typing import NamedTuple
 from clip_core.config import streamed_pattern
 from clip_core.data.formats.columns import split_of_file
 from clip_core.data.formats.webdataset import MOST_SHARDS, expand, find_shards, has_wildcard
-from clip_core.data.stream.source import Source, failure, is_remote, open_source, remote_glob
+from clip_core.data.stream.source import ShardError, Source, is_remote, open_source, remote_glob
 from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
@@ -34,14 +34,33 @@ class ShardList(NamedTuple):
     @property
     def names(self) -> list[str]:
         """What is left of each without the folder that all are in, and without a signature behind `.tar?`."""
-        urls = (url.partition("?") for url in self.urls)
-        parts = [(url if url.lower().endswith(".tar") else url + mark + query).split("/") for url, mark, query in urls]
-        shared = 0
-        for folders in zip(*(part[:-1] for part in parts), strict=False):
+        shared = len(self._shared)
+        return ["/".join(_without_query(url).split("/")[shared:]) for url in self.urls]
+
+    @property
+    def root(self) -> str:
+        """The folder that all are in."""
+        return shown_url("/".join(self._shared))
+
+    @property
+    def _shared(self) -> list[str]:
+        shared: list[str] = []
+        for folders in zip(*(_without_query(url).split("/")[:-1] for url in self.urls), strict=False):
             if len(set(folders)) > 1:
                 break
-            shared += 1
-        return ["/".join(part[shared:]) for part in parts]
+            shared.append(folders[0])
+        return shared
+
+
+def _without_query(url: str) -> str:
+    """Without a signature behind `.tar?`."""
+    plain = url.partition("?")[0]
+    return plain if plain.lower().endswith(".tar") else url
+
+
+def shown_url(url: str) -> str:
+    """A shard as reports and flags name it: a local one by its path, a URL without the signature in its query."""
+    return _without_query(url).removeprefix("file://")
 
 
 def of_split(shards: ShardList, wanted: str) -> tuple[ShardList, int]:
@@ -151,5 +170,5 @@ def _content(url: str, most: int, tries: int | None = None) -> bytes:
     with source:
         content = source.read(most)
     if len(content) == most:
-        raise DataError(failure(url, f"it has {most:,} bytes or more"))
+        raise ShardError(url, f"it has {most:,} bytes or more")
     return content
