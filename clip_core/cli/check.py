@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clip_core.config import DataConfig, spelt
-from clip_core.errors import UsageError
 from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.check import Check, Example, Finding
     from clip_core.data.check_images import Measured
     from clip_core.data.check_stream import StreamOptions, StreamReading
+    from clip_core.data.embedding_file import EmbeddingModel
     from clip_core.data.findings import Findings
     from clip_core.data.formats.detect import Reading
     from clip_core.data.mislabels import Mislabels
@@ -30,11 +30,33 @@ _CAPTION = 60  # characters
 _SCRIPTS = 6
 
 
-def read_streamed(path: Path, split: str, options: "StreamOptions", leave_out: Path | None) -> "StreamReading":
+class Model(NamedTuple):
+    """A model that looks for mislabelled pairs; `embedding` is its part in reading a stream."""
+
+    path: Path
+    encoder: "Encoder"
+    embedding: "EmbeddingModel"
+
+
+def open_model(path: Path) -> Model:
+    """Any model that clip-infer loads; said on standard error, as it may take a while."""
+    from clip_core.data.embedding_file import EmbeddingFile, EmbeddingModel, ImageEmbedder
+    from clip_core.inference.clip import open_encoder
+
+    encoder = open_encoder(path)
+    print(encoder.about.summary, file=sys.stderr)
+    embedder = ImageEmbedder(encoder.about.preprocessing, encoder.encode_pixels)
+    return Model(path, encoder, EmbeddingModel(embedder, EmbeddingFile()))
+
+
+def read_streamed(
+    path: Path, split: str, options: "StreamOptions", leave_out: Path | None, model: Model | None = None
+) -> "StreamReading":
     """Read and measure a stream, with progress; says what is left out.
 
     Args:
         split: "train" or "val": shards that are named as of another are not read.
+        model: embeds the images in passing.
     """
     from clip_core.data.check_stream import read_stream
     from clip_core.data.progress import DecodeProgress
@@ -42,27 +64,11 @@ def read_streamed(path: Path, split: str, options: "StreamOptions", leave_out: P
 
     flags = None if leave_out is None else Flags.read(leave_out)
     with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked", "image", EVERY, about=True) as progress:
-        reading = read_stream(path, split, options, flags, progress)
+        reading = read_stream(path, split, options, flags, progress, model.embedding if model else None)
     if leave_out is not None:
         left_out = f"{plural(reading.left_out, 'pair')} of {spelt(path)} left out by {leave_out}."
         print(printable(left_out), file=sys.stderr)
     return reading
-
-
-def refuse_remote(paths: Sequence[Path]) -> None:
-    """
-    Raises:
-        UsageError: for streams of remote shards, whose images a model cannot read.
-    """
-    from clip_core.data.stream.shard_list import list_shards
-    from clip_core.data.stream.source import is_remote
-
-    remote = next((url for path in paths for url in list_shards(path).urls if is_remote(url)), None)
-    if remote is not None:
-        raise UsageError(
-            f"--model reads the images again, in another order, not of remote shards ({printable(remote)}); "
-            "check a few shards that you fetched with --model, and the whole stream without."
-        )
 
 
 def run_check(
@@ -74,7 +80,7 @@ def run_check(
     workers: int | None,
     as_json: bool,
     files: Mapping[str, Path],
-    model: Path | None = None,
+    model: Model | None = None,
 ) -> int:
     """Check, print the report, and write what `files` asks for; returns the exit code.
 
@@ -91,7 +97,6 @@ def run_check(
     from clip_core.data.pairs import usable_sentence
     from clip_core.data.progress import DecodeProgress, interruptibly
 
-    encoder = None if model is None else _encoder(model)
     parts = [part for part in (train, val) if isinstance(part, StreamReading)]
     with ExitStack() as shown:
 
@@ -111,8 +116,8 @@ def run_check(
             damaged=[shard for part in parts for shard in part.damaged],
         )
         mislabels = None
-        if encoder is not None and model is not None:
-            mislabels = _mislabels(check, encoder, model, progress("pairs"))
+        if model is not None:
+            mislabels = _mislabels(check, model, progress("pairs"))
     findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
     if parts:
@@ -153,26 +158,17 @@ def stream_facts(reading: "StreamReading") -> dict[str, Any]:
     }
 
 
-def _mislabels(check: "Check", encoder: "Encoder", model: Path, progress: "Progress") -> "Mislabels | None":
+def _mislabels(check: "Check", model: Model, progress: "Progress") -> "Mislabels | None":
     """What the model finds; what it cannot is said in the check's notes."""
     from clip_core.data.mislabel_scores import LEAST
     from clip_core.data.mislabels import find_mislabels
     from clip_core.inference.evaluation.leaks import trained_note, trained_on
 
-    trained = trained_on(model, check.pairs)
-    found = find_mislabels(check, encoder, trained, progress)
-    note = trained_note(model, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"
+    trained = trained_on(model.path, check.pairs)
+    found = find_mislabels(check, model.encoder, trained, progress)
+    note = trained_note(model.path, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"
     check.notes += [note] if note else []
     return found
-
-
-def _encoder(model: Path) -> "Encoder":
-    """Any model that clip-infer loads; said on standard error, as it may take a while."""
-    from clip_core.inference.clip import open_encoder
-
-    encoder = open_encoder(model)
-    print(encoder.about.summary, file=sys.stderr)
-    return encoder
 
 
 def report(check: "Check", findings: "Findings") -> dict[str, Any]:

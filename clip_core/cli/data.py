@@ -128,7 +128,7 @@ def check(
 
     Exits 1 if training would refuse it: too many of its pairs are unusable, or a shard of a stream is damaged.
     """
-    from clip_core.cli.check import read_streamed, refuse_remote, run_check
+    from clip_core.cli.check import open_model, read_streamed, run_check
     from clip_core.data.check_stream import StreamOptions
     from clip_core.data.dataset import without_flagged
 
@@ -142,20 +142,22 @@ def check(
     parts = [(file, streamed)]
     if val_file is not None:
         parts.append((val_file, is_streamed(val_file, False)))
-    if model is not None:
-        refuse_remote([path for path, is_stream in parts if is_stream])
+    streams = any(is_stream for _, is_stream in parts)
+    opened = open_model(model) if model is not None and streams else None  # it embeds while a stream is read
     options = StreamOptions(stream.shards, stream.pairs, stream.readers, workers)
     readings: list[Reading] = []
     for path, is_stream in parts:
         if is_stream:
             first = not readings
             how = options if first else replace(options, shards=None, pairs=None)
-            readings.append(read_streamed(path, "train" if first else "val", how, leave_out))
+            readings.append(read_streamed(path, "train" if first else "val", how, leave_out, opened))
             continue
         reading = flags.read(path)
         if leave_out is not None:
             reading = without_flagged(reading, leave_out, lambda line: print(line, file=sys.stderr))
         readings.append(reading)
+    if model is not None and opened is None:
+        opened = open_model(model)
     return run_check(
         readings[0],
         readings[1] if len(readings) > 1 else None,
@@ -164,7 +166,7 @@ def check(
         workers=workers,
         as_json=as_json,
         files=files,
-        model=model,
+        model=opened,
     )
 
 

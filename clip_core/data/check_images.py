@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_core.data.embedding_file import EmbeddingFile
 from clip_core.data.near_duplicates import perceptual_hash
 from clip_core.data.pairs import Pair, decoding_threads, reason
 from clip_core.data.preprocess import load_reduced
@@ -46,10 +47,15 @@ FACTS = np.dtype(
 
 @dataclass
 class ImageFacts:
-    """One row of `facts` (dtype FACTS, shape (I,), 90 bytes) for each image, and why some cannot be used."""
+    """One row of `facts` (dtype FACTS, shape (I,), 90 bytes) for each image, and why some cannot be used.
+
+    Where a model embedded images while they were read, `embedded` has the row of each in `embeddings`, (I,), or -1.
+    """
 
     facts: NDArray[np.void]
     failures: dict[int, str] = field(default_factory=dict)
+    embedded: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    embeddings: EmbeddingFile | None = None
 
 
 class Measured(NamedTuple):
@@ -62,9 +68,15 @@ class Measured(NamedTuple):
     def joined(cls, first: "Measured", second: "Measured", before: int) -> "Measured":
         """Those of two lists, of which the first has `before` pairs."""
         images = len(first.firsts)
+        embeddings = first.images.embeddings or second.images.embeddings
+        rows = [
+            part.images.embedded if part.images.embeddings else np.full(len(part.firsts), -1)
+            for part in (first, second)
+        ]
         failures = first.images.failures | {row + images: why for row, why in second.images.failures.items()}
         facts = np.concatenate([first.images.facts, second.images.facts])
-        return cls(np.concatenate([first.firsts, second.firsts + before]), ImageFacts(facts, failures))
+        images_of_both = ImageFacts(facts, failures, np.concatenate(rows), embeddings)
+        return cls(np.concatenate([first.firsts, second.firsts + before]), images_of_both)
 
     def of(self, firsts: NDArray[np.int64]) -> tuple[ImageFacts, NDArray[np.bool_]]:
         """The facts of images by the first pair of each, (I,), and which of them were measured, (I,)."""
@@ -74,6 +86,9 @@ class Measured(NamedTuple):
         known = np.append(self.firsts, -1)[rows] == firsts
         found = ImageFacts(np.zeros(len(firsts), dtype=FACTS))
         found.facts[known] = self.images.facts[rows[known]]
+        if self.images.embeddings is not None:
+            found.embedded, found.embeddings = np.full(len(firsts), -1), self.images.embeddings
+            found.embedded[known] = self.images.embedded[rows[known]]
         failures = self.images.failures
         found.failures |= {
             int(row): failures[int(rows[row])] for row in np.flatnonzero(known) if int(rows[row]) in failures

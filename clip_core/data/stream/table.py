@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_core.data.check_images import FACTS, ImageFacts, Measured
+from clip_core.data.embedding_file import EmbeddingFile
 from clip_core.data.image_files import key_of, member_path
 from clip_core.data.listed import ListedPairs, MemberBlock, Texts
 from clip_core.data.pairs import Pair
@@ -25,6 +27,7 @@ class Seen(NamedTuple):
     bad: list[str]
     facts: tuple[object, ...] | None = None
     failure: str = ""
+    embedding: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -38,14 +41,20 @@ class _Rows:
 
     @classmethod
     def empty(cls) -> "_Rows":
-        return cls([], [], array("Q"), array("Q"))
+        return cls([], [], array("Q"), array("I"))
 
 
 class StreamTable:
     """Pairs and images in their order: of one shard while it is read, or of all before it."""
 
-    def __init__(self, shard: str = "", name: str = "") -> None:
-        """`shard`: its path or URL; `name`: that below the folder that all shards are in."""
+    def __init__(self, shard: str = "", name: str = "", embeddings: EmbeddingFile | None = None) -> None:
+        """
+        Args:
+            shard, name: its path or URL, and its name below the folder that all shards are in.
+            embeddings: of images that were embedded.
+        """
+        self.embeddings = embeddings
+        self._embedded = array("q")
         self.count = self.images = 0
         self._shard, self._name = shard, name
         self._parts: list[MemberBlock | Pair] = []
@@ -58,6 +67,8 @@ class StreamTable:
         """The next sample."""
         if seen.captions:
             self._firsts.append(self.count)
+            if self.embeddings is not None:
+                self._embedded.append(-1 if seen.embedding is None else self.embeddings.add(seen.embedding))
             _grow(self._facts, self.images + 1)
             if seen.facts is None:
                 self._failures[self.images] = seen.failure
@@ -96,6 +107,7 @@ class StreamTable:
         self._facts[self.images : self.images + other.images] = other._facts[: other.images]
         self._firsts.extend(first + self.count for first in other._firsts)
         self._failures |= {self.images + row: why for row, why in other._failures.items()}
+        self._embedded.extend(other._embedded)
         for part in other._parts:
             entry = part.entry + self.count
             self._parts.append(part._replace(entry=entry) if isinstance(part, Pair) else replace(part, entry=entry))
@@ -115,7 +127,9 @@ class StreamTable:
     def measured(self) -> Measured:
         """All images, after the last shard."""
         self._facts.resize(self.images, refcheck=False)
-        return Measured(np.array(self._firsts, dtype=np.int64), ImageFacts(self._facts, self._failures))
+        embedded = np.array(self._embedded, dtype=np.int64)
+        images = ImageFacts(self._facts, self._failures, embedded, self.embeddings)
+        return Measured(np.array(self._firsts, dtype=np.int64), images)
 
 
 def _grow(facts: "np.ndarray[tuple[int], np.dtype[np.void]]", count: int) -> None:
