@@ -152,10 +152,10 @@ class Findings:
     def _damaged(self) -> Finding:
         damaged = self.check.damaged
         examples = [
-            Example([], [shard.shard], f"{shard.why}; {plural(shard.pairs, 'pair')} before that checked")
+            Example([], [shard.shard], f"{shard.why}; {plural(shard.pairs, 'pair')} before that were checked")
             for shard in damaged[:EXAMPLES]
         ]
-        advice = "fetch or write them again; clip-train would stop at them"
+        advice = "fetch or write them again; clip-train stops at them, or misses what follows empty blocks"
         return Finding("damaged_shards", len(damaged), "shards that cannot be read to their end", advice, examples)
 
     def _broken(self) -> Finding:

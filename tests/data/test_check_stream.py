@@ -116,14 +116,21 @@ def test_damaged_shards_are_named_with_their_byte_and_the_others_are_checked(
         "2.tar": b"<!doctype html><title>Sign in</title>",
         "3.tar": whole[:third] + b"\xff" * 512 + whole[third + 512 :],
         "4.tar": b"", "5.tar": whole[:third],
+        "6.tar": whole[:third] + b"\0" * 1024 + whole[third + 1024 :],
     }  # fmt: skip
     for name, damaged in faults.items():
         (tmp_path / name).write_bytes(damaged)
     page = tmp_path / "page.html"
-    found = report(capsys, tmp_path / "{0..5}.tar", "--stream", "--html", page, code=1)
+    found = report(capsys, tmp_path / "{0..6}.tar", "--stream", "--html", page, code=1)
     damage = {Path(entry["shard"]).name: (entry["byte"], entry["pairs"]) for entry in found["stream"][0]["damaged"]}
-    assert damage == {"1.tar": (third + 700, 1), "2.tar": (0, 0), "3.tar": (third, 2), "4.tar": (0, 0)}
-    assert kinds(found)["damaged_shards"] == 4
+    assert damage == {
+        "1.tar": (third + 700, 1),
+        "2.tar": (0, 0),
+        "3.tar": (third, 2),
+        "4.tar": (0, 0),
+        "6.tar": (third, 2),
+    }
+    assert kinds(found)["damaged_shards"] == 5
     assert any("5.tar" in note and "perhaps cut off" in note for note in found["check_notes"] + found["notes"])
     assert "unexpected end of data" in page.read_text()
     (tmp_path / "0.tar").unlink()

@@ -63,6 +63,14 @@ class Sample(NamedTuple):
     bad: list[str]
 
 
+class Tail(NamedTuple):
+    """How a shard ends: the byte behind its last member, which is the shard's own end where the empty blocks of a whole
+    tar are missing; and the byte of what follows such blocks and is no archive, 0 where nothing does."""
+
+    end: int
+    behind: int
+
+
 class _Member(NamedTuple):
     part: Part
     start: int
@@ -72,20 +80,20 @@ class _Member(NamedTuple):
     content: bytes | None  # of an image; None for one that is too large
 
 
-def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator[Sample, None, int]:
+def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator[Sample, None, "Tail"]:
     """Every sample from the source's position on.
 
     Args:
         shard: its number, for the references.
         ignored: is added to: members that are neither image nor caption, by suffix.
     Returns:
-        the byte behind the last member: that of the shard's end where the empty blocks of a whole tar are missing.
+        how the shard ends.
     Raises:
         ShardError: if the shard is no whole, uncompressed tar file, or cannot be read.
     """
     handle = io.BufferedReader(source, BUFFER)
     start: int | None = source.tell()
-    end = source.tell()
+    end, behind = source.tell(), 0
     try:
         while start is not None:
             end = start
@@ -96,7 +104,7 @@ def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator
                     end = tar.offset
             start, behind = next_archive(handle, end)
             if behind:
-                ignored[f"bytes after the end of {printable(source.url, 60)}"] += 1
+                ignored[f"bytes after the end of {printable(source.url, 60)}"] += max((source.size or 0) - behind, 1)
             if start is not None:
                 handle.seek(start)
     except tarfile.TarError as error:
@@ -104,7 +112,7 @@ def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator
         place = "" if "at byte" in str(error) else f" at byte {end:,}"
         why = f"it is not a whole, uncompressed tar file: {error}{place}"
         raise ShardError(source.url, why, place=end) from None
-    return end
+    return Tail(end, behind)
 
 
 def read_pair(content: bytes, reference: Reference) -> StreamedPair | None:

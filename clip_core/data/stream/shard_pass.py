@@ -121,8 +121,8 @@ class ShardPass:
 
     def _batches(self) -> Iterator[_Batch]:
         """What the readers hand over, until all shards were read."""
-        ended = failed = 0
-        any_read = False
+        ended, any_read = 0, False
+        failed: list[tuple[int, ShardError]] = []
         while ended < len(self.numbers):
             try:
                 event = self._queue.get(timeout=_POLL)
@@ -138,9 +138,10 @@ class ShardPass:
                 continue
             self._open[event.place].end = event
             ended += 1
-            failed += event.error is not None
-            if event.error is not None and failed >= _HOPELESS and not any_read:
-                raise event.error
+            if event.error is not None:
+                failed.append((event.place, event.error))
+                if len(failed) >= _HOPELESS and not any_read:
+                    raise min(failed, key=lambda one: one[0])[1]
 
     def _table(self, place: int) -> StreamTable:
         number = self.numbers[place]
@@ -223,8 +224,11 @@ class ShardPass:
         pairs = size = 0
 
         def samples(source: Source) -> Iterator[Sample]:
-            last = yield from read_samples(source, number, end.ignored)
-            end.endless = last == source.size
+            tail = yield from read_samples(source, number, end.ignored)
+            end.endless = tail.end == source.size
+            if tail.behind:
+                why = f"empty blocks at byte {tail.end:,} end it, and something else follows at byte {tail.behind:,}"
+                raise ShardError(url, why, place=tail.end)
 
         try:
             with Source(url, closing=self._closing, tries=_TRIES if is_remote(url) else 1) as source:
