@@ -4,12 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clip_core.config import DataConfig, spelt
+from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _EXAMPLES = 3
 EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
 _CAPTION = 60  # characters
 _SCRIPTS = 6
+_SIDE = 256  # of images of remote shards that are written beside the findings, pixels
 
 
 class Model(NamedTuple):
@@ -284,6 +286,7 @@ def _write(
         write_json(files["json"], numbers)
         yield f"written to {printable(str(files['json']))}"
     if "findings" in files:
+        _write_images(files["findings"], findings.found, remote)  # first, as who shows them waits for the other
         write_findings(files["findings"], title, check.pairs, numbers["images"], findings.found)
         yield f"every pair with a finding written to {printable(str(files['findings']))}"
     if "html" in files:
@@ -299,6 +302,22 @@ def _write(
             f"{plural(len(pairs), 'pair')} to leave out ({_kinds(findings.found)}) written to "
             f"{printable(str(files['flags']))}; train with --leave-out"
         )
+
+
+def _write_images(file: Path, found: Sequence["Finding"], remote: Callable[[str], bytes | None]) -> None:
+    """The images of the examples that are in remote shards, small, beside the findings."""
+    from clip_core.data.check_page import thumbnail
+    from clip_core.data.findings_file import image_name, images_folder, is_image_name
+
+    folder = images_folder(file)
+    for old in folder.glob("*.jpg"):
+        if is_image_name(old.name):  # nothing else that may lie there
+            old.unlink(missing_ok=True)
+    for image in dict.fromkeys(image for one in found for example in one.examples for image in example.images):
+        with suppress(DataError):  # a server that cannot begin at an offset
+            if (content := remote(image)) is not None:
+                folder.mkdir(exist_ok=True)
+                (folder / image_name(image)).write_bytes(thumbnail(image, _SIDE, content))
 
 
 def _kinds(found: Sequence["Finding"]) -> str:

@@ -89,13 +89,23 @@ def _items(example: Example, read: ReadImage) -> Iterator[str]:
 
 def _thumbnail(path: str, read: ReadImage) -> str:
     try:
-        image, _ = load_reduced(path, _SIDE, lambda content: None, read(path))
+        content = thumbnail(path, _SIDE, read(path))
     except DataError:  # it was readable a moment ago
         return "<em>unreadable</em>"
-    image.thumbnail((_SIDE, _SIDE))
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content).decode()}">'
+
+
+def thumbnail(path: str, side: int, content: bytes | None = None) -> bytes:
+    """A small JPEG of an image, and of its content where that was read already.
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
+    image, _ = load_reduced(path, side, lambda read: None, content)
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=75)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return buffer.getvalue()
 
 
 def escaped(text: str, limit: int = _CAPTION) -> str:

@@ -91,7 +91,9 @@ class ShardPass:
         self._parts = [0.0] * len(numbers)  # of each shard that was read, 0 to 1
         self._todo = iter(range(len(numbers)))
         self._lock, self._closing = threading.Lock(), threading.Event()
-        self._queue: queue.Queue[_Batch | _End | BaseException] = queue.Queue(2 * READERS)
+        # A SimpleQueue, as an interrupt may leave the lock of a Queue in a wrong state; the semaphore bounds it.
+        self._queue: queue.SimpleQueue[_Batch | _End | BaseException] = queue.SimpleQueue()
+        self._room = threading.Semaphore(2 * READERS)
 
     def read(self, readers: int, workers: int, progress: Progress) -> None:
         """Read and measure everything.
@@ -128,6 +130,7 @@ class ShardPass:
                 event = self._queue.get(timeout=_POLL)
             except queue.Empty:
                 continue
+            self._room.release()
             if isinstance(event, BaseException):
                 raise event
             if event.place not in self._open:
@@ -259,8 +262,8 @@ class ShardPass:
 
     def _put(self, event: _Batch | _End | BaseException) -> None:
         while not self._closing.is_set():
-            with suppress(queue.Full):
-                self._queue.put(event, timeout=_POLL)
+            if self._room.acquire(timeout=_POLL):
+                self._queue.put(event)
                 return
         raise StoppedError
 
