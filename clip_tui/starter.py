@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, DataConfig, TrainConfig, spell
+from clip_core.config import SECTIONS, DataConfig, TrainConfig
 from clip_core.errors import RunError
 from clip_core.files import append_regular
+from clip_core.flags import spell
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader

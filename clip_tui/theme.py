@@ -95,9 +95,6 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-DRAWN_COLOURS = tuple(map(_rgb, _REFERENCE))  # those that another theme replaces
-
-
 class Recolour(LineFilter):
     """Replaces the colours that widgets draw in by those of another theme."""
 

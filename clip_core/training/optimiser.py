@@ -1,7 +1,6 @@
-"""Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all; the learning rate schedule."""
+"""Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,11 +164,3 @@ def _layers_above_external(tower: ExternalEncoder, name: str) -> int:
     parameter, blocks = tower.get_parameter(name), tower.blocks
     inside = (n for n, block in enumerate(blocks) if any(parameter is member for member in block.parameters()))
     return len(blocks) - next(inside, -1)
-
-
-def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:
-    """Linear warm-up over `warmup_steps`, then cosine decay to `floor` x `peak` at the last step; `step` from 0."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

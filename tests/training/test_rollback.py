@@ -50,7 +50,7 @@ def test_it_goes_on_without_the_batches_and_a_kill_at_once_changes_nothing(
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer = poisoned(build(small_config(shapes, whole, **how)))
-    steps_per_epoch = trainer.recipe.steps_per_epoch
+    steps_per_epoch = trainer.schedule.recipe.steps_per_epoch
     bad = int((trainer.batches.order.batches(0) == IMAGE).any(axis=1).argmax())
     assert train(trainer) is State.FINISHED
     rollbacks = [line for line in lines(whole, "event") if "rolled back" in line["message"]]
