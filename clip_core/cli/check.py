@@ -307,9 +307,10 @@ def _write(
 def _write_images(file: Path, found: Sequence["Finding"], remote: Callable[[str], bytes | None]) -> None:
     """The images of the examples that are in remote shards, small, beside the findings."""
     from clip_core.data.check_page import thumbnail
-    from clip_core.data.findings_file import image_name, images_folder, is_image_name
+    from clip_core.data.findings_file import image_name, is_image_name
+    from clip_core.run.paths import images_of
 
-    folder = images_folder(file)
+    folder = images_of(file)
     for old in folder.glob("*.jpg"):
         if is_image_name(old.name):  # nothing else that may lie there
             old.unlink(missing_ok=True)

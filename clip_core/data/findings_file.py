@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from clip_core.config import streamed_pattern
 from clip_core.errors import RunError
 from clip_core.files import open_regular, replacing
+from clip_core.run.paths import images_of
 from clip_core.run.records import Record
 from clip_core.text import printable
 
@@ -67,13 +68,8 @@ class FoundGroup(NamedTuple):
     note: str = ""
 
 
-def images_folder(findings: Path) -> Path:
-    """Where small images of remote shards lie, of the groups that a report shows."""
-    return findings.with_name(f"{findings.name}.images")
-
-
 def image_name(image: str) -> str:
-    """The name of such an image, by the path of its pair."""
+    """The name of a small image in the folder beside, by the path of its pair."""
     return hashlib.blake2b(image.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest() + ".jpg"
 
 
@@ -140,7 +136,7 @@ class FindingsFile:
     def image(self, image: str) -> Path:
         """Where the image of a pair can be opened: for one of a remote shard, where it was written small."""
         path = Path(image)
-        small = images_folder(self.path) / image_name(image)
+        small = images_of(self.path) / image_name(image)
         return small if streamed_pattern(path) is not None and small.is_file() else path
 
     def group(self, kind: int, place: int) -> FoundGroup:
