@@ -12,7 +12,7 @@ from clip_core.data.formats.detect import Reading
 from clip_core.data.pairs import decoding_threads
 from clip_core.data.progress import Progress, no_progress
 from clip_core.data.stream.left_out import LeftOut
-from clip_core.data.stream.shard_list import ShardList, list_shards, of_split, shown_url
+from clip_core.data.stream.shard_list import JOINT, ShardList, list_shards, of_split, shown_url
 from clip_core.data.stream.shard_pass import READERS, ShardPass
 from clip_core.data.stream.source import ShardError, is_remote, read_range
 from clip_core.errors import DataError
@@ -95,8 +95,9 @@ def read_stream(
     found.read(min(options.readers or READERS, len(numbers)), decoding_threads(options.workers), progress)
     if not found.table.count and not found.left_out:
         _refuse_empty(listed, found.damaged)
+    shown = JOINT.join(map(shown_url, listed.pattern.split(JOINT)))
     return StreamReading(
-        Path(listed.pattern), "webdataset", f"{plural(len(listed.urls), 'shard')}, streamed", Path(listed.root), {},
+        Path(shown), "webdataset", f"{plural(len(listed.urls), 'shard')}, streamed", Path(listed.root), {},
         found.table.pairs(), list(_notes(found, others)), dict(found.ignored.most_common()), listed, len(numbers),
         found.table.measured(), found.damaged, found.left_out,
     )  # fmt: skip
@@ -118,6 +119,6 @@ def _refuse_empty(shards: ShardList, damaged: list[DamagedShard]) -> None:
     if damaged:
         raise ShardError(damaged[0].shard, damaged[0].why)
     raise DataError(
-        f"{printable(shards.pattern)} holds no images with captions; a shard should hold cat.jpg and cat.txt, one "
-        "after the other."
+        f"{printable(shown_url(shards.pattern))} holds no images with captions; a shard should hold cat.jpg and "
+        "cat.txt, one after the other."
     )

@@ -25,8 +25,9 @@ from clip_core.data.preprocess import Pixels, load_image
 from clip_core.data.stream import shard_pass
 from clip_core.data.stream.lane import Lane, Shards
 from clip_core.data.stream.left_out import LeftOut
-from clip_core.data.stream.shard_list import list_shards
+from clip_core.data.stream.shard_list import list_shards, shown_url
 from clip_core.network import Preprocessing
+from clip_core.run.paths import RunPaths
 from clip_core.run.records import FlaggedPair, Flags
 from clip_core.scoring import FloatArray, l2_normalise
 from tests.data.test_check import scene
@@ -167,6 +168,12 @@ def test_remote_shards_are_read_once_and_their_images_shown(
         assert load_image(findings.image(image)).size == (256, 192)
 
 
+def test_signatures_and_passwords_are_in_no_report():
+    assert shown_url("https://me:secret@host/a/{0..9}.tar?sig=x") == "https://host/a/{0..9}.tar"
+    assert shown_url("abfs://box@account.net/a.tar") == "abfs://box@account.net/a.tar"
+    assert shown_url("file:///a/b.tar") == "/a/b.tar"
+
+
 def test_a_sample_of_a_stream_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
     found = report(capsys, folder / STREAMED, "--stream", "--shards", 2, "--pairs", 6)
     assert found["stream"][0]["shards_checked"] == 2
@@ -211,15 +218,22 @@ def test_a_stream_leaves_out_what_was_flagged_wherever_its_shards_are(
         assert found["stream"][0]["left_out"] == 10
         assert not {"broken", "exact_duplicates"} & kinds(found).keys()
     shards = list_shards(moved / STREAMED)
+    run = RunPaths(tmp_path / "run")  # which flagged a validation image that it had stored
+    run.validation_images.mkdir(parents=True)
+    run.stream.write_text("{}")
+    stored = run.validation_images / "000000.png"
+    stored.write_bytes(content(scene(45)))
+    flagged.pairs.append(FlaggedPair(image=str(stored), caption="the s45 of a place"))
     other = [FlaggedPair(image="/elsewhere/a.jpg", caption="a"), FlaggedPair(image=f"{moved}/9.tar!/0+1/a", caption="")]
     left_out = LeftOut.of(Flags(pairs=[*flagged.pairs, *other]), shards)
-    assert (left_out.named, left_out.others) == (10, 2)
+    assert (left_out.named, left_out.others) == (11, 2)
     given = []
     lane = Lane(Shards(shards.urls, 0, 1, 5, 1 << 30, left_out=left_out), 0)
     while lane.state()["epoch"] == 0:
         given.append(lane.next().caption)
     lane.close()
-    assert lane.left_out >= 10
+    assert lane.left_out >= 11
+    assert "the s45 of a place" not in given
     assert sorted(given[:-1]) == sorted(
         pair.caption for pair in read_stream(moved / STREAMED, "train", StreamOptions(), flagged).pairs
     )

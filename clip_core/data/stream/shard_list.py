@@ -6,6 +6,7 @@ shards/{00000..00099}.tar    https://host/a-{000..012}.tar::https://host/b-{000.
 import glob
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _LISTS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _MOST_LIST = 64_000_000  # bytes of a list of shards
 _MOST_SIZES = 16_000_000  # bytes of a sizes.json
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/@:]*:[^/@]*@", re.I)
 _ASKED = 16  # remote shards whose size is asked for, to estimate that of all
 
 
@@ -59,8 +61,8 @@ def _without_query(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A shard as reports and flags name it: a local one by its path, a URL without the signature in its query."""
-    return _without_query(url).removeprefix("file://")
+    """A shard or pattern as reports and flags name it: a local path, or a URL without signature and password."""
+    return _PASSWORD.sub(r"\1", _without_query(url)).removeprefix("file://")
 
 
 def of_split(shards: ShardList, wanted: str) -> tuple[ShardList, int]:

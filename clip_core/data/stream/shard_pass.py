@@ -111,7 +111,8 @@ class ShardPass:
                     done += count
                     self._settle()
                     part = sum(self._parts) / len(self._parts)
-                    progress(done, max(round(done / part), done) if part else done)
+                    if done and part:
+                        progress(done, max(round(done / part), done))
                 self._settle()
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
