@@ -85,12 +85,19 @@ def _duration(seconds: float) -> str:
 
 
 def run_interruptibly(
-    pool: ThreadPoolExecutor, threads: int, work: Callable[[Item], int], items: Iterable[Item]
+    pool: ThreadPoolExecutor,
+    threads: int,
+    work: Callable[[Item], int],
+    items: Iterable[Item],
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[int]:
     """Do the work in threads with a bounded queue; yields how many images each piece was, as pieces end.
 
     Where the caller is interrupted, what is queued is cancelled and what runs is waited for, a fraction of a second.
     The caller regains control at least every 0.2 s, by a yield of 0, so that signals are served.
+
+    Args:
+        stop: asks work that takes longer to end, called at the end and at an interrupt.
     """
     waiting: set[Future[int]] = set()
     left = iter(items)
@@ -106,6 +113,7 @@ def run_interruptibly(
             ended, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             yield sum(future.result() for future in ended)
     finally:
+        stop()
         for future in waiting:
             future.cancel()
         wait(waiting)

@@ -14,7 +14,15 @@ from collections.abc import Generator, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from clip_core.data.formats.captions import clean_caption
-from clip_core.data.formats.shard import MemberInfo, Part, chosen, next_archive, part_of, without_image_suffix
+from clip_core.data.formats.shard import (
+    DAMAGED_TAR,
+    MemberInfo,
+    Part,
+    chosen,
+    next_archive,
+    part_of,
+    without_image_suffix,
+)
 from clip_core.data.stream.source import ShardError, Source
 from clip_core.text import normalise_caption, printable
 
@@ -107,7 +115,7 @@ def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator
                 ignored[f"bytes after the end of {printable(source.url, 60)}"] += max((source.size or 0) - behind, 1)
             if start is not None:
                 handle.seek(start)
-    except tarfile.TarError as error:
+    except DAMAGED_TAR as error:
         end = end if source.size is None else min(end, source.size)  # where it is cut off, the end that was announced
         place = "" if "at byte" in str(error) else f" at byte {end:,}"
         why = f"it is not a whole, uncompressed tar file: {error}{place}"
@@ -120,7 +128,7 @@ def read_pair(content: bytes, reference: Reference) -> StreamedPair | None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:", tarinfo=MemberInfo, errors="surrogateescape") as tar:
             found = list(_samples(tar, tar.fileobj, reference.shard, Counter()))
-    except tarfile.TarError:
+    except DAMAGED_TAR:
         return None
     pairs = [pair for sample in found for pair in sample.pairs if pair.reference.caption == reference.caption]
     return pairs[0]._replace(reference=reference) if pairs else None

@@ -107,7 +107,7 @@ class ShardPass:
             threading.Thread(target=self._reader, name="shards", daemon=True).start()
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
-                for count in run_interruptibly(pool, workers, self._measure, self._batches()):
+                for count in run_interruptibly(pool, workers, self._measure, self._batches(), self._closing.set):
                     done += count
                     self._settle()
                     part = sum(self._parts) / len(self._parts)
