@@ -34,6 +34,7 @@ from tests.data.test_check import scene
 from tests.streams import Members, png, served, tar
 
 STREAMED = "{000..002}.tar"
+SIZE = (160, 120)
 
 
 def content(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -46,11 +47,11 @@ def content(image: Image.Image, kind: str = "PNG") -> bytes:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three shards with copies across them, faults of several kinds, and members that are never opened."""
     folder = tmp_path_factory.mktemp("planted")
-    images = {f"s{seed:02d}.png": content(scene(seed)) for seed in range(40, 52)}
+    images = {f"s{seed:02d}.png": content(scene(seed, SIZE)) for seed in range(40, 52)}
     images |= {
         "copy.png": images["s41.png"],
-        "near.jpg": content(scene(42), "JPEG"),
-        "dark.png": content(scene(60).point(lambda value: value // 6)),
+        "near.jpg": content(scene(42, SIZE), "JPEG"),
+        "dark.png": content(scene(60, SIZE).point(lambda value: value // 6)),
         "tiny.png": content(scene(61, (20, 20))),
         "torn.png": images["s43.png"][:5000],
         "html.jpg": b"<html>not found</html>",
@@ -165,7 +166,7 @@ def test_remote_shards_are_read_once_and_their_images_shown(
     findings = FindingsFile.open(file)
     place = [kind.kind for kind in findings.checked.findings].index("exact_duplicates")
     for image, _ in findings.group(place, 0).pairs:
-        assert load_image(findings.image(image)).size == (256, 192)
+        assert load_image(findings.image(image)).size == SIZE
 
 
 def test_signatures_and_passwords_are_in_no_report():
@@ -190,7 +191,7 @@ def test_a_sample_of_a_stream_is_said(folder: Path, capsys: pytest.CaptureFixtur
 def test_images_of_a_validation_list_that_are_in_a_stream_are_leaks(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "val.png").write_bytes(content(scene(43)))
+    (tmp_path / "val.png").write_bytes(content(scene(43, SIZE)))
     (tmp_path / "val.json").write_text(json.dumps([{"image": "val.png", "caption": "a view"}]))
     for val in (tmp_path / "val.json", f"file://{folder}/002.tar"):
         stream = report(capsys, folder / "{000..001}.tar", "--stream", "--val-file", val, code=1)
@@ -222,7 +223,7 @@ def test_a_stream_leaves_out_what_was_flagged_wherever_its_shards_are(
     run.validation_images.mkdir(parents=True)
     run.stream.write_text("{}")
     stored = run.validation_images / "000000.png"
-    stored.write_bytes(content(scene(45)))
+    stored.write_bytes(content(scene(45, SIZE)))
     flagged.pairs.append(FlaggedPair(image=str(stored), caption="the s45 of a place"))
     other = [FlaggedPair(image="/elsewhere/a.jpg", caption="a"), FlaggedPair(image=f"{moved}/9.tar!/0+1/a", caption="")]
     left_out = LeftOut.of(Flags(pairs=[*flagged.pairs, *other]), shards)

@@ -15,12 +15,14 @@ from torch import Tensor
 from clip_core.data.formats.detect import read_data
 from clip_core.data.stream import source as sources
 from clip_core.data.stream.samples import hash64
+from clip_core.errors import RunError
 from clip_core.model.clip import Embeddings
 from clip_core.run.reader import RunReader
 from clip_core.run.records import FlaggedPair, Flags, State, StreamRecord
 from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.stream_batches import StreamBatches
+from clip_core.training.stream_start import continue_stream
 from tests.conftest import clip_train
 from tests.running import latest, lines, start, wait_until
 from tests.streams import png, served, shards
@@ -211,8 +213,10 @@ def test_flagged_pairs_are_left_out_and_on_resume_too_wherever_flags_and_shards_
     assert_same_run(run, copy)
     copy = as_stopped_at(run, tmp_path / "changed", 3)
     Flags(pairs=flagged[1:]).write(copy / "left_out.json")
-    done = clip_train("--resume", "--run-dir", str(copy), "--data", str(pattern), cwd=tmp_path)
-    assert "left_out.json was changed since the run began without its pairs" in done.stderr
+    config = RunReader(copy).record().config
+    config = config.model_copy(update={"data": config.data.model_copy(update={"data_file": pattern})})
+    with pytest.raises(RunError, match=r"left_out\.json was changed since the run began without its pairs"):
+        continue_stream(config, copy, lambda line: None)
 
 
 def test_what_cannot_be_streamed_is_refused_before_anything_is_written(shapes: Path, pattern: Path, tmp_path: Path):

@@ -85,7 +85,7 @@ class StreamTable:
         if len(rows.names) >= _BLOCK or seen.bad:
             self.flush()
         for problem in seen.bad:
-            path = member_path(self._shard, seen.offset, seen.size, seen.name) if seen.size else self._shard
+            path = member_path(self._shard, seen.offset, seen.size, seen.name) if seen.offset else self._shard
             name, where = f"{self._name}/{seen.name}", f"{self._name}, {key_of(seen.name)}"
             self._parts.append(Pair(path, "", entry, name, problem, where))
             self.count += 1
