@@ -27,12 +27,21 @@ class Rule(NamedTuple):
 
 def find_conflict(config: "TrainConfig") -> str | None:
     """The sentence about the first setting that the others exclude, or that needs another one; None without any."""
-    for rules in (_pretrained_weights, _pretrained_encoders, _streams, _training):
-        for applies, section, fields, why, subject in rules(config):
-            for name in fields if applies else ():
-                if getattr(section, name) != type(section).model_fields[name].default:
-                    return f"{subject or flag(name)} {why}"
+    for applies, section, fields, why, subject in rules(config):
+        for name in fields if applies else ():
+            if getattr(section, name) != type(section).model_fields[name].default:
+                return f"{subject or flag(name)} {why}"
     return None
+
+
+def rules(config: "TrainConfig") -> Sequence[Rule]:
+    """The whole table."""
+    return (
+        *_pretrained_weights(config),
+        *_pretrained_encoders(config),
+        *_streams(config),
+        *_training(config),
+    )
 
 
 def _pretrained_weights(config: "TrainConfig") -> Sequence[Rule]:
@@ -60,7 +69,6 @@ def _pretrained_encoders(config: "TrainConfig") -> Sequence[Rule]:
     from_scratch = "is of networks trained from scratch, and both encoders are pretrained; leave it out"
     own_size = "is the size of a network trained from scratch; use --encoder-image-size"
     determined = "cannot be combined with --text-encoder, which determines it; leave it out"
-    trained_text = "needs a text tower that is trained, and features of captions are computed once; leave it out"
     aligned_before = "fine-tunes an aligned run; train it first, then add --init RUN"
     return (
         Rule(encoders.given, config.tune, ("init",), one_of_them),
@@ -69,7 +77,6 @@ def _pretrained_encoders(config: "TrainConfig") -> Sequence[Rule]:
         Rule(image, optim, ("patch_dropout",), "needs an image tower that is trained; leave it out"),
         Rule(text, config.data, ("tokenizer", "vocab_size"), determined),
         Rule(text, optim, ("word_dropout", "bpe_dropout"), determined),
-        Rule(text, optim, ("hard_negatives",), trained_text),
         Rule(encoders.given, encoders, ("unfreeze_last",), aligned_before),
         Rule(
             not encoders.given,
@@ -91,13 +98,11 @@ def _streams(config: "TrainConfig") -> Sequence[Rule]:
         "cannot be combined with --image-encoder and --text-encoder, whose features are computed once "
         "and kept; fetch the shards and leave out --stream"
     )
-    all_captions = "needs all captions at the start; leave out --stream"
     shards_alone = "should be webdataset, as only shards can be streamed"
     one_validation_set = "cannot be combined with --val-file; leave one of them out"
     return (
         Rule(config.encoders.given and streamed, data, ("data_file",), no_features, subject="a stream"),
         Rule(streamed, data, of_lists, "is of indexed data, and these are streamed; leave it out"),
-        Rule(streamed, config.optim, ("hard_negatives",), all_captions),
         Rule(streamed and data.format != "webdataset", data, ("format",), shards_alone),
         Rule(streamed and data.val_file is not None, data, ("val_pairs",), one_validation_set),
         Rule(not streamed, data, of_streams, "is of streamed shards; add --stream, or leave it out"),

@@ -20,11 +20,12 @@ from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.activation_memory import bytes_of_captions, bytes_of_image, size_of, tensors_of
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory
-from clip_core.training.loss import Gathered, matching_pairs
+from clip_core.training.loss import Gathered, Negatives, matching_pairs
 from clip_core.training.processes import Processes
 from clip_core.training.train_step import TrainStep
 
 _LOGITS = 24  # bytes of each of the B x B pairs: logits, their softmax both ways, matches
+_WRONG_LOGITS = 16  # bytes more of each with hard negatives
 _BACKWARD = 1.15  # gradients of activations, which exist for a few layers at a time, on top of what is saved
 _LARGEST = 2**20
 _EMBEDDINGS = 24  # bytes of each number of a pair's two embeddings, of all chunks: themselves, and their gradients
@@ -41,7 +42,8 @@ class MemoryEstimate:
 
     `weights`: of the weights, their copies in bf16 and in the EMA, which exist already. `state`: of gradients and
     optimiser state, which come with the first step. `per_pair`: of the activations of one pair. `available`: free
-    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b.
+    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b. `hard_negatives`: with as many wrong
+    captions.
     """
 
     weights: int
@@ -51,6 +53,7 @@ class MemoryEstimate:
     batch_size: int
     embed_dim: int = 0
     ranks: int = 1
+    hard_negatives: bool = False
 
     def of_step(self, batch_size: int) -> float:
         """What the first step adds, at a batch size, in one forward pass."""
@@ -58,7 +61,7 @@ class MemoryEstimate:
 
     def of_loss(self, batch_size: int) -> float:
         """The logits of the pairs of this rank with those of all."""
-        return _LOGITS * batch_size**2 * self.ranks
+        return (_LOGITS + _WRONG_LOGITS * self.hard_negatives) * batch_size**2 * self.ranks
 
     def of_chunks(self, chunk_size: int) -> float:
         """What the first step adds, at the batch size of the run, in chunks: the logits are not there beside them."""
@@ -184,6 +187,7 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
         batch_size=len(batch),
         embed_dim=step.model.config.embed_dim,
         ranks=step.rank.size,
+        hard_negatives=batch.negative_rows is not None,
     )
 
 
@@ -239,11 +243,12 @@ def fits_by_trial(step: TrainStep, batch: Batch, chunk_size: int) -> bool:
 def _try_loss(step: TrainStep, batch: Batch) -> None:
     """Loss and gradient of random embeddings: the memory of the logits."""
     rows, columns, width = len(batch), len(batch.all_image_ids), step.model.config.embed_dim
-    image, text = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(2))
+    image, text, wrong = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(3))
     scale = step.model.logit_scale().detach()
     matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
     bias = torch.zeros((), device=step.device)
-    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text))
+    negatives = None if batch.negative_rows is None else Negatives(wrong, torch.zeros_like(matches))
+    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text), negatives)
     torch.autograd.backward(loss)
 
 

@@ -48,12 +48,7 @@ class Optimiser:
         _skip_dynamo()
         self.parameters = dict(rows or model.named_parameters())
         groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-        above = {
-            f"{side}.{name}": layers
-            for side, tower in (("image", model.image), ("text", model.text))
-            if isinstance(tower, LibraryTower)
-            for name, layers in tower.layers_above().items()
-        }
+        above = _layers_above_library(model)
         for name, parameter in self.parameters.items():
             if parameter.requires_grad:
                 matrix = muon and parameter.ndim == 2 and ".blocks." in name
@@ -73,19 +68,7 @@ class Optimiser:
             fused = device.type in ("cuda", "cpu")
             self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
         if matrices := param_groups(matrices=True):
-            settings: dict[str, Any] = {
-                "lr": lr,
-                "momentum": 0.95,
-                "ns_steps": _ITERATIONS,
-                "adjust_lr_fn": "match_rms_adamw",
-            }
-            if rows is None:
-                self._parts.append(torch.optim.Muon(matrices, **settings))
-            else:
-                from clip_core.training.sharding import DividedMuon  # it imports FSDP2
-
-                of = {rows[name]: parameter for name, parameter in model.named_parameters()}
-                self._parts.append(DividedMuon(matrices, of, **settings))
+            self._parts.append(_muon(model, matrices, lr, rows))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -135,6 +118,23 @@ class Optimiser:
             of[parameter].state[parameter][key] = value.to(parameter.device)
 
 
+def _muon(
+    model: CLIP, groups: list[dict[str, Any]], lr: float, rows: Mapping[str, nn.Parameter] | None
+) -> torch.optim.Muon:
+    settings: dict[str, Any] = {
+        "lr": lr,
+        "momentum": 0.95,
+        "ns_steps": _ITERATIONS,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
+    if rows is None:
+        return torch.optim.Muon(groups, **settings)
+    from clip_core.training.sharding import DividedMuon  # it imports FSDP2
+
+    of = {rows[name]: parameter for name, parameter in model.named_parameters()}
+    return DividedMuon(groups, of, **settings)
+
+
 def _skip_dynamo() -> None:
     """Call these methods as they are: nothing here is compiled, and the import takes about 2 s of CPU time."""
     for name in _OUTSIDE_COMPILE:
@@ -156,6 +156,16 @@ def layers_above(model: CLIP, name: str) -> int:
     if part == "blocks":
         return layers - int(place[0])
     return layers + 1 if part in _EMBEDDINGS else 0
+
+
+def _layers_above_library(model: CLIP) -> dict[str, int]:
+    """As `layers_above`, of each parameter of a tower that another library builds."""
+    return {
+        f"{side}.{name}": layers
+        for side, tower in (("image", model.image), ("text", model.text))
+        if isinstance(tower, LibraryTower)
+        for name, layers in tower.layers_above().items()
+    }
 
 
 def _layers_above_external(tower: ExternalEncoder, name: str) -> int:

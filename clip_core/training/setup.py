@@ -10,7 +10,7 @@ from clip_core.config import TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.pairs import pair_hashes
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.errors import RunError, UsageError
+from clip_core.errors import RunError
 from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
 from clip_core.network import ClipConfig, Preprocessing
@@ -37,6 +37,7 @@ from clip_core.training.frozen_features import CaptionFeatures
 from clip_core.training.initial_model import initial_model, refuse_other_dropout, refuse_sharding
 from clip_core.training.initial_weights import Start
 from clip_core.training.log import Log
+from clip_core.training.negative_captions import IndexedNegatives, indexed_negatives
 from clip_core.training.preflight import settings_of, with_absolute_paths
 from clip_core.training.processes import Processes
 from clip_core.training.ranks import Rank
@@ -46,7 +47,7 @@ from clip_core.training.run_description import log_start, write_record, write_va
 from clip_core.training.same_pairs import store_hashes
 from clip_core.training.second_validation import load_second_validation
 from clip_core.training.stream_batches import StreamBatches
-from clip_core.training.stream_start import StreamStart, stream_shards, write_stream
+from clip_core.training.stream_start import StreamStart, stream_negatives, stream_shards, write_stream
 from clip_core.training.trainer import Trainer
 from clip_core.training.training_data import find_stream, load_training_data, make_tokenizer, warn_of_leaks
 
@@ -69,6 +70,7 @@ class Inputs:
         start: the pretrained weights to fine-tune, if there are any.
         record: config.json of a run that is resumed.
         stream: None where the data are indexed.
+        negatives: hard negatives of indexed pairs, if there are any.
         captions: what makes the inputs of the text tower: the tokenizer, or the features of a frozen encoder.
         preprocessing: of the images, also where features stand for them.
         encoders: the pretrained encoders, if there are any.
@@ -82,6 +84,7 @@ class Inputs:
     data: Data
     tokenizer: Tokenizer
     captions: Tokenizer | CaptionFeatures
+    negatives: IndexedNegatives | None
     preprocessing: Preprocessing
     encoders: Encoders | None
     second: ValidationSet | None
@@ -115,13 +118,11 @@ def build_trainer(
     data, captions, plan, recipe = inputs.data, inputs.captions, inputs.plan, inputs.recipe
     batches: BatchMaker | StreamBatches
     if stream is None:
-        batches = _batches(config, data, captions, recipe, rank)
-        if batches.negatives is not None:
-            log.say(
-                f"hard negatives for {batches.negatives.share():.0%} of the captions: words swapped, replaced, shuffled"
-            )
+        batches = _batches(config, data, captions, recipe, rank, inputs.negatives)
     else:
-        batches = _stream_batches(config, stream, inputs.tokenizer, inputs.preprocessing, recipe, rank, log)
+        batches = _stream_batches(
+            config, stream, inputs.tokenizer, inputs.preprocessing, recipe, rank, writer.path, log
+        )
     model = initial_model(config, plan.network, recipe, start, writer.path if rank.writes else None, batches, rank)
     if inputs.encoders is not None:
         initialise_heads(model, inputs.encoders, data, captions, fit=start is None)
@@ -156,7 +157,7 @@ def _prepare(
     if encoders is not None:
         say_encoders(encoders, config.encoders, log.say)
     data = load_training_data(config, start, encoders, record, writer, log, stream)
-    if record is None and rank.writes:
+    if record is None and rank.writes and stream is None:  # whose training images are not at hand
         warn_of_leaks(data, log)
     preprocessing = data.train_store.preprocessing
     tokenizer = make_tokenizer(
@@ -173,7 +174,13 @@ def _prepare(
             encoders, data, tokenizer, second, plan.network, views=config.encoders.views or 1,
             device=recipe.device, say=log.say,
         )  # fmt: skip
-    return Inputs(start, record, stream, data, tokenizer, captions, preprocessing, encoders, second, plan, recipe)
+    negatives = None
+    if config.optim.hard_negatives and stream is None:
+        negatives = indexed_negatives(data.train, captions, config.run.seed, log.say)
+    return Inputs(
+        start=start, record=record, stream=stream, data=data, tokenizer=tokenizer, captions=captions,
+        negatives=negatives, preprocessing=preprocessing, encoders=encoders, second=second, plan=plan, recipe=recipe,
+    )  # fmt: skip
 
 
 def _plan(
@@ -222,14 +229,14 @@ def _plan(
 
 
 def _batches(
-    config: TrainConfig, data: Data, tokenizer: Tokenizer | CaptionFeatures, recipe: Recipe, rank: Rank
+    config: TrainConfig,
+    data: Data,
+    tokenizer: Tokenizer | CaptionFeatures,
+    recipe: Recipe,
+    rank: Rank,
+    negatives: IndexedNegatives | None,
 ) -> BatchMaker:
     sharded = config.run.shard and rank.size > 1
-    if config.optim.hard_negatives and isinstance(tokenizer, CaptionFeatures):
-        raise UsageError(
-            "--hard-negatives needs a text tower that is trained, and this one is frozen: features of its captions are "
-            "computed once; leave it out, or add --unfreeze-last."
-        )
     return BatchMaker(
         data.train,
         data.train_store,
@@ -242,7 +249,7 @@ def _batches(
         groups=_CAPTION_GROUPS if recipe.device == "cpu" and not sharded else 1,
         rank=rank,
         equal=sharded,
-        hard_negatives=config.optim.hard_negatives,
+        negatives=negatives,
     )
 
 
@@ -253,6 +260,7 @@ def _stream_batches(
     preprocessing: Preprocessing,
     recipe: Recipe,
     rank: Rank,
+    run: Path,
     log: Log,
 ) -> StreamBatches:
     sharded = config.run.shard and rank.size > 1
@@ -263,18 +271,18 @@ def _stream_batches(
         bpe_dropout=recipe.bpe_dropout,
     )
     shards = stream_shards(config, stream, recipe.batch_size, rank, log.say)
+    negatives = None
+    if config.optim.hard_negatives:
+        negatives = stream_negatives(stream, run, config.run.seed, tokenizer, log.say)
     return StreamBatches(
         shards, captions, preprocessing, config.data, log,
         batch_size=recipe.batch_size, epoch_pairs=stream.epoch_pairs, rank=rank, equal=sharded,
+        negatives=negatives,
     )  # fmt: skip
 
 
 def _write_description(
-    writer: RunWriter,
-    config: TrainConfig,
-    inputs: Inputs,
-    model: CLIP,
-    batches: BatchMaker | StreamBatches,
+    writer: RunWriter, config: TrainConfig, inputs: Inputs, model: CLIP, batches: BatchMaker | StreamBatches
 ) -> None:
     """Write what a run is, by which it is resumed; of one that is resumed, where its data and encoders are now.
 
@@ -284,7 +292,7 @@ def _write_description(
     data, plan, record = inputs.data, inputs.plan, inputs.record
     if record is None:
         if inputs.stream is not None and isinstance(batches, StreamBatches):
-            write_stream(writer.path, inputs.stream, batches.shards)
+            write_stream(writer.path, inputs.stream, batches.shards, batches.negatives)
         else:
             store_hashes(writer.path, pair_hashes(data.report.good))
         write_record(writer, config, plan.recipe, plan.decisions, model, data, inputs.start)
@@ -293,14 +301,7 @@ def _write_description(
         record.model_copy(update={"config": config, "model": plan.network}).write(writer.paths.config)
 
 
-def _log_start(
-    log: Log,
-    run: Path,
-    config: TrainConfig,
-    inputs: Inputs,
-    model: CLIP,
-    rank: Rank,
-) -> None:
+def _log_start(log: Log, run: Path, config: TrainConfig, inputs: Inputs, model: CLIP, rank: Rank) -> None:
     """The first lines of the log: plan, data and model, what else could be done, and the processes."""
     plan, data = inputs.plan, inputs.data
     log_start(log, run, data, inputs.tokenizer, plan.recipe, plan.decisions, model, inputs.start)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_core.config import DataConfig, TrainConfig, is_streamed
 from clip_core.data.dataset import Data, PairList, PairSet, few_classes, load_set, read_val_file
+from clip_core.data.hard_negatives import words_of
 from clip_core.data.image_files import Member, member_of, read_content
 from clip_core.data.pairs import Pair
 from clip_core.data.store import EXACT
@@ -20,6 +21,7 @@ from clip_core.data.stream.left_out import LeftOut
 from clip_core.data.stream.samples import Sample, hash64, read_samples
 from clip_core.data.stream.shard_list import ShardList, compare, counted_pairs, list_shards, of_split, total_bytes
 from clip_core.data.stream.source import Source, is_remote
+from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import DataError, RunError, UsageError
 from clip_core.files import sha256
 from clip_core.network import Preprocessing
@@ -27,6 +29,7 @@ from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Flags, StreamRecord
 from clip_core.text import plural, printable
+from clip_core.training.negative_captions import StreamNegatives
 from clip_core.training.ranks import Rank
 
 _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenizer and estimate
@@ -97,7 +100,8 @@ def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> 
     if not count:
         reasons = [why for _, sample in head for why in sample.bad]
         why = f": {reasons[0]} (the first of {len(reasons):,})" if reasons else ""
-        raise DataError(f"{printable(shards.urls[0], 300)} has no usable pair{why}.")
+        left = f"; --leave-out names {left_out.named:,} of the stream" if left_out.named else ""
+        raise DataError(f"{printable(shards.urls[0], 300)} has no usable pair{why}{left}.")
     if flags is not None and data.leave_out is not None:
         say(left_out.sentence(data.leave_out))
         flags.write(RunPaths(run).left_out)
@@ -214,7 +218,29 @@ def stream_shards(
     return shards
 
 
-def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
+def stream_negatives(
+    start: StreamStart, run: Path, seed: int, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> StreamNegatives:
+    """Hard negatives with the words of the first captions, or of those that a resumed run began with.
+
+    Raises:
+        UsageError: if none can be made.
+        RunError: if a resumed run has no words.
+    """
+    if start.record is not None:
+        if start.record.words is None:
+            raise RunError(f"{RunPaths(run).stream} has no words of hard negatives; put the file back.")
+        return StreamNegatives(start.record.words, seed, tokenizer)
+    captions = [pair.caption for pair in start.sample]
+    negatives = StreamNegatives(words_of(captions), seed, tokenizer)
+    say(
+        f"hard negatives for {negatives.make.share(captions):.0%} of the first {plural(len(captions), 'caption')} of "
+        f"the stream, whose words they are made of: swapped, replaced, shuffled"
+    )
+    return negatives
+
+
+def write_stream(run: Path, start: StreamStart, shards: Shards, negatives: StreamNegatives | None) -> None:
     """stream.json, by which a resumed run recognises its shards."""
     StreamRecord(
         shards=start.shards.names,
@@ -226,6 +252,7 @@ def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
         epoch_pairs=start.epoch_pairs,
         counted=start.counted,
         left_out=sha256(RunPaths(run).left_out) if RunPaths(run).left_out.is_file() else None,
+        words=None if negatives is None else {name: list(words) for name, words in negatives.words.items()},
     ).write(RunPaths(run).stream)
 
 

@@ -76,9 +76,11 @@ def test_nor_do_chunks_checkpointed_activations_and_hard_negatives(
     loss: str, chunk_size: int | None, precision: str
 ) -> None:
     pairs = tiny_batch()
-    with_negatives = replace(
-        pairs, negative_rows=torch.arange(8) % 6, not_negative=torch.arange(8)[None].expand(8, 8) % 3 == 0
-    )
+    with_negatives = replace(pairs, negative_rows=torch.arange(8) % 6)
+    if loss == "softmax":  # of indexed pairs
+        with_negatives = replace(with_negatives, not_negative=torch.arange(8)[None].expand(8, 8) % 3 == 0)
+    else:  # of a stream
+        with_negatives = replace(with_negatives, negative_ids=torch.arange(8) - 2)
     config = parse_config({"optim": {"chunk_size": chunk_size}, "run": {"checkpoint_activations": True}})
     config = config.model_copy(update={"encoders": config.encoders.model_copy(update={"cyclip": 0.1})})
     measured = steps(TrainStep, {"loss": loss, "precision": precision}, {}, config, with_negatives)

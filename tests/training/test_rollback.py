@@ -14,9 +14,8 @@ from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.trainer import Trainer
 from tests.conftest import SHORT_RUN, clip_train
-from tests.running import lines
+from tests.running import assert_same_run, lines
 from tests.training.conftest import Build, small_config
-from tests.training.test_resume import assert_same_run
 
 IMAGE = 7  # in one batch of each epoch
 

@@ -24,10 +24,9 @@ from clip_core.training.signals import Signals
 from clip_core.training.stream_batches import StreamBatches
 from clip_core.training.stream_start import continue_stream
 from tests.conftest import clip_train
-from tests.running import latest, lines, start, wait_until
+from tests.running import assert_same_run, figures, latest, lines, start, wait_until
 from tests.streams import png, served, shards
 from tests.training.conftest import Build, small_config
-from tests.training.test_resume import assert_same_run, figures
 
 SIZES = [40, 25, 60, 31, 50]  # 206 pairs
 SMALL = [
@@ -36,6 +35,7 @@ SMALL = [
     "fp32", "--tokenizer", "char", "--log-every", "1", "--eval-every", "20", "--checkpoint-every", "3",
     "--keep-checkpoints", "100",
 ]  # fmt: skip
+HARD = "--hard-negatives"  # of the run that others are compared with
 
 
 def changed(**values: str) -> list[str]:
@@ -54,8 +54,9 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = clip_train("--data", str(pattern), "--run-dir", str(run), *SMALL, cwd=run.parent)
+    done = clip_train("--data", str(pattern), "--run-dir", str(run), HARD, *SMALL, cwd=run.parent)
     assert done.returncode == 0, done.stderr
+    assert "hard negatives for 100% of the first 206 captions of the stream" in done.stdout
     assert "about 186 pairs in an epoch (counted); 2 shards read at the same time" in done.stdout
     assert len(RunReader(run).validation_pairs().pairs) == 20
     return run
@@ -89,7 +90,7 @@ def test_stopped_in_the_first_and_the_third_epoch_and_moved_it_is_the_same_run(
 
 def test_two_processes_train_what_one_trains_and_one_resumes_them(pattern: Path, whole: Path, tmp_path: Path):
     run = tmp_path / "two"
-    flags = ["--data", str(pattern), *changed(**{"shuffle-buffer": "10"}), "--devices", "2"]  # 10 in each process
+    flags = ["--data", str(pattern), HARD, *changed(**{"shuffle-buffer": "10"}), "--devices", "2"]  # 10 in each process
     child = start(*flags, "--run-dir", str(run), cwd=tmp_path, out=subprocess.PIPE)
     _, errors = child.communicate(timeout=300)
     assert child.returncode == 0, errors
@@ -112,7 +113,7 @@ def test_a_web_server_that_breaks_stalls_and_changes(
     pattern: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sources, "WAITS", (0.01, 0.02))
-    run, flags = tmp_path / "web", [flag for flag in SMALL if flag != "--stream"]
+    run, flags = tmp_path / "web", [HARD, *(flag for flag in SMALL if flag != "--stream")]
     with served(pattern.parent) as server:
         url = f"{server.url}/{pattern.name}"
         server.faults = {"002.tar": ["reset", 503], "001.tar": ["truncate"]}

@@ -51,6 +51,7 @@ class StreamedPair(NamedTuple):
     caption: str
     image_id: int
     caption_id: int
+    captions: tuple[str, ...] = ()  # of its sample, where there are several
 
 
 class Sample(NamedTuple):
@@ -209,9 +210,16 @@ def _sample(together: list[_Member], shard: int, ignored: Counter[str]) -> Sampl
                 bad.append(mistake)
             else:
                 reference = Reference(shard, start, end, number)
-                same = hash64(normalise_caption(text).encode("utf-8", "surrogateescape"))
-                pairs.append(StreamedPair(reference, image.name, member.content, text, image_id, same))
+                pairs.append(StreamedPair(reference, image.name, member.content, text, image_id, caption_id(text)))
+        if len(pairs) > 1:
+            captions = tuple(pair.caption for pair in pairs)
+            pairs = [pair._replace(captions=captions) for pair in pairs]
     return Sample(start, end, image.name, member.offset, member.size, pairs, bad)
+
+
+def caption_id(text: str) -> int:
+    """The same for captions that count as the same."""
+    return hash64(normalise_caption(text).encode("utf-8", "surrogateescape"))
 
 
 def hash64(content: bytes) -> int:
