@@ -49,6 +49,11 @@ def streamed_pattern(path: Path) -> str | None:
     return text if "://" in text or "::" in text else None
 
 
+def spelt(path: Path) -> str:
+    """A path, or the URL that it was made of."""
+    return streamed_pattern(path) or str(path)
+
+
 def is_streamed(path: Path | None, stream: bool) -> bool:
     """The one rule: a URL and joined patterns are streamed, local shards with --stream, everything else is indexed."""
     return path is not None and (stream or streamed_pattern(path) is not None)

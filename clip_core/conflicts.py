@@ -92,7 +92,7 @@ def _pretrained_encoders(config: "TrainConfig") -> Sequence[Rule]:
 def _streams(config: "TrainConfig") -> Sequence[Rule]:
     """Streamed shards, of which little is known before they are read."""
     data, streamed = config.data, config.data.streamed
-    of_lists = ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic")
+    of_lists = ("image_column", "caption_column", "image_root", "create_synthetic")
     of_streams = ("shuffle_buffer", "readers", "epoch_pairs", "val_pairs")
     no_features = (
         "cannot be combined with --image-encoder and --text-encoder, whose features are computed once "

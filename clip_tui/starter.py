@@ -132,6 +132,7 @@ def start_check(run_dir: Path, data: DataConfig) -> Process:
     with suppress(OSError):
         paths.check_log.unlink(missing_ok=True)
     flags = [word for name in _CHECK_FLAGS if (value := getattr(data, name)) is not None for word in spell(name, value)]
+    flags += ["--stream"] if data.stream else []
     return _start(CHECK, ["check", str(data.data_file), *flags, "--findings", str(paths.findings)], paths.check_log)
 
 

@@ -136,7 +136,8 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
     try:
-        _check_places(config)
+        # the flags of a stream are in the run, wherever those are that it began with
+        _check_places(_updated(config, {"data": {"leave_out": None}}) if config.data.streamed else config)
     except DataError as error:
         raise DataError(
             f"{str(error).rstrip('.')}; if the data of {run} were moved, give their new path with --data."

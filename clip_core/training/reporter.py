@@ -148,8 +148,11 @@ class Reporter:
         return "  ".join(parts)
 
     def _read_so_far(self, stream: StreamBatches) -> None:
-        """How many pairs all processes have read, where some of them are bad."""
+        """How many pairs all processes have read, where some of them are bad or left out."""
         counts = sum(self.processes.exchange(stream.counts()), Counter())
         if counts["bad"]:
             share = counts["bad"] / counts["seen"]
             self.log.say(f"stream: {counts['bad']:,} of {counts['seen']:,} pairs read so far are bad ({share:.2%})")
+        if counts["left_out"]:
+            read = counts["seen"] + counts["left_out"]
+            self.log.say(f"stream: {counts['left_out']:,} of {read:,} pairs read so far are left out by --leave-out")

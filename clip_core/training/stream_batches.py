@@ -110,8 +110,12 @@ class StreamBatches:
         return self._names.get(step, [])
 
     def counts(self) -> Counter[str]:
-        """`seen` pairs and the `bad` ones among them, of this rank's lanes; beyond what was trained on."""
-        return Counter(seen=sum(lane.seen for lane in self._lanes), bad=sum(lane.bad for lane in self._lanes))
+        """`seen` pairs of this rank's lanes, beyond what was trained on, the `bad` ones among them, and `left_out`."""
+        return Counter(
+            seen=sum(lane.seen for lane in self._lanes),
+            bad=sum(lane.bad for lane in self._lanes),
+            left_out=sum(lane.left_out for lane in self._lanes),
+        )
 
     def state(self, step: int) -> dict[str, Any]:
         """What continues at a step, one of the last ones or a later one, of this rank's lanes and shards."""

@@ -1,6 +1,7 @@
 """Runs on a stream: stopped and resumed they are the run that was never stopped; processes train what one does."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from clip_core.data.formats.detect import read_data
 from clip_core.data.stream import source as sources
 from clip_core.data.stream.samples import hash64
+from clip_core.errors import RunError
 from clip_core.model.clip import Embeddings
 from clip_core.run.reader import RunReader
-from clip_core.run.records import State, StreamRecord
+from clip_core.run.records import FlaggedPair, Flags, State, StreamRecord
 from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.stream_batches import StreamBatches
+from clip_core.training.stream_start import continue_stream
 from tests.conftest import clip_train
 from tests.running import assert_same_run, figures, latest, lines, start, wait_until
 from tests.streams import png, served, shards
@@ -189,13 +193,40 @@ def test_a_validation_set_of_other_shards_and_shards_named_val(pattern: Path, tm
     assert done.returncode == 0, done.stderr
 
 
+def test_flagged_pairs_are_left_out_and_on_resume_too_wherever_flags_and_shards_are(pattern: Path, tmp_path: Path):
+    moved = Path(shutil.copytree(pattern.parent, tmp_path / "shards"))
+    pairs = read_data(moved / pattern.name).pairs
+    flagged = [FlaggedPair(image=pair.path, caption=pair.caption) for pair in (pairs[3], *pairs[30:60], pairs[-1])]
+    flags, run = tmp_path / "flags.json", tmp_path / "run"
+    Flags(pairs=[*flagged, FlaggedPair(image="/other/a.jpg", caption="a")]).write(flags)
+    given = ["--data", str(moved / pattern.name), "--leave-out", str(flags), *changed(epochs="2")]
+    done = clip_train(*given, "--run-dir", str(run), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"32 pairs named by {flags} are left out of the stream; 1 of its flags are of other data" in done.stdout
+    assert "about 154 pairs in an epoch (counted)" in done.stdout  # 206 without 32, of which 20 validate
+    assert re.search(r"stream: 3\d of \d+ pairs read so far are left out by --leave-out", done.stdout)
+    assert pairs[3].caption not in [pair.caption for pair in RunReader(run).validation_pairs().pairs]
+    flags.unlink()
+    shutil.rmtree(moved)
+    copy = as_stopped_at(run, tmp_path / "copy", 3)
+    done = clip_train("--resume", "--run-dir", str(copy), "--data", str(pattern), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(run, copy)
+    copy = as_stopped_at(run, tmp_path / "changed", 3)
+    Flags(pairs=flagged[1:]).write(copy / "left_out.json")
+    config = RunReader(copy).record().config
+    config = config.model_copy(update={"data": config.data.model_copy(update={"data_file": pattern})})
+    with pytest.raises(RunError, match=r"left_out\.json was changed since the run began without its pairs"):
+        continue_stream(config, copy, lambda line: None)
+
+
 def test_what_cannot_be_streamed_is_refused_before_anything_is_written(shapes: Path, pattern: Path, tmp_path: Path):
     for flags, code, why in (
         (["--data", "s3://bucket/{0..9}.tar"], 1, "pip install s3fs"),
         (["--data", str(shapes), "--stream"], 1, "names no shard to stream"),
         (["--data", str(pattern), "--epoch-pairs", "50"], 2, "add --stream"),
         (["--data", str(pattern), *changed(readers="3")], 2, "--readers is 3"),
-        (["--data", str(pattern), "--stream", "--leave-out", "x"], 2, "is of indexed data"),
+        (["--data", str(pattern), "--stream", "--leave-out", "x"], 1, "--leave-out x: no such file"),
         (["--data", f"{pattern}::{pattern.parent}/9.tar"], 1, "there is no shard at"),
     ):
         done = clip_train(*flags, "--run-dir", str(tmp_path / "run"), cwd=tmp_path)

@@ -20,6 +20,7 @@ from clip_core.data.image_files import SUFFIXES, Member
 from clip_core.errors import DataError
 from clip_core.text import printable
 
+DAMAGED_TAR = (tarfile.TarError, ValueError, OverflowError)  # tarfile takes what a header says for a number
 _BLOCK = 512
 _CHUNK = 2048 * _BLOCK
 _EXTENDED = (b"x", b"g", b"X", b"L", b"K")  # pax and GNU
@@ -114,7 +115,7 @@ def read_shard(path: Path) -> Shard:
                 if behind:
                     size = os.fstat(handle.fileno()).st_size
                     shard.not_read[f"bytes after the end of {printable(path.name, 60)}"] += size - behind
-    except tarfile.TarError as error:
+    except DAMAGED_TAR as error:
         raise DataError(f"{path} is not a whole, uncompressed tar file ({error}); unpack or fetch it again.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); fetch it again.") from None

@@ -81,9 +81,10 @@ def find_shards(path: Path) -> list[Path]:
         names = itertools.islice(expand(str(path)), MOST_SHARDS)
         every = [file for name in names for file in (_glob(name) if has_wildcard(name) else [Path(name)])]
         found = [item for item in every if item.suffix.lower() == ".tar"]
-        missing = next((item for item in found if not item.is_file()), None)
-        if missing is not None:
-            raise DataError(f"no shard at {missing}, which {path} names; fetch it, or correct the pattern.")
+        missing = [item for item in found if not item.is_file()]
+        if missing:
+            more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+            raise DataError(f"no shard at {missing[0]}{more}, which {path} names; fetch it, or correct the pattern.")
     return sorted({item.absolute() for item in found})
 
 
