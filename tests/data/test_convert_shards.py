@@ -163,7 +163,7 @@ def test_interrupted_or_without_room_nothing_is_left(source: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
-        with pytest.raises(DataError, match="cannot be written .*nothing of it is kept"):
+        with pytest.raises(DataError, match=r"cannot be written .*nothing of it is kept"):
             write_shards(reading, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
