@@ -17,9 +17,10 @@ import torch
 
 from benchmarks.memory_estimate import random_batch
 from benchmarks.train_run import header, row
-from clip_core.config import architecture, parse_config
+from clip_core.config import parse_config
 from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import give_back_memory
+from clip_core.presets import architecture
 from clip_core.training.recipe import resolve_recipe
 from clip_core.training.train_step import TrainStep
 

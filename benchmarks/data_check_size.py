@@ -20,7 +20,7 @@ from clip_core.data.synthetic import create_synthetic
 
 _IMAGES = 1000
 _WORDS = [f"word{number}" for number in range(2000)]
-_CHECK = """
+CHECK = """
 import resource, sys, time
 from clip_core.cli.data import main
 start, cpu = time.perf_counter(), time.process_time()
@@ -53,7 +53,7 @@ def write_list(folder: Path, count: int) -> Path:
 
 def measure(path: Path) -> tuple[float, float, float]:
     """Peak resident bytes, seconds and processor seconds of a check."""
-    command = [sys.executable, "-c", _CHECK, str(path), str(path.with_suffix(".report.json"))]
+    command = [sys.executable, "-c", CHECK, str(path), str(path.with_suffix(".report.json"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     _, peak, seconds, cpu = map(float, done.stdout.splitlines()[-1].split())
     return peak * 1024, seconds, cpu

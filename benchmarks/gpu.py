@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train_run import header, row
-from clip_core.config import architecture, parse_config
+from clip_core.config import parse_config
 from clip_core.model.clip import CLIP
 from clip_core.model.model_size import parameters
+from clip_core.presets import architecture
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory

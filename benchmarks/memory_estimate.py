@@ -14,9 +14,10 @@ import sys
 import torch
 
 from benchmarks.train_run import header, row
-from clip_core.config import TrainConfig, architecture
+from clip_core.config import TrainConfig
 from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import keep_freed_memory
+from clip_core.presets import architecture
 from clip_core.training.batches import Batch
 from clip_core.training.memory import estimate_memory
 from clip_core.training.recipe import resolve_recipe

@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.train_run import header, row
 from clip_core.data.synthetic import create_synthetic
-from clip_core.inference.bundle import PRECISIONS, Precision, is_bundle, onnx_files, read_manifest
+from clip_core.inference.bundle import is_bundle, read_manifest
 from clip_core.inference.encoder import cores
+from clip_core.inference.manifest import PRECISIONS, Precision, onnx_files
 from export.bench import BATCHES, alternate
 from export.bundle import export_bundle
 from export.parity import torch_encode

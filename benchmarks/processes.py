@@ -28,9 +28,10 @@ import torch.distributed
 import torch.multiprocessing
 
 from benchmarks.train_run import header, row
-from clip_core.config import architecture, parse_config
+from clip_core.config import parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
+from clip_core.presets import architecture
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
 from clip_core.training.ranks import Rank

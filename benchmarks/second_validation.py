@@ -10,10 +10,11 @@ import time
 
 from benchmarks.memory_estimate import LENGTH, random_batch
 from benchmarks.train_run import header, row
-from clip_core.config import DataConfig, TrainConfig, TuneConfig, architecture
+from clip_core.config import DataConfig, TrainConfig, TuneConfig
 from clip_core.data.clip_bpe import find_clip_tokenizer
 from clip_core.files import cache_folder
 from clip_core.model.clip import CLIP
+from clip_core.presets import architecture
 from clip_core.training.evaluate import evaluate
 from clip_core.training.loss import make_loss
 from clip_core.training.recipe import resolve_recipe

@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory_estimate import random_batch
 from benchmarks.train_run import header, row
-from clip_core.config import architecture, parse_config
+from clip_core.config import parse_config
 from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import keep_freed_memory
+from clip_core.presets import architecture
 from clip_core.training.memory import estimate_memory
 from clip_core.training.recipe import resolve_recipe
 from clip_core.training.train_step import TrainStep

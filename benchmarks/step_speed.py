@@ -32,10 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import open_clip_peer as peer
 from benchmarks.train_run import header, row, train
-from clip_core.config import architecture, parse_config
+from clip_core.config import parse_config
 from clip_core.data.synthetic import create_synthetic
 from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import keep_freed_memory, use_all_cores
+from clip_core.presets import architecture
 from clip_core.run.reader import RunReader
 from clip_core.training.batches import Batch
 from clip_core.training.recipe import resolve_recipe

@@ -7,70 +7,15 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from clip_core.conflicts import find_conflict
 from clip_core.errors import UsageError
-from clip_core.network import ClipConfig, Frozen, ImageTower, Pooling, Preprocessing, Stem, TextTower
-
-_HEAD_WIDTH = 64  # as in CLIP
-
-
-class Shape(NamedTuple):
-    width: int
-    layers: int
-
-    @property
-    def heads(self) -> int:
-        return self.width // _HEAD_WIDTH
-
-    def changed(self, width: int | None, layers: int | None) -> "Shape":
-        """With another width, or other layers; None leaves either as it is."""
-        return Shape(width or self.width, layers or self.layers)
-
-
-class Preset(NamedTuple):
-    """Shapes of both towers.
-
-    `patch_size`: None is the largest power of two with four patches a side, for a convolutional stem.
-    `published`: class token, pre-norm and no patch bias, as in OpenAI's image tower.
-    """
-
-    embed_dim: int
-    image: Shape
-    text: Shape
-    image_size: int = 64
-    patch_size: int | None = 8
-    stem: Stem = Stem.PATCH
-    published: bool = False
-
-    def patch_at(self, image_size: int) -> int:
-        return self.patch_size or 1 << (image_size // 4).bit_length() - 1
-
-
-def _own(width: int, layers: int) -> Preset:
-    return Preset(width, Shape(width, layers), Shape(width, layers))
-
-
-def _published(embed_dim: int, patch_size: int, image: Shape, text: Shape) -> Preset:
-    return Preset(embed_dim, image, text, 224, patch_size, published=True)
-
-
-PRESETS: dict[str, Preset] = {
-    "nano": Preset(256, Shape(256, 3), Shape(256, 1), patch_size=None, stem=Stem.CONV),
-    "tiny": _own(256, 6),
-    "small": _own(384, 8),
-    "base": _own(512, 12),
-    "large": _own(768, 24),
-    "ViT-B-32": _published(512, 32, Shape(768, 12), Shape(512, 12)),
-    "ViT-B-16": _published(512, 16, Shape(768, 12), Shape(512, 12)),
-    "ViT-L-14": _published(768, 14, Shape(1024, 24), Shape(768, 12)),
-}
-
-
-# ---------------------------------------------------------------- the configuration
+from clip_core.flags import flag
+from clip_core.network import Frozen
 
 
 class Section(Frozen):
@@ -102,6 +47,11 @@ def streamed_pattern(path: Path) -> str | None:
     """
     text = _SCHEME.sub(lambda found: "file:///" if found[1] == "file" else f"{found[1]}://", str(path))
     return text if "://" in text or "::" in text else None
+
+
+def spelt(path: Path) -> str:
+    """A path, or the URL that it was made of."""
+    return streamed_pattern(path) or str(path)
 
 
 def is_streamed(path: Path | None, stream: bool) -> bool:
@@ -182,13 +132,17 @@ class DataConfig(Section):
     )
 
     @property
+    def streamed(self) -> bool:
+        """Whether the training pairs are read from front to back."""
+        return is_streamed(self.data_file, self.stream)
+
+    @property
     def reads_characters(self) -> bool:
         """Whether a new tokenizer has characters for tokens, as for synthetic captions, which have few words."""
         return self.tokenizer == "char" or (self.tokenizer is None and self.create_synthetic)
 
 
 PresetName = Literal["nano", "tiny", "small", "base", "large", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
-FEW_PAIRS = 50_000  # training pairs; smaller sets have a preset and defaults of their own
 
 
 class ModelConfig(Section):
@@ -449,96 +403,12 @@ class TrainConfig(Frozen):
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
-    def _tuning_fits(self) -> Self:
-        """Refuse settings that pretrained weights determine, and settings that need --init or another flag."""
-        tune = self.tune
-        if tune.init is None:
-            why = "needs pretrained weights; add --init PATH"
-            _refuse(tune, ("init_model", "lock", "unlock_last", "lora", "lora_alpha", "blend"), why)
-        else:
-            why = "cannot be combined with --init: the pretrained weights determine it; leave it out"
-            _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
-            _refuse(self.data, ("tokenizer", "vocab_size"), why)
-            _refuse(self.optim, ("temperature",), why)
-        encoders = self.encoders
-        if encoders.given:
-            if tune.init is not None:
-                raise ValueError(
-                    "--init cannot be combined with --image-encoder and --text-encoder; choose one of them"
-                )
-            both = encoders.image_encoder is not None and encoders.text_encoder is not None
-            if both:
-                why = "is of networks trained from scratch, and both encoders are pretrained; leave it out"
-                _refuse(self.model, ("model_size", "patch_size", "stem", "layers", "width"), why)
-            if encoders.image_encoder is not None:
-                _refuse(
-                    self.model,
-                    ("image_size",),
-                    "is the size of a network trained from scratch; use --encoder-image-size",
-                )
-                _refuse(self.optim, ("patch_dropout",), "needs an image tower that is trained; leave it out")
-            if encoders.text_encoder is not None:
-                why = "cannot be combined with --text-encoder, which determines it; leave it out"
-                _refuse(self.data, ("tokenizer", "vocab_size"), why)
-                _refuse(self.optim, ("word_dropout", "bpe_dropout"), why)
-                why = "needs a text tower that is trained, and features of captions are computed once; leave it out"
-                _refuse(self.optim, ("hard_negatives",), why)
-            _refuse(encoders, ("unfreeze_last",), "fine-tunes an aligned run; train it first, then add --init RUN")
-        else:
-            why = "needs a pretrained encoder; add --image-encoder or --text-encoder"
-            names = [name for name in EncoderConfig.model_fields if name not in ("image_encoder", "text_encoder")]
-            _refuse(encoders, tuple(name for name in names if name != "unfreeze_last"), why)
-            if tune.init is None:
-                _refuse(encoders, ("unfreeze_last",), "needs an aligned run; add --init RUN")
-        if encoders.image_encoder is None:
-            why = "needs a pretrained image encoder; add --image-encoder"
-            _refuse(encoders, ("encoder_preprocessing", "encoder_image_size", "image_features", "views"), why)
-        data = self.data
-        if encoders.given and is_streamed(data.data_file, data.stream):
-            raise ValueError(
-                "a stream cannot be combined with --image-encoder and --text-encoder, whose features are computed once "
-                "and kept; fetch the shards and leave out --stream"
-            )
-        if is_streamed(data.data_file, data.stream):
-            why = "is of indexed data, and these are streamed; leave it out"
-            _refuse(data, ("image_column", "caption_column", "image_root", "leave_out", "create_synthetic"), why)
-            _refuse(self.optim, ("hard_negatives",), "needs all captions at the start; leave out --stream")
-            if data.format not in (None, "webdataset"):
-                raise ValueError("--format should be webdataset, as only shards can be streamed")
-            if data.val_file is not None:
-                _refuse(data, ("val_pairs",), "cannot be combined with --val-file; leave one of them out")
-        else:
-            why = "is of streamed shards; add --stream, or leave it out"
-            _refuse(data, ("shuffle_buffer", "readers", "epoch_pairs", "val_pairs"), why)
-        if self.optim.minutes is not None:
-            _refuse(self.optim, ("epochs",), "cannot be combined with --minutes; leave one of them out")
-        if self.optim.loss == "sigmoid":
-            _refuse(self.optim, ("label_smoothing",), "applies to the softmax loss; leave it out with --loss sigmoid")
-        if self.data.reads_characters:
-            _refuse(self.optim, ("bpe_dropout",), "needs a BPE tokenizer; add --tokenizer bpe, or leave it out")
-        if tune.lock == "none":
-            _refuse(tune, ("unlock_last",), "needs a frozen tower; add --lock image or --lock text")
-        if tune.lora is None:
-            _refuse(tune, ("lora_alpha",), "needs LoRA; add --lora RANK")
-        if self.run.shard:
-            why = "cannot be combined with --shard, which leaves no process the whole network; leave one of them out"
-            _refuse(tune, ("blend",), why)
-            why = "cannot be combined with --shard: the projection heads that are trained are small; leave --shard out"
-            _refuse(encoders, ("image_encoder", "text_encoder", "unfreeze_last"), why)
-        if tune.guard_data is None:
-            _refuse(tune, ("guard_root",), "needs a second validation set; add --guard-data FILE")
+    def _without_conflicts(self) -> Self:
+        conflict = find_conflict(self)
+        if conflict is not None:
+            raise ValueError(conflict)
         return self
 
-
-def _refuse(section: Frozen, fields: tuple[str, ...], why: str) -> None:
-    """Raise ValueError for the first of these fields that is not at its default."""
-    for name in fields:
-        if getattr(section, name) != type(section).model_fields[name].default:
-            raise ValueError(f"{flag(name)} {why}")
-
-
-# Fields with more than one spelling on the command line; the field's own stays.
-SPELLINGS: dict[str, tuple[str, ...]] = {"data_file": ("--data", "--data-file")}
 
 SECTIONS: tuple[str, ...] = tuple(TrainConfig.model_fields)
 TITLES = {  # of the sections, in help and forms
@@ -549,20 +419,6 @@ TITLES = {  # of the sections, in help and forms
     "optim": "Optimiser",
     "run": "Run",
 }
-
-
-def flag(field: str) -> str:
-    """The command-line spelling of a field: `batch_size` -> `--batch-size`."""
-    return "--" + field.replace("_", "-")
-
-
-def spell(field: str, value: Any) -> list[str]:
-    """A field with a value, as it is typed: `("augment", False)` -> `["--no-augment"]`."""
-    if isinstance(value, bool):
-        return [flag(field) if value else flag(f"no_{field}")]
-    if isinstance(value, tuple):
-        return [flag(field), *map(str, value)]
-    return [flag(field), str(value)]
 
 
 def explain(error: ValidationError) -> UsageError:
@@ -608,63 +464,5 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
     """
     try:
         return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise explain(error) from None
-
-
-def preset_for(model: ModelConfig, pairs: int) -> PresetName:
-    """The requested preset, or the default for a number of training pairs.
-
-    Small sets train best with a convolutional stem, few layers and one text layer (docs/log.md).
-    """
-    return model.model_size or ("tiny" if pairs >= FEW_PAIRS else "nano")
-
-
-def preprocessing(model: ModelConfig) -> Preprocessing:
-    """Preprocessing of a network trained from scratch; the presets chosen automatically share 64 px."""
-    return Preprocessing(image_size=model.image_size or PRESETS[model.model_size or "tiny"].image_size)
-
-
-def architecture(
-    model: ModelConfig, *, vocab_size: int, end_token: int, context_length: int, pairs: int = 0
-) -> ClipConfig:
-    """The network of a preset, for a tokenizer's vocabulary.
-
-    Args:
-        pairs: number of training pairs, which decides the default preset.
-    Raises:
-        UsageError: if the image size is not a multiple of the patch size.
-    """
-    preset = PRESETS[preset_for(model, pairs)]
-    prepared = preprocessing(model)
-    patch_size = model.patch_size or preset.patch_at(prepared.image_size)
-    if prepared.image_size % patch_size:
-        raise UsageError(f"--image-size {prepared.image_size} is not a multiple of --patch-size {patch_size}.")
-    traits: dict[str, Any] = (
-        {"pooling": Pooling.CLASS_TOKEN, "pre_norm": True, "patch_bias": False} if preset.published else {}
-    )
-    image, text = (shape.changed(model.width, model.layers) for shape in (preset.image, preset.text))
-    try:
-        return ClipConfig(
-            embed_dim=model.width or preset.embed_dim,
-            image=ImageTower(
-                image_size=prepared.image_size,
-                patch_size=patch_size,
-                width=image.width,
-                heads=image.heads,
-                layers=image.layers,
-                stem=Stem(model.stem or preset.stem),
-                **traits,
-            ),
-            text=TextTower(
-                vocab_size=vocab_size,
-                end_token=end_token,
-                context_length=context_length,
-                width=text.width,
-                heads=text.heads,
-                layers=text.layers,
-            ),
-            preprocessing=prepared,
-        )
     except ValidationError as error:
         raise explain(error) from None

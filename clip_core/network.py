@@ -1,6 +1,6 @@
 """What a network is: both towers, the shared embedding, and how its images are prepared.
 
-Stored with every weight file, since weights mean nothing without it; config.py makes one from what a user says.
+Stored with every weight file, since weights mean nothing without it; presets.py makes one from what a user says.
 """
 
 from enum import StrEnum

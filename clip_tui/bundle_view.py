@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clip_core.inference.bundle import Manifest, Parity, read_manifest
+from clip_core.inference.bundle import read_manifest
+from clip_core.inference.manifest import Manifest, Parity
 from clip_core.run.paths import RunPaths
 from clip_core.text import printable
 from clip_tui.numbers import percent

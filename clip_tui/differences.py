@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, flag
+from clip_core.config import SECTIONS
 from clip_core.errors import RunError
+from clip_core.flags import flag
 from clip_core.run.metrics import best_by, is_bound, ordered, text_of
 from clip_core.run.reader import RunReader
 from clip_core.run.records import RunRecord

@@ -17,7 +17,6 @@ from clip_core.errors import BackendError
 from clip_core.run.paths import MANIFEST, RunPaths
 
 Backend = Literal["torch", "onnx"]
-BACKENDS: tuple[Backend, Backend] = ("torch", "onnx")
 
 SERVER = "clip_core.inference.server"
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one answer

@@ -9,8 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clip_core.config import SECTIONS, TITLES, TrainConfig, architecture, flag, is_streamed, parse_config
+from clip_core.config import SECTIONS, TITLES, TrainConfig, parse_config
 from clip_core.errors import UsageError
+from clip_core.flags import flag
+from clip_core.presets import architecture
 
 Kind = Literal["choice", "switch", "text"]
 AUTOMATIC, NOTHING = "automatic", "none"
@@ -124,7 +126,7 @@ def read_form(values: Mapping[str, Any]) -> TrainConfig:
     if config.data.data_file is None and not config.data.create_synthetic:
         raise UsageError("--data-file is missing: name a list, a folder or shards, or switch --create-synthetic on.")
     data = config.data
-    indexed = not (data.create_synthetic or is_streamed(data.data_file, data.stream))
+    indexed = not (data.create_synthetic or data.streamed)
     if data.data_file and indexed and not is_there(data.data_file):
         raise UsageError(
             f"--data-file: {config.data.data_file} does not exist (searched from {Path.cwd()}); correct the path."

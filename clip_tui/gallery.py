@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from clip_core.config import DataConfig, is_streamed
+from clip_core.config import DataConfig
 from clip_core.data.progress import Progress, no_progress
 from clip_core.errors import ClipError, DataError, RunError
 from clip_core.files import cache_folder
@@ -55,10 +55,6 @@ class Gallery:
     captions_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by the normalised caption
     note: str | None = None
-
-    def is_right(self, image: str, caption: str) -> bool:
-        """Whether the pairs give this image this caption."""
-        return image in self.images_of.get(normalise_caption(caption), ())
 
     def find(self, typed: str) -> str:
         """The image of that path or, if only one has it, that file name; else the path as typed."""
@@ -154,7 +150,7 @@ def read_parts(run: Path, data: DataConfig | None, progress: Progress = no_progr
     validation = read_validation(run)
     if not validation or data is None:
         return Parts((), validation, damaged_validation(run))
-    if is_streamed(data.data_file, data.stream):
+    if data.streamed:
         return Parts((), validation, "the training pairs are streamed, so there is no list of them")
     try:
         every = _read_list(data, progress)

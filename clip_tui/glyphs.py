@@ -1,4 +1,4 @@
-"""The few characters that are drawn with, and what stands for them where a terminal has ASCII alone."""
+"""What stands for the characters that are drawn with where a terminal has ASCII alone."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -7,8 +7,6 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
-
-DOT, RING, CHECK, CROSS, ARROW, TIMES, DASH, DELTA = "●", "○", "✓", "✗", "→", "×", "–", "Δ"
 
 _GROUPS: dict[str, str] = {
     "-": "─╌╍┄┅▔▃–—⎯╴╶╸╺‐‑−",

@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import SECTIONS, DataConfig, TrainConfig, spell
+from clip_core.config import SECTIONS, DataConfig, TrainConfig
 from clip_core.errors import RunError
 from clip_core.files import append_regular
+from clip_core.flags import spell
 from clip_core.run.lock import is_locked
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
@@ -136,6 +137,7 @@ def start_check(run_dir: Path, data: DataConfig) -> Process:
     with suppress(OSError):
         paths.check_log.unlink(missing_ok=True)
     flags = [word for name in _CHECK_FLAGS if (value := getattr(data, name)) is not None for word in spell(name, value)]
+    flags += ["--stream"] if data.stream else []
     return _start(CHECK, ["check", str(data.data_file), *flags, "--findings", str(paths.findings)], paths.check_log)
 
 

@@ -137,9 +137,6 @@ def _luminance(colour: Color) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-DRAWN_COLOURS = tuple(map(_rgb, _REFERENCE))  # those that another theme replaces
-
-
 class Recolour(LineFilter):
     """Replaces the colours that widgets draw in by those of another theme."""
 

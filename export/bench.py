@@ -12,8 +12,9 @@ from statistics import median
 import numpy as np
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import TOKENIZER, Manifest, check_bundle
+from clip_core.inference.bundle import check_bundle
 from clip_core.inference.encoder import cores
+from clip_core.inference.manifest import TOKENIZER, Manifest
 from clip_core.inference.onnx_encoder import available_devices
 from clip_core.run.paths import RunPaths
 from export.sessions import Array, Encode, open_onnx

@@ -9,7 +9,9 @@ from pathlib import Path
 import clip_core
 from clip_core.errors import UsageError
 from clip_core.files import flush_directory, flush_file, sha256, write_json, write_text
-from clip_core.inference.bundle import (
+from clip_core.inference.bundle import check_bundle
+from clip_core.inference.encoder import check_tokenizer
+from clip_core.inference.manifest import (
     COMBINED,
     CONFIG,
     EXAMPLE,
@@ -23,9 +25,7 @@ from clip_core.inference.bundle import (
     PreprocessingParity,
     Source,
     Variant,
-    check_bundle,
 )
-from clip_core.inference.encoder import check_tokenizer
 from clip_core.inference.onnx_encoder import remember_own
 from clip_core.inference.threshold import Threshold, calibrate
 from clip_core.inference.torch_encoder import TorchEncoder, trained_classes

@@ -16,8 +16,9 @@ from clip_core.data.preprocess import normalise
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BundleError, ParityError
 from clip_core.files import DAMAGED_ARRAY
-from clip_core.inference.bundle import REFERENCE, TOKENIZER, Manifest, Variant, check_bundle, open_bundle
+from clip_core.inference.bundle import check_bundle, open_bundle
 from clip_core.inference.encoder import PixelArray
+from clip_core.inference.manifest import REFERENCE, TOKENIZER, Manifest, Variant
 from clip_core.inference.onnx_encoder import try_out
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths

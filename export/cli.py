@@ -13,7 +13,8 @@ from cyclopts.validators import Number
 from clip_core import __version__
 from clip_core.cli.app import run_app
 from clip_core.errors import UsageError
-from clip_core.inference.bundle import Precision, find_bundle
+from clip_core.inference.bundle import find_bundle
+from clip_core.inference.manifest import Precision
 from clip_core.text import printable
 from export.job import BUNDLE_FOLDER, ExportJob
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import COMBINED, TEXT, VISION, ParityRow
+from clip_core.inference.manifest import COMBINED, TEXT, VISION, ParityRow
 from clip_core.inference.onnx_encoder import make_session
 from clip_core.model.clip import CLIP
 from clip_core.network import ExternalTower

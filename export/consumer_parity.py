@@ -18,7 +18,7 @@ from PIL import Image
 from clip_core.data.preprocess import load_image, preprocess
 from clip_core.errors import ImageError, ParityError
 from clip_core.files import scratch_folder
-from clip_core.inference.bundle import EXAMPLE, Manifest
+from clip_core.inference.manifest import EXAMPLE, Manifest
 from clip_core.inference.onnx_encoder import OnnxEncoder
 from clip_core.model.checkpoint import LoadedModel
 from clip_core.scoring import FloatArray, IntArray

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import clip_core
 from clip_core.errors import BackendError
 from clip_core.files import append_regular
-from clip_core.inference.bundle import DATA, TEXT, VISION
+from clip_core.inference.manifest import DATA, TEXT, VISION
 from clip_core.model.clip import CLIP
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.projection import ExternalEncoder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from clip_core.inference.bundle import TEXT
+from clip_core.inference.manifest import TEXT
 from export.convert import LARGEST, save_onnx
 from export.graphs import parse_graph
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.files import write_json
-from clip_core.inference.bundle import CONFIG, PREPROCESSOR, TOKENIZER
+from clip_core.inference.manifest import CONFIG, PREPROCESSOR, TOKENIZER
 from clip_core.model.clip import CLIP
 from clip_core.model.weight_maps import to_hugging_face
 from clip_core.network import LIBRARY_TOWERS, AttentionPooling, ClipConfig, Pooling, Stem

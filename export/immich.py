@@ -19,8 +19,8 @@ from onnx import ModelProto
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import UsageError
 from clip_core.files import write_json, write_text
-from clip_core.inference.bundle import MODEL_CARD, TEXT, VISION
 from clip_core.inference.encoder import check_tokenizer
+from clip_core.inference.manifest import MODEL_CARD, TEXT, VISION
 from clip_core.model.checkpoint import load_model
 from clip_core.network import ClipConfig, Preprocessing
 from clip_core.text import printable

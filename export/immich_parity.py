@@ -5,14 +5,12 @@ Shapes: N images, S image side, D embedding size.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-import torch
 from PIL import Image
 
 from clip_core.data.preprocess import load_image, preprocess
@@ -22,7 +20,7 @@ from clip_core.inference.onnx_encoder import make_session
 from clip_core.model.clip import CLIP
 from clip_core.scoring import FloatArray, IntArray
 from clip_core.text import plural, printable
-from export.parity import TOLERANCE
+from export.parity import TOLERANCE, torch_encode
 
 VISUAL, TEXTUAL, PREPROCESS = "visual/model.onnx", "textual/model.onnx", "visual/preprocess_cfg.json"
 LEAST_COSINE = 0.99  # of an image that immich prepared: it resizes some to one pixel less
@@ -64,6 +62,7 @@ def measure(folder: Path, model: CLIP, tokenizer: Tokenizer, captions: list[str]
     said = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
     preprocessing = model.config.preprocessing
     rounded_down = preprocessing.model_copy(update={"crop_rounding": "floor"})
+    encode = torch_encode(model.encode_image)
     cosines: list[tuple[float, float, float]] = []
     for path in images:
         try:
@@ -71,12 +70,12 @@ def measure(folder: Path, model: CLIP, tokenizer: Tokenizer, captions: list[str]
         except ImageError:
             continue
         own, lower = (preprocess([image], each) for each in (preprocessing, rounded_down))
-        ours = _torch(model.encode_image, own)
+        ours = encode(own)
         differences.append(float(np.abs(ours - visual.run(None, {"image": own})[0]).max()))
         theirs, earlier = (
             visual.run(None, {"image": immich_pixels(image, settings)})[0] for settings in (said, said | _EARLIER)
         )
-        floored = _torch(model.encode_image, lower)
+        floored = encode(lower)
         cosines.append((float((floored * theirs).sum()), float((ours * theirs).sum()), float((ours * earlier).sum())))
     of_steps, of_crops, of_earlier = zip(*cosines, strict=True)
     parity = ImmichParity(
@@ -98,13 +97,13 @@ def _compare_texts(folder: Path, model: CLIP, tokenizer: Tokenizer, texts: list[
 
     The latter have other letters than ASCII's, entities or special tokens, which a plain tokenizer reads otherwise.
     """
-    session = make_session(folder / TEXTUAL, TEXTUAL)
+    session, encode = make_session(folder / TEXTUAL, TEXTUAL), torch_encode(model.encode_text)
     read = immich_tokenizer(folder)
     special = [token.content for token in read.get_added_tokens_decoder().values() if token.special]
     differences, otherwise = [], []
     for caption in texts:
         theirs = session.run(None, {"text": immich_ids(read, caption)})[0]
-        apart = float(np.abs(_torch(model.encode_text, tokenizer.encode([caption])) - theirs).max())
+        apart = float(np.abs(encode(tokenizer.encode([caption])) - theirs).max())
         if apart < TOLERANCE:
             differences.append(apart)
         elif tokenizer.is_plain(caption) and not any(word in caption for word in special):
@@ -157,8 +156,3 @@ def sentence(parity: ImmichParity) -> str:
         f"{parity.least_cosine:.4f}, {parity.crop_cosine:.4f} where its crop lies a pixel beside the model's, "
         f"{parity.earlier_cosine:.4f} with versions that always crop{rest}"
     )
-
-
-def _torch(encode: Callable[[torch.Tensor], torch.Tensor], inputs: FloatArray | IntArray) -> FloatArray:
-    with torch.inference_mode():
-        return np.asarray(encode(torch.from_numpy(inputs)).numpy())

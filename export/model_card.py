@@ -1,6 +1,6 @@
 """README.md of a bundle: training data, validation scores, usage, parity."""
 
-from clip_core.inference.bundle import Manifest, PreprocessingParity
+from clip_core.inference.manifest import Manifest, PreprocessingParity
 from clip_core.run.metrics import is_bound, lookup, text_of
 from clip_core.run.records import RunRecord
 from clip_core.text import printable

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_core.inference.bundle import ParityRow, PreprocessingParity
+from clip_core.inference.manifest import ParityRow, PreprocessingParity
 from clip_core.model.checkpoint import LoadedModel
 from export.combined import measure_combined, write_combined
 from export.parity import Samples

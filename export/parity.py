@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import Parity, ParityRow, Precision, Recall, Variant, onnx_files
+from clip_core.inference.manifest import Parity, ParityRow, Precision, Recall, Variant, onnx_files
 from clip_core.model.clip import CLIP
 from clip_core.scoring import FloatArray, IntArray, positive_ranks, similarity
 from export.sessions import Array, Encode, in_batches, least_and_mean_cosine, open_onnx

@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import RunError
 from clip_core.files import write_json, write_text
-from clip_core.inference.bundle import TOKENIZER, TOKENIZER_CONFIG
+from clip_core.inference.manifest import TOKENIZER, TOKENIZER_CONFIG
 from clip_core.network import TextTower, TransformersTower
 from export.config_files import tokenizer_config
 

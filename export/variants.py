@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import ParityError
-from clip_core.inference.bundle import DATA, PRECISIONS, ParityRow, Precision, Variant, onnx_files
+from clip_core.inference.manifest import DATA, PRECISIONS, ParityRow, Precision, Variant, onnx_files
 from export.job import ExportJob
 from export.parity import Reference, Samples, table
 from export.sessions import Array

@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from clip_core.data.preprocess import load_image, normalise, resize_and_crop
 from clip_core.errors import ImageError, ParityError
-from clip_core.inference.bundle import VISION, WITH_PREPROCESSING, PreprocessingParity
+from clip_core.inference.manifest import VISION, WITH_PREPROCESSING, PreprocessingParity
 from clip_core.inference.onnx_encoder import make_session
 from clip_core.network import Preprocessing
 from export.graphs import fix_shape, join, load_graph, parse_graph, same_version, save_graph

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
+
 from clip_core.run.reader import RunReader
 from clip_core.run.requests import RequestKind
 from tests import forked
@@ -45,6 +47,23 @@ def latest(run: Path) -> Path:
     pointer = RunReader(run).latest()
     assert pointer is not None
     return run / "checkpoints" / pointer.checkpoint
+
+
+def figures(run: Path) -> list[tuple[object, ...]]:
+    """What a run measured, without what depends on the clock or on when it was interrupted."""
+    measured = [m for m in lines(run) if m["kind"] in ("train", "eval")]
+    keys = ("kind", "step", "loss", "grad_norm", "lr", "val_loss", "mean_recall")
+    return sorted(tuple(m.get(key) for key in keys) for m in measured)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same last checkpoint, bit for bit, and the same figures."""
+    last = [latest(run) for run in (one, other)]
+    for name in ("model.safetensors", "state.safetensors"):
+        first, second = load_file(last[0] / name), load_file(last[1] / name)
+        assert first.keys() == second.keys()
+        assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+    assert figures(one) == figures(other)
 
 
 def wait_until(happened: Callable[[], object], child: Child | None = None, seconds: float = 120) -> None:

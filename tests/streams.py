@@ -90,8 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.ended.wait(60)
             return
         content = path.read_bytes()
-        found = re.fullmatch(r"bytes=(\d+)-", asked) if self.server.ranges else None
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked) if self.server.ranges else None
         start = int(found[1]) if found else 0
+        content = content[: int(found[2]) + 1] if found and found[2] else content
         if start >= len(content):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")

@@ -58,6 +58,10 @@ def run_app(app: App, argv: Sequence[str] | None = None) -> int:
         return say(f"{error.filename or 'writing'}: {error.strerror or error}.", 1)
     except KeyboardInterrupt as error:
         return say(f"interrupted: {error}." if str(error) else "interrupted.", 130)
+    except RuntimeError as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return say("interrupted.", 130)  # while a Condition took its lock back: "release unlocked lock"
 
 
 def missing(module: str, extra: str) -> MissingExtraError:

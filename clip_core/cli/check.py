@@ -3,17 +3,21 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clip_core.config import DataConfig
+from clip_core.config import DataConfig, spelt
+from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
     from clip_core.data.check import Check, Example, Finding
+    from clip_core.data.check_images import Measured
+    from clip_core.data.check_stream import StreamOptions, StreamReading
+    from clip_core.data.embedding_file import EmbeddingModel
     from clip_core.data.findings import Findings
     from clip_core.data.formats.detect import Reading
     from clip_core.data.mislabels import Mislabels
@@ -22,9 +26,51 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # unusable pairs named on the screen; --json has them all
 _EXAMPLES = 3
-_EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
+EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
 _CAPTION = 60  # characters
 _SCRIPTS = 6
+_SIDE = 256  # of images of remote shards that are written beside the findings, pixels
+
+
+class Model(NamedTuple):
+    """A model that looks for mislabelled pairs; `embedding` is its part in reading a stream."""
+
+    path: Path
+    encoder: "Encoder"
+    embedding: "EmbeddingModel"
+
+
+def open_model(path: Path) -> Model:
+    """Any model that clip-infer loads; said on standard error, as it may take a while."""
+    from clip_core.data.embedding_file import EmbeddingFile, EmbeddingModel, ImageEmbedder
+    from clip_core.inference.clip import open_encoder
+
+    encoder = open_encoder(path)
+    print(encoder.about.summary, file=sys.stderr)
+    embedder = ImageEmbedder(encoder.about.preprocessing, encoder.encode_pixels)
+    return Model(path, encoder, EmbeddingModel(embedder, EmbeddingFile()))
+
+
+def read_streamed(
+    path: Path, split: str, options: "StreamOptions", leave_out: Path | None, model: Model | None = None
+) -> "StreamReading":
+    """Read and measure a stream, with progress; says what is left out.
+
+    Args:
+        split: "train" or "val": shards that are named as of another are not read.
+        model: embeds the images in passing.
+    """
+    from clip_core.data.check_stream import read_stream
+    from clip_core.data.progress import DecodeProgress
+    from clip_core.run.records import Flags
+
+    flags = None if leave_out is None else Flags.read(leave_out)
+    with DecodeProgress(lambda line: print(line, file=sys.stderr), "checked", "image", EVERY, about=True) as progress:
+        reading = read_stream(path, split, options, flags, progress, model.embedding if model else None)
+    if leave_out is not None:
+        left_out = f"{plural(reading.left_out, 'pair')} of {spelt(path)} left out by {leave_out}."
+        print(printable(left_out), file=sys.stderr)
+    return reading
 
 
 def run_check(
@@ -36,27 +82,30 @@ def run_check(
     workers: int | None,
     as_json: bool,
     files: Mapping[str, Path],
-    model: Path | None = None,
+    model: Model | None = None,
 ) -> int:
     """Check, print the report, and write what `files` asks for; returns the exit code.
+
+    A stream was measured while it was read, and is not read again.
 
     Args:
         files: paths of "json", "findings", "html" and "flags", as far as they are wanted.
         model: looks for mislabelled pairs.
     """
     from clip_core.data.check import check_data
+    from clip_core.data.check_stream import StreamReading
     from clip_core.data.describe import reading_facts, reading_text
     from clip_core.data.findings import Findings
     from clip_core.data.pairs import usable_sentence
     from clip_core.data.progress import DecodeProgress, interruptibly
 
-    encoder = None if model is None else _encoder(model)
+    parts = [part for part in (train, val) if isinstance(part, StreamReading)]
     with ExitStack() as shown:
 
         def progress(what: str) -> "Progress":
             names = {"captions": ("read", "caption"), "images": ("checked", "image"), "pairs": ("compared", "pair")}
             name, unit = names[what]
-            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, _EVERY))
+            return shown.enter_context(DecodeProgress(lambda line: print(line, file=sys.stderr), name, unit, EVERY))
 
         check = check_data(
             train.pairs,
@@ -65,43 +114,63 @@ def run_check(
             context_length=context_length,
             workers=workers,
             progress=progress,
+            measured=_measured(train, val),
+            damaged=[shard for part in parts for shard in part.damaged],
         )
         mislabels = None
-        if encoder is not None and model is not None:
-            mislabels = _mislabels(check, encoder, model, progress("pairs"))
+        if model is not None:
+            mislabels = _mislabels(check, model, progress("pairs"))
     findings, facts = interruptibly(lambda: Findings(check, mislabels)), reading_facts(train)
     numbers = facts | report(check, findings)
-    name = str(train.path) if val is None else f"{train.path} and {val.path}"
+    if parts:
+        numbers["stream"] = [stream_facts(part) for part in parts]
+    name = " and ".join(spelt(part.path) for part in (train, val) if part is not None)
     title = f"{printable(name)}: {usable_sentence(numbers['usable_pairs'], numbers['images'], check.bad)}"
     if as_json:
         print(json.dumps(numbers, indent=2))
     else:
         print("\n".join([title, *reading_text(facts), *_text(check, numbers), *_finding_lines(findings)]))
-    for line in _write(check, findings, numbers, title, files):
+
+    def remote(image: str) -> bytes | None:
+        contents = (part.remote_content(image) for part in parts)
+        return next((content for content in contents if content is not None), None)
+
+    for line in _write(check, findings, numbers, title, files, remote):
         print(line, file=sys.stderr if as_json else sys.stdout)
-    return int(check.bad_share > DataConfig().max_bad_share)
+    return int(check.bad_share > DataConfig().max_bad_share or bool(check.damaged))
 
 
-def _mislabels(check: "Check", encoder: "Encoder", model: Path, progress: "Progress") -> "Mislabels | None":
+def _measured(train: "Reading", val: "Reading | None") -> "Measured":
+    """What was measured while streams were read, by the rows of both lists."""
+    from clip_core.data.check_images import NOTHING, Measured
+    from clip_core.data.check_stream import StreamReading
+
+    first, second = (part.measured if isinstance(part, StreamReading) else NOTHING for part in (train, val))
+    return Measured.joined(first, second, len(train.pairs)) if len(second.firsts) else first
+
+
+def stream_facts(reading: "StreamReading") -> dict[str, Any]:
+    """What was read of a stream, for --json."""
+    return {
+        "shards": len(reading.shards.urls),
+        "shards_checked": reading.checked,
+        "pairs": len(reading.pairs),
+        "left_out": reading.left_out,
+        "damaged": [shard._asdict() for shard in reading.damaged],
+    }
+
+
+def _mislabels(check: "Check", model: Model, progress: "Progress") -> "Mislabels | None":
     """What the model finds; what it cannot is said in the check's notes."""
     from clip_core.data.mislabel_scores import LEAST
     from clip_core.data.mislabels import find_mislabels
     from clip_core.inference.evaluation.leaks import trained_note, trained_on
 
-    trained = trained_on(model, check.pairs)
-    found = find_mislabels(check, encoder, trained, progress)
-    note = trained_note(model, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"
+    trained = trained_on(model.path, check.pairs)
+    found = find_mislabels(check, model.encoder, trained, progress)
+    note = trained_note(model.path, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"
     check.notes += [note] if note else []
     return found
-
-
-def _encoder(model: Path) -> "Encoder":
-    """Any model that clip-infer loads; said on standard error, as it may take a while."""
-    from clip_core.inference.clip import open_encoder
-
-    encoder = open_encoder(model)
-    print(encoder.about.summary, file=sys.stderr)
-    return encoder
 
 
 def report(check: "Check", findings: "Findings") -> dict[str, Any]:
@@ -199,9 +268,14 @@ def _example(example: "Example", same: str) -> str:
 
 
 def _write(
-    check: "Check", findings: "Findings", numbers: Mapping[str, Any], title: str, files: Mapping[str, Path]
+    check: "Check",
+    findings: "Findings",
+    numbers: Mapping[str, Any],
+    title: str,
+    files: Mapping[str, Path],
+    remote: Callable[[str], bytes | None],
 ) -> Iterator[str]:
-    """Write the files that were asked for; a line for each."""
+    """Write the files that were asked for; a line for each. `remote` reads an image of a remote shard."""
     from clip_core.data.check_page import html_page
     from clip_core.data.findings import left_out_pairs
     from clip_core.data.findings_file import write_findings
@@ -212,11 +286,13 @@ def _write(
         write_json(files["json"], numbers)
         yield f"written to {printable(str(files['json']))}"
     if "findings" in files:
+        _write_images(files["findings"], findings.found, remote)  # first, as who shows them waits for the other
         write_findings(files["findings"], title, check.pairs, numbers["images"], findings.found)
         yield f"every pair with a finding written to {printable(str(files['findings']))}"
     if "html" in files:
         lines = [line.partition(" ") for line in _text(check, numbers) if not line.startswith(" ")]
-        write_text(files["html"], html_page(title, {label: text.strip() for label, _, text in lines}, findings.found))
+        summary = {label: text.strip() for label, _, text in lines}
+        write_text(files["html"], html_page(title, summary, findings.found, remote))
         yield f"contact sheets written to {printable(str(files['html']))}"
     if "flags" in files:
         pairs = left_out_pairs(check, findings.leave_out)
@@ -226,6 +302,23 @@ def _write(
             f"{plural(len(pairs), 'pair')} to leave out ({_kinds(findings.found)}) written to "
             f"{printable(str(files['flags']))}; train with --leave-out"
         )
+
+
+def _write_images(file: Path, found: Sequence["Finding"], remote: Callable[[str], bytes | None]) -> None:
+    """The images of the examples that are in remote shards, small, beside the findings."""
+    from clip_core.data.check_page import thumbnail
+    from clip_core.data.findings_file import image_name, is_image_name
+    from clip_core.run.paths import images_of
+
+    folder = images_of(file)
+    for old in folder.glob("*.jpg"):
+        if is_image_name(old.name):  # nothing else that may lie there
+            old.unlink(missing_ok=True)
+    for image in dict.fromkeys(image for one in found for example in one.examples for image in example.images):
+        with suppress(DataError):  # a server that cannot begin at an offset
+            if (content := remote(image)) is not None:
+                folder.mkdir(exist_ok=True)
+                (folder / image_name(image)).write_bytes(thumbnail(image, _SIDE, content))
 
 
 def _kinds(found: Sequence["Finding"]) -> str:

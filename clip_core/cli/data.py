@@ -3,15 +3,15 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from clip_core.cli.app import run_app
-from clip_core.config import DataConfig, DataFormat
+from clip_core.config import DataConfig, DataFormat, is_streamed
 from clip_core.errors import UsageError
 from clip_core.text import normalise_caption, plural, printable
 
@@ -54,11 +54,51 @@ class ReadFlags:
 _NO_FLAGS = ReadFlags()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class StreamFlags:
+    """How a stream of shards is read."""
+
+    stream: Annotated[
+        bool, Parameter(negative="", help="Read WebDataset shards once, without an index; URLs always are.")
+    ] = False
+    shards: Annotated[
+        int | None, Parameter(help="Stream: as many shards, spread evenly (default: all).", validator=Number(gte=1))
+    ] = None
+    pairs: Annotated[
+        int | None,
+        Parameter(help="Stream: as many pairs, equally from the front of each shard.", validator=Number(gte=1)),
+    ] = None
+    readers: Annotated[
+        int | None,
+        Parameter(help="Stream: shards read at the same time (default: 4).", validator=Number(gte=1, lte=256)),
+    ] = None
+
+    def refuse(self, streamed: bool, flags: ReadFlags) -> None:
+        """Refuse flags of indexed data for a stream, and of a stream for indexed data."""
+        alone = {"--shards": self.shards, "--pairs": self.pairs, "--readers": self.readers}
+        listed = {
+            "--image-root": flags.image_root, "--image-column": flags.image_column,
+            "--caption-column": flags.caption_column,
+        }  # fmt: skip
+        given = [name for name, value in (listed if streamed else alone).items() if value is not None]
+        if given and streamed:
+            raise UsageError(f"{given[0]} is of indexed data, and these are streamed; leave it out.")
+        if given:
+            raise UsageError(f"{given[0]} is of streamed shards; add --stream, or leave it out.")
+        if streamed and flags.form not in (None, "webdataset"):
+            raise UsageError("--format should be webdataset, as only shards can be streamed.")
+
+
+_NO_STREAM_FLAGS = StreamFlags()
+
+
 @app.command
 def check(
     file: Data,
     *,
     flags: ReadFlags = _NO_FLAGS,
+    stream: StreamFlags = _NO_STREAM_FLAGS,
     val_file: Annotated[Path | None, Parameter(help="Validation pairs, to find images and captions in both.")] = None,
     leave_out: Annotated[Path | None, Parameter(help="Pairs that are not looked at: a flags.json.")] = None,
     batch_size: Annotated[
@@ -86,28 +126,47 @@ def check(
 ) -> int:
     """Decode every image of a data set once, and report what training would use and what is wrong with it.
 
-    Exits 1 if training would refuse it because too many of its pairs are unusable.
+    Exits 1 if training would refuse it: too many of its pairs are unusable, or a shard of a stream is damaged.
     """
-    from clip_core.cli.check import run_check
+    from clip_core.cli.check import open_model, read_streamed, run_check
+    from clip_core.data.check_stream import StreamOptions
     from clip_core.data.dataset import without_flagged
 
+    streamed = is_streamed(file, stream.stream)
+    stream.refuse(streamed, flags)
     asked = {"json": json_file, "findings": findings, "html": html, "flags": write_flags}
     files = {name: path for name, path in asked.items() if path}
     for path in files.values():
         if not path.absolute().parent.is_dir():
             raise UsageError(f"{path} cannot be written: there is no folder {path.absolute().parent}; create it.")
-    readings = [flags.read(path) for path in (file, val_file) if path is not None]
-    if leave_out is not None:
-        readings = [without_flagged(part, leave_out, lambda line: print(line, file=sys.stderr)) for part in readings]
+    parts = [(file, streamed)]
+    if val_file is not None:
+        parts.append((val_file, is_streamed(val_file, False)))
+    streams = any(is_stream for _, is_stream in parts)
+    opened = open_model(model) if model is not None and streams else None  # it embeds while a stream is read
+    options = StreamOptions(stream.shards, stream.pairs, stream.readers, workers)
+    readings: list[Reading] = []
+    for path, is_stream in parts:
+        if is_stream:
+            first = not readings
+            how = options if first else replace(options, shards=None, pairs=None)
+            readings.append(read_streamed(path, "train" if first else "val", how, leave_out, opened))
+            continue
+        reading = flags.read(path)
+        if leave_out is not None:
+            reading = without_flagged(reading, leave_out, lambda line: print(line, file=sys.stderr))
+        readings.append(reading)
+    if model is not None and opened is None:
+        opened = open_model(model)
     return run_check(
         readings[0],
-        readings[1] if val_file is not None else None,
+        readings[1] if len(readings) > 1 else None,
         batch_size=batch_size,
         context_length=context_length,
         workers=workers,
         as_json=as_json,
         files=files,
-        model=model,
+        model=opened,
     )
 
 
@@ -146,16 +205,57 @@ def info(
 @app.command
 def convert(
     file: Data,
-    out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
+    out: Annotated[Path, Parameter(help="Pair list (.json), or folder of shards, to write.")],
     *,
-    copy_images: Annotated[bool, Parameter(negative="", help="Copy the images into a folder beside it.")] = False,
+    to: Annotated[
+        Literal["json", "webdataset"] | None,
+        Parameter(help="What to write (default: json for a .json, webdataset for a name without a suffix)."),
+    ] = None,
+    copy_images: Annotated[
+        bool, Parameter(negative="", help="json: copy the images into a folder beside the list.")
+    ] = False,
+    shard_size: Annotated[
+        str | None, Parameter(help="webdataset: bytes of a shard at most, as 500MB or 1GiB (default: 500MB).")
+    ] = None,
+    seed: Annotated[
+        int | None, Parameter(help="webdataset: of the order of the pairs (default: 0).", validator=Number(gte=0))
+    ] = None,
+    keep_order: Annotated[
+        bool, Parameter(name="--no-shuffle", negative="", help="webdataset: keep the order of the data set.")
+    ] = False,
+    leave_out: Annotated[Path | None, Parameter(help="Pairs that are not written: a flags.json.")] = None,
     flags: ReadFlags = _NO_FLAGS,
 ) -> None:
-    """Write any data set as a plain pair list: JSON [{image, caption}]."""
-    from clip_core.data.convert import convert as write
+    """Write any data set as a plain pair list, JSON [{image, caption}], or as WebDataset shards."""
+    from clip_core.data.convert import convert as write_list
+    from clip_core.data.convert_shards import write_shards
+    from clip_core.data.dataset import without_flagged
+    from clip_core.data.progress import DecodeProgress
+    from clip_core.data.shard_writer import SHARD_BYTES, parse_size
 
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    to = to or {".json": "json", "": "webdataset"}.get(out.suffix.lower())  # type: ignore[assignment]
+    if to is None:
+        raise UsageError(f"{out} is neither a .json nor a folder by its name; say --to json or --to webdataset.")
+    given = {"--shard-size": shard_size is not None, "--seed": seed is not None, "--no-shuffle": keep_order}
+    wrong = [name for name, is_given in given.items() if is_given] if to == "json" else ["--copy-images"][:copy_images]
+    if wrong:
+        raise UsageError(f"{wrong[0]} is not for --to {to}; leave it out.")
+    if keep_order and seed is not None:
+        raise UsageError("--seed is of the order that --no-shuffle keeps; leave one of them out.")
+    shard_bytes = SHARD_BYTES if shard_size is None else parse_size(shard_size)
     reading = flags.read(file)
-    print(printable(write(reading, out, copy_images=copy_images).sentence()))
+    if leave_out is not None:
+        reading = without_flagged(reading, leave_out, say)
+    if to == "json":
+        print(printable(write_list(reading, out, copy_images=copy_images).sentence()))
+        return
+    with DecodeProgress(say, "wrote") as progress:
+        order = None if keep_order else seed or 0
+        written = write_shards(reading, out, shard_bytes=shard_bytes, seed=order, progress=progress)
+    print("\n".join(printable(line) for line in written.lines()))
 
 
 @app.command

@@ -9,18 +9,10 @@ from typing import Annotated, Any, get_args, get_origin
 from cyclopts import App, Parameter, Token
 
 from clip_core.cli.app import run_app
-from clip_core.config import (
-    PRESETS,
-    SECTIONS,
-    SPELLINGS,
-    TITLES,
-    RunConfig,
-    TrainConfig,
-    architecture,
-    parse_config,
-    spell,
-)
+from clip_core.config import SECTIONS, TITLES, RunConfig, TrainConfig, parse_config
 from clip_core.errors import UsageError
+from clip_core.flags import SPELLINGS, spell
+from clip_core.presets import PRESETS, architecture
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import RunRecord
 

@@ -24,7 +24,7 @@ from clip_core.data.check_captions import (
     table_of,
     tokenizer_fits,
 )
-from clip_core.data.check_images import ImageFacts, measure_images
+from clip_core.data.check_images import NOTHING, ImageFacts, Measured, measure_images
 from clip_core.data.dataset import MAX_CLASSES, MIN_CLASS_IMAGES
 from clip_core.data.pairs import BadPair, Pair
 from clip_core.data.progress import Progress, interruptibly, no_progress
@@ -81,6 +81,15 @@ class Finding:
         return self.kind.replace("_", " ")
 
 
+class DamagedShard(NamedTuple):
+    """A shard of a stream that could not be read to its end: why, at which byte where known, and pairs before that."""
+
+    shard: str
+    why: str
+    byte: int | None
+    pairs: int
+
+
 @dataclass
 class Check:
     """Everything that was measured. Rows: pairs as `pairs`, images as `firsts` and `images`."""
@@ -95,6 +104,7 @@ class Check:
     bad: list[BadPair]
     fits: list[TokenizerFit]
     batch: dict[str, float]  # see false_negatives
+    damaged: Sequence[DamagedShard] = ()  # of a stream
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -122,7 +132,7 @@ class Check:
         if not 2 <= len(counts) <= MAX_CLASSES or int(self.usable.sum()) < MIN_CLASS_IMAGES * len(counts):
             return {}
         rows = np.flatnonzero(self.usable)[firsts]
-        order = np.argsort(-counts, kind="stable")
+        order = np.lexsort((firsts, -counts))
         return {self.pairs[int(rows[place])].caption: int(counts[place]) for place in order}
 
 
@@ -159,6 +169,8 @@ def check_data(
     context_length: int | None = None,
     workers: int | None = None,
     progress: Callable[[str], Progress] = lambda what: no_progress,
+    measured: Measured = NOTHING,
+    damaged: Sequence[DamagedShard] = (),
 ) -> Check:
     """Read every caption and decode every image once.
 
@@ -169,6 +181,8 @@ def check_data(
         context_length: tokens that a caption is truncated to; None: the default of training.
         workers: decoding threads; None is one a core.
         progress: for what is done ("captions", "images"), takes the number done and that of all.
+        measured: images that were measured while their pairs were read, by the rows of both lists.
+        damaged: shards of a stream that could not be read to their end.
     Raises:
         KeyboardInterrupt: saying how many images were checked.
     """
@@ -176,14 +190,14 @@ def check_data(
     roles = np.concatenate([_train_roles(train, val is not None), *([] if val is None else [_val_roles(val)])])
     table = table_of(_watched(pairs, progress("captions")), len(pairs))
     firsts, image_of = _distinct(table)
-    images = measure_images(pairs, firsts, workers, progress("images"))
+    images = measure_images(pairs, firsts, workers, progress("images"), measured)
     readable = np.append(images.facts["readable"], False)  # row -1: no image
     usable = readable[image_of]
     bad = [_bad(pairs[int(row)], images.failures.get(int(image_of[row]), "")) for row in np.flatnonzero(~usable)]
     fits, notes = interruptibly(lambda: _fits(pairs, usable, context_length))
     chosen = usable & (roles == TRAIN)
     batch = false_negatives(table.image[chosen], table.caption[chosen], batch_size)
-    return Check(pairs, roles, table, firsts, image_of, images, usable, bad, fits, batch, notes)
+    return Check(pairs, roles, table, firsts, image_of, images, usable, bad, fits, batch, damaged, notes)
 
 
 def _watched(pairs: Sequence[Pair], progress: Progress) -> Iterator[tuple[str, str, bool]]:

@@ -2,13 +2,13 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from clip_core.data.check import Example, Finding
 from clip_core.data.preprocess import load_reduced
-from clip_core.errors import ImageError
+from clip_core.errors import DataError
 from clip_core.text import printable
 
 _SIDE = 128
@@ -27,15 +27,24 @@ figcaption, .name { font-size: .75rem; opacity: .75; }
 """
 
 
-def html_page(title: str, summary: Mapping[str, str], findings: Sequence[Finding]) -> str:
+ReadImage = Callable[[str], bytes | None]
+
+
+def from_disk(image: str) -> None:
+    """For images that are where their path says."""
+
+
+def html_page(title: str, summary: Mapping[str, str], findings: Sequence[Finding], read: ReadImage = from_disk) -> str:
     """The whole page. It needs no other file, runs no script and loads nothing; every text of the data is escaped.
 
     Args:
         title: the data set.
         summary: rows of the table at the top, label -> text.
         findings: as in the report.
+        read: gives the bytes of an image that is not on this disk by its path, else None.
     """
-    return page(title, summary, "".join(map(_section, findings)) or "<p>Nothing was found.</p>")
+    sections = [_section(finding, read) for finding in findings]
+    return page(title, summary, "".join(sections) or "<p>Nothing was found.</p>")
 
 
 def page(title: str, summary: Mapping[str, str], body: str) -> str:
@@ -51,10 +60,10 @@ def page(title: str, summary: Mapping[str, str], body: str) -> str:
     )
 
 
-def _section(finding: Finding) -> str:
+def _section(finding: Finding, read: ReadImage) -> str:
     left_out = " Left out by flags.json." if finding.left_out else ""
     more = f" The first {len(finding.examples)} are shown." if finding.count > len(finding.examples) else ""
-    figures = "".join(map(figure, finding.examples))
+    figures = "".join(figure(example, read) for example in finding.examples)
     return (
         f"<h2>{escaped(finding.title)}: {finding.count:,}</h2>\n"
         f"<p>{escaped(finding.text, 300)}. What to do: {escaped(finding.advice, 300)}.{left_out}{more}</p>\n"
@@ -62,31 +71,41 @@ def _section(finding: Finding) -> str:
     )
 
 
-def figure(example: Example) -> str:
+def figure(example: Example, read: ReadImage = from_disk) -> str:
     """Images side by side with their captions, and the note below."""
-    items = "".join(_items(example))
+    items = "".join(_items(example, read))
     note = f"<figcaption>{escaped(example.note)}</figcaption>" if example.note else ""
     return f"<figure><div class=row>{items}</div>{note}</figure>\n"
 
 
-def _items(example: Example) -> Iterator[str]:
+def _items(example: Example, read: ReadImage) -> Iterator[str]:
     if not example.images:
         yield "".join(f"<div class=item>{escaped(caption)}</div>" for caption in example.captions)
         return
     for path, caption in zip(example.images, example.captions, strict=True):
         name = f"<div class=name>{escaped(Path(path).name)}</div>"
-        yield f"<div class=item>{_thumbnail(Path(path))}{escaped(caption)}{name}</div>"
+        yield f"<div class=item>{_thumbnail(path, read)}{escaped(caption)}{name}</div>"
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(path: str, read: ReadImage) -> str:
     try:
-        image, _ = load_reduced(path, _SIDE, lambda content: None)
-    except ImageError:  # it was readable a moment ago
+        content = thumbnail(path, _SIDE, read(path))
+    except DataError:  # it was readable a moment ago
         return "<em>unreadable</em>"
-    image.thumbnail((_SIDE, _SIDE))
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content).decode()}">'
+
+
+def thumbnail(path: str, side: int, content: bytes | None = None) -> bytes:
+    """A small JPEG of an image, and of its content where that was read already.
+
+    Raises:
+        ImageError: if it cannot be decoded.
+    """
+    image, _ = load_reduced(path, side, lambda read: None, content)
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=75)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return buffer.getvalue()
 
 
 def escaped(text: str, limit: int = _CAPTION) -> str:

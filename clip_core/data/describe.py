@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clip_core.config import spelt, streamed_pattern
 from clip_core.data.formats.detect import Reading
 from clip_core.data.splits import split_counts
 from clip_core.text import printable
@@ -24,7 +25,7 @@ def reading_facts(reading: Reading) -> dict[str, Any]:
         "format": reading.format,
         "why": reading.why,
         "columns": reading.columns,
-        "image_root": str(reading.root),
+        "image_root": spelt(reading.root),
         "splits": split_counts(reading.pairs),
         "notes": reading.notes,
         "not_read": reading.not_read,
@@ -70,17 +71,14 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def _example_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Image and caption of each example, the captions one below the other where no name is too long for that."""
-    root = Path(facts["image_root"]).absolute()
-    names = [_below(Path(example["image"]), root) for example in facts["examples"]]
+    folder = Path(facts["image_root"])
+    root = streamed_pattern(folder) or str(folder.absolute())
+    names = [printable(example["image"].removeprefix(f"{root.rstrip('/')}/")) for example in facts["examples"]]
     widest = max(map(len, names), default=0)
     width = widest if widest <= _NAME else 0
     captions = [printable(example["caption"], _CAPTION) for example in facts["examples"]]
     texts = [f"{name:<{width}}  {caption}" for name, caption in zip(names, captions, strict=True)]
     return [("" if number else "examples", text) for number, text in enumerate(texts)]
-
-
-def _below(image: Path, root: Path) -> str:
-    return printable(str(image.relative_to(root) if image.is_relative_to(root) else image))
 
 
 def row(label: str, text: str) -> str:

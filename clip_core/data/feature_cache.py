@@ -21,6 +21,8 @@ from clip_core.data.progress import Progress, no_progress
 from clip_core.files import cache_folder
 from clip_core.scoring import FloatArray
 
+IntArray = NDArray[np.int64]
+
 KEY_BYTES = 16
 _CHUNK = 32  # inputs that are encoded and stored at a time: what an interrupt loses
 
@@ -47,6 +49,7 @@ class FeatureCache:
         self._bytes = 4 * int(np.prod(shape))
         self._rows: dict[bytes, int] = {}
         self._memory: list[FloatArray] | None = None  # where the folder cannot be written
+        self._in_memory = 0  # rows of it
         self._stored: FloatArray = np.empty((0, *shape), np.float32)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,16 +59,6 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def get(self, keys: Sequence[bytes]) -> FloatArray:
-        """The features of these keys, a copy in their order.  (N) -> (N, F)
-
-        Raises:
-            KeyError: if one is missing.
-        """
-        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        features: FloatArray = self._stored[rows]
-        return features
 
     def compute(
         self,
@@ -82,6 +75,20 @@ class FeatureCache:
         Returns:
             float32 (N, F), in the order of `keys`.
         """
+        return self.at(self.rows(keys, encode, progress))
+
+    def at(self, rows: IntArray) -> FloatArray:
+        """The features of these rows, a copy.  (N,) -> (N, F)"""
+        features: FloatArray = self._stored[rows]
+        return features
+
+    def rows(
+        self,
+        keys: Sequence[bytes],
+        encode: Callable[[Sequence[int]], FloatArray],
+        progress: Progress = no_progress,
+    ) -> IntArray:
+        """As `compute`, but the rows of the features in the cache, which stay where they are.  -> int64 (N,)"""
         missing = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in self._rows}.values())
         missing.sort()
         done = len(keys) - len(missing)
@@ -92,7 +99,7 @@ class FeatureCache:
             progress(done, len(keys))
         if missing:
             self._refresh()
-        return self.get(keys)
+        return np.array([self._rows[key] for key in keys], dtype=np.int64)
 
     # ------------------------------------------------------------ files
 
@@ -113,9 +120,10 @@ class FeatureCache:
                 return
             except OSError:  # a full disk: go on in memory
                 self._refresh()
-                self._memory = [self._stored.copy()] if len(self._rows) else []
-        self._rows |= {key: len(self._rows) + number for number, key in enumerate(keys)}
+                self._memory, self._in_memory = [self._stored.copy()], len(self._stored)
+        self._rows |= {key: self._in_memory + number for number, key in enumerate(keys)}
         self._memory.append(rows)
+        self._in_memory += len(rows)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -53,14 +53,14 @@ def single(rows: IntArray, note: Callable[[int], str] = lambda place: "") -> Ite
 
 
 def repetitions(rows: IntArray, keys: IntArray) -> Iterator[Group]:
-    """The pairs of each key that repeats, the most frequent first; the first pair stays.
+    """The pairs of each key that repeats, the most frequent first, then in the list's order; the first pair stays.
 
     Args:
         rows, keys: of pairs, in the order of the keys.
     """
     starts = _starts(keys)
     counts = np.diff(starts)
-    for run in np.argsort(-counts, kind="stable"):
+    for run in np.lexsort((rows[starts[:-1]], -counts)):
         if counts[run] < 2:
             return
         yield Group(rows[starts[run] : starts[run + 1]][:_MOST], 1, f"{counts[run]:,} times")
@@ -74,7 +74,7 @@ def classes(rows: IntArray, keys: IntArray, least: int) -> Iterator[Group]:
     """
     starts = _starts(keys)
     counts = np.diff(starts)
-    for run in np.argsort(counts, kind="stable"):
+    for run in np.lexsort((rows[starts[:-1]], counts)):
         if least * counts[run] >= counts.max():
             return
         members = rows[starts[run] : starts[run + 1]][:_MOST]

@@ -41,7 +41,7 @@ class Findings:
         exact = self._exact_groups()
         self.repeated = int((self.facts["readable"] & (exact != np.arange(len(exact)))).sum())
         near = self._near_groups(exact)
-        findings = [self._broken(), *self._leaked(exact, near), *self._duplicates(exact, near)]
+        findings = [self._damaged(), self._broken(), *self._leaked(exact, near), *self._duplicates(exact, near)]
         findings += [*([] if mislabels is None else [self._mislabelled(mislabels)]), *self._captions(), *self._looks()]
         self.found = [finding for finding in findings if finding.count]
         self._spare_validation()
@@ -149,6 +149,15 @@ class Findings:
 
     # ---------------------------------------------------------------- pairs and captions
 
+    def _damaged(self) -> Finding:
+        damaged = self.check.damaged
+        examples = [
+            Example([], [shard.shard], f"{shard.why}; {plural(shard.pairs, 'pair')} before that were checked")
+            for shard in damaged[:EXAMPLES]
+        ]
+        advice = "fetch or write them again; clip-train stops at them, or misses what follows empty blocks"
+        return Finding("damaged_shards", len(damaged), "shards that cannot be read to their end", advice, examples)
+
     def _broken(self) -> Finding:
         bad = self.check.bad
         examples = [
@@ -194,7 +203,7 @@ class Findings:
         repeated = np.zeros(len(rows), dtype=np.bool_)
         repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
         _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        most = [place for place in np.argsort(-counts, kind="stable")[:EXAMPLES] if counts[place] > 1]
+        most = [place for place in np.lexsort((first, -counts))[:EXAMPLES] if counts[place] > 1]
         batch = check.batch
         yield Finding(
             "duplicate_captions",

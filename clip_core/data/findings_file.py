@@ -7,7 +7,9 @@ The first line says what was checked and how many of each kind were found. Each 
 the place of its kind in the first line, how many of its first pairs stay when the others are left out, a note, pairs.
 """
 
+import hashlib
 import json
+import re
 import time
 from array import array
 from collections.abc import Sequence
@@ -18,8 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
+from clip_core.config import streamed_pattern
 from clip_core.errors import RunError
 from clip_core.files import open_regular, replacing
+from clip_core.run.paths import images_of
 from clip_core.run.records import Record
 from clip_core.text import printable
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from clip_core.data.check import Finding, Group
     from clip_core.data.pairs import Pair
 
+_IMAGE_NAME = re.compile(r"[0-9a-f]{24}\.jpg")
 MOST_GROUPS = 100_000  # of a kind that are listed
 _LONGEST_LINE = 64 << 20  # bytes
 
@@ -61,6 +66,16 @@ class FoundGroup(NamedTuple):
     pairs: Sequence[tuple[str, str]]
     keep: int = 0
     note: str = ""
+
+
+def image_name(image: str) -> str:
+    """The name of a small image in the folder beside, by the path of its pair."""
+    return hashlib.blake2b(image.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest() + ".jpg"
+
+
+def is_image_name(name: str) -> bool:
+    """Whether `image_name` may have given it."""
+    return _IMAGE_NAME.fullmatch(name) is not None
 
 
 def write_findings(path: Path, data: str, pairs: Sequence["Pair"], images: int, found: Sequence["Finding"]) -> None:
@@ -117,6 +132,12 @@ class FindingsFile:
                     found.lines[int(number)].append(place)
                 place += len(line)
         return found
+
+    def image(self, image: str) -> Path:
+        """Where the image of a pair can be opened: for one of a remote shard, where it was written small."""
+        path = Path(image)
+        small = images_of(self.path) / image_name(image)
+        return small if streamed_pattern(path) is not None and small.is_file() else path
 
     def group(self, kind: int, place: int) -> FoundGroup:
         """One group of a kind; without pairs, and saying so, where its line is damaged."""

@@ -15,7 +15,7 @@ three letters and more, in any script with spaces, is a content word.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -24,12 +24,15 @@ from clip_core.text import keywords, normalise_caption
 
 Kind = Literal["order", "swap", "replace"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Words = Mapping[str, Sequence[str]]  # a vocabulary, by class
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _TRIES = 8
 _ALIKE = frozenset({"and", "or", ",", "&", "/"})  # between two words whose order means nothing
 _CONTENT = "content"
 _FEWEST_LETTERS = 3
+_MOST_LETTERS = 40  # of a word of the vocabulary: what is longer is an address or a code
+_MOST_WORDS = 20_000  # of a class in the vocabulary, the most frequent ones
 _FEWEST_TO_SHUFFLE = 3
 
 _CLASSES: dict[str, str] = {
@@ -58,20 +61,21 @@ class Negative(NamedTuple):
     caption: str
 
 
+def words_of(captions: Iterable[str]) -> dict[str, list[str]]:
+    """The vocabulary of captions, whose words replace others: by class, in alphabetical order, of bounded size."""
+    found: dict[str, Counter[str]] = {}
+    for caption in captions:
+        for word in _WORD.findall(caption):
+            if len(word) <= _MOST_LETTERS and (name := _class_of(word)) is not None:
+                found.setdefault(name, Counter())[word.lower()] += 1
+    return {name: sorted(word for word, _ in counter.most_common(_MOST_WORDS)) for name, counter in found.items()}
+
+
 class HardNegatives:
-    """Makes wrong captions with the vocabulary of a set.
+    """Makes wrong captions with a vocabulary, from `words_of`."""
 
-    Args:
-        captions: of the set, whose words replace others.
-    """
-
-    def __init__(self, captions: Iterable[str]) -> None:
-        found: dict[str, Counter[str]] = {}
-        for caption in captions:
-            for word in _WORD.findall(caption):
-                if (name := _class_of(word)) is not None:
-                    found.setdefault(name, Counter())[word.lower()] += 1
-        self._vocabulary = {name: sorted(counter) for name, counter in found.items()}
+    def __init__(self, words: Words) -> None:
+        self._vocabulary = words
         self._makers: dict[Kind, Callable[[str, np.random.Generator], str | None]] = {
             "order": _shuffled, "swap": _swapped, "replace": self._replaced,
         }  # fmt: skip
@@ -107,7 +111,8 @@ class HardNegatives:
         """A word exchanged for another of its class, by preference not a content word."""
         words = list(_WORD.finditer(caption))
         present = {word.group().lower() for word in words}
-        others = {name: self._other(name, present, random) for name in {_class_of(word) or "" for word in present}}
+        classes = dict.fromkeys(_class_of(word.group()) or "" for word in words)  # in their order: each draws
+        others = {name: self._other(name, present, random) for name in classes}
         places = [word for word in words if others[_class_of(word.group()) or ""] is not None]
         places = [word for word in places if _class_of(word.group()) != _CONTENT] or places
         if not places:
@@ -122,7 +127,7 @@ class HardNegatives:
         if len(words) < 2 * len(present):
             words = [word for word in words if word not in present]
         for _ in range(_TRIES if words else 0):
-            if (word := words[random.integers(len(words))]) not in present:
+            if (word := words[int(random.integers(len(words)))]) not in present:
                 return word
         return None
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from clip_core.config import streamed_pattern
 from clip_core.errors import ImageError
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
@@ -25,6 +26,10 @@ SUFFIXES = frozenset(
 # images that were deleted; compared without regard to case.
 THUMBNAILS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx"})
 
+_KINDS = (  # first bytes
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"), (b"P6", ".ppm"), (b"\0\0\0\x0cjP", ".jp2"),
+)  # fmt: skip
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
 _HEADER = 512  # bytes of a tar header, right before the member
 _MOST_BYTES = 512_000_000  # of a member; a larger one is no image
@@ -40,8 +45,7 @@ class Member(NamedTuple):
 
     def path(self, name: str) -> Path:
         """Its path; of the member's own name only harmless letters are kept."""
-        last = re.sub(r"[^\w.+-]", "_", re.split(r"[/\\]", name)[-1])[-_MOST_NAME:]
-        return Path(f"{self.shard}!", f"{self.offset}+{self.size}", last if last.strip("._") else "image")
+        return Path(member_path(str(self.shard), self.offset, self.size, name))
 
     def read(self) -> bytes:
         """The member's bytes.
@@ -51,6 +55,8 @@ class Member(NamedTuple):
             ImageError: if there is no such member in it any more.
         """
         if not self.shard.is_file():
+            if (url := streamed_pattern(self.shard)) is not None:
+                raise ImageError(f"the image is in the remote shard {url}, which is not opened for it.")
             raise FileNotFoundError
         if self.size > _MOST_BYTES:
             raise ImageError(f"the member of {self.shard} at byte {self.offset} has {self.size:,} bytes; shrink it.")
@@ -60,6 +66,18 @@ class Member(NamedTuple):
         if not _announces(header, self.size) or len(content) != self.size:
             raise ImageError(f"{self.shard} has no member at byte {self.offset}, it has changed; read the list again.")
         return content
+
+
+def member_path(shard: str, offset: int, size: int, name: str) -> str:
+    """The path of a member, also of a shard at a URL, which only `clip-data check` reads again."""
+    last = re.sub(r"[^\w.+-]", "_", re.split(r"[/\\]", name)[-1])[-_MOST_NAME:]
+    return f"{shard}!/{offset}+{size}/{last if last.strip('._') else 'image'}"
+
+
+def key_of(name: str) -> str:
+    """A member's name up to the first dot behind its folder, as webdataset has it."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition('.')[0]}"
 
 
 def member_of(path: Path) -> Member | None:
@@ -102,6 +120,15 @@ def read_content(path: Path) -> bytes:
     if path.stat().st_size > _MOST_BYTES:
         raise ImageError(f"{path} has {path.stat().st_size:,} bytes; shrink it.")
     return path.read_bytes()
+
+
+def suffix_of_content(content: bytes) -> str:
+    """The suffix that fits an image's first bytes; .img for what is none that is known."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    if content[4:8] == b"ftyp":
+        return ".avif" if b"avif" in content[8:32] else ".heic"
+    return next((suffix for mark, suffix in _KINDS if content.startswith(mark)), ".img")
 
 
 def check_is_file(path: Path) -> None:

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import overload
 
+from clip_core.data.image_files import key_of, member_path
 from clip_core.data.pairs import Pair
 
 
@@ -70,6 +71,31 @@ class Block:
         name, split = self.names[place], self.splits[place] if self.splits else None
         where = f"{self.where}{self.numbers[place]}" if self.where else ""
         return Pair(f"{root}/{name}", self.captions[place], self.entry + place, name, None, where, split)
+
+
+@dataclass(slots=True)
+class MemberBlock(Block):
+    """Pairs of members of one shard; `names` are those of the images in it, `numbers` the bytes at which they begin.
+
+    Attributes:
+        shard: its path, or its URL without a query.
+        sizes: bytes of each image.
+    """
+
+    shard: str = ""
+    sizes: Sequence[int] = ()
+
+    def pairs(self, root: str) -> Iterator[Pair]:
+        for place, (name, caption) in enumerate(zip(self.names, self.captions, strict=True)):
+            yield self._pair(place, name, caption)
+
+    def at(self, root: str, place: int) -> Pair:
+        return self._pair(place, self.names[place], self.captions[place])
+
+    def _pair(self, place: int, name: str, caption: str) -> Pair:
+        path = member_path(self.shard, self.numbers[place], self.sizes[place], name)
+        below = self.where
+        return Pair(path, caption, self.entry + place, f"{below}/{name}", None, f"{below}, {key_of(name)}")
 
 
 class ListedPairs(Sequence[Pair]):

@@ -65,10 +65,23 @@ class Embedder:
         parts = []
         for start in range(0, len(distinct), _STEP):
             part = slice(start, start + _STEP)
-            files = [self.check.pairs[int(self.check.firsts[image])].image for image in distinct[part]]
-            parts.append(self._towers.encode_images(files))
+            parts.append(self._embed(distinct[part]))
             self._embedded(int(pairs[part].sum()))
         return np.asarray(np.concatenate(parts)[place])
+
+    def _embed(self, images: IntArray) -> FloatArray:
+        """Images by their rows, (N,) -> (N, D); those of a stream were embedded while they were read."""
+        facts = self.check.images
+        known = facts.embedded[images] >= 0 if facts.embeddings else np.zeros(len(images), dtype=np.bool_)
+        files = [self.check.pairs[int(self.check.firsts[image])].image for image in images[~known]]
+        if facts.embeddings is None or not known.any():
+            return self._towers.encode_images(files)
+        stored = facts.embeddings.rows(facts.embedded[images[known]])
+        found = np.empty((len(images), stored.shape[1]), dtype=np.float32)
+        found[known] = stored
+        if files:
+            found[~known] = self._towers.encode_images(files)
+        return found
 
 
 def blocks(images: IntArray) -> Iterator[slice]:

@@ -87,11 +87,14 @@ def load_bytes(content: bytes, name: str) -> Image.Image:
     return _decoded(name, read)
 
 
-def load_reduced(path: Path, side: int, seen: Callable[[bytes], None]) -> tuple[Image.Image, tuple[int, int]]:
+def load_reduced(
+    path: Path | str, side: int, seen: Callable[[bytes], None], content: bytes | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
     """An image as `load_image` gives it, but a JPEG only as large as `side` needs; to measure, not to train on.
 
     Args:
         path: of a file, or of a member of a tar shard.
+        content: of the file, where it was read already; the path is then only for messages.
         side: a JPEG is decoded at a half, a quarter or an eighth of its size, never below this, pixels.
         seen: is given the content of the file.
     Returns:
@@ -108,9 +111,9 @@ def load_reduced(path: Path, side: int, seen: Callable[[bytes], None]) -> tuple[
         return _upright_rgb(image, str(path)), (height, width) if turned else (width, height)
 
     def decode() -> tuple[Image.Image, tuple[int, int]]:
-        content = read_content(path)
-        seen(content)
-        with Image.open(io.BytesIO(content), formats=_known_formats()) as image:
+        read_bytes = read_content(Path(path)) if content is None else content
+        seen(read_bytes)
+        with Image.open(io.BytesIO(read_bytes), formats=_known_formats()) as image:
             return read(image)
 
     return _decoded(str(path), decode)

@@ -28,12 +28,19 @@ class DecodeProgress:
 
     Args:
         every: seconds between the lines that `say` gets.
+        about: the number of all is an estimate, which changes.
     """
 
     def __init__(
-        self, say: Callable[[str], None], what: str = "decoded", unit: str = "image", every: float = 10.0
+        self,
+        say: Callable[[str], None],
+        what: str = "decoded",
+        unit: str = "image",
+        every: float = 10.0,
+        about: bool = False,
     ) -> None:
         self._say, self._what, self._unit, self._every = say, what, unit, every
+        self._of = "of about" if about else "of"
         self._bar: tqdm[Any] | None = None
         self._started = self._spoken = time.monotonic()
 
@@ -58,10 +65,13 @@ class DecodeProgress:
                     delay=1.0,
                     dynamic_ncols=True,
                 )
+            self._bar.total = total
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._spoken >= self._every:
             self._spoken = time.monotonic()
-            counts = f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} of {total:,} {self._unit}s"
+            counts = (
+                f"{done / max(total, 1):.0%}" if self._unit == "B" else f"{done:,} {self._of} {total:,} {self._unit}s"
+            )
             rate = done / (time.monotonic() - self._started)
             left = f", {rate:,.0f}/s, {_duration((total - done) / rate)} left" if rate and self._unit != "B" else ""
             self._say(f"{self._what} {counts}{left}")
@@ -75,12 +85,19 @@ def _duration(seconds: float) -> str:
 
 
 def run_interruptibly(
-    pool: ThreadPoolExecutor, threads: int, work: Callable[[Item], int], items: Iterable[Item]
+    pool: ThreadPoolExecutor,
+    threads: int,
+    work: Callable[[Item], int],
+    items: Iterable[Item],
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[int]:
     """Do the work in threads with a bounded queue; yields how many images each piece was, as pieces end.
 
     Where the caller is interrupted, what is queued is cancelled and what runs is waited for, a fraction of a second.
     The caller regains control at least every 0.2 s, by a yield of 0, so that signals are served.
+
+    Args:
+        stop: asks work that takes longer to end, called at the end and at an interrupt.
     """
     waiting: set[Future[int]] = set()
     left = iter(items)
@@ -96,6 +113,7 @@ def run_interruptibly(
             ended, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             yield sum(future.result() for future in ended)
     finally:
+        stop()
         for future in waiting:
             future.cancel()
         wait(waiting)

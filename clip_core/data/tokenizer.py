@@ -13,6 +13,7 @@ Shapes: N captions, T tokens of the longest of them.
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -247,6 +248,14 @@ class Tokenizer:
                 cleaned = [self._cleaned(text) for text in texts[start : start + _AT_ONCE]]
                 count += sum(bool(encoding.overflowing) for encoding in self._inner.encode_batch(cleaned))
         return count
+
+    def untruncated(self, text: str) -> str:
+        """A caption, or of one that is truncated the first words, about half of those that are not or more."""
+        if len(text.encode(errors="replace")) < self.context_length - 2:
+            return text  # a token has a byte or more
+        while self.count_truncated([text]) and len(ends := [word.end() for word in re.finditer(r"\S+", text)]) > 1:
+            text = text[: ends[len(ends) // 2 - 1]]
+        return text
 
 
 def frame(

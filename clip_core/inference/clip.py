@@ -11,10 +11,11 @@ import numpy as np
 
 from clip_core.data.preprocess import ImageSource
 from clip_core.errors import BackendError, CheckpointError, UsageError
-from clip_core.inference.bundle import PRECISIONS, Precision, in_place, is_bundle
+from clip_core.inference.bundle import in_place, is_bundle
 from clip_core.inference.encoder import Backend, Encoder
 from clip_core.inference.gallery import Gallery
 from clip_core.inference.inputs import as_image, as_images, as_text, as_texts
+from clip_core.inference.manifest import PRECISIONS, Precision
 from clip_core.inference.threshold import NONE_OF_THESE, Threshold, calibrate
 from clip_core.model.hub import hub_name, local_source
 from clip_core.run.paths import RunPaths, is_run

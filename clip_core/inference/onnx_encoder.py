@@ -11,8 +11,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError, BundleError
 from clip_core.files import cache_folder
-from clip_core.inference.bundle import Bundle, Manifest, Precision, Variant, open_bundle
+from clip_core.inference.bundle import Bundle, open_bundle
 from clip_core.inference.encoder import About, BatchedEncoder, check_tokenizer, cores
+from clip_core.inference.manifest import Manifest, Precision, Variant
 from clip_core.inference.memory_limit import limit_memory
 from clip_core.model.onnx_trial import OneInput, onnx_key, try_onnx
 from clip_core.scoring import FloatArray, IntArray

@@ -31,9 +31,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_core.errors import ClipError, UsageError
 from clip_core.files import parse_json
-from clip_core.inference.bundle import PRECISIONS
 from clip_core.inference.clip import TEMPLATE, CLIPInference
 from clip_core.inference.gallery import OpenGalleries
+from clip_core.inference.manifest import PRECISIONS
 from clip_core.inference.search import ClassificationSet, Progress, Search
 from clip_core.network import Frozen
 from clip_core.text import printable

@@ -18,6 +18,9 @@ from clip_core.model.timm_image import TimmImageEncoder
 from clip_core.model.transformers_text import TransformersTextEncoder
 from clip_core.network import ClipConfig, ExternalTower, ImageTower, TextTower, TimmTower, TransformersTower
 
+ImageModule = ImageEncoder | TimmImageEncoder | ExternalEncoder
+TextModule = TextEncoder | TransformersTextEncoder | ExternalEncoder
+
 MAX_LOGIT_SCALE = 100.0
 _MAX_WITH_BIAS = 1000.0  # the sigmoid loss, whose weights have a bias, was trained without a limit
 
@@ -96,17 +99,13 @@ class CLIP(nn.Module):
         self.log_logit_scale.clamp_(0.0, math.log(self.max_logit_scale))
 
 
-def _image_tower(
-    config: ImageTower | TimmTower | ExternalTower, embed_dim: int
-) -> ImageEncoder | TimmImageEncoder | ExternalEncoder:
+def _image_tower(config: ImageTower | TimmTower | ExternalTower, embed_dim: int) -> ImageModule:
     if isinstance(config, ExternalTower):
         return ExternalEncoder(config, embed_dim)
     return TimmImageEncoder(config, embed_dim) if isinstance(config, TimmTower) else ImageEncoder(config, embed_dim)
 
 
-def _text_tower(
-    config: TextTower | TransformersTower | ExternalTower, embed_dim: int
-) -> TextEncoder | TransformersTextEncoder | ExternalEncoder:
+def _text_tower(config: TextTower | TransformersTower | ExternalTower, embed_dim: int) -> TextModule:
     if isinstance(config, ExternalTower):
         return ExternalEncoder(config, embed_dim)
     if isinstance(config, TransformersTower):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import PRESETS
 from clip_core.data.cleaning import Cleaning
 from clip_core.errors import CheckpointError, UsageError
 from clip_core.model.hugging_face_tower import text_tower
@@ -16,6 +15,7 @@ from clip_core.model.published_config import SQUASHED, PublishedConfig, make_con
 from clip_core.model.timm_trunk import image_tower, timm_tower
 from clip_core.model.torch_files import StoredTensor
 from clip_core.network import Activation, Pooling
+from clip_core.presets import PRESETS
 
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64

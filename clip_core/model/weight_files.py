@@ -7,6 +7,7 @@ its own, so that loading takes little more memory than the result.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -101,7 +102,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     tensors = {}
     for name, (shape, dtype) in known.items():
         stored = _DTYPES.get(dtype, torch.float32)  # one that PyTorch lacks is refused when it is read
-        tensors[name] = StoredTensor(shape, lambda name=name: _read_safetensor(path, name), stored)  # type: ignore[misc]
+        tensors[name] = StoredTensor(shape, partial(_read_safetensor, path, name), stored)
     return tensors
 
 

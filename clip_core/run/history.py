@@ -194,9 +194,9 @@ class History:
                     points.append(Bucket(step, step, value, value))
 
 
-def _all_numbers(values: Sequence[object]) -> bool:
+def _all_numbers(values: Sequence[Any]) -> bool:
     """Whether every value is a float that can be drawn; quicker than to ask for each."""
-    return set(map(type, values)) == {float} and all(map(math.isfinite, values))  # type: ignore[arg-type]
+    return set(map(type, values)) == {float} and all(map(math.isfinite, values))
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -11,6 +11,11 @@ MANIFEST = "manifest.json"  # in a bundle
 META = "meta.json"  # in a checkpoint
 
 
+def images_of(findings: Path) -> Path:
+    """The folder with small images of remote shards, of a file that `clip-data check --findings` writes."""
+    return findings.with_name(f"{findings.name}.images")
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The files of the run directory `root`."""
@@ -50,6 +55,10 @@ class RunPaths:
         return self.root / "stream.json"
 
     @property
+    def left_out(self) -> Path:
+        return self.root / "left_out.json"
+
+    @property
     def validation_images(self) -> Path:
         return self.root / "validation"
 
@@ -60,6 +69,10 @@ class RunPaths:
     @property
     def findings(self) -> Path:
         return self.root / "findings.jsonl"
+
+    @property
+    def findings_images(self) -> Path:
+        return images_of(self.findings)
 
     @property
     def check_log(self) -> Path:

@@ -206,6 +206,8 @@ class StreamRecord(Record):
     offset: int  # the byte in that shard
     epoch_pairs: int  # pairs that count as an epoch
     counted: str  # where that number is from
+    left_out: str | None = None  # sha256 of left_out.json, if there is one
+    words: dict[str, list[str]] | None = None  # of hard negatives, by class; null without them
 
 
 class ValidationPair(Record):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from clip_core.config import FEW_PAIRS, EncoderConfig, TrainConfig
+from clip_core.config import EncoderConfig, TrainConfig
 from clip_core.data.dataset import Data
 from clip_core.data.tokenizer import Captions, Tokenizer
 from clip_core.errors import UsageError
@@ -19,6 +19,7 @@ from clip_core.model.encoders.files import absolute
 from clip_core.model.encoders.resolve import load_encoder, load_image_encoder, load_text_encoder
 from clip_core.model.projection import ExternalEncoder
 from clip_core.network import ClipConfig, ExternalTower, Head, Side
+from clip_core.presets import FEW_PAIRS
 from clip_core.text import printable
 from clip_core.training.evaluate import ValidationSet
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore, image_features

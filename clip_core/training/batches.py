@@ -7,7 +7,7 @@ S image side, T tokens of a group's longest caption, or a few more.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from clip_core.training.batch_order import BatchOrder
 from clip_core.training.caption_augmentation import CaptionAugmentation, draw_keys
 from clip_core.training.caption_inputs import CaptionInputs, CaptionTable
 from clip_core.training.frozen_features import CaptionFeatures, FeatureStore
-from clip_core.training.negative_captions import NegativeCaptions
+from clip_core.training.negative_captions import BatchNegatives, IndexedNegatives
 from clip_core.training.ranks import Rank
 
 _AHEAD = 3
@@ -47,9 +47,11 @@ class Batch:
     all_image_ids: Tensor  # int64 (B,)
     all_caption_ids: Tensor  # int64 (B,)
     # With hard negatives: the row of each pair's wrong caption in the concatenated groups, int64 (b,), and which of all
-    # wrong captions are no negatives of an image, bool (b, B).
+    # wrong captions are no negatives of an image, bool (b, B). Where a rank cannot know that, the ids of its wrong
+    # captions, int64 (b,): equal to those of captions that count as the same.
     negative_rows: Tensor | None = None
     not_negative: Tensor | None = None
+    negative_ids: Tensor | None = None
     gathers_ids: bool = False  # each rank knows its own ids alone, and the step has to gather those of all
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class BatchMaker:
         bpe_dropout: float = 0.0,
         rank: Rank = _ALONE,
         equal: bool = False,
-        hard_negatives: bool = False,
+        negatives: IndexedNegatives | None = None,
     ) -> None:
         """
         Args:
@@ -101,7 +103,7 @@ class BatchMaker:
             rank: whose part of each batch is made.
             equal: ranks have equally many captions, b, some of which are then there twice: a sharded network makes the
                 same forward passes on all of them.
-            hard_negatives: each pair has a wrong caption beside its own.
+            negatives: each pair has one of these wrong captions beside its own.
         Raises:
             TokenizerError: if `bpe_dropout` is not 0 and the tokenizer is no byte-pair encoding.
             UsageError: if there are fewer pairs than ranks.
@@ -112,26 +114,24 @@ class BatchMaker:
         self.steps_per_epoch = self.order.steps
         self._epoch: tuple[int, IntArray] | None = None
         self.caption_features = None
-        self.negatives: NegativeCaptions | None = None
+        self.negatives = negatives
         if isinstance(tokenizer, CaptionFeatures):
             self.caption_features = tokenizer.encode(pairs.captions)
             return
         how = CaptionInputs(tokenizer, groups=groups, augmentation=augmentation, bpe_dropout=bpe_dropout)
         self.captions = CaptionTable(pairs.captions, how)
-        if hard_negatives:
-            self.negatives = NegativeCaptions(pairs, seed)
 
     def __call__(self, step: int, *, whole: bool = False) -> Batch:
         """The batch of a step: this rank's part of it, or the `whole` one, as if this were the only process."""
         all_rows = self.rows(step)
         all_images, all_captions = self.pairs.pair_images[all_rows], self.pairs.pair_captions[all_rows]
-        own = slice(len(all_rows)) if whole else self.rank.part(len(all_rows))
+        own = slice(0, len(all_rows)) if whole else self.rank.part(len(all_rows))
         images, captions = all_images[own], all_captions[own]
         distinct, text_rows = np.unique(captions, return_inverse=True)
         if self.equal:
             distinct = np.pad(distinct, (0, len(captions) - len(distinct)), mode="edge")
-        wrong = None if self.negatives is None else self.negatives.of(all_rows, step)
-        inputs, position = self._captions(distinct, step, () if wrong is None else wrong.captions[own])
+        wrong = None if self.negatives is None else self.negatives.of(all_rows, step, own)
+        inputs, position = self._captions(distinct, step, wrong, own.start)
         return Batch(
             images=torch.from_numpy(self._images(all_images, own, step)),
             input_ids=inputs,
@@ -141,7 +141,7 @@ class BatchMaker:
             all_image_ids=torch.from_numpy(all_images),
             all_caption_ids=torch.from_numpy(all_captions),
             negative_rows=None if wrong is None else torch.from_numpy(position[len(distinct) :]),
-            not_negative=None if wrong is None else torch.from_numpy(wrong.not_negative[own]),
+            not_negative=None if wrong is None else torch.from_numpy(wrong.not_negative),
         )
 
     def _images(self, rows: IntArray, own: slice, step: int) -> NDArray[Any]:
@@ -152,13 +152,21 @@ class BatchMaker:
         return self.store.get(rows[own])
 
     def _captions(
-        self, distinct: IntArray, step: int, wrong: Sequence[str] = ()
+        self, distinct: IntArray, step: int, wrong: BatchNegatives | None, first: int
     ) -> tuple[tuple[Tensor, ...], IntArray]:
-        """What the text tower takes of these captions and of the wrong ones, and the place of each in it."""
+        """What the text tower takes of these captions and of the wrong ones, and the place of each in it.
+
+        Args:
+            first: the place of this rank's first pair in the batch of all ranks.
+        """
         if self.caption_features is not None:
-            return (torch.from_numpy(self.caption_features[distinct]),), np.arange(len(distinct))
-        numbers = np.concatenate([distinct, len(self.pairs.captions) + np.arange(len(wrong))])
-        return self.captions.inputs(distinct, draw_keys(self.seed, step, numbers), wrong)
+            rows = self.caption_features[distinct]
+            if wrong is not None and wrong.features is not None:
+                rows = np.concatenate([rows, wrong.features])
+            return (torch.from_numpy(rows),), np.arange(len(rows))
+        others = [] if wrong is None else wrong.captions
+        numbers = np.concatenate([distinct, len(self.pairs.captions) + first + np.arange(len(others))])
+        return self.captions.inputs(distinct, draw_keys(self.seed, step, numbers), others)
 
     def rows(self, step: int) -> IntArray:
         """The pairs of a step's batch, of all ranks.  -> (B,)"""

@@ -15,14 +15,15 @@ from clip_core.data.dataset import PairSet
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Captions
 from clip_core.model.clip import CLIP
+from clip_core.model.cpu_speed import give_back_memory
 from clip_core.network import Preprocessing
-from clip_core.run.metrics import is_bound
-from clip_core.run.records import Probe
+from clip_core.run.metrics import is_bound, second
+from clip_core.run.records import Probe, Recipe
 from clip_core.scoring import FloatArray, class_prototypes, retrieval_scores, similarity, top_k, zero_shot_scores
 from clip_core.text import normalise_caption
 from clip_core.training.device import autocast
 from clip_core.training.image_augmentation import network_input
-from clip_core.training.loss import ContrastiveLoss, matching_pairs
+from clip_core.training.loss import ContrastiveLoss, make_loss, matching_pairs
 from clip_core.training.processes import Processes
 
 _BATCH = 256
@@ -191,6 +192,48 @@ def evaluate(
         prototypes = class_prototypes(embeddings.classes.numpy(), len(validation.classes))
         scores |= zero_shot_scores(images, prototypes, _labels(pairs, validation.classes))
     return scores, _probe(step, images, texts, validation)
+
+
+class Validator:
+    """Scores of a model on the validation set and, where there is one, on the second.
+
+    Args:
+        recipe: whose loss and precision they are.
+        together: the network is sharded.
+        beat: called after every batch.
+    """
+
+    def __init__(
+        self,
+        validation: ValidationSet,
+        second_validation: ValidationSet | None,
+        recipe: Recipe,
+        *,
+        together: bool,
+        beat: Callable[[], None],
+    ) -> None:
+        self.validation, self.second_validation = validation, second_validation
+        self.loss, self.precision = make_loss(recipe.loss), recipe.precision
+        self.together, self.beat = together, beat
+
+    def scores(
+        self, model: CLIP, step: int, processes: Processes | None = None
+    ) -> tuple[dict[str, float], Probe | None]:
+        """The scores of both sets, those of the second with keys of their own, and the probe; as `evaluate` does.
+
+        Args:
+            processes: those that embed the sets together; rank 0 alone gets scores and a probe.
+        """
+        divided = Divided(processes or Processes(), self.together)
+        scores, probe = evaluate(
+            model, self.validation, self.loss, self.precision, self.beat, step=step, divided=divided
+        )
+        if self.second_validation is not None:
+            found, _ = evaluate(model, self.second_validation, self.loss, self.precision, self.beat, divided=divided)
+            scores |= second(found)
+        if model.log_logit_scale.device.type == "cpu":
+            give_back_memory()
+        return scores, probe
 
 
 def mean_cosine(embeds: FloatArray) -> float:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from clip_core.data.feature_cache import FeatureCache, content_key
-from clip_core.data.progress import DecodeProgress
+from clip_core.data.progress import DecodeProgress, Progress
 from clip_core.data.store import Images
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import CheckpointError
@@ -64,11 +64,27 @@ class CaptionFeatures:
         """float32 (C, F), in the order of the captions; each distinct caption is encoded once, also over all runs."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         if new:
-            self._known |= dict(zip(new, self._computed(new), strict=True))
+            with DecodeProgress(self._say, "encoded", "caption") as progress:
+                self._known |= dict(zip(new, self.at(self._stored(new, progress)), strict=True))
         return np.stack([self._known[caption] for caption in captions])
 
-    def _computed(self, captions: list[str]) -> FloatArray:
-        ids = self.tokenizer.encode(captions)
+    def stored(self, captions: Sequence[str], progress: Progress) -> IntArray:
+        """The rows of their features in the cache, from which `at` reads them: nothing is held in memory.  -> (C,)"""
+        distinct = list(dict.fromkeys(captions))
+        rows = dict(zip(distinct, self._stored(distinct, progress).tolist(), strict=True))
+        return np.array([rows[caption] for caption in captions])
+
+    def at(self, rows: IntArray) -> FloatArray:
+        """Features, by rows of the cache.  (C,) -> float32 (C, F)"""
+        return self._cache.at(rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the features of a caption."""
+        return 4 * self.encoder.info.feature_size
+
+    def _stored(self, captions: Sequence[str], progress: Progress) -> IntArray:
+        ids = self.tokenizer.encode(list(captions))
         pad = self.tokenizer.pad_id
         rows = [_trimmed(row, pad) for row in ids]
         keys = [content_key(row.astype(np.int32)) for row in rows]
@@ -82,9 +98,8 @@ class CaptionFeatures:
                 chosen = chosen[:, : max(len(rows[by_length[place]]) for place in places)]
             return _array(self.encoder, self.encoder(torch.from_numpy(chosen).to(self._device)))
 
-        with DecodeProgress(self._say, "encoded", "caption") as progress:
-            features = self._cache.compute([keys[place] for place in by_length], encode, progress)
-        return features[[order[place] for place in range(len(rows))]]
+        stored = self._cache.rows([keys[place] for place in by_length], encode, progress)
+        return stored[[order[place] for place in range(len(rows))]]
 
 
 def _trimmed(row: IntArray, pad: int) -> IntArray:

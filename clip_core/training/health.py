@@ -1,5 +1,6 @@
 """Warnings about a run from its metrics; each is given once, with what to do about it."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _WAITING = 0.3  # fraction of the time
 _REPEATED = 0.5  # fraction of a batch whose caption occurs more than once in it
 _OVERFIT_EVALUATIONS, _OVERFIT_DROP = 3, 0.1
 _FORGOTTEN = 1 / 3  # of the recall of the initial weights on the second validation set
+_ROUNDING = 1e-3  # of a loss of chance in fp32
 _NEAR_CHANCE = 2  # times chance, below which the initial weights have nothing on it to forget
 _WINDOW = 5  # reports that are averaged
 
@@ -154,6 +156,8 @@ class Health:
     def _chance(self, loss: float) -> str:
         if self.recipe.loss == "sigmoid":
             return f"{LOSS.text(loss)}, the loss of one constant answer"
+        if abs(loss - math.log(self.recipe.batch_size)) > _ROUNDING:
+            return f"{LOSS.text(loss)}, the loss of equal similarities"  # with hard negatives
         return f"ln {self.recipe.batch_size} = {LOSS.text(loss)}"
 
     def _new(self, found: Mapping[str, str]) -> list[str]:

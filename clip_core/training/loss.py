@@ -73,6 +73,26 @@ def matching_pairs(
     return (image_ids[:, None] == columns) | (caption_ids[:, None] == caption_columns)
 
 
+def captions_of_images(
+    image_ids: Tensor, all_image_ids: Tensor, all_caption_ids: Tensor, caption_ids: Tensor
+) -> Tensor:
+    """Which images have which captions, by the pairs of the batch.
+
+    Args:
+        image_ids: in the rows, int64 (b,).
+        all_image_ids, all_caption_ids: of the pairs of all processes, int64 (B,).
+        caption_ids: in the columns, int64 (N,).
+    Returns:
+        bool (b, N).
+    """
+    known = all_caption_ids.sort().values
+    first = torch.searchsorted(known, all_caption_ids)  # one column for each distinct caption
+    pairs = (image_ids[:, None] == all_image_ids).int()
+    has = torch.zeros_like(pairs).index_add_(1, first, pairs)
+    place = torch.searchsorted(known, caption_ids).clamp(max=len(known) - 1)
+    return (has[:, place] > 0) & (known[place] == caption_ids)
+
+
 def make_logits(
     image_embeds: Tensor,
     text_embeds: Tensor,

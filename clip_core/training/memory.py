@@ -1,36 +1,34 @@
 """The memory of a training run, estimated before its first step, and the largest batch that fits.
 
-What the weights need (gradients, optimiser state) is counted. What a pair needs is measured: the tensors that a forward
-pass of one and of two samples saves for its backward pass (`torch.autograd.graph.saved_tensors_hooks`), on any device.
+What the weights need (gradients, optimiser state) is counted, and what a pair needs is measured (activation_memory.py).
 On a GPU, whose allocator and kernels take memory of their own, what fits is found by trial instead.
 
 Shapes: B pairs in the batch of all ranks, b of this rank, D embedding.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip_core.model.clip import CLIP
 from clip_core.model.cpu_speed import give_back_memory
 from clip_core.training.activation_checkpointing import blocks_of
+from clip_core.training.activation_memory import bytes_of_captions, bytes_of_image, size_of, tensors_of
 from clip_core.training.batches import Batch
 from clip_core.training.cached_gradient import out_of_memory
-from clip_core.training.loss import Gathered, matching_pairs
-from clip_core.training.ranks import local
+from clip_core.training.loss import Gathered, Negatives, matching_pairs
+from clip_core.training.processes import Processes
 from clip_core.training.train_step import TrainStep
 
 _LOGITS = 24  # bytes of each of the B x B pairs: logits, their softmax both ways, matches
+_WRONG_LOGITS = 16  # bytes more of each with hard negatives
 _BACKWARD = 1.15  # gradients of activations, which exist for a few layers at a time, on top of what is saved
 _LARGEST = 2**20
 _EMBEDDINGS = 24  # bytes of each number of a pair's two embeddings, of all chunks: themselves, and their gradients
-_OF_BLOCK = 16  # activations of a block, in units of its input: norms, q, k, v, attention, twice 4 of the MLP
 _USED = 0.8  # share of the available memory of a CPU that chunks may take; other processes need some too
 _CGROUP = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -44,7 +42,8 @@ class MemoryEstimate:
 
     `weights`: of the weights, their copies in bf16 and in the EMA, which exist already. `state`: of gradients and
     optimiser state, which come with the first step. `per_pair`: of the activations of one pair. `available`: free
-    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b.
+    memory before the first step. `batch_size`: b. `embed_dim`: D. `ranks`: B / b. `hard_negatives`: with as many wrong
+    captions.
     """
 
     weights: int
@@ -54,6 +53,7 @@ class MemoryEstimate:
     batch_size: int
     embed_dim: int = 0
     ranks: int = 1
+    hard_negatives: bool = False
 
     def of_step(self, batch_size: int) -> float:
         """What the first step adds, at a batch size, in one forward pass."""
@@ -61,7 +61,7 @@ class MemoryEstimate:
 
     def of_loss(self, batch_size: int) -> float:
         """The logits of the pairs of this rank with those of all."""
-        return _LOGITS * batch_size**2 * self.ranks
+        return (_LOGITS + _WRONG_LOGITS * self.hard_negatives) * batch_size**2 * self.ranks
 
     def of_chunks(self, chunk_size: int) -> float:
         """What the first step adds, at the batch size of the run, in chunks: the logits are not there beside them."""
@@ -128,6 +128,38 @@ def equal_chunks(batch_size: int, chunk_size: int) -> int:
     return -(-batch_size // count)
 
 
+def fit_into_memory(
+    step: TrainStep,
+    batch: Batch,
+    processes: Processes,
+    *,
+    before: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Say what a run will need, choose the chunks where its batch does not fit, and warn if they do not either.
+
+    Args:
+        step: before its first call; its chunk size is set, where none was given.
+        batch: on the device of `step`.
+        processes: which choose alike.
+        before: the chunk size that a resumed run had, which it keeps, so that its sums are rounded as they were; or 0.
+    """
+    estimate = estimate_memory(step, batch)
+    say(estimate.line())
+    if not step.chunk_size:
+        chosen = before or choose_chunk(step, batch, estimate) or len(batch)
+        least = -processes.most(-chosen)[0]
+        step.chunk_size = int(least) if least < len(batch) else 0
+    if 0 < step.chunk_size < len(batch):
+        say(estimate.chunks_line(step.chunk_size))
+    if (step.chunk_size or not processes.alone) and step.normalises_batches:
+        where = "chunk" if step.chunk_size else "process"
+        warn(f"batch normalisation takes its statistics over each {where}, not over the whole batch")
+    if warning := estimate.warning(step.chunk_size):
+        warn(warning)
+
+
 def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
     """The memory of a run, from its first batch; random numbers and weights stay as they are.
 
@@ -137,24 +169,25 @@ def estimate_memory(step: TrainStep, batch: Batch) -> MemoryEstimate:
     """
     network = step.mixed_precision.network  # past DDP, which expects a backward pass after each call
     trained = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
-    gradients = sum(map(_bytes, trained)) + sum(
-        _bytes(parameter) for parameter in network.parameters() if parameter.requires_grad and network is not step.model
-    )
+    if network is not step.model:
+        trained += [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = sum(map(size_of, trained))
     gathered = _gathered(step) if step.sharded else 0
     networks = (step.model, network, step.eval_weights.model)
-    held = {id(each): each for one in networks for each in _tensors(one)}
+    held = {id(each): each for one in networks for each in tensors_of(one)}
     training = network.training
     network.eval()  # so that no running mean changes
-    per_pair = _of_images(step, batch) + _of_captions(step, batch) / len(batch)
+    per_pair = bytes_of_image(step, batch) + bytes_of_captions(step, batch) / len(batch)
     network.train(training)
     return MemoryEstimate(
-        weights=sum(map(_bytes, held.values())),
+        weights=sum(map(size_of, held.values())),
         state=gradients + step.optimiser.state_bytes() + gathered,
         per_pair=per_pair * _BACKWARD,
         available=available_memory(step.device),
         batch_size=len(batch),
         embed_dim=step.model.config.embed_dim,
         ranks=step.rank.size,
+        hard_negatives=batch.negative_rows is not None,
     )
 
 
@@ -210,11 +243,12 @@ def fits_by_trial(step: TrainStep, batch: Batch, chunk_size: int) -> bool:
 def _try_loss(step: TrainStep, batch: Batch) -> None:
     """Loss and gradient of random embeddings: the memory of the logits."""
     rows, columns, width = len(batch), len(batch.all_image_ids), step.model.config.embed_dim
-    image, text = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(2))
+    image, text, wrong = (torch.randn(columns, width, device=step.device, requires_grad=True) for _ in range(3))
     scale = step.model.logit_scale().detach()
     matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
     bias = torch.zeros((), device=step.device)
-    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text))
+    negatives = None if batch.negative_rows is None else Negatives(wrong, torch.zeros_like(matches))
+    loss, _ = step.loss(image[:rows], text[:rows], scale, matches, bias, Gathered(image, text), negatives)
     torch.autograd.backward(loss)
 
 
@@ -230,89 +264,6 @@ def available_memory(device: torch.device) -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return max(free, 0) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes of the distinct tensors that `forward` saves for its backward pass, weights excluded."""
-    weights = {local(each.detach()).untyped_storage().data_ptr() for each in _tensors(network)}
-    found: dict[int, int] = {}
-
-    def saved(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor  # which keeps the storage, so that no other gets its address
-
-    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        result = forward()
-    del result
-    return sum(found.values())
-
-
-def _of_images(step: TrainStep, batch: Batch) -> float:
-    """Bytes of one image: pixels and activations."""
-    network = step.mixed_precision.network
-
-    def images(count: int) -> int:
-        part = batch.rows(slice(count))
-        pixels = step.images(part, step.crops(part, 0))
-        kept = step.kept_patches(part, 0)
-        with block_inputs(network) as inputs:
-            saved = saved_bytes(network, lambda: network(pixels, None, kept))
-        return saved + _bytes(pixels) + _recomputed(step, inputs)
-
-    return _slope(images, len(batch))
-
-
-def _of_captions(step: TrainStep, batch: Batch) -> float:
-    """Bytes of all captions of the batch, each group by its own length."""
-    total, network = 0.0, step.mixed_precision.network
-    for group in batch.input_ids:
-
-        def captions(count: int, group: Tensor = group) -> int:
-            with block_inputs(network) as inputs:
-                saved = saved_bytes(network, lambda: network(None, group[:count]))
-            return saved + _recomputed(step, inputs)
-
-        total += _slope(captions, len(group)) * len(group)
-    return total
-
-
-@contextmanager
-def block_inputs(network: CLIP) -> Iterator[list[int]]:
-    """Bytes of the input of each block that is called."""
-    found: list[int] = []
-    handles = [
-        block.register_forward_pre_hook(lambda _, inputs: found.extend(map(_bytes, inputs[:1])))
-        for block in blocks_of(network)
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _recomputed(step: TrainStep, inputs: list[int]) -> int:
-    """Bytes that activation checkpointing keeps, which saves no tensors: the inputs of all blocks, and one block."""
-    if not step.checkpointing or not inputs:
-        return 0
-    return sum(inputs) + _OF_BLOCK * max(inputs)
-
-
-def _slope(bytes_of: Callable[[int], int], there: int) -> float:
-    """Bytes that a second sample adds; those of one where there is no second."""
-    return float(max(bytes_of(2) - bytes_of(1), 0) if there > 1 else bytes_of(1))
-
-
-def _tensors(network: nn.Module) -> Iterable[Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()
-
-
-def _bytes(tensor: Tensor) -> int:
-    own = local(tensor.detach())  # its rows of this rank, where it is divided
-    return own.numel() * own.element_size()
 
 
 def _gathered(step: TrainStep) -> int:

@@ -1,7 +1,6 @@
-"""Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all; the learning rate schedule."""
+"""Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,12 +48,7 @@ class Optimiser:
         _skip_dynamo()
         self.parameters = dict(rows or model.named_parameters())
         groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-        above = {
-            f"{side}.{name}": layers
-            for side, tower in (("image", model.image), ("text", model.text))
-            if isinstance(tower, LibraryTower)
-            for name, layers in tower.layers_above().items()
-        }
+        above = _layers_above_library(model)
         for name, parameter in self.parameters.items():
             if parameter.requires_grad:
                 matrix = muon and parameter.ndim == 2 and ".blocks." in name
@@ -74,19 +68,7 @@ class Optimiser:
             fused = device.type in ("cuda", "cpu")
             self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, beta2), eps=1e-8, fused=fused))
         if matrices := param_groups(matrices=True):
-            settings: dict[str, Any] = {
-                "lr": lr,
-                "momentum": 0.95,
-                "ns_steps": _ITERATIONS,
-                "adjust_lr_fn": "match_rms_adamw",
-            }
-            if rows is None:
-                self._parts.append(torch.optim.Muon(matrices, **settings))
-            else:
-                from clip_core.training.sharding import DividedMuon  # it imports FSDP2
-
-                of = {rows[name]: parameter for name, parameter in model.named_parameters()}
-                self._parts.append(DividedMuon(matrices, of, **settings))
+            self._parts.append(_muon(model, matrices, lr, rows))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -136,6 +118,23 @@ class Optimiser:
             of[parameter].state[parameter][key] = value.to(parameter.device)
 
 
+def _muon(
+    model: CLIP, groups: list[dict[str, Any]], lr: float, rows: Mapping[str, nn.Parameter] | None
+) -> torch.optim.Muon:
+    settings: dict[str, Any] = {
+        "lr": lr,
+        "momentum": 0.95,
+        "ns_steps": _ITERATIONS,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
+    if rows is None:
+        return torch.optim.Muon(groups, **settings)
+    from clip_core.training.sharding import DividedMuon  # it imports FSDP2
+
+    of = {rows[name]: parameter for name, parameter in model.named_parameters()}
+    return DividedMuon(groups, of, **settings)
+
+
 def _skip_dynamo() -> None:
     """Call these methods as they are: nothing here is compiled, and the import takes about 2 s of CPU time."""
     for name in _OUTSIDE_COMPILE:
@@ -159,17 +158,19 @@ def layers_above(model: CLIP, name: str) -> int:
     return layers + 1 if part in _EMBEDDINGS else 0
 
 
+def _layers_above_library(model: CLIP) -> dict[str, int]:
+    """As `layers_above`, of each parameter of a tower that another library builds."""
+    return {
+        f"{side}.{name}": layers
+        for side, tower in (("image", model.image), ("text", model.text))
+        if isinstance(tower, LibraryTower)
+        for name, layers in tower.layers_above().items()
+    }
+
+
 def _layers_above_external(tower: ExternalEncoder, name: str) -> int:
     if name.startswith("head."):
         return 0
     parameter, blocks = tower.get_parameter(name), tower.blocks
     inside = (n for n, block in enumerate(blocks) if any(parameter is member for member in block.parameters()))
     return len(blocks) - next(inside, -1)
-
-
-def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, floor: float) -> float:
-    """Linear warm-up over `warmup_steps`, then cosine decay to `floor` x `peak` at the last step; `step` from 0."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clip_core.config import TrainConfig, architecture, flag, is_streamed
+from clip_core.config import TrainConfig, is_streamed
 from clip_core.data.formats.detect import detect, is_there
 from clip_core.data.formats.source import ReadOptions
 from clip_core.data.formats.unsupported import not_found
@@ -14,9 +14,11 @@ from clip_core.data.stream.shard_list import absolute_pattern, list_shards
 from clip_core.data.stream.source import check_protocol, is_remote
 from clip_core.data.synthetic import DEFAULT_SYNTHETIC
 from clip_core.errors import DataError, RunError, UsageError
+from clip_core.flags import flag
 from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.model.encoders.files import absolute
 from clip_core.network import ClipConfig
+from clip_core.presets import architecture
 from clip_core.run.paths import RunPaths, is_run
 from clip_core.run.reader import RunReader
 from clip_core.run.records import Flags, Recipe
@@ -130,11 +132,12 @@ def resumed_config(given: TrainConfig, run: Path) -> TrainConfig:
         raise UsageError(f"--resume continues with the settings of {run}/config.json; leave out {left_out}{longer}.")
     choose_device(record.resolved.device)
     check_loggers(given.run.log_to or record.config.run.log_to or ())
-    if is_streamed(record.config.data.data_file, record.config.data.stream):
+    if record.config.data.streamed:
         changed["data"]["stream"] = True  # wherever its shards are now
     config = _updated(record.config, changed)
     try:
-        _check_places(config)
+        # the flags of a stream are in the run, wherever those are that it began with
+        _check_places(_updated(config, {"data": {"leave_out": None}}) if config.data.streamed else config)
     except DataError as error:
         raise DataError(
             f"{str(error).rstrip('.')}; if the data of {run} were moved, give their new path with --data."
@@ -187,7 +190,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         section: {name: absolute_pattern(value) for name, value in values if isinstance(value, Path)}
         for section, values in (("data", data), ("tune", config.tune), ("run", config.run))
     }
-    if is_streamed(data.data_file, data.stream):
+    if data.streamed:
         paths["data"]["stream"] = True  # wherever its shards will be
     if config.tune.guard_data is not None:
         guard = guard_of(config.tune)

@@ -10,11 +10,12 @@ import json
 import sys
 from typing import Any
 
-from clip_core.config import TrainConfig, architecture, parse_config
+from clip_core.config import TrainConfig, parse_config
 from clip_core.data.dataset import PairSet, few_classes, read_lists, split_by_image
 from clip_core.data.pairs import Pair, sort_pairs
 from clip_core.data.tokenizer import vocabulary_for
 from clip_core.errors import ClipError, UsageError
+from clip_core.presets import architecture
 from clip_core.text import plural
 from clip_core.training.batch_order import pairs_an_epoch
 from clip_core.training.recipe import choose_preprocessing, resolve_recipe

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from clip_core.errors import ClipError, TrainingError, UsageError
@@ -192,7 +193,7 @@ def join_processes(device: str | None) -> Processes:
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     store, number, size = next(rendezvous("env://"))
     # A name of its own for each start: after a restart the store still has the addresses of the processes that died.
-    store = torch.distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+    store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     torch.distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_STEP_TIMEOUT)
     group = torch.distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
     return Processes(Rank(number, size), local, group)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from clip_core.config import FEW_PAIRS, PRESETS, LossName, TrainConfig, TuneConfig, preprocessing, preset_for
+from clip_core.config import LossName, TrainConfig, TuneConfig
 from clip_core.data.pairs import Pair, distinct_images
 from clip_core.data.preprocess import typical_side
 from clip_core.errors import DataError, UsageError
 from clip_core.network import ClipConfig, ExternalTower, ImageTower, Preprocessing
+from clip_core.presets import FEW_PAIRS, PRESETS, preprocessing, preset_for
 from clip_core.run.records import Decision, Recipe
 from clip_core.training.device import choose_device, choose_precision
+from clip_core.training.schedule import intervals
 
 # Peak learning rates that train from scratch without diverging; larger networks need lower ones.
 _PEAK_LR = {"nano": 1e-3, "tiny": 1e-3, "small": 7e-4, "base": 5e-4, "large": 3e-4}
@@ -21,7 +23,6 @@ _EPOCHS = {"scratch": (10, 60), "fine-tune": (5, 30), "aligned": (3, 20)}
 _STEPS_PER_EPOCH = 16
 _SMALLEST_BATCH, _LARGEST_BATCH, _LARGEST_BATCH_GPU = 16, 128, 256
 _WEIGHT_DECAY = {"scratch": 0.1, "fine-tune": 0.0, "aligned": 1.0}
-_EVALUATIONS = 30
 _LABEL_SMOOTHING = 0.1
 _VERY_FEW = 1000  # pairs, below which a run overfits within minutes without dropout of patches and words
 _PATCH_AND_WORD_DROPOUT = 0.5
@@ -170,7 +171,7 @@ def resolve_recipe(
     if config.optim.minutes is None:
         decide.choose("epochs", config.optim.epochs, epochs, case.start)
     seconds = None if config.optim.minutes is None else 60 * config.optim.minutes
-    schedule = _schedule(config, steps_per_epoch * epochs, steps_per_epoch)
+    schedule = intervals(config, steps_per_epoch * epochs, steps_per_epoch)
     return Recipe(**values, seconds=seconds, steps_per_epoch=steps_per_epoch, **schedule), decide.made
 
 
@@ -271,22 +272,6 @@ def _regularisation(
         "patch_dropout": patch_dropout, "word_dropout": word_dropout, "bpe_dropout": bpe_dropout,
         "label_smoothing": label_smoothing,
     }  # fmt: skip
-
-
-def with_steps(recipe: Recipe, config: TrainConfig, steps: int) -> Recipe:
-    """The recipe with another number of steps: warm-up and evaluation interval are fractions of it."""
-    return recipe.model_copy(update=_schedule(config, steps, recipe.steps_per_epoch))
-
-
-def _schedule(config: TrainConfig, steps: int, steps_per_epoch: int) -> dict[str, int]:
-    epochs_between = max(math.ceil(steps / _EVALUATIONS / steps_per_epoch), 1)
-    eval_every = config.run.eval_every or epochs_between * steps_per_epoch
-    return {
-        "steps": steps,
-        "warmup_steps": round(config.optim.warmup * steps),
-        "eval_every": eval_every,
-        "checkpoint_every": config.run.checkpoint_every or eval_every,
-    }
 
 
 def _of_network(config: TrainConfig, network: ClipConfig, train_pairs: int) -> list[Decision]:

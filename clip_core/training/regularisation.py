@@ -3,6 +3,8 @@
 Shapes: b pairs of this process, F features, D embedding.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +54,6 @@ def _neighbourhoods(rows: Tensor) -> Tensor:
 
 def _jensen_shannon(one: Tensor, other: Tensor) -> Tensor:
     """Mean over the rows.  log-probabilities (b, b), (b, b) -> ()"""
-    middle = torch.logaddexp(one, other) - torch.log(torch.tensor(2.0, device=one.device))
+    middle = torch.logaddexp(one, other) - math.log(2)
     halves = (F.kl_div(middle, side, reduction="batchmean", log_target=True) for side in (one, other))
     return torch.stack(list(halves)).mean()

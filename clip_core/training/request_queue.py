@@ -2,9 +2,16 @@
 
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from clip_core.errors import CheckpointError
+from clip_core.run.paths import checkpoint_name
+from clip_core.run.records import State
 from clip_core.run.requests import Malformed, Request
 from clip_core.run.writer import RunWriter
+
+if TYPE_CHECKING:
+    from clip_core.training.trainer import Trainer
 
 _AT_ONCE = {"pause": "pausing", "resume": "resuming", "stop": "stopping"}  # acknowledged before they are served
 
@@ -84,3 +91,50 @@ class RequestQueue:
         if request.kind == "resume" and not self._paused:
             return "the run is not paused"
         return None
+
+
+def perform(request: Request, trainer: "Trainer") -> None:
+    """Do what is requested at this step, and acknowledge it; a request to stop is the loop's own."""
+    step, requests = trainer.progress.step, trainer.requests
+    if request.kind == "evaluate":
+        trainer.evaluate()
+        requests.done(request, step, f"evaluated at step {step}")
+    elif request.kind == "checkpoint":
+        _save(request, trainer)
+    elif request.kind == "learning_rate" and request.value is not None:
+        _change_learning_rate(request, request.value, trainer)
+    elif request.kind == "pause":
+        trainer.save()
+        trainer.paused = True
+        trainer.reporter.status(State.PAUSED)
+        trainer.log.say(f"paused at step {step}")
+    elif request.kind == "resume":
+        trainer.paused = False
+        trainer.reporter.status(State.RUNNING)
+        trainer.log.say("resumed after a pause")
+        trainer.writer.event(step, "resumed after a pause", pace="restart")
+
+
+def _save(request: Request, trainer: "Trainer") -> None:
+    """Save a checkpoint that is never deleted."""
+    step = trainer.progress.step
+    try:
+        trainer.save(kept=True)
+    except CheckpointError as error:
+        trainer.requests.refuse(request, step, str(error))
+        return
+    message = f"checkpoint {checkpoint_name(step)} saved and kept"
+    trainer.log.say(message)
+    trainer.requests.done(request, step, message)
+
+
+def _change_learning_rate(request: Request, value: float, trainer: "Trainer") -> None:
+    """Scale the schedule from the next step on, so that its learning rate is `value`."""
+    step, before = trainer.progress.step, trainer.schedule.learning_rate(trainer.progress.step)
+    if not trainer.schedule.scale_to(value):
+        trainer.requests.refuse(request, step, "the learning rate is 0 until the end of the schedule")
+        return
+    trainer.checkpointer.change("lr_factor")  # of this step, as while paused
+    message = f"learning rate {before:.3g} -> {value:.3g}; the schedule goes on from there"
+    trainer.log.say(f"{message} (step {step})")
+    trainer.requests.done(request, step, message)

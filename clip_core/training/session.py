@@ -193,9 +193,9 @@ def _alive(writer: RunWriter, requests: RequestQueue, signals: Signals) -> Itera
 def _finish(config: TrainConfig, log: Log, trainer: Trainer, state: State) -> None:
     run, progress = trainer.writer.path, trainer.progress
     best = progress.best_checkpoint or "none yet"
-    if state is State.FINISHED and trainer.tuning:
+    if state is State.FINISHED and trainer.fine_tunes:
         columns = [("before", progress.before), (f"after {progress.step} steps", progress.scores)]
-        best_scores = trainer.best_scores()
+        best_scores = trainer.checkpointer.best_scores()
         if best_scores and progress.best_checkpoint != checkpoint_name(progress.step):
             columns.append((f"best, {progress.best_checkpoint}", best_scores))
         for line in before_and_after(columns):
@@ -204,7 +204,7 @@ def _finish(config: TrainConfig, log: Log, trainer: Trainer, state: State) -> No
             best = _blend(config.tune.blend, log, trainer)
     draw_curves(run)
     trainer.requests.close(progress.step)
-    trainer.status(state)
+    trainer.reporter.status(state)
     trainer.writer.event(progress.step, str(state))
     log.say(
         f"{state} at step {progress.step} after {progress.train_seconds:.1f} s of training; "
@@ -218,9 +218,9 @@ def _blend(share: float, log: Log, trainer: Trainer) -> str:
         trainer.writer,
         trainer.train_step.eval_weights.ready(),
         share,
-        lambda model: trainer.scores_of(model)[0],
+        lambda model: trainer.validator.scores(model, trainer.progress.step)[0],
         step=trainer.progress.step,
-        epoch=trainer.epoch,
+        epoch=trainer.schedule.epoch,
     )
     for line in blend_table(blends, share):
         log.say(line)

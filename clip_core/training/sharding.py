@@ -10,6 +10,7 @@ Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Tri
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from clip_core.model.checkpoint import STATE_TENSORS, stored_weights
 from clip_core.model.clip import CLIP
+from clip_core.model.weight_files import open_weights
 from clip_core.training.activation_checkpointing import blocks_of
 from clip_core.training.processes import same_on_all
 from clip_core.training.ranks import Rank, local, whole
@@ -135,3 +138,34 @@ def on_first(tensors: Iterable[tuple[str, Tensor]], rank: Rank) -> Iterator[tupl
         gathered = whole(tensor.detach())
         if rank.writes:
             yield name, gathered.cpu()
+
+
+def gather_checkpoint(
+    network: nn.Module, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rank: Rank
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights to evaluate and the other tensors of a checkpoint, whole, as `on_first` gives them.
+
+    Args:
+        network: in training.
+        tensors: by NAME/KEY, the rows of this rank where they are of a parameter of the network.
+    """
+    parameters = dict(network.named_parameters())
+    divided = ((name, divided_as(parameters[name.rpartition("/")[0]], rows)) for name, rows in tensors.items())
+    return dict(on_first(weights.items(), rank)), dict(on_first(divided, rank))
+
+
+def load_rows(network: nn.Module, evaluated: CLIP, folder: Path) -> dict[str, Tensor]:
+    """Load the rows of this rank of the weights of a checkpoint; returns those of its other tensors, by NAME/KEY.
+
+    Args:
+        network: in training, with the names of the other tensors.
+        evaluated: whose weights are loaded.
+    """
+    for name, value in stored_weights(evaluated, folder):
+        own = evaluated.state_dict(keep_vars=True)[name]
+        local(own.detach()).copy_(rows_of(own, value))
+    parameters = dict(network.named_parameters())
+    return {
+        name: rows_of(parameters[name.rpartition("/")[0]], stored.read())
+        for name, stored in open_weights(folder / STATE_TENSORS).tensors.items()
+    }

@@ -29,6 +29,7 @@ from clip_core.training.caption_augmentation import draw_keys
 from clip_core.training.caption_inputs import CaptionInputs, CaptionTable
 from clip_core.training.fast_decode import decode_content
 from clip_core.training.log import Log
+from clip_core.training.negative_captions import StreamNegatives
 from clip_core.training.ranks import Rank
 
 _ALONE = Rank()
@@ -54,6 +55,7 @@ class StreamBatches:
         epoch_pairs: int,
         rank: Rank = _ALONE,
         equal: bool = False,
+        negatives: StreamNegatives | None = None,
     ) -> None:
         """
         Args:
@@ -61,9 +63,10 @@ class StreamBatches:
             epoch_pairs: that count as an epoch.
             rank: whose lanes are read; their number divides that of the lanes.
             equal: ranks have equally many captions, some of which are then there twice, as sharded networks need it.
+            negatives: each pair has one of these wrong captions beside its own.
         """
         self.shards, self.captions, self.preprocessing = shards, captions, preprocessing
-        self.rank, self.equal = rank, equal
+        self.rank, self.equal, self.negatives = rank, equal, negatives
         self.steps_per_epoch = max(epoch_pairs // batch_size, 1)
         self._config, self._log, self._epoch_pairs, self._batch_size = config, log, epoch_pairs, batch_size
         self._each = batch_size // shards.lanes
@@ -85,7 +88,7 @@ class StreamBatches:
         if whole and self.rank.size > 1:
             alone = StreamBatches(
                 replace(self.shards), self.captions, self.preprocessing, self._config, self._log,
-                batch_size=self._batch_size, epoch_pairs=self._epoch_pairs,
+                batch_size=self._batch_size, epoch_pairs=self._epoch_pairs, negatives=self.negatives,
             )  # fmt: skip
             try:
                 return alone(step)
@@ -107,8 +110,12 @@ class StreamBatches:
         return self._names.get(step, [])
 
     def counts(self) -> Counter[str]:
-        """`seen` pairs and the `bad` ones among them, of this rank's lanes; beyond what was trained on."""
-        return Counter(seen=sum(lane.seen for lane in self._lanes), bad=sum(lane.bad for lane in self._lanes))
+        """`seen` pairs of this rank's lanes, beyond what was trained on, the `bad` ones among them, and `left_out`."""
+        return Counter(
+            seen=sum(lane.seen for lane in self._lanes),
+            bad=sum(lane.bad for lane in self._lanes),
+            left_out=sum(lane.left_out for lane in self._lanes),
+        )
 
     def state(self, step: int) -> dict[str, Any]:
         """What continues at a step, one of the last ones or a later one, of this rank's lanes and shards."""
@@ -161,8 +168,11 @@ class StreamBatches:
             spare = (0, len(caption_ids) - len(distinct))
             distinct, first = np.pad(distinct, spare, mode="edge"), np.pad(first, spare, mode="edge")
         table = CaptionTable([pairs[place].caption for place in first], self.captions)
-        keys = draw_keys(self.shards.seed, step, distinct)
-        groups, position = table.inputs(np.arange(len(distinct)), keys)
+        wrong, wrong_ids = list[str](), np.empty(0, dtype=np.int64)
+        if self.negatives is not None:
+            wrong, wrong_ids = self.negatives.of(pairs, step, self.rank.rank * len(pairs))
+        keys = draw_keys(self.shards.seed, step, np.concatenate([distinct, wrong_ids]))
+        groups, position = table.inputs(np.arange(len(distinct)), keys, wrong)
         ids = [torch.tensor([pair.image_id for pair in pairs]), torch.from_numpy(caption_ids)]
         return Batch(
             images=torch.from_numpy(np.stack(pixels)),
@@ -172,6 +182,8 @@ class StreamBatches:
             caption_ids=ids[1],
             all_image_ids=ids[0].repeat(self.rank.size),
             all_caption_ids=ids[1].repeat(self.rank.size),
+            negative_rows=torch.from_numpy(position[len(distinct) :]) if wrong else None,
+            negative_ids=torch.from_numpy(wrong_ids) if wrong else None,
             gathers_ids=self.rank.size > 1,
         )
 

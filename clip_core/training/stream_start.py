@@ -12,19 +12,24 @@ from pathlib import Path
 
 from clip_core.config import DataConfig, TrainConfig, is_streamed
 from clip_core.data.dataset import Data, PairList, PairSet, few_classes, load_set, read_val_file
+from clip_core.data.hard_negatives import words_of
 from clip_core.data.image_files import Member, member_of, read_content
 from clip_core.data.pairs import Pair
 from clip_core.data.store import EXACT
 from clip_core.data.stream.lane import Shards
+from clip_core.data.stream.left_out import LeftOut
 from clip_core.data.stream.samples import Sample, hash64, read_samples
 from clip_core.data.stream.shard_list import ShardList, compare, counted_pairs, list_shards, of_split, total_bytes
 from clip_core.data.stream.source import Source, is_remote
+from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import DataError, RunError, UsageError
+from clip_core.files import sha256
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
-from clip_core.run.records import StreamRecord
+from clip_core.run.records import Flags, StreamRecord
 from clip_core.text import plural, printable
+from clip_core.training.negative_captions import StreamNegatives
 from clip_core.training.ranks import Rank
 
 _SAMPLE = 10_000  # pairs that are looked at before the first step, for tokenizer and estimate
@@ -44,6 +49,7 @@ class StreamStart:
 
     Attributes:
         first, offset: the shard, and the byte in it, where the training pairs begin.
+        left_out: pairs that are not trained on.
         sample: some pairs; their images cannot be opened.
         epoch_pairs: pairs that count as an epoch; `counted` says by whom.
     """
@@ -56,6 +62,7 @@ class StreamStart:
     first: int = 0
     offset: int = 0
     held_out: frozenset[int] = frozenset()
+    left_out: LeftOut = field(default_factory=LeftOut)
     notes: list[str] = field(default_factory=list)
     record: StreamRecord | None = None  # of a resumed run
 
@@ -66,6 +73,8 @@ class StreamStart:
 
 def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> StreamStart:
     """Look at the first pairs of a stream; of remote ones, the validation images are written to the run directory.
+
+    So are the flags of --leave-out, which may change later while this run goes on without their pairs.
 
     Raises:
         DataError: if a shard cannot be read, or holds nothing to train on.
@@ -84,20 +93,26 @@ def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> 
     )
     ignored: Counter[str] = Counter()
     most_val = 0 if data.val_file else data.val_pairs or _MOST_VALIDATION
-    head, read, ended = _head(shards, most_val, ignored, say)
+    flags = None if data.leave_out is None else Flags.read(data.leave_out)
+    left_out = LeftOut() if flags is None else LeftOut.of(flags, shards)
+    head, read, ended = _head(shards, most_val, ignored, say, left_out)
     count = sum(len(sample.pairs) for _, sample in head)
     if not count:
         reasons = [why for _, sample in head for why in sample.bad]
         why = f": {reasons[0]} (the first of {len(reasons):,})" if reasons else ""
-        raise DataError(f"{printable(shards.urls[0], 300)} has no usable pair{why}.")
-    total, counted = _total(data, shards, count, read, ended)
+        left = f"; --leave-out names {left_out.named:,} of the stream" if left_out.named else ""
+        raise DataError(f"{printable(shards.urls[0], 300)} has no usable pair{why}{left}.")
+    if flags is not None and data.leave_out is not None:
+        say(left_out.sentence(data.leave_out))
+        flags.write(RunPaths(run).left_out)
+    total, counted = _total(data, shards, count, read, ended, left_out)
     cut = 0
     if data.val_file is None:
         wanted = data.val_pairs or min(max(round(total * data.val_fraction), 2), _MOST_VALIDATION)
         cut = _cut(head, wanted)
         if ended and cut == len(head):
             raise DataError(f"the stream has {plural(count, 'pair')}, and --val-pairs sets {wanted:,} of them aside.")
-    val = _validation(head[:cut], shards, run) if cut else _val_file(data, run, say)
+    val = _validation(head[:cut], shards, run) if cut else _val_file(data, run, say, flags)
     first, offset = (head[cut - 1][0], head[cut - 1][1].end) if cut else (0, 0)
     if cut and cut < len(head) and head[cut][0] != first:
         first, offset = head[cut][0], 0
@@ -107,7 +122,9 @@ def begin_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> 
     bad = sum(len(sample.bad) for _, sample in head)
     notes += [f"{bad:,} of the first {count + bad:,} pairs are bad"] * bool(bad)
     epoch_pairs = total if data.epoch_pairs is not None else max(total - aside, 1)
-    return StreamStart(shards, val, _sample(head, shards), epoch_pairs, counted, first, offset, held_out, notes)
+    return StreamStart(
+        shards, val, _sample(head, shards), epoch_pairs, counted, first, offset, held_out, left_out, notes
+    )
 
 
 def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) -> StreamStart:
@@ -125,8 +142,10 @@ def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) 
             f"the shards of {printable(shards.pattern, 200)} are not those that {run} was trained on: {difference}; "
             "give the same shards with --data, or start a new run."
         )
+    flags = None if data.leave_out is None else _stored_flags(run, record)
+    left_out = LeftOut() if flags is None else LeftOut.of(flags, shards)
     if data.val_file is not None and not is_streamed(data.val_file, False):
-        val = read_val_file(data, say).pairs
+        val = read_val_file(data.model_copy(update={"leave_out": flags and RunPaths(run).left_out}), say).pairs
         before = [pair.caption for pair in RunReader(run).validation_pairs().pairs]
         if sorted(before) != sorted(pair.caption for pair in val):
             raise RunError(f"the pairs of --val-file {data.val_file} are not those that {run} began with.")
@@ -137,8 +156,9 @@ def continue_stream(config: TrainConfig, run: Path, say: Callable[[str], None]) 
         val = [Pair(str(place), pair.caption, n) for n, (place, pair) in enumerate(zip(places, pairs, strict=True), 1)]
         held_out = frozenset() if data.val_file else frozenset(hash64(read_content(place)) for place in set(places))
     return StreamStart(
-        shards, val, val, record.epoch_pairs, record.counted, record.first, record.offset, held_out, record=record
-    )
+        shards, val, val, record.epoch_pairs, record.counted, record.first, record.offset, held_out, left_out,
+        record=record,
+    )  # fmt: skip
 
 
 def load_stream(
@@ -179,7 +199,7 @@ def stream_shards(
     buffer = record.buffer_size if record else max((data.shuffle_buffer or _SHUFFLE) // per_process, 1)
     shards = Shards(
         start.shards.urls, config.run.seed, lanes, buffer, _SHUFFLE_BYTES // per_process,
-        start.first, start.offset, start.held_out, data.captions == "sample", say,
+        start.first, start.offset, start.held_out, data.captions == "sample", start.left_out, say,
     )  # fmt: skip
     if record is not None:
         return replace(shards, buffer_bytes=record.buffer_bytes)
@@ -198,7 +218,29 @@ def stream_shards(
     return shards
 
 
-def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
+def stream_negatives(
+    start: StreamStart, run: Path, seed: int, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> StreamNegatives:
+    """Hard negatives with the words of the first captions, or of those that a resumed run began with.
+
+    Raises:
+        UsageError: if none can be made.
+        RunError: if a resumed run has no words.
+    """
+    if start.record is not None:
+        if start.record.words is None:
+            raise RunError(f"{RunPaths(run).stream} has no words of hard negatives; put the file back.")
+        return StreamNegatives(start.record.words, seed, tokenizer)
+    captions = [pair.caption for pair in start.sample]
+    negatives = StreamNegatives(words_of(captions), seed, tokenizer)
+    say(
+        f"hard negatives for {negatives.make.share(captions):.0%} of the first {plural(len(captions), 'caption')} of "
+        f"the stream, whose words they are made of: swapped, replaced, shuffled"
+    )
+    return negatives
+
+
+def write_stream(run: Path, start: StreamStart, shards: Shards, negatives: StreamNegatives | None) -> None:
     """stream.json, by which a resumed run recognises its shards."""
     StreamRecord(
         shards=start.shards.names,
@@ -209,14 +251,34 @@ def write_stream(run: Path, start: StreamStart, shards: Shards) -> None:
         offset=start.offset,
         epoch_pairs=start.epoch_pairs,
         counted=start.counted,
+        left_out=sha256(RunPaths(run).left_out) if RunPaths(run).left_out.is_file() else None,
+        words=None if negatives is None else {name: list(words) for name, words in negatives.words.items()},
     ).write(RunPaths(run).stream)
+
+
+def _stored_flags(run: Path, record: StreamRecord) -> Flags:
+    """The flags that a run began with.
+
+    Raises:
+        RunError: if they are missing or have changed.
+    """
+    path = RunPaths(run).left_out
+    flags = Flags.read(path)
+    if sha256(path) != record.left_out:
+        raise RunError(f"{path} was changed since the run began without its pairs; put it back, or start a new run.")
+    return flags
 
 
 # ---------------------------------------------------------------- the first pairs
 
 
 def _head(
-    shards: ShardList, most_images: int, ignored: Counter[str], say: Callable[[str], None], most: int = _SAMPLE
+    shards: ShardList,
+    most_images: int,
+    ignored: Counter[str],
+    say: Callable[[str], None],
+    left_out: LeftOut,
+    most: int = _SAMPLE,
 ) -> tuple[list[tuple[int, Sample]], int, bool]:
     """The first samples, each with the number of its shard; the bytes that they take; whether they are all there are.
 
@@ -228,6 +290,7 @@ def _head(
         last = 0
         with Source(url, say=say, tries=_TRIES if is_remote(url) else 1) as source:
             for sample in read_samples(source, number, ignored):
+                sample, _ = left_out.sift(number, sample)
                 if pairs >= most_images:
                     sample = sample._replace(pairs=[pair._replace(image=b"") for pair in sample.pairs])
                 found.append((number, sample))
@@ -245,7 +308,9 @@ def _sample(head: list[tuple[int, Sample]], shards: ShardList) -> list[Pair]:
     return [Pair(f"{name}/{pair.name}", pair.caption, n) for n, (name, pair) in enumerate(pairs, start=1)]
 
 
-def _total(data: DataConfig, shards: ShardList, count: int, size: int, ended: bool) -> tuple[int, str]:
+def _total(
+    data: DataConfig, shards: ShardList, count: int, size: int, ended: bool, left_out: LeftOut
+) -> tuple[int, str]:
     """Pairs of an epoch, and where the number is from."""
     if data.epoch_pairs is not None:
         return data.epoch_pairs, "--epoch-pairs"
@@ -253,7 +318,7 @@ def _total(data: DataConfig, shards: ShardList, count: int, size: int, ended: bo
         return count, "counted"
     known = counted_pairs(shards)
     if known is not None and known >= count:
-        return known, "sizes.json"
+        return max(known - left_out.named, count), "sizes.json"
     total = total_bytes(shards)
     if total is None:
         raise UsageError("the server does not say how large the shards are; give --epoch-pairs N.")
@@ -291,13 +356,14 @@ def _validation(head: list[tuple[int, Sample]], shards: ShardList, run: Path) ->
     return pairs
 
 
-def _val_file(data: DataConfig, run: Path, say: Callable[[str], None]) -> list[Pair]:
+def _val_file(data: DataConfig, run: Path, say: Callable[[str], None], flags: Flags | None) -> list[Pair]:
     """The pairs of --val-file, which may be shards to stream; of those, the first."""
     assert data.val_file is not None
     if not is_streamed(data.val_file, False):
         return read_val_file(data, say).pairs
     shards, _ = of_split(list_shards(data.val_file), "val")
-    head, _, ended = _head(shards, _MOST_VAL_FILE, Counter(), say, _MOST_VAL_FILE)
+    left_out = LeftOut() if flags is None else LeftOut.of(flags, shards)
+    head, _, ended = _head(shards, _MOST_VAL_FILE, Counter(), say, left_out, _MOST_VAL_FILE)
     if not ended:
         say(f"--val-file: the first {_MOST_VAL_FILE:,} pairs of it are the validation set")
     pairs = _validation(head, shards, run)

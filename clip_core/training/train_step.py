@@ -17,12 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clip_core.config import TrainConfig
 from clip_core.errors import NonFiniteError, OutOfMemoryError, TrainingError
-from clip_core.model.checkpoint import STATE_TENSORS, load_tensors, load_weights, stored_weights
+from clip_core.model.checkpoint import STATE_TENSORS, load_tensors, load_weights
 from clip_core.model.clip import CLIP, Embeddings
 from clip_core.model.cpu_speed import give_back_memory
 from clip_core.model.image_encoder import ImageEncoder
 from clip_core.model.text_encoder import TextEncoder
-from clip_core.model.weight_files import open_weights
 from clip_core.run.records import Recipe
 from clip_core.training.activation_checkpointing import checkpoint_activations
 from clip_core.training.batches import Batch
@@ -34,6 +33,7 @@ from clip_core.training.loss import (
     Logits,
     Negatives,
     batch_top1,
+    captions_of_images,
     make_loss,
     matching_pairs,
     repeated_share,
@@ -41,7 +41,7 @@ from clip_core.training.loss import (
 from clip_core.training.mixed_precision import MixedPrecision
 from clip_core.training.optimiser import Optimiser
 from clip_core.training.processes import average, least, same_on_all
-from clip_core.training.ranks import Rank, gather, local
+from clip_core.training.ranks import Rank, gather
 from clip_core.training.regularisation import consistency_loss, structure_loss
 
 _ALONE = Rank()
@@ -194,14 +194,14 @@ class TrainStep:
         image, text, logit_scale, logit_bias = embeddings
         assert image is not None
         assert text is not None
-        negatives = None
-        if batch.not_negative is not None:
-            text, wrong = text[: len(batch)], text[len(batch) :]
-            negatives = Negatives(gather(wrong, self.rank), batch.not_negative)
-        everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
         if batch.gathers_ids:
             images, captions = (gather(ids, self.rank) for ids in (batch.image_ids, batch.caption_ids))
             batch = replace(batch, all_image_ids=images, all_caption_ids=captions, gathers_ids=False)
+        negatives = None
+        if batch.negative_rows is not None:
+            text, wrong = text[: len(batch)], text[len(batch) :]
+            negatives = Negatives(gather(wrong, self.rank), self.not_negative(batch))
+        everyone = Gathered(gather(image, self.rank), gather(text, self.rank))
         gathered = None if self.rank.size == 1 else everyone
         matches = matching_pairs(batch.image_ids, batch.caption_ids, batch.all_image_ids, batch.all_caption_ids)
         loss: Tensor
@@ -219,6 +219,15 @@ class TrainStep:
             "repeated_captions": repeated_share(batch.caption_ids, batch.all_caption_ids),
         }
         return loss, measured if logit_bias is None else measured | {"logit_bias": logit_bias.detach()}
+
+    def not_negative(self, batch: Batch) -> Tensor:
+        """Which hard negatives of all ranks are none of an image of this one.  -> bool (b, B)"""
+        if batch.negative_ids is None:
+            assert batch.not_negative is not None
+            return batch.not_negative
+        ids, captions = gather(batch.negative_ids, self.rank), batch.all_caption_ids
+        none = ids == captions  # where none could be made, the pair's own caption is there again
+        return none | captions_of_images(batch.image_ids, batch.all_image_ids, captions, ids)
 
     def regularisation(self, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
         """The weighted terms beside the contrastive loss, of all ranks' pairs, (B, D); 0 where there are none."""
@@ -370,29 +379,19 @@ class TrainStep:
         weights, tensors = self.eval_weights.ready().state_dict(), self.tensors()
         if not self.sharded:
             return weights, tensors
-        from clip_core.training.sharding import divided_as, on_first
+        from clip_core.training.sharding import gather_checkpoint
 
-        named = dict(self.model.named_parameters())
-        divided = ((name, divided_as(named[name.rpartition("/")[0]], value)) for name, value in tensors.items())
-        return dict(on_first(weights.items(), self.rank)), dict(on_first(divided, self.rank))
+        return gather_checkpoint(self.model, weights, tensors, self.rank)
 
     def restore(self, folder: Path) -> None:
         """Load a checkpoint: the evaluated weights, and `tensors` from state.safetensors; sharded, this rank's rows."""
-        model, state = self.eval_weights.model, folder / STATE_TENSORS
         if self.sharded:
-            from clip_core.training.sharding import rows_of
+            from clip_core.training.sharding import load_rows
 
-            for name, value in stored_weights(model, folder):
-                own = model.state_dict(keep_vars=True)[name]
-                local(own.detach()).copy_(rows_of(own, value))
-            named = dict(self.model.named_parameters())
-            tensors = {
-                name: rows_of(named[name.rpartition("/")[0]], stored.read())
-                for name, stored in open_weights(state).tensors.items()
-            }
+            tensors = load_rows(self.model, self.eval_weights.model, folder)
         else:
-            load_weights(model, folder)
-            tensors = load_tensors(state)
+            load_weights(self.eval_weights.model, folder)
+            tensors = load_tensors(folder / STATE_TENSORS)
         self.optimiser.restore(self.eval_weights.restore(tensors))
         self.mixed_precision.reload()
 

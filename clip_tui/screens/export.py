@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import RichLog, Static
 
 from clip_core.errors import BundleError
-from clip_core.inference.bundle import Manifest
+from clip_core.inference.manifest import Manifest
 from clip_core.run.paths import RunPaths
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State, Status

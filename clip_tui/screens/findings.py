@@ -210,7 +210,7 @@ class FindingsPage(Page):
         for number in range(THUMBNAILS):
             view = self.query_one(f"#thumbnail-{number}", ImageView)
             there = first + number < len(images)
-            view.show(Path(images[first + number]) if there else None)
+            view.show(self._place_of(images[first + number]) if there else None)
             view.display = there
         width, height = self.query_one("#group").content_size
         self.query_one("#group-text", Static).update(self._group_text(width, max(1, height // 2 - 3)))
@@ -247,7 +247,12 @@ class FindingsPage(Page):
     def open_finding(self) -> None:
         """The selected pair, large."""
         if self._group.pairs:
-            self.app.push_screen(FoundPair(*self._group.pairs[self._pair], self._group.note))
+            image, caption = self._group.pairs[self._pair]
+            self.app.push_screen(FoundPair(image, caption, self._group.note, self._place_of(image)))
+
+    def _place_of(self, image: str) -> Path:
+        """Where the image can be opened."""
+        return self._findings.image(image) if self._findings else Path(image)
 
     # ------------------------------------------------------------ flags
 
@@ -337,14 +342,16 @@ class FoundPair(ModalScreen[None]):
     PAGE = "pair"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]
 
-    def __init__(self, image: str, caption: str, note: str) -> None:
+    def __init__(self, image: str, caption: str, note: str, place: Path | None = None) -> None:
+        """`place`: where the image can be opened, if that is not its path."""
         super().__init__()
-        self._image, self._text = image, Text(printable(caption), "bold")
+        self._image, self._place = image, place or Path(image)
+        self._text = Text(printable(caption), "bold")
         self._text.append(f"\n{printable(image)}", "dim").append(f"\n{printable(note)}" if note else "", "dim")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="pair-large") as box:
             box.border_title = Text(printable(Path(self._image).name, 60) or "Image")  # as text, which is never markup
             box.border_subtitle = "esc closes"
-            yield ImageView(Path(self._image))
+            yield ImageView(self._place)
             yield Static(self._text, markup=False, classes="pair-text")

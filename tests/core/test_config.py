@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_core.config import ModelConfig, TrainConfig, architecture, parse_config, preset_for
+from clip_core.config import ModelConfig, TrainConfig, parse_config
 from clip_core.errors import UsageError
+from clip_core.presets import architecture, preset_for
 from clip_core.text import normalise_caption, printable
 
 

@@ -32,7 +32,7 @@ def test_features_are_in_the_order_of_their_keys_and_each_is_computed_once(tmp_p
     assert computed == [0, 1, 3]
     again = FeatureCache("one", (3,), tmp_path)
     assert len(again) == 3
-    assert again.get([KEYS[2], KEYS[3]]).tolist() == rows([2, 3]).tolist()
+    assert again.compute([KEYS[2], KEYS[3]], lambda places: rows([])).tolist() == rows([2, 3]).tolist()
 
 
 def test_an_interrupted_computation_keeps_what_it_computed(tmp_path: Path) -> None:
@@ -86,7 +86,20 @@ def test_two_processes_that_fill_one_cache_mix_nothing_up(tmp_path: Path) -> Non
     children = [subprocess.Popen([*command, str(start)], env=command_environment()) for start in (0, 300)]
     assert [child.wait(120) for child in children] == [0, 0]
     keys = [content_key(str(number).encode()) for number in range(900)]
-    assert FeatureCache("one", (3,), tmp_path).get(keys).tolist() == rows(range(900)).tolist()
+    assert (
+        FeatureCache("one", (3,), tmp_path).compute(keys, lambda places: rows([])).tolist() == rows(range(900)).tolist()
+    )
+
+
+def test_a_key_that_two_processes_wrote_moves_no_row_where_the_disk_is_full(tmp_path: Path) -> None:
+    FeatureCache("one", (3,), tmp_path).compute(KEYS[:3], rows)
+    for name in ("keys.bin", "features.bin"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content + content[: len(content) // 3])
+    cache = FeatureCache("one", (3,), tmp_path)
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()  # nothing can be written from now on
+    assert cache.compute(KEYS[:6], lambda places: rows(places)).tolist() == rows(range(6)).tolist()
 
 
 def test_another_encoder_or_another_shape_has_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

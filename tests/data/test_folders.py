@@ -10,18 +10,13 @@ from PIL import Image
 from clip_core.data.formats.detect import Reading, read_data
 from clip_core.data.formats.source import ReadOptions
 from clip_core.errors import DataError
+from tests.data.sets import write
 from tests.pairs import check_pairs
 
 
 def image(path: Path, number: int = 0, kind: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), (number * 20 % 256, 100, 200)).save(path, kind)
-    return path
-
-
-def write(path: Path, content: str | bytes = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 

@@ -4,54 +4,16 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from clip_core.config import DataConfig
-from clip_core.data.formats.detect import FORMATS, Reading, read_data
-from clip_core.data.formats.source import ReadOptions
+from clip_core.data.formats.detect import FORMATS
 from clip_core.errors import ClipError, DataError, UsageError
+from tests.data.sets import image, pairs_of, problem, read, write
 from tests.pairs import check_pairs
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """set/ with images/0.png to images/4.png below it."""
-    for number in range(5):
-        image(tmp_path / "set" / "images" / f"{number}.png", number)
-    return tmp_path / "set"
-
-
-def image(path: Path, number: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 6), (number * 40, 100, 200)).save(path)
-    return path
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def pairs_of(reading: Reading) -> list[tuple[str, str]]:
-    """(name, caption) of the usable pairs, after every image was decoded."""
-    return [(pair.name, pair.caption) for pair in check_pairs(reading.pairs).good]
-
-
-def read(path: Path, **options: Any) -> Reading:
-    return read_data(path, ReadOptions(**options))
-
-
-def problem(path: Path, **options: Any) -> str:
-    """What is wrong with the only bad pair."""
-    (bad,) = [pair for pair in read(path, **options).pairs if pair.problem]
-    return f"{bad.place}: {bad.problem}"
-
 
 # ---------------------------------------------------------------- lists
 

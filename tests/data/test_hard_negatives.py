@@ -1,18 +1,22 @@
 """Hard negatives: wrong captions of the words of right ones."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind
+from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind, words_of
 from clip_core.text import normalise_caption
+from tests.conftest import command_environment
 
 CAPTIONS = ["a red circle on a blue square", "two green triangles", "a dog chases a cat", "a small black box"]
 
 
 def all_of(kind: Kind, caption: str, own: tuple[str, ...] = ()) -> set[str | None]:
-    made = HardNegatives(CAPTIONS)
+    made = HardNegatives(words_of(CAPTIONS))
     return {made.make(kind, caption, own, np.random.default_rng(seed)) for seed in range(60)}
 
 
@@ -36,7 +40,27 @@ def test_keywords_have_no_order() -> None:
 
 @pytest.mark.parametrize("caption", ["", "a", "!?", "of the"])
 def test_where_no_word_can_be_exchanged_there_is_none(caption: str) -> None:
-    assert HardNegatives(CAPTIONS).draw(caption, (), np.random.default_rng(0)) is None
+    assert HardNegatives(words_of(CAPTIONS)).draw(caption, (), np.random.default_rng(0)) is None
+
+
+def test_they_are_the_same_in_every_process() -> None:
+    """Python orders a set of strings by hashes of its own in each process."""
+    code = (
+        "import numpy as np; from clip_core.data.hard_negatives import HardNegatives, words_of\n"
+        "captions = ['two red dogs on a small wooden box', 'one blue cat beside a huge metal tree', 'four old birds']\n"
+        "made = HardNegatives(words_of(captions)); random = np.random.default_rng(0)\n"
+        "print([made.draw(caption, (), random) for caption in captions for _ in range(9)])"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=command_environment() | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert len(set(outputs)) == 1
 
 
 @settings(max_examples=100)
@@ -44,7 +68,7 @@ def test_where_no_word_can_be_exchanged_there_is_none(caption: str) -> None:
 def test_a_negative_is_never_a_caption_of_the_image_and_the_seed_decides(
     own: list[str], caption: str, seed: int
 ) -> None:
-    made = HardNegatives([*own, *CAPTIONS])
+    made = HardNegatives(words_of([*own, *CAPTIONS]))
     for kind in KINDS:
         first, second = (made.make(kind, caption, own, np.random.default_rng(seed)) for _ in range(2))
         assert first == second

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clip_core.errors import DataError
-from tests.data.test_formats import image, pairs_of, problem, read, write
+from tests.data.sets import image, pairs_of, problem, read, write
 
 CAPTIONS = {f"images/{n}.png": f"a thing of number {n}" for n in range(4)}
 PAIRS = list(CAPTIONS.items())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clip_core.errors import DataError, MissingExtraError
-from tests.data.test_formats import image, pairs_of, read, write
+from tests.data.sets import image, pairs_of, read, write
 
 
 def png(number: int) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from clip_core.data.formats.detect import Reading
 from clip_core.errors import DataError
-from tests.data.test_formats import image, read, write
+from tests.data.sets import image, read, write
 
 
 @pytest.fixture

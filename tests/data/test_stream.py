@@ -267,6 +267,14 @@ def test_a_damaged_shard_is_one_sentence(tmp_path: Path):
     (tmp_path / "000.tar").write_bytes(content[:4096] + header.tobuf(tarfile.GNU_FORMAT) + content[4096:])
     with pytest.raises(DataError, match="cannot be read"):  # and nothing of that size is allocated
         everything(path)
+    with tarfile.open(tmp_path / "000.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("1.png")
+        info.pax_headers = {"GNU.sparse.size": "x"}  # where a number is read
+        archive.addfile(info)
+    with pytest.raises(DataError, match="cannot be read"):
+        everything(path)
+    with pytest.raises(DataError, match="is not a whole, uncompressed tar file"):
+        read_data(path)
     tar(tmp_path / "000.tar", [("1.cls", b"3")])
     with pytest.raises(DataError, match="none of the 0 pairs"):
         everything(path)

@@ -8,16 +8,9 @@ import pytest
 
 from clip_core.data.formats.captions import clean_caption, list_in_cell
 from clip_core.errors import DataError
-from tests.data.test_formats import image, pairs_of, problem, read, write
+from tests.data.sets import pairs_of, problem, read, write
 
 WORDS = ["a red ball", "two birds on a wire", "an old clock", "rain at night", "a paper boat"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for number in range(5):
-        image(tmp_path / "set" / "images" / f"{number}.png", number)
-    return tmp_path / "set"
 
 
 def table(folder: Path, head: str, row: str, name: str = "all.csv") -> Path:

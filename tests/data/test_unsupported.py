@@ -80,8 +80,8 @@ def test_backslashes_percent_signs_and_a_missing_folder(tmp_path: Path, monkeypa
     ("address", "said"),
     [
         ("https://example.org/a.tar", "https://example.org/a.tar is a web address: download it first"),
-        ("https://example.org/{0..3}.tar", "(clip-train alone streams shards from there)."),
-        ("a/{0..3}.tar::b.tar", "joins several patterns, which clip-train alone streams"),
+        ("https://example.org/{0..3}.tar", "(clip-train and clip-data check stream shards from there)."),
+        ("a/{0..3}.tar::b.tar", "joins several patterns, which only clip-train and clip-data check stream"),
         ("https://huggingface.co/datasets/me/cats", "for example with hf download me/cats --repo-type dataset."),
         ("s3://bucket/a.tar", "s3://bucket/a.tar is a web address: download it first"),
     ],

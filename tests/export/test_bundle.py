@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from clip_core.errors import BackendError, DataError, ParityError, UsageError
-from clip_core.inference.bundle import REFERENCE, REQUIRED, TEXT, VISION, read_manifest
+from clip_core.inference.bundle import read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import REFERENCE, REQUIRED, TEXT, VISION
 from clip_core.model.checkpoint import load_model
 from export.bundle import export_bundle
 from tests.models import images_of, make_run, save

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from clip_core.errors import BackendError, BundleError, ParityError, UsageError
-from clip_core.inference.bundle import REFERENCE, find_bundle, read_manifest
+from clip_core.inference.bundle import find_bundle, read_manifest
+from clip_core.inference.manifest import REFERENCE
 from clip_core.run.paths import MANIFEST
 from export.bench import bench
 from export.bundle import made_from

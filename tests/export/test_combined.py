@@ -12,8 +12,9 @@ import pytest
 from clip_core.data.preprocess import preprocess
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BundleError
-from clip_core.inference.bundle import COMBINED, TEXT, VISION, open_bundle, read_manifest
+from clip_core.inference.bundle import open_bundle, read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import COMBINED, TEXT, VISION
 from export.cli import main
 from export.combined import up_to_end
 from tests.export.checkpoints import photographs

@@ -17,8 +17,9 @@ import transformers
 
 from clip_core.data.preprocess import preprocess
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import TEXT, read_manifest
+from clip_core.inference.bundle import read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import TEXT
 from tests.export.checkpoints import photographs
 from tests.export.kinds import every_bundle, photos_in
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import clip_core
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import BackendError
-from clip_core.inference.bundle import TEXT
+from clip_core.inference.manifest import TEXT
 from export.convert import OPSET, convert_tower, drop_metadata, on_cpu
 from export.sessions import open_onnx
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 
 from clip_core.data.tokenizer import Tokenizer
-from clip_core.inference.bundle import TEXT
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import TEXT
 from tests.export.kinds import every_bundle
 
 __all__ = ["every_bundle"]

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from clip_core.errors import UsageError
-from clip_core.inference.bundle import TEXT
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import TEXT
 from clip_core.model.published import read_published
 from export.bundle import export_bundle
 from export.formats import export_weights

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_core.errors import ParityError
-from clip_core.inference.bundle import TEXT, VISION, Parity, ParityRow, Precision, Recall, Variant, onnx_files
+from clip_core.inference.manifest import TEXT, VISION, Parity, ParityRow, Precision, Recall, Variant, onnx_files
 from export.job import ExportJob
 from export.parity import TOLERANCE, table, top1_agreement
 from export.variants import check_variant

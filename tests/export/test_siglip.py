@@ -15,8 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from clip_core.data.cleaning import Cleaning
 from clip_core.errors import UsageError
-from clip_core.inference.bundle import TEXT, read_manifest
+from clip_core.inference.bundle import read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import TEXT
 from clip_core.model.published import read_published
 from export.bundle import export_bundle
 from export.formats import MARKER, export_weights

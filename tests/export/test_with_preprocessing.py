@@ -11,8 +11,8 @@ from PIL import Image
 
 from clip_core.data.preprocess import preprocess
 from clip_core.errors import ParityError
-from clip_core.inference.bundle import WITH_PREPROCESSING
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import WITH_PREPROCESSING
 from clip_core.network import Preprocessing
 from export.convert import OPSET
 from export.with_preprocessing import measure_preprocessing, preprocessing_graph, write_with_preprocessing

@@ -12,9 +12,8 @@ import pytest
 from clip_core.model.checkpoint import load_model, valid_checkpoints
 from clip_core.run.paths import RunPaths
 from tests.forked import Forked
-from tests.running import SMALL, lines, start
+from tests.running import SMALL, assert_same_run, lines, start
 from tests.streams import shards
-from tests.training.test_resume import assert_same_run
 
 KILLS = int(os.environ.get("CLIP_TEST_KILLS", "3"))  # `make faults` asks for more
 STREAM_KILLS = min(KILLS, 20)  # of a run of 24 steps

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from clip_core.data.tokenizer import train_characters
 from clip_core.errors import BundleError, ClipError
-from clip_core.inference.bundle import DATA, TEXT, VISION, open_bundle, read_manifest
+from clip_core.inference.bundle import open_bundle, read_manifest
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import DATA, TEXT, VISION
 from clip_core.model.onnx_file import check_onnx, files_beside
 from clip_core.run.paths import MANIFEST
 from export.convert import save_onnx

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clip_core.errors import ClipError
-from clip_core.inference.bundle import TEXT, VISION, open_bundle
+from clip_core.inference.bundle import open_bundle
 from clip_core.inference.clip import CLIPInference
+from clip_core.inference.manifest import TEXT, VISION
 from clip_core.inference.memory_limit import available_memory
 from clip_core.inference.onnx_encoder import try_out
 from clip_core.run.paths import MANIFEST

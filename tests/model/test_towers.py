@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from clip_core.config import PRESETS, ModelConfig, architecture
+from clip_core.config import ModelConfig
 from clip_core.model.clip import CLIP
 from clip_core.model.model_size import measure, parameters
 from clip_core.network import Activation, ClipConfig, ImageTower, Pooling, Preprocessing, Stem, TextTower
+from clip_core.presets import PRESETS, architecture
 
 
 def small(**image: object) -> ClipConfig:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.config import TrainConfig, architecture
+from clip_core.config import TrainConfig
+from clip_core.presets import architecture
 from clip_core.run.records import DataFacts, Decision, Parameters, Recipe, RunRecord
 from clip_core.run.writer import RunWriter
 

@@ -3,8 +3,8 @@
 import signal
 from pathlib import Path
 
-from clip_core.config import flag
 from clip_core.data.synthetic import create_synthetic
+from clip_core.flags import flag
 from clip_core.run.paths import find_runs
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State

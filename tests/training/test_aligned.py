@@ -46,7 +46,7 @@ def flags(encoders: Path, data: Path, run: Path, *more: str, image: str = "onnx/
 @pytest.fixture(scope="module")
 def aligned(encoders: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("aligned") / "run"
-    assert train(flags(encoders, shapes, run)) == 0
+    assert train(flags(encoders, shapes, run, "--hard-negatives")) == 0
     return run
 
 
@@ -62,6 +62,7 @@ def test_heads_alone_are_trained_stored_and_described(aligned: Path) -> None:
     assert "image encoder" in log
     assert "frozen, 6 features" in log
     assert "no licence named" in log
+    assert "hard negatives for 100% of the captions, up to 4 each" in log
     losses = [line["loss"] for line in lines(aligned, "train")]
     assert losses[-1] < losses[0]
 
@@ -124,7 +125,8 @@ def test_an_encoder_that_changed_since_is_refused(
 @pytest.mark.parametrize("more", [
     ["--image-features", "patches"], ["--image-features", "mean", "--views", "3"],
     ["--structure", "1", "--cyclip", "0.25", "--head", "mlp", "--no-normalise-features"],
-    ["--image-features", "class_token", "--head", "linear", "--loss", "sigmoid"],
+    ["--image-features", "class_token", "--head", "linear", "--loss", "sigmoid", "--hard-negatives",
+     "--chunk-size", "5"],
 ])  # fmt: skip
 def test_every_kind_of_features_and_head_trains(encoders: Path, shapes: Path, tmp_path: Path, more: list[str]) -> None:
     assert train(flags(encoders, shapes, tmp_path / "run", *more, image="dinov2")) == 0

@@ -79,7 +79,7 @@ def test_the_scores_are_those_by_hand(model: CLIP, validation: ValidationSet, lo
     expected, _ = loss(
         images[rows], texts[columns], model.logit_scale(), matching_pairs(rows, columns), model.logit_bias
     )
-    assert scores["val_loss"] == pytest.approx(float(expected), rel=1e-4)  # fewer pairs than a batch of the loss
+    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-4)  # fewer pairs than a batch of the loss
     best = (images @ texts.T).argmax(dim=1)
     caption_of = dict(zip(pairs.pair_images.tolist(), pairs.pair_captions.tolist(), strict=True))
     right = [caption_of[image] == int(caption) for image, caption in enumerate(best)]

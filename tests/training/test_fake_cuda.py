@@ -1,5 +1,6 @@
 """The step and the evaluation on a fake CUDA device: devices, dtypes and waiting for the device, without a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from clip_core.config import DataConfig, TuneConfig, parse_config
+from clip_core.config import DataConfig, TrainConfig, TuneConfig, parse_config
 from clip_core.data.dataset import load_data
 from clip_core.data.tokenizer import train_characters
 from clip_core.model.clip import CLIP
 from clip_core.network import Preprocessing
 from clip_core.training.batches import Batch
 from clip_core.training.evaluate import ValidationSet, embed_validation
+from clip_core.training.regularisation import consistency_loss, structure_loss
 from clip_core.training.train_step import TrainStep
 from clip_core.training.trainable import choose_trainable
 from tests.fake_cuda import CUDA, NoWaiting, WaitError, fake_batch, fake_cuda
@@ -33,13 +35,19 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def steps(kind: type[TrainStep], values: dict[str, Any], tune: dict[str, Any]) -> dict[str, Tensor]:
+def steps(
+    kind: type[TrainStep],
+    values: dict[str, Any],
+    tune: dict[str, Any],
+    config: TrainConfig = CONFIG,
+    batch: Batch | None = None,
+) -> dict[str, Tensor]:
     """What two steps on the fake device measure, in which nothing waits for the device."""
     with fake_cuda() as mode:
         how = tiny_recipe(device="cuda", **values)
         model = CLIP(tiny_config(logit_bias=how.loss == "sigmoid"))
         choose_trainable(model, TuneConfig(init="x", **tune), how.loss)
-        step, pairs = kind(model, how, CONFIG), fake_batch(tiny_batch(), mode)
+        step, pairs = kind(model, how, config), fake_batch(batch or tiny_batch(), mode)
         with NoWaiting():
             for number in range(2):
                 measured = step(pairs, number, how.lr)
@@ -61,6 +69,29 @@ def test_a_step_mixes_no_devices_and_never_waits_for_the_gpu(way: str) -> None:
     assert ("logit_bias" in measured) == (values.get("loss") == "sigmoid")
     for name, value in measured.items():
         assert (value.device, value.shape, value.dtype) == (CUDA, (), torch.float32), name
+
+
+@pytest.mark.parametrize(("loss", "chunk_size", "precision"), [("softmax", 4, "bf16"), ("sigmoid", None, "fp32")])
+def test_nor_do_chunks_checkpointed_activations_and_hard_negatives(
+    loss: str, chunk_size: int | None, precision: str
+) -> None:
+    pairs = tiny_batch()
+    with_negatives = replace(pairs, negative_rows=torch.arange(8) % 6)
+    if loss == "softmax":  # of indexed pairs
+        with_negatives = replace(with_negatives, not_negative=torch.arange(8)[None].expand(8, 8) % 3 == 0)
+    else:  # of a stream
+        with_negatives = replace(with_negatives, negative_ids=torch.arange(8) - 2)
+    config = parse_config({"optim": {"chunk_size": chunk_size}, "run": {"checkpoint_activations": True}})
+    config = config.model_copy(update={"encoders": config.encoders.model_copy(update={"cyclip": 0.1})})
+    measured = steps(TrainStep, {"loss": loss, "precision": precision}, {}, config, with_negatives)
+    assert {value.device for value in measured.values()} == {CUDA}
+
+
+def test_nor_do_the_terms_beside_the_loss() -> None:
+    with fake_cuda(), NoWaiting():
+        embeds, features = torch.randn(8, 16, device=CUDA), torch.randn(8, 4, 6, device=CUDA)
+        found = [structure_loss(features, embeds), consistency_loss(embeds, embeds)]
+    assert {(value.device, value.shape) for value in found} == {(CUDA, ())}
 
 
 class ReadsTheLoss(TrainStep):

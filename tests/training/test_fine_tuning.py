@@ -18,8 +18,7 @@ from clip_core.run.reader import RunReader
 from clip_core.training.batches import BatchMaker
 from tests.models import make_run
 from tests.published import open_clip_model, save_open_clip
-from tests.running import latest, lines
-from tests.training.test_resume import assert_same_run
+from tests.running import assert_same_run, latest, lines
 
 SHORT = [
     "--epochs", "2", "--batch-size", "32", "--log-every", "1", "--device", "cpu",

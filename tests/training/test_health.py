@@ -45,7 +45,8 @@ def test_a_run_that_goes_well_gets_no_warning() -> None:
 @pytest.mark.parametrize(
     ("losses", "measured", "said"),
     [
-        ([CHANCE] * 9, {}, "stays at chance"),
+        ([CHANCE] * 9, {}, "stays at chance (ln 64 = 4.159)"),
+        ([4.5] * 9, {"chance": 4.5}, "stays at chance (4.500, the loss of equal similarities)"),
         ([CHANCE, 3.9, 3.5, 3.6, 4.0, *[5.4] * 5], {}, "too high"),
         ([3.0] * 9, {"logit_scale": 100.0}, "temperature is at its limit"),
         ([3.0] * 9, {"logit_scale": 1.0}, "lower limit"),

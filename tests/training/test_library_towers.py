@@ -12,8 +12,7 @@ from clip_core.model.library_tower import LibraryTower
 from clip_core.model.published import read_published
 from export.formats import export_weights
 from tests.published_towers import write_model
-from tests.running import latest
-from tests.training.test_resume import assert_same_run
+from tests.running import assert_same_run, latest
 
 SHORT = ["--epochs", "1", "--batch-size", "32", "--log-every", "1", "--device", "cpu", "--eval-every", "2",
          "--checkpoint-every", "2", "--keep-checkpoints", "100"]  # fmt: skip

@@ -7,8 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clip_core.cli.train_command import from_flags
-from clip_core.config import parse_config, spell
+from clip_core.config import parse_config
 from clip_core.errors import MissingExtraError
+from clip_core.flags import spell
 from clip_core.run.paths import RunPaths
 from clip_core.training import loggers
 from clip_core.training.loggers import Loggers, check_loggers

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from clip_core.training.memory import MemoryEstimate, available_memory, estimate_memory, saved_bytes
+from clip_core.training.activation_memory import saved_bytes
+from clip_core.training.memory import MemoryEstimate, available_memory, estimate_memory
 from clip_core.training.trainer import Trainer
 from tests.training.conftest import Build, small_config
 

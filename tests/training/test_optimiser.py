@@ -1,9 +1,8 @@
 """Muon and AdamW: which parameters each updates, and by how much; the learning rate schedule."""
 
-import pytest
 import torch
 
-from clip_core.training.optimiser import Optimiser, learning_rate
+from clip_core.training.optimiser import Optimiser
 from tests.training.tiny import adamw, tiny, train
 
 CPU = torch.device("cpu")
@@ -64,11 +63,3 @@ def test_a_parameter_without_gradient_is_no_obstacle_to_a_step_nor_to_resuming()
     train(model, 2, optimiser)
     train(again, 2, other)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-
-
-def test_the_learning_rate_warms_up_linearly_and_decays_by_a_cosine() -> None:
-    rates = [learning_rate(step, peak=2.0, steps=11, warmup_steps=4, floor=0.1) for step in range(11)]
-    assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
-    assert rates[7] == pytest.approx(1.1)  # halfway between the peak and the floor
-    assert rates[10] == pytest.approx(0.2)
-    assert learning_rate(10, peak=2.0, steps=11, warmup_steps=0, floor=1.0) == 2.0

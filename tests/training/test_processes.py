@@ -15,10 +15,10 @@ from clip_core.errors import RunError, UsageError
 from clip_core.model.checkpoint import valid_checkpoints
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
+from clip_core.training.initial_model import refuse_other_dropout
 from clip_core.training.processes import Processes, lost, refuse_one_gpu
 from clip_core.training.ranks import Rank
 from clip_core.training.recipe import resolve_recipe
-from clip_core.training.setup import _refuse_other_dropout
 from clip_tui.starter import to_flags
 from tests.conftest import SHORT_RUN, clip_train, command_environment
 from tests.running import Child, answer, lines, start, wait_for_step, wait_until
@@ -149,11 +149,11 @@ def test_another_number_of_processes_is_refused_where_they_draw_dropout(
 ) -> None:
     trainer = build(small_config(shapes, tmp_path / "run"))
     model, record = trainer.train_step.model, RunReader(tmp_path / "run").record()
-    _refuse_other_dropout(record, model, Rank(0, 2), tmp_path)
+    refuse_other_dropout(record, model, Rank(0, 2), tmp_path)
     model.image.blocks[0].get_submodule("mlp").append(nn.Dropout(0.5))
-    _refuse_other_dropout(record, model, Rank(), tmp_path)
+    refuse_other_dropout(record, model, Rank(), tmp_path)
     with pytest.raises(RunError, match="resume it with --devices 1"):
-        _refuse_other_dropout(record, model, Rank(0, 2), tmp_path)
+        refuse_other_dropout(record, model, Rank(0, 2), tmp_path)
 
 
 def test_alone_every_exchange_is_its_own_answer() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clip_core.config import TrainConfig, architecture, parse_config
+from clip_core.config import TrainConfig, parse_config
 from clip_core.data.pairs import Pair
 from clip_core.errors import DataError
+from clip_core.presets import architecture
 from clip_core.run.records import Decision, Recipe
-from clip_core.training.recipe import choose_preprocessing, resolve_recipe, with_steps
+from clip_core.training.recipe import choose_preprocessing, resolve_recipe
 from clip_core.training.run_description import decision_line, recipe_line
 
 
@@ -184,14 +185,6 @@ def test_the_recipe_in_one_line() -> None:
     line = recipe_line(recipe(config(), 2_947))
     assert line.startswith("1012 steps of 128 pairs (23 per epoch), peak learning rate 0.001, 101 steps of warm-up")
     assert recipe_line(recipe(config(minutes=2), 2_947)).startswith("2 minutes of 128 pairs")
-
-
-def test_another_number_of_steps_keeps_the_proportions_of_the_schedule() -> None:
-    given = config()
-    longer = with_steps(recipe(given, 2_771), given, 5_000)
-    assert (longer.steps, longer.warmup_steps) == (5_000, 500)
-    assert longer.eval_every % longer.steps_per_epoch == 0
-    assert 20 <= longer.steps / longer.eval_every <= 31
 
 
 def test_one_pair_is_refused_in_one_sentence_and_two_are_a_batch() -> None:

@@ -9,34 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from clip_core.data.synthetic import create_synthetic
 from clip_core.files import sha256
 from clip_core.run.reader import RunReader
 from clip_core.run.records import State
 from tests.conftest import SHORT_RUN, clip_train, command_environment
-from tests.running import latest, lines, start, wait_for_step
+from tests.running import assert_same_run, latest, lines, start, wait_for_step
 
 LONGER = [
     "--epochs", "6", *SHORT_RUN[2:], "--eval-every", "7", "--checkpoint-every", "4", "--keep-checkpoints", "100",
 ]  # fmt: skip
-
-
-def figures(run: Path) -> list[tuple[object, ...]]:
-    """What a run measured, without what depends on the clock or on when it was interrupted."""
-    measured = [m for m in lines(run) if m["kind"] in ("train", "eval")]
-    keys = ("kind", "step", "loss", "grad_norm", "lr", "val_loss", "mean_recall")
-    return sorted(tuple(m.get(key) for key in keys) for m in measured)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    last = [latest(run) for run in (one, other)]
-    for name in ("model.safetensors", "state.safetensors"):
-        first, second = load_file(last[0] / name), load_file(last[1] / name)
-        assert first.keys() == second.keys()
-        assert all(first[key].tobytes() == second[key].tobytes() for key in first)
-    assert figures(one) == figures(other)
 
 
 def test_stopped_by_a_signal_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(

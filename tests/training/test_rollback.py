@@ -14,9 +14,8 @@ from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.trainer import Trainer
 from tests.conftest import SHORT_RUN, clip_train
-from tests.running import lines
+from tests.running import assert_same_run, lines
 from tests.training.conftest import Build, small_config
-from tests.training.test_resume import assert_same_run
 
 IMAGE = 7  # in one batch of each epoch
 
@@ -50,7 +49,7 @@ def test_it_goes_on_without_the_batches_and_a_kill_at_once_changes_nothing(
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer = poisoned(build(small_config(shapes, whole, **how)))
-    steps_per_epoch = trainer.recipe.steps_per_epoch
+    steps_per_epoch = trainer.schedule.recipe.steps_per_epoch
     bad = int((trainer.batches.order.batches(0) == IMAGE).any(axis=1).argmax())
     assert train(trainer) is State.FINISHED
     rollbacks = [line for line in lines(whole, "event") if "rolled back" in line["message"]]

@@ -78,7 +78,7 @@ def test_config_json_says_which_code_data_and_settings_a_run_has(build: Build, s
     assert not decided & {"weight_decay", "batch_size", "model_size"}  # these were given
     assert len(record.data.fingerprint) == 64
     pairs = [(pair.image, pair.caption) for pair in RunReader(tmp_path / "run").validation_pairs().pairs]
-    val = trainer.validation.pairs
+    val = trainer.validator.validation.pairs
     assert pairs == [
         (str(val.images[i]), val.captions[c]) for i, c in zip(val.pair_images, val.pair_captions, strict=True)
     ]
@@ -92,6 +92,6 @@ def test_the_log_says_which_captions_are_truncated(
     trainer = build(small_config(shapes, tmp_path / "run", data=data))
     said = (tmp_path / "run" / "train.log").read_text()
     assert ("captions are longer than 4 tokens and are truncated; raise --context-length" in said) is truncated
-    assert f"run {tmp_path / 'run'}: {recipe_line(trainer.recipe)}\n" in said
+    assert f"run {tmp_path / 'run'}: {recipe_line(trainer.schedule.recipe)}\n" in said
     assert "defaults chosen for 162 pairs on cpu:\n" in said
     assert "162 training pairs of 162 images, 18 validation pairs of 18 images\n" in said

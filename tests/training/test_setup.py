@@ -23,7 +23,7 @@ def test_a_new_run_is_described_before_its_first_step(build: Build, shapes: Path
     trainer = build(small_config(shapes, run))
     record = RunReader(run).record()
     assert trainer.progress.step == 0
-    assert record.resolved == trainer.recipe
+    assert record.resolved == trainer.schedule.recipe
     assert (record.data.train_pairs, record.data.val_pairs) == (162, 18)
     assert record.parameters.trainable == sum(p.numel() for p in trainer.train_step.model.parameters())
     assert len(RunReader(run).validation_pairs().pairs) == 18
@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_its_recipe(build: Build, shapes: Path, tmp_path: Pa
     record = RunReader(tmp_path / "run").record()
     other = record.resolved.model_copy(update={"lr": 0.123})
     record.model_copy(update={"resolved": other}).write(tmp_path / "run" / "config.json")
-    assert build(config, resume=True).recipe == other
+    assert build(config, resume=True).schedule.recipe == other
 
 
 def test_a_resumed_run_whose_data_were_moved_records_their_new_place(

@@ -16,8 +16,7 @@ from clip_core.run.reader import RunReader
 from export.bundle import export_bundle
 from export.formats import export_weights
 from tests.models import make_run
-from tests.running import latest, lines
-from tests.training.test_resume import assert_same_run
+from tests.running import assert_same_run, latest, lines
 
 SHORT = [
     "--epochs", "2", "--batch-size", "32", "--log-every", "1", "--device", "cpu", "--precision", "fp32",

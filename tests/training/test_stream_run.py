@@ -1,6 +1,7 @@
 """Runs on a stream: stopped and resumed they are the run that was never stopped; processes train what one does."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,19 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from clip_core.data.formats.detect import read_data
 from clip_core.data.stream import source as sources
 from clip_core.data.stream.samples import hash64
+from clip_core.errors import RunError
 from clip_core.model.clip import Embeddings
 from clip_core.run.reader import RunReader
-from clip_core.run.records import State, StreamRecord
+from clip_core.run.records import FlaggedPair, Flags, State, StreamRecord
 from clip_core.training.batches import Batch
 from clip_core.training.signals import Signals
 from clip_core.training.stream_batches import StreamBatches
+from clip_core.training.stream_start import continue_stream
 from tests.conftest import clip_train
-from tests.running import latest, lines, start, wait_until
+from tests.running import assert_same_run, figures, latest, lines, start, wait_until
 from tests.streams import png, served, shards
 from tests.training.conftest import Build, small_config
-from tests.training.test_resume import assert_same_run, figures
 
 SIZES = [40, 25, 60, 31, 50]  # 206 pairs
 SMALL = [
@@ -32,6 +35,7 @@ SMALL = [
     "fp32", "--tokenizer", "char", "--log-every", "1", "--eval-every", "20", "--checkpoint-every", "3",
     "--keep-checkpoints", "100",
 ]  # fmt: skip
+HARD = "--hard-negatives"  # of the run that others are compared with
 
 
 def changed(**values: str) -> list[str]:
@@ -50,8 +54,9 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = clip_train("--data", str(pattern), "--run-dir", str(run), *SMALL, cwd=run.parent)
+    done = clip_train("--data", str(pattern), "--run-dir", str(run), HARD, *SMALL, cwd=run.parent)
     assert done.returncode == 0, done.stderr
+    assert "hard negatives for 100% of the first 206 captions of the stream" in done.stdout
     assert "about 186 pairs in an epoch (counted); 2 shards read at the same time" in done.stdout
     assert len(RunReader(run).validation_pairs().pairs) == 20
     return run
@@ -85,7 +90,7 @@ def test_stopped_in_the_first_and_the_third_epoch_and_moved_it_is_the_same_run(
 
 def test_two_processes_train_what_one_trains_and_one_resumes_them(pattern: Path, whole: Path, tmp_path: Path):
     run = tmp_path / "two"
-    flags = ["--data", str(pattern), *changed(**{"shuffle-buffer": "10"}), "--devices", "2"]  # 10 in each process
+    flags = ["--data", str(pattern), HARD, *changed(**{"shuffle-buffer": "10"}), "--devices", "2"]  # 10 in each process
     child = start(*flags, "--run-dir", str(run), cwd=tmp_path, out=subprocess.PIPE)
     _, errors = child.communicate(timeout=300)
     assert child.returncode == 0, errors
@@ -108,7 +113,7 @@ def test_a_web_server_that_breaks_stalls_and_changes(
     pattern: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sources, "WAITS", (0.01, 0.02))
-    run, flags = tmp_path / "web", [flag for flag in SMALL if flag != "--stream"]
+    run, flags = tmp_path / "web", [HARD, *(flag for flag in SMALL if flag != "--stream")]
     with served(pattern.parent) as server:
         url = f"{server.url}/{pattern.name}"
         server.faults = {"002.tar": ["reset", 503], "001.tar": ["truncate"]}
@@ -188,13 +193,40 @@ def test_a_validation_set_of_other_shards_and_shards_named_val(pattern: Path, tm
     assert done.returncode == 0, done.stderr
 
 
+def test_flagged_pairs_are_left_out_and_on_resume_too_wherever_flags_and_shards_are(pattern: Path, tmp_path: Path):
+    moved = Path(shutil.copytree(pattern.parent, tmp_path / "shards"))
+    pairs = read_data(moved / pattern.name).pairs
+    flagged = [FlaggedPair(image=pair.path, caption=pair.caption) for pair in (pairs[3], *pairs[30:60], pairs[-1])]
+    flags, run = tmp_path / "flags.json", tmp_path / "run"
+    Flags(pairs=[*flagged, FlaggedPair(image="/other/a.jpg", caption="a")]).write(flags)
+    given = ["--data", str(moved / pattern.name), "--leave-out", str(flags), *changed(epochs="2")]
+    done = clip_train(*given, "--run-dir", str(run), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"32 pairs named by {flags} are left out of the stream; 1 of its flags are of other data" in done.stdout
+    assert "about 154 pairs in an epoch (counted)" in done.stdout  # 206 without 32, of which 20 validate
+    assert re.search(r"stream: 3\d of \d+ pairs read so far are left out by --leave-out", done.stdout)
+    assert pairs[3].caption not in [pair.caption for pair in RunReader(run).validation_pairs().pairs]
+    flags.unlink()
+    shutil.rmtree(moved)
+    copy = as_stopped_at(run, tmp_path / "copy", 3)
+    done = clip_train("--resume", "--run-dir", str(copy), "--data", str(pattern), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(run, copy)
+    copy = as_stopped_at(run, tmp_path / "changed", 3)
+    Flags(pairs=flagged[1:]).write(copy / "left_out.json")
+    config = RunReader(copy).record().config
+    config = config.model_copy(update={"data": config.data.model_copy(update={"data_file": pattern})})
+    with pytest.raises(RunError, match=r"left_out\.json was changed since the run began without its pairs"):
+        continue_stream(config, copy, lambda line: None)
+
+
 def test_what_cannot_be_streamed_is_refused_before_anything_is_written(shapes: Path, pattern: Path, tmp_path: Path):
     for flags, code, why in (
         (["--data", "s3://bucket/{0..9}.tar"], 1, "pip install s3fs"),
         (["--data", str(shapes), "--stream"], 1, "names no shard to stream"),
         (["--data", str(pattern), "--epoch-pairs", "50"], 2, "add --stream"),
         (["--data", str(pattern), *changed(readers="3")], 2, "--readers is 3"),
-        (["--data", str(pattern), "--stream", "--leave-out", "x"], 2, "is of indexed data"),
+        (["--data", str(pattern), "--stream", "--leave-out", "x"], 1, "--leave-out x: no such file"),
         (["--data", f"{pattern}::{pattern.parent}/9.tar"], 1, "there is no shard at"),
     ):
         done = clip_train(*flags, "--run-dir", str(tmp_path / "run"), cwd=tmp_path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from clip_core.model.checkpoint import read_meta, valid_checkpoints
 from clip_core.run.reader import RunReader
+from clip_core.training.request_queue import perform
 from clip_core.training.trainer import Trainer
 from tests.running import lines
 from tests.training.conftest import Build, small_config
@@ -12,7 +13,7 @@ from tests.training.conftest import Build, small_config
 def serve(trainer: Trainer) -> None:
     trainer.requests.take(trainer.progress.step)
     while request := trainer.requests.next():
-        trainer.serve_one(request)
+        perform(request, trainer)
 
 
 def test_a_checkpoint_saved_automatically_is_kept_once_it_is_requested(
@@ -69,14 +70,14 @@ def test_a_requested_learning_rate_scales_the_schedule_and_survives_a_stop_while
     config = small_config(shapes, tmp_path / "run")
     trainer = build(config)
     trainer.progress.step = 20
-    planned = [trainer.learning_rate(step) for step in (20, 60)]
+    planned = [trainer.schedule.learning_rate(step) for step in (20, 60)]
     reader = RunReader(tmp_path / "run")
     reader.ask("pause")
     reader.ask("learning_rate", planned[0] / 4)
     serve(trainer)
-    assert [trainer.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]
+    assert [trainer.schedule.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]
     assert lines(tmp_path / "run", "event")[-1]["message"].endswith("the schedule goes on from there")
     trainer.save()  # as a stop does; the checkpoint of the pause is there already
     resumed = build(config, resume=True)
     resumed.resume()
-    assert [resumed.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]
+    assert [resumed.schedule.learning_rate(step) for step in (20, 60)] == [rate / 4 for rate in planned]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_core.config import TrainConfig, architecture
+from clip_core.config import TrainConfig
 from clip_core.files import write_json
+from clip_core.presets import architecture
 from clip_core.run.paths import META, RunPaths, checkpoint_name
 from clip_core.run.records import (
     DataFacts,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clip_core.inference.bundle import FileFacts, Manifest, Parity, ParityRow, Source, Variant
+from clip_core.inference.manifest import FileFacts, Manifest, Parity, ParityRow, Source, Variant
 from clip_core.network import Preprocessing
 from clip_core.run.paths import RunPaths, checkpoint_name
 from clip_tui.encoder import Answer, Encoders, Model, Progress

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 from textual.widgets import OptionList
 
+from clip_core.config import DataConfig
 from clip_core.data.findings_file import MOST_GROUPS
 from clip_core.run.paths import RunPaths
-from clip_core.run.records import Flags
+from clip_core.run.records import Flags, RunRecord
 from clip_tui.app import ClipApp
 from clip_tui.screens.findings import FoundPair
 from clip_tui.widgets.group_list import GroupList
 from clip_tui.widgets.image_view import ImageView
+from tests.streams import png, served, tar
 from tests.tui.conftest import HOSTILE, SIZES
 from tests.tui.pilot import opened, says, screen_text, until
 from tests.tui.samples import write_findings
@@ -104,3 +106,28 @@ async def test_a_check_is_started_shown_and_can_be_cancelled(runs: Path) -> None
         await pilot.press("c")
         await says(pilot, "The check found nothing", seconds=60)
         assert "6 usable pairs" in RunPaths(run).check_log.read_text()
+
+
+async def test_the_data_of_a_run_on_a_remote_stream_are_checked_and_shown(runs: Path, tmp_path: Path) -> None:
+    run, twin = runs / "live", png(5)
+    members = [(f"{n}{suffix}", content) for n in range(2) for suffix, content in ((".png", twin), (".txt", b"a cat"))]
+    tar(tmp_path / "shards" / "0.tar", members)
+    with served(tmp_path / "shards") as server:
+        record = RunRecord.read(RunPaths(run).config)
+        data = DataConfig(data_file=Path(f"{server.url}/{{0..0}}.tar"), stream=True)
+        record.model_copy(update={"config": record.config.model_copy(update={"data": data})}).write(
+            RunPaths(run).config
+        )
+        app = ClipApp(runs)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await opened(pilot, run, "data")
+            await pilot.press("t")
+            await says(pilot, "the training pairs are streamed")
+            await pilot.press("v", "c")
+            await says(pilot, "exact duplicates", seconds=60)
+            await until(pilot, lambda: bool(app.screen.query_one("#thumbnail-1", ImageView)._strips))
+            await pilot.press("F")
+            await until(pilot, lambda: RunPaths(run).flags.is_file())
+            assert [pair.image for pair in Flags.read(RunPaths(run).flags).pairs] == [
+                f"{server.url}/0.tar!/2560+82/1.png"
+            ]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from clip_core.config import PRESETS, TrainConfig
+from clip_core.config import TrainConfig
 from clip_core.errors import UsageError
+from clip_core.presets import PRESETS
 from clip_tui.form import form_fields, read_form
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_core.data.formats.shard import DAMAGED_TAR
 from clip_core.data.image_files import SUFFIXES, Member
 from clip_core.errors import DataError
 from clip_core.files import read_regular
@@ -116,7 +117,7 @@ def _read_shard(path: Path, kind: str, classes: int) -> Iterator[Sample]:
                     labels[key] = content.read() if content and member.size <= _MOST_BYTES else None
     except FileNotFoundError:
         raise DataError(f"no shard at {path}, which nshards.txt counts; fetch it.") from None
-    except tarfile.TarError as error:
+    except DAMAGED_TAR as error:
         raise DataError(f"{path} is not a whole, uncompressed tar file ({error}); fetch it again.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); fetch it again.") from None

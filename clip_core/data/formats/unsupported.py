@@ -84,10 +84,10 @@ def not_found(path: Path) -> str:
         address = f"{scheme}://{rest.lstrip('/')}"
         how = f"hf download {_hub_name(rest)} --repo-type dataset" if "huggingface.co" in rest else None
         how = how or ("curl -LO" if scheme.lower().startswith("http") else "the client of that store")
-        streamed = " (clip-train alone streams shards from there)" if ".tar" in rest else ""
+        streamed = " (clip-train and clip-data check stream shards from there)" if ".tar" in rest else ""
         return f"{address} is a web address: download it first, for example with {how}{streamed}."
     if "::" in spelt:
-        return f"{path} joins several patterns, which clip-train alone streams; name one of them."
+        return f"{path} joins several patterns, which only clip-train and clip-data check stream; name one of them."
     near = next(_spellings(path), None)
     if near is not None:
         return f"{path}: no such file, folder or shard; did you mean {near}?"

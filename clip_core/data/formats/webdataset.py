@@ -23,6 +23,7 @@ from clip_core.text import printable
 
 SHAPE = "WebDataset shards: a .tar, a folder of .tar, or a pattern like shards/{000..012}.tar"
 MOST_SHARDS = 100_000
+SIZES = "sizes.json"  # beside shards: the pairs of each, by its name
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
@@ -81,9 +82,10 @@ def find_shards(path: Path) -> list[Path]:
         names = itertools.islice(expand(str(path)), MOST_SHARDS)
         every = [file for name in names for file in (_glob(name) if has_wildcard(name) else [Path(name)])]
         found = [item for item in every if item.suffix.lower() == ".tar"]
-        missing = next((item for item in found if not item.is_file()), None)
-        if missing is not None:
-            raise DataError(f"no shard at {missing}, which {path} names; fetch it, or correct the pattern.")
+        missing = [item for item in found if not item.is_file()]
+        if missing:
+            more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+            raise DataError(f"no shard at {missing[0]}{more}, which {path} names; fetch it, or correct the pattern.")
     return sorted({item.absolute() for item in found})
 
 
@@ -155,7 +157,7 @@ def _beside(path: Path, shards: list[Path]) -> Counter[str]:
     """The other files of a folder with shards, by suffix."""
     if not path.is_dir():
         return Counter()
-    names = {shard.name for shard in shards if shard.parent == path.absolute()}
+    names = {shard.name for shard in shards if shard.parent == path.absolute()} | {SIZES}
     others = (item for item in path.iterdir() if item.name not in names and not item.name.startswith("."))
     return Counter(item.suffix.lower() or "files without a suffix" for item in others if item.is_file())
 

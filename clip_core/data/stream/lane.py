@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_core.data.stream.left_out import LeftOut
 from clip_core.data.stream.samples import Reference, StreamedPair, read_pair, read_samples
-from clip_core.data.stream.source import LocalTag, Source, StoppedError, failure, is_remote
+from clip_core.data.stream.source import LocalTag, ShardError, Source, StoppedError, is_remote
 from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
@@ -36,6 +37,7 @@ class Shards:
     Attributes:
         first, offset: where the training pairs begin: those before are the validation set.
         held_out: ids of images that are not trained on, as the validation set has them.
+        left_out: pairs that are not trained on, as flags.json names them.
         sample_captions: one caption of an image in an epoch, another in the next, instead of all.
         tags: size and version of each shard that was opened, by its number.
     """
@@ -49,6 +51,7 @@ class Shards:
     offset: int = 0
     held_out: frozenset[int] = frozenset()
     sample_captions: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
     say: Callable[[str], None] = lambda line: None
     tags: dict[int, tuple[int | None, str]] = field(default_factory=dict)
 
@@ -100,6 +103,7 @@ class _Item(NamedTuple):
     after: Cursor
     pairs: list[StreamedPair]
     bad: list[str]  # each with its place
+    left_out: int = 0
     ends: bool = False
 
 
@@ -117,7 +121,7 @@ class Lane:
         self._random = self._buffer_random()
         self._thread: threading.Thread | None = None
         self._queue: queue.Queue[list[_Item] | BaseException] = queue.Queue(_AHEAD)
-        self.seen = self.bad = self._good = 0
+        self.seen = self.bad = self.left_out = self._good = 0
         self.ignored: Counter[str] = Counter()
         self.on_bad: Callable[[str], None] = lambda place: None
 
@@ -138,6 +142,7 @@ class Lane:
             self._cursor = item.after
             self.seen += len(item.pairs) + len(item.bad)
             self.bad += len(item.bad)
+            self.left_out += item.left_out
             for place in item.bad:
                 self.on_bad(place)
             for pair in item.pairs:
@@ -153,6 +158,7 @@ class Lane:
         return {
             "epoch": self._epoch, "given": self._given, "emptying": self._emptying, "cursor": self._cursor,
             "buffer": self._buffer.copy(), "seen": self.seen, "bad": self.bad, "good": self._good,
+            "left_out": self.left_out,
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -170,6 +176,7 @@ class Lane:
         self._random.bit_generator.advance(self._given)  # type: ignore[attr-defined]
         self._cursor = Cursor(*state["cursor"])
         self.seen, self.bad, self._good = state["seen"], state["bad"], state["good"]
+        self.left_out = state["left_out"]
         references = [Reference(*values) for values in state["buffer"]]
         found = {reference: self._again(reference, source) for reference, source in self._sources(references)}
         self._buffer = [found[reference] for reference in references]
@@ -198,10 +205,11 @@ class Lane:
         # A lane without shards in one epoch has some in the next; one that never has any would wait without end.
         if not self._good and self._epoch:
             held = self.seen - self.bad
+            left = f", {self.left_out:,} more were left out by --leave-out" if self.left_out else ""
             raise DataError(
                 f"none of the {plural(self.seen, 'pair')} that were read can be trained on: {self.bad:,} are bad, and "
-                f"{held:,} have an image of the validation set; clip-train takes images and the .txt or .json captions "
-                "that follow them in a shard."
+                f"{held:,} have an image of the validation set{left}; clip-train takes images and the .txt or .json "
+                "captions that follow them in a shard."
             )
 
     def _buffer_random(self) -> np.random.Generator:
@@ -230,7 +238,9 @@ class Lane:
         source.seek(reference.start + len(content))
         pair = read_pair(content, reference)
         if pair is None:
-            raise DataError(failure(source.url, f"the sample at byte {reference.start:,} is no longer there"))
+            raise ShardError(
+                source.url, f"the sample at byte {reference.start:,} is no longer there", 1, reference.start
+            )
         return pair
 
     # ------------------------------------------------------------ the thread
@@ -286,10 +296,11 @@ class Lane:
                 with self.shards.open(shard, begin if cursor.offset < 0 else cursor.offset, self._closing) as source:
                     for sample in read_samples(source, shard, self.ignored):
                         own_turn = not self.shards.shared or cursor.samples % self.shards.lanes == self.number
+                        sample, left_out = self.shards.left_out.sift(shard, sample)
                         pairs = self._of_epoch(sample.pairs, cursor.epoch) if own_turn else []
                         cursor = cursor._replace(offset=sample.end, samples=cursor.samples + 1)
                         bad = [f"{self.shards.urls[shard]}, {sample.name}: {why}" for why in sample.bad if own_turn]
-                        yield _Item(cursor, pairs, bad)
+                        yield _Item(cursor, pairs, bad, left_out if own_turn else 0)
                 cursor = cursor._replace(place=cursor.place + 1, offset=-1)
             cursor = Cursor(cursor.epoch + 1)
             yield _Item(cursor, [], [], ends=True)

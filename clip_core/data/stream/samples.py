@@ -10,18 +10,25 @@ import io
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from clip_core.data.formats.captions import clean_caption
-from clip_core.data.formats.shard import MemberInfo, Part, chosen, next_archive, part_of, without_image_suffix
-from clip_core.data.stream.source import Source, failure
-from clip_core.errors import DataError
+from clip_core.data.formats.shard import (
+    DAMAGED_TAR,
+    MemberInfo,
+    Part,
+    chosen,
+    next_archive,
+    part_of,
+    without_image_suffix,
+)
+from clip_core.data.stream.source import ShardError, Source
 from clip_core.text import normalise_caption, printable
 
 BUFFER = 1 << 20  # bytes that a shard is read ahead by, beside what its protocol does
 _BLOCK = 512
-_MOST_IMAGE = 64_000_000  # bytes
+MOST_IMAGE = 64_000_000  # bytes
 _MOST_MEMBERS = 64  # of a sample
 _NO_PATH = cast(Any, None)  # a streamed image has no place of its own in a file system
 
@@ -44,6 +51,7 @@ class StreamedPair(NamedTuple):
     caption: str
     image_id: int
     caption_id: int
+    captions: tuple[str, ...] = ()  # of its sample, where there are several
 
 
 class Sample(NamedTuple):
@@ -51,7 +59,7 @@ class Sample(NamedTuple):
 
     Attributes:
         start, end: the bytes from the header of the first member to the last member's end, padded.
-        offset: of the image's own bytes in the shard; 0 without an image.
+        offset, size: of the image's own bytes in the shard; 0 without an image.
         bad: what is wrong with captions, or with the whole sample.
     """
 
@@ -59,8 +67,17 @@ class Sample(NamedTuple):
     end: int
     name: str
     offset: int
+    size: int
     pairs: list[StreamedPair]
     bad: list[str]
+
+
+class Tail(NamedTuple):
+    """How a shard ends: the byte behind its last member, which is the shard's own end where the empty blocks of a whole
+    tar are missing; and the byte of what follows such blocks and is no archive, 0 where nothing does."""
+
+    end: int
+    behind: int
 
 
 class _Member(NamedTuple):
@@ -68,33 +85,43 @@ class _Member(NamedTuple):
     start: int
     end: int
     offset: int
+    size: int
     content: bytes | None  # of an image; None for one that is too large
 
 
-def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Iterator[Sample]:
+def read_samples(source: Source, shard: int, ignored: Counter[str]) -> Generator[Sample, None, "Tail"]:
     """Every sample from the source's position on.
 
     Args:
         shard: its number, for the references.
         ignored: is added to: members that are neither image nor caption, by suffix.
+    Returns:
+        how the shard ends.
     Raises:
-        DataError: if the shard is no whole, uncompressed tar file, or cannot be read.
+        ShardError: if the shard is no whole, uncompressed tar file, or cannot be read.
     """
     handle = io.BufferedReader(source, BUFFER)
     start: int | None = source.tell()
+    end, behind = source.tell(), 0
     try:
         while start is not None:
+            end = start
             with tarfile.open(fileobj=handle, mode="r:", tarinfo=MemberInfo, errors="surrogateescape") as tar:
-                yield from _samples(tar, handle, shard, ignored)
-                end = tar.offset
+                try:
+                    yield from _samples(tar, handle, shard, ignored)
+                finally:
+                    end = tar.offset
             start, behind = next_archive(handle, end)
             if behind:
-                ignored[f"bytes after the end of {printable(source.url, 60)}"] += 1
+                ignored[f"bytes after the end of {printable(source.url, 60)}"] += max((source.size or 0) - behind, 1)
             if start is not None:
                 handle.seek(start)
-    except tarfile.TarError as error:
-        why = f"it is not a whole, uncompressed tar file: {error}"
-        raise DataError(failure(source.url, why)) from None
+    except DAMAGED_TAR as error:
+        end = end if source.size is None else min(end, source.size)  # where it is cut off, the end that was announced
+        place = "" if "at byte" in str(error) else f" at byte {end:,}"
+        why = f"it is not a whole, uncompressed tar file: {error}{place}"
+        raise ShardError(source.url, why, place=end) from None
+    return Tail(end, behind)
 
 
 def read_pair(content: bytes, reference: Reference) -> StreamedPair | None:
@@ -102,7 +129,7 @@ def read_pair(content: bytes, reference: Reference) -> StreamedPair | None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:", tarinfo=MemberInfo, errors="surrogateescape") as tar:
             found = list(_samples(tar, tar.fileobj, reference.shard, Counter()))
-    except tarfile.TarError:
+    except DAMAGED_TAR:
         return None
     pairs = [pair for sample in found for pair in sample.pairs if pair.reference.caption == reference.caption]
     return pairs[0]._replace(reference=reference) if pairs else None
@@ -137,13 +164,13 @@ def _member(tar: tarfile.TarFile, handle: IO[bytes], info: tarfile.TarInfo, igno
             ignored[printable(suffix, 20) or "members without a suffix"] += 1
         return None
     content = None
-    if part.image and info.size <= _MOST_IMAGE:
+    if part.image and info.size <= MOST_IMAGE:
         handle.seek(info.offset_data)
         content = handle.read(info.size)
         if len(content) != info.size:
             raise tarfile.ReadError("unexpected end of data")
     end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
-    return _Member(part, info.offset, end, info.offset_data, content)
+    return _Member(part, info.offset, end, info.offset_data, info.size, content)
 
 
 def _begins_another(together: list[Part], part: Part) -> bool:
@@ -166,12 +193,12 @@ def _sample(together: list[_Member], shard: int, ignored: Counter[str]) -> Sampl
     start, end = together[0].start, together[-1].end
     if image is None:
         name = together[0].part.name
-        return Sample(start, end, name, 0, [], ["it has a caption and no image beside it in the shard"])
+        return Sample(start, end, name, 0, 0, [], ["it has a caption and no image beside it in the shard"])
     member = next(member for member in together if member.part is image)
     bad: list[str] = []
     pairs: list[StreamedPair] = []
     if member.content is None:
-        bad.append(f"its image has more than {_MOST_IMAGE:,} bytes")
+        bad.append(f"its image has more than {MOST_IMAGE:,} bytes")
     elif caption is None:
         bad.append("it has no .txt or .json with a caption beside it in the shard")
     else:
@@ -183,9 +210,16 @@ def _sample(together: list[_Member], shard: int, ignored: Counter[str]) -> Sampl
                 bad.append(mistake)
             else:
                 reference = Reference(shard, start, end, number)
-                same = hash64(normalise_caption(text).encode("utf-8", "surrogateescape"))
-                pairs.append(StreamedPair(reference, image.name, member.content, text, image_id, same))
-    return Sample(start, end, image.name, member.offset, pairs, bad)
+                pairs.append(StreamedPair(reference, image.name, member.content, text, image_id, caption_id(text)))
+        if len(pairs) > 1:
+            captions = tuple(pair.caption for pair in pairs)
+            pairs = [pair._replace(captions=captions) for pair in pairs]
+    return Sample(start, end, image.name, member.offset, member.size, pairs, bad)
+
+
+def caption_id(text: str) -> int:
+    """The same for captions that count as the same."""
+    return hash64(normalise_caption(text).encode("utf-8", "surrogateescape"))
 
 
 def hash64(content: bytes) -> int:

@@ -6,14 +6,15 @@ shards/{00000..00099}.tar    https://host/a-{000..012}.tar::https://host/b-{000.
 import glob
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from clip_core.config import streamed_pattern
 from clip_core.data.formats.columns import split_of_file
-from clip_core.data.formats.webdataset import MOST_SHARDS, expand, find_shards, has_wildcard
-from clip_core.data.stream.source import Source, failure, is_remote, open_source, remote_glob
+from clip_core.data.formats.webdataset import MOST_SHARDS, SIZES, expand, find_shards, has_wildcard
+from clip_core.data.stream.source import ShardError, Source, is_remote, open_source, remote_glob
 from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
@@ -22,6 +23,7 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _LISTS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _MOST_LIST = 64_000_000  # bytes of a list of shards
 _MOST_SIZES = 16_000_000  # bytes of a sizes.json
+_PASSWORD = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/@:]*:[^/@]*@", re.I)
 _ASKED = 16  # remote shards whose size is asked for, to estimate that of all
 
 
@@ -34,14 +36,33 @@ class ShardList(NamedTuple):
     @property
     def names(self) -> list[str]:
         """What is left of each without the folder that all are in, and without a signature behind `.tar?`."""
-        urls = (url.partition("?") for url in self.urls)
-        parts = [(url if url.lower().endswith(".tar") else url + mark + query).split("/") for url, mark, query in urls]
-        shared = 0
-        for folders in zip(*(part[:-1] for part in parts), strict=False):
+        shared = len(self._shared)
+        return ["/".join(_without_query(url).split("/")[shared:]) for url in self.urls]
+
+    @property
+    def root(self) -> str:
+        """The folder that all are in."""
+        return shown_url("/".join(self._shared))
+
+    @property
+    def _shared(self) -> list[str]:
+        shared: list[str] = []
+        for folders in zip(*(_without_query(url).split("/")[:-1] for url in self.urls), strict=False):
             if len(set(folders)) > 1:
                 break
-            shared += 1
-        return ["/".join(part[shared:]) for part in parts]
+            shared.append(folders[0])
+        return shared
+
+
+def _without_query(url: str) -> str:
+    """Without a signature behind `.tar?`."""
+    plain = url.partition("?")[0]
+    return plain if plain.lower().endswith(".tar") else url
+
+
+def shown_url(url: str) -> str:
+    """A shard or pattern as reports and flags name it: a local path, or a URL without signature and password."""
+    return _PASSWORD.sub(r"\1", _without_query(url)).removeprefix("file://")
 
 
 def of_split(shards: ShardList, wanted: str) -> tuple[ShardList, int]:
@@ -125,7 +146,7 @@ def counted_pairs(shards: ShardList) -> int | None:
     """The sum that a sizes.json beside the shards gives for them, as open_clip's users have; None without one."""
     folder = shards.urls[0].rpartition("/")[0]
     try:
-        sizes = json.loads(_content(f"{folder}/sizes.json", _MOST_SIZES, tries=1))
+        sizes = json.loads(_content(f"{folder}/{SIZES}", _MOST_SIZES, tries=1))
         counts = [int(sizes[url.rpartition("/")[2]]) for url in shards.urls]
     except (DataError, OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
@@ -151,5 +172,5 @@ def _content(url: str, most: int, tries: int | None = None) -> bytes:
     with source:
         content = source.read(most)
     if len(content) == most:
-        raise DataError(failure(url, f"it has {most:,} bytes or more"))
+        raise ShardError(url, f"it has {most:,} bytes or more")
     return content

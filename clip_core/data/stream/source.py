@@ -36,6 +36,21 @@ class StoppedError(Exception):
     """The reader was closed while it waited."""
 
 
+class ShardError(DataError):
+    """A shard that cannot be read: `why`, in a few words, and the byte `place` where it is damaged, where known."""
+
+    def __init__(self, url: str, why: str, tries: int = 1, place: int | None = None) -> None:
+        self.url, self.why, self.tries, self.place = url, printable(why, 200), tries, place
+        tried = f", tried {tries} times" if tries > 1 else ""
+        super().__init__(
+            f"the shard {printable(url, 300)} cannot be read ({self.why}{tried}); make it available (a run "
+            "continues with --resume), or correct the path."
+        )
+
+    def __reduce__(self) -> tuple[type["ShardError"], tuple[str, str, int, int | None]]:
+        return type(self), (self.url, self.why, self.tries, self.place)  # of another process
+
+
 class Opened(NamedTuple):
     """A shard from an offset on.  size: None where the server does not say; tag: changes with the content."""
 
@@ -154,7 +169,7 @@ class Source(io.RawIOBase):
         opened = _open(self.url, self._position)
         if self.tag and (opened.size, opened.tag) != (self.size, self.tag):
             opened.handle.close()
-            raise DataError(failure(self.url, "it has changed while it was read"))
+            raise ShardError(self.url, "it has changed while it was read")
         self._handle, self.size, self.tag, self.at_offset = opened
         if self._position and not self.at_offset:
             self._say(
@@ -184,7 +199,7 @@ class Source(io.RawIOBase):
         self._leave()
         self._failed += 1
         if self._failed >= self._tries:
-            raise DataError(failure(self.url, why, self._failed))
+            raise ShardError(self.url, why, self._failed, self._position or None)
         wait = WAITS[min(self._failed, len(WAITS)) - 1]
         self._say(f"{printable(self.url)}: {why}; trying again in {wait:g} s ({self._failed} of {self._tries - 1})")
         if self._closing.wait(wait):
@@ -211,13 +226,29 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
-def failure(url: str, why: str, tries: int = 1) -> str:
-    """The sentence for a shard that cannot be read."""
-    tried = f", tried {tries} times" if tries > 1 else ""
-    return (
-        f"the shard {printable(url, 300)} cannot be read ({printable(why, 200)}{tried}); make it available and "
-        "continue with --resume, or correct --data."
-    )
+def read_range(url: str, start: int, size: int) -> bytes:
+    """Some bytes of a shard, asked for alone.
+
+    Raises:
+        ShardError: if it cannot be read, or its server can only begin at its beginning.
+    """
+    try:
+        if url.startswith(("http://", "https://")):
+            opened = _http(url, start, size)
+            with opened.handle as handle:
+                if start and not opened.at_offset:
+                    raise OSError("its server cannot read from an offset on")
+                return bytes(handle.read(size))
+        if is_remote(url):
+            system, path = _system(url)
+            return bytes(system.cat_file(path, start=start, end=start + size))
+        with Path(url.removeprefix("file://")).open("rb") as handle:
+            handle.seek(start)
+            return handle.read(size)
+    except DataError:
+        raise
+    except Exception as error:  # as above
+        raise ShardError(url, _reason(error), place=start) from None
 
 
 def remote_glob(pattern: str) -> list[str]:
@@ -273,8 +304,9 @@ def _local(path: Path, start: int) -> Opened:
     return Opened(handle, size, f"{LOCAL} {' '.join(map(str, local))}", True)
 
 
-def _http(url: str, start: int) -> Opened:
-    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity", "User-Agent": "clip-tui"}
+def _http(url: str, start: int, size: int | None = None) -> Opened:
+    end = "" if size is None else start + size - 1
+    headers = {"Range": f"bytes={start}-{end}", "Accept-Encoding": "identity", "User-Agent": "clip-tui"}
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_core.data.dataset import PairSet
-from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind
+from clip_core.data.hard_negatives import KINDS, HardNegatives, Kind, words_of
 from clip_core.scoring import FloatArray, mean_interval
 
 CHANCE = 0.5
@@ -50,7 +50,7 @@ def probe_captions(
     Source: ARO (Yuksekgonul et al. 2023) and SugarCrepe (Hsieh et al. 2023), see clip_core/data/hard_negatives.py.
     """
     random = np.random.default_rng(seed)
-    made = HardNegatives(pairs.captions)
+    made = HardNegatives(words_of(pairs.captions))
     tried = np.sort(random.permutation(len(pairs))[:_MOST])
     own: dict[int, list[str]] = {}
     for image, caption in zip(pairs.pair_images.tolist(), pairs.pair_captions.tolist(), strict=True):

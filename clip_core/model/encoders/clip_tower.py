@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from clip_core.data.tokenizer import Tokenizer
 from clip_core.errors import UsageError
 from clip_core.model.checkpoint import LoadedModel, load_model
+from clip_core.model.clip import ImageModule, TextModule
 from clip_core.model.encoders.base import EncoderInfo, FrozenEncoder, Side, parameter_count
 from clip_core.model.encoders.files import absolute, identity_of, licence_of
 
@@ -15,7 +16,7 @@ from clip_core.model.encoders.files import absolute, identity_of, licence_of
 class ClipTower(FrozenEncoder):
     """The L2-normalised embedding of one tower."""
 
-    def __init__(self, info: EncoderInfo, tower: nn.Module, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, info: EncoderInfo, tower: ImageModule | TextModule, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(info, tokenizer)
         self.tower = tower
         self.frozen()
@@ -25,7 +26,7 @@ class ClipTower(FrozenEncoder):
         return features
 
     def blocks(self) -> list[nn.Module]:
-        return list(self.tower.blocks)  # type: ignore[arg-type]
+        return list(self.tower.blocks)
 
 
 def load_clip_tower(
@@ -49,12 +50,12 @@ def load_clip_tower(
             f"{name} is a CLIP with a context of {config.text.context_length} tokens, and --context-length is "
             f"{context_length}; leave it out."
         )
-    tower: nn.Module = loaded.model.image if side == "image" else loaded.model.text
+    tower = loaded.model.image if side == "image" else loaded.model.text
     info = _described(name, loaded, side, tower)
     return ClipTower(info, tower, loaded.tokenizer if side == "text" else None)
 
 
-def _described(name: str, loaded: LoadedModel, side: Side, tower: nn.Module) -> EncoderInfo:
+def _described(name: str, loaded: LoadedModel, side: Side, tower: ImageModule | TextModule) -> EncoderInfo:
     config, tokenizer = loaded.config, loaded.tokenizer
     settings: dict[str, Any] = {"side": side, "network": config.model_dump(mode="json")}
     facts: dict[str, Any] = {"preprocessing": config.preprocessing}
@@ -67,7 +68,7 @@ def _described(name: str, loaded: LoadedModel, side: Side, tower: nn.Module) -> 
             "whole": tokenizer.pads_to_context,
         }
         settings |= facts
-    blocks = len(tower.blocks)  # type: ignore[arg-type]
+    blocks = len(tower.blocks)
     kind = f"Vision Transformer of {blocks} blocks" if side == "image" else f"text Transformer of {blocks} blocks"
     return EncoderInfo(
         side=side,

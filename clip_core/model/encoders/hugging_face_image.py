@@ -60,9 +60,9 @@ class HuggingFaceImageEncoder(FrozenEncoder):
         if self.info.features == "patches":
             return self.token_features(x).mean(dim=1)
         found = self.model(pixel_values=x, **self._arguments)
-        if self.info.features == "class_token" or not self.kind.pooler:
-            return found.last_hidden_state[:, 0]  # type: ignore[no-any-return]
-        return found.pooler_output.flatten(1)  # type: ignore[no-any-return]
+        first = self.info.features == "class_token" or not self.kind.pooler
+        pooled: Tensor = found.last_hidden_state[:, 0] if first else found.pooler_output.flatten(1)
+        return pooled
 
     def token_features(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.model(pixel_values=x, **self._arguments).last_hidden_state

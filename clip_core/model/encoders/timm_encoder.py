@@ -57,16 +57,20 @@ class TimmEncoder(FrozenEncoder):
             pooled: Tensor = self.model(x)
             return pooled.flatten(1)
         if self.info.features == "class_token":
-            tokens: Tensor = self.model.forward_features(x)  # type: ignore[operator]
-            return tokens[:, 0]
+            return _unpooled(self.model, x)[:, 0]
         return self.token_features(x).mean(dim=1)
 
     def token_features(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.model.forward_features(x)  # type: ignore[operator]
-        return _as_tokens(tokens, self.info.token_size, self.prefix_tokens)
+        return _as_tokens(_unpooled(self.model, x), self.info.token_size, self.prefix_tokens)
 
     def blocks(self) -> list[nn.Module]:
         return blocks_of(self.model)
+
+
+def _unpooled(model: nn.Module, x: Tensor) -> Tensor:
+    """What a network of timm computes before pooling.  (B, 3, H, W) -> (B, T, W), (B, W, H, H) or (B, H, H, W)"""
+    found: Tensor = model.forward_features(x)  # type: ignore[operator]  # which a Module need not have
+    return found
 
 
 def _as_tokens(found: Tensor, width: int | None, prefix: int) -> Tensor:
@@ -176,7 +180,7 @@ def _described(source: TimmSource, model: nn.Module, features: Features, image_s
     black = torch.zeros(1, 3, prepared.image_size, prepared.image_size, device=device)
     try:
         with torch.no_grad():
-            pooled, tokens = model(black), model.forward_features(black)  # type: ignore[operator]
+            pooled, tokens = model(black), _unpooled(model, black)
     except (AssertionError, RuntimeError) as error:
         raise UsageError(
             f"{source.name} takes no images of {prepared.image_size} pixels ({printable(str(error), 100)}); "

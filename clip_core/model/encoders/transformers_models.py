@@ -83,7 +83,7 @@ def build(folder: Path, weights: Path, class_name: str = "AutoModel") -> nn.Modu
 def without_pooler(model: nn.Module) -> nn.Module:
     """The model without the layer on its first token, which features do not use and many weights do not hold."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None  # type: ignore[assignment]
+        model.register_module("pooler", None)
     return model
 
 
