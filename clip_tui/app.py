@@ -40,6 +40,7 @@ from clip_tui.undo import Undo
 from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
 POLL_SECONDS = 0.5
+IDLE_SECONDS = 2.0
 WARM_UP_SECONDS = 0.2  # after the first frame
 WIDTHS = [(0, "-too-narrow"), (60, "-narrow"), (120, "-wide")]
 HEIGHTS = [(0, "-too-low"), (15, "-low"), (36, "-high")]
@@ -213,10 +214,13 @@ class ClipApp(DiffingApp):
 
     @work(name="watch", group="watch", exclusive=True)
     async def _follow(self, watch: RunWatch) -> None:
+        pause = POLL_SECONDS
         while True:
             trainer = self.started().get(watch.reader.path)
-            self.snapshot = snapshot = await asyncio.to_thread(watch.refresh, trainer)
-            await asyncio.sleep(POLL_SECONDS if snapshot.complete else 0.0)
+            before, snapshot = self.snapshot, await asyncio.to_thread(watch.refresh, trainer)
+            self.snapshot = snapshot
+            pause = min(2 * pause, IDLE_SECONDS) if snapshot is before else POLL_SECONDS  # a run that has ended
+            await asyncio.sleep(pause if snapshot.complete else 0.0)
 
     def started(self) -> dict[Path, Trainer]:
         """The trainers that this app started, by run directory."""

@@ -90,7 +90,8 @@ class RunsScreen(Page):
     async def _follow(self) -> None:
         await asyncio.to_thread(lambda: _erase(left_aside(self.clip.root)))
         while not self.closing:
-            if (self.is_current or not self._read) and await asyncio.to_thread(self._list.is_due):
+            due = (self.is_current or not self._read) and await asyncio.to_thread(self._list.is_due)
+            if due:
                 items = await asyncio.to_thread(self._list.read, self.clip.started())
                 if self.closing:
                     return
@@ -100,7 +101,7 @@ class RunsScreen(Page):
             for path in gone:
                 del self._aside[path]
                 await asyncio.to_thread(_erase, [path])
-            await asyncio.sleep(POLL_SECONDS if self._list.complete else 0.0)
+            await asyncio.sleep(0.0 if due and not self._list.complete else POLL_SECONDS)
 
     def _read_again(self) -> None:
         self._list.read_soon()

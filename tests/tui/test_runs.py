@@ -11,7 +11,7 @@ from clip_core.run.records import Label, State
 from clip_core.run.writer import RunWriter
 from clip_tui.app import ClipApp
 from clip_tui.screens.compare import CompareScreen
-from clip_tui.screens.runs import fitting
+from clip_tui.screens.runs import RunsScreen, fitting
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
 from tests.tui.pilot import opened, says, screen_text, until
 
@@ -155,3 +155,17 @@ async def test_three_runs_with_long_paths_are_compared_without_scrolling(runs: P
         await says(pilot, "Best checkpoint")
         table = app.screen.query_one("#comparison", DataTable)
         await until(pilot, lambda: 0 < table.virtual_size.width <= table.content_size.width)
+
+
+async def test_the_list_waits_while_another_screen_is_in_front_of_it(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[None] = []
+    monkeypatch.setattr(RunsScreen, "closing", property(lambda self: rounds.append(None) or not self.app.is_running))
+    app = ClipApp(runs, open_run=runs / "older")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await says(pilot, "Recall@1")
+        await pilot.pause(0.3)
+        rounds.clear()
+        await pilot.pause(0.5)
+        assert len(rounds) < 10, "trends that were not read yet are no reason to use a whole core"
