@@ -27,6 +27,7 @@ from typing import IO, Any
 # What to import before the fork for a module; the rest it imports itself.
 PRELOADED = {
     "clip_core.cli.train": ["clip_core.training.session", "clip_core.cli.train_command"],
+    "tests.second_device": ["clip_core.training.session", "clip_core.cli.train_command"],
     "export.cli": ["export.bundle", "torch.onnx._internal.exporter._core", "onnxscript"],
 }
 

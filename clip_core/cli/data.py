@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -205,16 +205,57 @@ def info(
 @app.command
 def convert(
     file: Data,
-    out: Annotated[Path, Parameter(help="Pair list to write (.json).")],
+    out: Annotated[Path, Parameter(help="Pair list (.json), or folder of shards, to write.")],
     *,
-    copy_images: Annotated[bool, Parameter(negative="", help="Copy the images into a folder beside it.")] = False,
+    to: Annotated[
+        Literal["json", "webdataset"] | None,
+        Parameter(help="What to write (default: json for a .json, webdataset for a name without a suffix)."),
+    ] = None,
+    copy_images: Annotated[
+        bool, Parameter(negative="", help="json: copy the images into a folder beside the list.")
+    ] = False,
+    shard_size: Annotated[
+        str | None, Parameter(help="webdataset: bytes of a shard at most, as 500MB or 1GiB (default: 500MB).")
+    ] = None,
+    seed: Annotated[
+        int | None, Parameter(help="webdataset: of the order of the pairs (default: 0).", validator=Number(gte=0))
+    ] = None,
+    keep_order: Annotated[
+        bool, Parameter(name="--no-shuffle", negative="", help="webdataset: keep the order of the data set.")
+    ] = False,
+    leave_out: Annotated[Path | None, Parameter(help="Pairs that are not written: a flags.json.")] = None,
     flags: ReadFlags = _NO_FLAGS,
 ) -> None:
-    """Write any data set as a plain pair list: JSON [{image, caption}]."""
-    from clip_core.data.convert import convert as write
+    """Write any data set as a plain pair list, JSON [{image, caption}], or as WebDataset shards."""
+    from clip_core.data.convert import convert as write_list
+    from clip_core.data.convert_shards import write_shards
+    from clip_core.data.dataset import without_flagged
+    from clip_core.data.progress import DecodeProgress
+    from clip_core.data.shard_writer import SHARD_BYTES, parse_size
 
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    to = to or {".json": "json", "": "webdataset"}.get(out.suffix.lower())  # type: ignore[assignment]
+    if to is None:
+        raise UsageError(f"{out} is neither a .json nor a folder by its name; say --to json or --to webdataset.")
+    given = {"--shard-size": shard_size is not None, "--seed": seed is not None, "--no-shuffle": keep_order}
+    wrong = [name for name, is_given in given.items() if is_given] if to == "json" else ["--copy-images"][:copy_images]
+    if wrong:
+        raise UsageError(f"{wrong[0]} is not for --to {to}; leave it out.")
+    if keep_order and seed is not None:
+        raise UsageError("--seed is of the order that --no-shuffle keeps; leave one of them out.")
+    shard_bytes = SHARD_BYTES if shard_size is None else parse_size(shard_size)
     reading = flags.read(file)
-    print(printable(write(reading, out, copy_images=copy_images).sentence()))
+    if leave_out is not None:
+        reading = without_flagged(reading, leave_out, say)
+    if to == "json":
+        print(printable(write_list(reading, out, copy_images=copy_images).sentence()))
+        return
+    with DecodeProgress(say, "wrote") as progress:
+        order = None if keep_order else seed or 0
+        written = write_shards(reading, out, shard_bytes=shard_bytes, seed=order, progress=progress)
+    print("\n".join(printable(line) for line in written.lines()))
 
 
 @app.command

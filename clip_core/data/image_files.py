@@ -26,6 +26,10 @@ SUFFIXES = frozenset(
 # images that were deleted; compared without regard to case.
 THUMBNAILS = frozenset({"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx"})
 
+_KINDS = (  # first bytes
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"), (b"P6", ".ppm"), (b"\0\0\0\x0cjP", ".jp2"),
+)  # fmt: skip
 _MEMBER = re.compile(r"(?P<shard>.+\.tar)![/\\](?P<offset>\d{1,15})\+(?P<size>\d{1,12})[/\\][^/\\]+", re.DOTALL | re.I)
 _HEADER = 512  # bytes of a tar header, right before the member
 _MOST_BYTES = 512_000_000  # of a member; a larger one is no image
@@ -116,6 +120,15 @@ def read_content(path: Path) -> bytes:
     if path.stat().st_size > _MOST_BYTES:
         raise ImageError(f"{path} has {path.stat().st_size:,} bytes; shrink it.")
     return path.read_bytes()
+
+
+def suffix_of_content(content: bytes) -> str:
+    """The suffix that fits an image's first bytes; .img for what is none that is known."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    if content[4:8] == b"ftyp":
+        return ".avif" if b"avif" in content[8:32] else ".heic"
+    return next((suffix for mark, suffix in _KINDS if content.startswith(mark)), ".img")
 
 
 def check_is_file(path: Path) -> None:

@@ -110,7 +110,6 @@ def build_trainer(
     processes = processes or Processes()
     rank = processes.rank
     use_all_cores()
-    torch.manual_seed(config.run.seed)
     record = RunReader(writer.path).record() if resume else None
     stream = find_stream(config, writer, log, resume=resume, processes=processes)
     with processes.first_on_machine():
@@ -123,6 +122,7 @@ def build_trainer(
         batches = _stream_batches(
             config, stream, inputs.tokenizer, inputs.preprocessing, recipe, rank, writer.path, log
         )
+    torch.manual_seed(config.run.seed)  # not before: libraries draw weights for the encoders that they then load
     model = initial_model(config, plan.network, recipe, start, writer.path if rank.writes else None, batches, rank)
     if inputs.encoders is not None:
         initialise_heads(model, inputs.encoders, data, captions, fit=start is None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clip_core.data.formats.collect import Collector, many_objects
 from clip_core.data.formats.columns import Columns, choose_columns, split_of, split_of_file
 from clip_core.data.formats.source import Contents, Source
+from clip_core.data.image_files import suffix_of_content
 from clip_core.errors import DataError, MissingExtraError
 from clip_core.files import cache_folder, sha256
 from clip_core.text import printable
@@ -30,10 +31,6 @@ _CHOSEN_BY = 1000  # rows that the columns are
 _ROWS = 20_000  # read at a time, where images are paths
 _ROWS_OF_BYTES = 64
 _IN_A_FOLDER = 10_000  # images
-_KINDS = (
-    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"), (b"P6", ".ppm"), (b"\0\0\0\x0cjP", ".jp2"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def _extract(table: _Table, column: str, folder: Path) -> tuple[dict[int, str], 
                     continue
                 place = beside / f"{number // _IN_A_FOLDER:04d}"
                 place.mkdir(exist_ok=True)
-                (place / f"{number:08d}{_suffix(content)}").write_bytes(content)
+                (place / f"{number:08d}{suffix_of_content(content)}").write_bytes(content)
             beside.replace(folder / key)
         except OSError as error:
             if not (folder / key).is_dir():  # another process may have been first
@@ -258,14 +255,6 @@ def _extract(table: _Table, column: str, folder: Path) -> tuple[dict[int, str], 
 def _bytes_of(value: Any) -> bytes | None:
     content = value.get("bytes") if isinstance(value, dict) else value
     return content if isinstance(content, bytes) and content else None
-
-
-def _suffix(content: bytes) -> str:
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return ".webp"
-    if content[4:8] == b"ftyp":
-        return ".avif" if b"avif" in content[8:32] else ".heic"
-    return next((suffix for mark, suffix in _KINDS if content.startswith(mark)), ".img")
 
 
 def _short(error: Exception) -> str:

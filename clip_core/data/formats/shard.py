@@ -279,7 +279,10 @@ def _is_whole(segment: list[tuple[int, Part]]) -> bool:
 
 
 def chosen(parts: Iterable[Part]) -> tuple[Part | None, Part | None, int]:
-    """The image and the caption of a sample, and how many more of either it has; a .txt goes before a .json."""
+    """The image and the caption of a sample, and how many more of either it has.
+
+    A .txt goes before a .json, unless that lists several captions of which the .txt has the first.
+    """
     members = list(parts)
     images = [part for part in members if part.image]
     captions = [part for part in members if not part.image and part.caption is not None]
@@ -288,7 +291,14 @@ def chosen(parts: Iterable[Part]) -> tuple[Part | None, Part | None, int]:
     if captions:  # of several views, the one that is captioned
         images.sort(key=lambda part: part.middle != captions[0].middle)
     more = max(len(images) - 1, 0) + sum(part.suffix != ".json" for part in captions[1:])
-    return (images[0] if images else None), (captions[0] if captions else None), more
+    listed = next((part for part in captions[1:] if _lists(part, captions[0])), None)
+    return (images[0] if images else None), listed or (captions[0] if captions else None), more
+
+
+def _lists(part: Part, first: Part) -> bool:
+    """Whether a .json has a list of captions that begins with the one of a .txt, which has no line breaks."""
+    values = part.caption if part.suffix == ".json" and part.middle == first.middle else None
+    return isinstance(values, list) and bool(values) and " ".join(str(values[0]).split()) == first.caption
 
 
 def _names_have_dots(parts: list[Part]) -> bool:

@@ -23,6 +23,7 @@ from clip_core.text import printable
 
 SHAPE = "WebDataset shards: a .tar, a folder of .tar, or a pattern like shards/{000..012}.tar"
 MOST_SHARDS = 100_000
+SIZES = "sizes.json"  # beside shards: the pairs of each, by its name
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
@@ -156,7 +157,7 @@ def _beside(path: Path, shards: list[Path]) -> Counter[str]:
     """The other files of a folder with shards, by suffix."""
     if not path.is_dir():
         return Counter()
-    names = {shard.name for shard in shards if shard.parent == path.absolute()}
+    names = {shard.name for shard in shards if shard.parent == path.absolute()} | {SIZES}
     others = (item for item in path.iterdir() if item.name not in names and not item.name.startswith("."))
     return Counter(item.suffix.lower() or "files without a suffix" for item in others if item.is_file())
 

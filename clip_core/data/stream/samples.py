@@ -28,7 +28,7 @@ from clip_core.text import normalise_caption, printable
 
 BUFFER = 1 << 20  # bytes that a shard is read ahead by, beside what its protocol does
 _BLOCK = 512
-_MOST_IMAGE = 64_000_000  # bytes
+MOST_IMAGE = 64_000_000  # bytes
 _MOST_MEMBERS = 64  # of a sample
 _NO_PATH = cast(Any, None)  # a streamed image has no place of its own in a file system
 
@@ -164,7 +164,7 @@ def _member(tar: tarfile.TarFile, handle: IO[bytes], info: tarfile.TarInfo, igno
             ignored[printable(suffix, 20) or "members without a suffix"] += 1
         return None
     content = None
-    if part.image and info.size <= _MOST_IMAGE:
+    if part.image and info.size <= MOST_IMAGE:
         handle.seek(info.offset_data)
         content = handle.read(info.size)
         if len(content) != info.size:
@@ -198,7 +198,7 @@ def _sample(together: list[_Member], shard: int, ignored: Counter[str]) -> Sampl
     bad: list[str] = []
     pairs: list[StreamedPair] = []
     if member.content is None:
-        bad.append(f"its image has more than {_MOST_IMAGE:,} bytes")
+        bad.append(f"its image has more than {MOST_IMAGE:,} bytes")
     elif caption is None:
         bad.append("it has no .txt or .json with a caption beside it in the shard")
     else:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from clip_core.config import streamed_pattern
 from clip_core.data.formats.columns import split_of_file
-from clip_core.data.formats.webdataset import MOST_SHARDS, expand, find_shards, has_wildcard
+from clip_core.data.formats.webdataset import MOST_SHARDS, SIZES, expand, find_shards, has_wildcard
 from clip_core.data.stream.source import ShardError, Source, is_remote, open_source, remote_glob
 from clip_core.errors import DataError
 from clip_core.text import plural, printable
@@ -146,7 +146,7 @@ def counted_pairs(shards: ShardList) -> int | None:
     """The sum that a sizes.json beside the shards gives for them, as open_clip's users have; None without one."""
     folder = shards.urls[0].rpartition("/")[0]
     try:
-        sizes = json.loads(_content(f"{folder}/sizes.json", _MOST_SIZES, tries=1))
+        sizes = json.loads(_content(f"{folder}/{SIZES}", _MOST_SIZES, tries=1))
         counts = [int(sizes[url.rpartition("/")[2]]) for url in shards.urls]
     except (DataError, OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
