@@ -35,7 +35,7 @@ from clip_tui.glyphs import AsciiFilter
 from clip_tui.images import Way, asked_tmux, cell_known, choose
 from clip_tui.output import DiffingApp
 from clip_tui.settings import Settings
-from clip_tui.theme import DARK, THEMES, Recolour, recolour
+from clip_tui.theme import DARK, THEMES, Recolour, readable, recolour
 from clip_tui.undo import Undo
 from clip_tui.watcher import RunWatch, Snapshot, Trainer, overview
 
@@ -180,6 +180,13 @@ class ClipApp(DiffingApp):
         self.refresh_css()
         self.settings.theme = theme.name
         self.save_settings()
+
+    def get_css_variables(self) -> dict[str, str]:
+        variables = super().get_css_variables()
+        theme = self.current_theme
+        if theme not in THEMES and not theme.ansi:
+            self.theme_variables = variables = readable(variables)
+        return variables
 
     def _apply_theme(self) -> None:
         """The colours that widgets draw in follow the theme."""

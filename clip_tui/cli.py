@@ -1,5 +1,6 @@
 """clip-tui: the runs below a directory in the terminal, and the demo. Textual is imported when the app opens."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -52,6 +53,8 @@ def open_app(
         return _serve([str(directory), *(["--ascii"] if ascii_only else [])], port)
     if port != PORT:
         raise UsageError("--port is of --serve; add --serve, or leave it out.")
+    if not (_in_terminal() or "TEXTUAL_DRIVER" in os.environ):  # a page of --serve has a driver of its own
+        raise UsageError("input or error output is no terminal; run it in one, without < and 2>.")
 
     from clip_tui.app import ClipApp
     from clip_tui.images import Way
@@ -65,6 +68,11 @@ def open_app(
             print(f"clip-tui: {problem}", file=sys.stderr)
     ClipApp(directory, ascii_only=ascii_only, open_run=open_run, settings=settings).run()
     return 0
+
+
+def _in_terminal() -> bool:
+    """Whether keys can be read, and whether what Textual draws, which it writes to stderr, can be seen."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _serve(arguments: list[str], port: int) -> int:
@@ -89,7 +97,7 @@ def demo(
     """Draw shapes, train on them, export the model and use it, in about a minute."""
     from clip_tui.demo import run_demo
 
-    watched = sys.stdin.isatty() and sys.stdout.isatty()
+    watched = _in_terminal() and sys.stdout.isatty()
     return run_demo(folder, plain=plain or not watched, ascii_only=ascii_only, flags=flags)
 
 

@@ -21,7 +21,7 @@ from clip_tui.widgets.results import Found, change
 
 COLUMNS = ("rank", "score", "✓", "result", "captions")
 COMPARED = ("rank", "score", "✓", "result", "other", "move", "drift", "captions")  # beside another model
-_SHORTEST = 16  # of a column that is cut
+_SHORTEST = 12  # of a column that is cut
 _EXPECTED = 1000  # true matches whose ranks are asked for
 
 
@@ -89,11 +89,13 @@ def table_row(found: Found, *, compared: bool) -> list[Text]:
     return [*row, Text(printable(found.caption, 80), "dim", overflow="ellipsis")]
 
 
-def column_widths(names: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
-    """Each as wide as its widest cell, but `result` and `captions` share what is left of `width`."""
+def column_widths(
+    names: Sequence[str], rows: Sequence[Sequence[Text]], width: int, cut: Sequence[str] = ("captions", "result")
+) -> list[int]:
+    """Each as wide as its widest cell, but those of `cut` share what is left of `width`; the first gives way first."""
     needed = [max([cell_len(name), *(row[at].cell_len for row in rows)]) for at, name in enumerate(names)]
     left = width - 1 - sum(size + 2 for size in needed)  # 1: the scrollbar; 2: the padding of a cell
-    for name in ("captions", "result"):
+    for name in cut:
         if left < 0 and name in names:
             at = names.index(name)
             size = max(_SHORTEST, needed[at] + left)

@@ -1,5 +1,6 @@
 """What Retrieve and Classify search: validation pairs, training pairs, a folder, a stored gallery."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,15 +24,23 @@ _STORED_SHOWN = 12  # the latest ones
 
 @dataclass(frozen=True)
 class Place:
-    """Where a gallery comes from; `path` is that of a folder or of a stored gallery."""
+    """Where a gallery comes from.
+
+    Attributes:
+        path: of a folder or of a stored gallery.
+        about: of a stored gallery, the folder of its images.
+    """
 
     kind: Kind = "validation"
     path: Path | None = None
+    about: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
         named = {"validation": "validation set", "training": "training set"}
-        return named.get(self.kind) or printable(f"{self.kind} {self.path}")
+        return named.get(self.kind) or printable(
+            f"stored gallery of {self.about}" if self.about else f"folder {self.path}"
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ def read_gallery(run: Path, place: Place | None = None, progress: Progress = no_
     except (ClipError, OSError, ValueError) as error:
         return Gallery(note=printable(str(error)))
     if place.kind == "validation":
-        return gallery_of(read_validation(run))
+        return gallery_of(read_validation(run), damaged_validation(run))
     parts = read_parts(run, _data_of(run), progress)
     return gallery_of(parts.training, parts.note)
 
@@ -101,6 +110,16 @@ def _data_of(run: Path) -> DataConfig | None:
         return RunReader(run).record().config.data
     except RunError:
         return None
+
+
+def damaged_validation(run: Path) -> str | None:
+    """Why the validation pairs cannot be read; None where they can, or were not written yet."""
+    reader = RunReader(run)
+    try:
+        reader.validation_pairs()
+    except RunError as error:
+        return printable(str(error)) if reader.paths.validation.exists() else None
+    return None
 
 
 def read_validation(run: Path) -> list[Pair]:
@@ -130,7 +149,7 @@ def read_parts(run: Path, data: DataConfig | None, progress: Progress = no_progr
     """The validation pairs of a run, and the pairs of its list whose image is not among them."""
     validation = read_validation(run)
     if not validation or data is None:
-        return Parts((), validation)
+        return Parts((), validation, damaged_validation(run))
     if data.streamed:
         return Parts((), validation, "the training pairs are streamed, so there is no list of them")
     try:
@@ -201,13 +220,10 @@ def stored_galleries() -> list[tuple[Place, str]]:
         found = sorted((cache_folder() / "galleries").glob(f"*/{INDEX}"), key=lambda path: -path.stat().st_mtime)
     except OSError:
         return []
-    return [
-        (Place("stored", index.parent), line)
-        for index, line in islice(_described(found[: 4 * _STORED_SHOWN]), _STORED_SHOWN)
-    ]
+    return list(islice(_described(found[: 4 * _STORED_SHOWN]), _STORED_SHOWN))
 
 
-def _described(found: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def _described(found: Iterable[Path]) -> Iterator[tuple[Place, str]]:
     seen: set[tuple[str, ...]] = set()  # each model stores the same images once more
     for index in found:
         try:
@@ -216,7 +232,8 @@ def _described(found: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             continue
         if images and tuple(images) not in seen:
             seen.add(tuple(images))
-            yield index, f"{len(images):,} images, first {near(Path(images[0]))}"
+            folder = near(Path(os.path.commonpath([str(Path(image).parent) for image in images])))
+            yield Place("stored", index.parent, folder), f"{len(images):,} images of {folder}"
 
 
 def _stored(folder: Path) -> list[str]:

@@ -55,14 +55,8 @@ class Outcomes:
 
     @cached_property
     def names(self) -> list[str]:
-        """The classes without the words that all begin or end with, as `a photo of`: where there is little room."""
-        words = [name.split() for name in self.classes]
-        if len(words) < 2:
-            return list(self.classes)
-        least = min(map(len, words)) - 1  # of each, a word is left
-        first = _common(words, least)
-        last = _common([each[::-1] for each in words], least - first)
-        return [" ".join(each[first : len(each) - last]) for each in words]
+        """The classes where there is little room."""
+        return without_shared_words(self.classes)
 
     @property
     def labelled(self) -> int:
@@ -89,6 +83,17 @@ class Outcomes:
     def of_class(self, index: int) -> list[Outcome]:
         """The images of a class, and those that were taken for it; wrong ones first."""
         return [each for each in self.every if index in (each.true, each.predicted)]
+
+
+def without_shared_words(names: Sequence[str]) -> list[str]:
+    """Names without the words that all begin or end with, as `a photo of`."""
+    words = [name.split() for name in names]
+    if len(words) < 2:
+        return list(names)
+    least = min(map(len, words)) - 1  # of each, a word is left
+    first = _common(words, least)
+    last = _common([each[::-1] for each in words], least - first)
+    return [" ".join(each[first : len(each) - last]) for each in words]
 
 
 def _common(words: Sequence[Sequence[str]], most: int) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from rich.cells import cell_len, set_cell_size
+
 from clip_core.errors import RunError
 from clip_core.files import open_regular, process_lives
 from clip_core.run.metrics import best_by
@@ -161,6 +163,15 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int((value - low) / span * len(_BLOCKS)))] for value in values)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name or a path in so many columns, cut in its middle: runs of a sweep differ at the end."""
+    if cell_len(name) <= width:
+        return name
+    begin, size = set_cell_size(name, (width - 1) // 3).rstrip(), len(name)
+    end = next((name[at:] for at in range(size) if cell_len(name[at:]) <= width - 1 - cell_len(begin)), "")
+    return f"{begin}…{end}"
 
 
 # ---------------------------------------------------------------- filter and order

@@ -68,8 +68,10 @@ def start_trainer(run_dir: Path, flags: Sequence[str], *, resume: bool = False) 
     """Start clip-train on `run_dir`; everything it prints goes to RUN/train.log.
 
     Raises:
-        RunError: if the directory cannot be made.
+        RunError: if the directory cannot be made; of a run that is resumed, if it is not there any more.
     """
+    if resume:
+        _refuse_gone(run_dir)
     how = ["--resume"] if resume else []
     return _start(TRAIN, [*flags, "--run-dir", str(run_dir), *how], RunPaths(run_dir).log)
 
@@ -92,9 +94,10 @@ def start_bench(run_dir: Path) -> Process:
     """Start clip-export bench on the run's bundle; everything it prints goes to RUN/export.log, after what is there.
 
     Raises:
-        RunError: if an export of this run is running, or the log cannot be written.
+        RunError: if the run is gone or being exported, or the log cannot be written.
     """
     paths = RunPaths(run_dir)
+    _refuse_gone(run_dir)
     if is_exporting(run_dir):
         raise RunError(f"{run_dir} is being exported; measure the bundle when that has ended.")
     return _start(EXPORT, ["bench", str(paths.bundle)], paths.export_log)
@@ -106,9 +109,10 @@ def start_export(run_dir: Path, precisions: Sequence[str] = ()) -> Process:
     Args:
         precisions: variants of the bundle; none leaves the choice to clip-export.
     Raises:
-        RunError: if an export of this run is running already, or the log cannot be written.
+        RunError: if the run is gone or being exported already, or the log cannot be written.
     """
     log = RunPaths(run_dir).export_log
+    _refuse_gone(run_dir)
     if is_exporting(run_dir):
         raise RunError(f"{run_dir} is being exported already; wait for it to end, its log is {log}.")
     with suppress(OSError):
@@ -126,9 +130,10 @@ def start_check(run_dir: Path, data: DataConfig) -> Process:
     """Start clip-data check of a run's data; it writes RUN/findings.jsonl, and what it prints to RUN/check.log.
 
     Raises:
-        RunError: if the log cannot be written.
+        RunError: if the run is gone, or the log cannot be written.
     """
     paths = RunPaths(run_dir)
+    _refuse_gone(run_dir)
     with suppress(OSError):
         paths.check_log.unlink(missing_ok=True)
     flags = [word for name in _CHECK_FLAGS if (value := getattr(data, name)) is not None for word in spell(name, value)]
@@ -140,6 +145,12 @@ def is_exporting(run_dir: Path) -> bool:
     """Whether an export of this run is running, whoever started it."""
     status = RunReader(run_dir).export_status()
     return is_locked(RunPaths(run_dir).export_lock) or (status is not None and status[0].alive)
+
+
+def _refuse_gone(run_dir: Path) -> None:
+    """The log of a process would make a directory that was deleted anew, empty."""
+    if not run_dir.is_dir():
+        raise RunError(f"{run_dir} was deleted or moved; there is nothing left to work on.")
 
 
 def _start(module: str, arguments: Sequence[str], log: Path) -> Process:

@@ -79,6 +79,8 @@ COLOUR_BLIND = _theme("clip-colour-blind", _OKABE, dark=True)
 COLOUR_BLIND_LIGHT = _theme("clip-colour-blind-light", _OKABE_LIGHT, dark=False)
 THEMES = (DARK, LIGHT, COLOUR_BLIND, COLOUR_BLIND_LIGHT)
 
+_TEXT, _TITLES = 11.0, 5.0  # contrasts with the background; panels, and dim text, have less
+_SELECTED = 0.25  # share of the first colour in the background of a selected row
 _PALETTES = {LIGHT.name: _LIGHT, COLOUR_BLIND.name: _OKABE, COLOUR_BLIND_LIGHT.name: _OKABE_LIGHT}
 
 
@@ -93,6 +95,46 @@ def recolour(theme: Theme) -> "Recolour | None":
 def _rgb(colour: str) -> tuple[int, int, int]:
     red, green, blue = RichColor.parse(colour).get_truecolor()
     return red, green, blue
+
+
+def readable(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of one of Textual's themes, whose keys, titles and selected rows are often faint on our panels.
+
+    The colour of the text is moved towards black or white until what is dim can be read too, and the first colour
+    towards that of the text; a selected row is tinted with it.
+    """
+    background = Color.parse(variables["background"])
+    text = _clear(Color.parse(variables["foreground"]), background.get_contrast_text(1.0), background, _TEXT)
+    primary = _clear(Color.parse(variables["primary"]), text, background, _TITLES)
+    selected = background.blend(primary, _SELECTED).hex
+    return dict(variables) | {
+        "foreground": text.hex,
+        "primary": primary.hex,
+        "footer-background": variables["surface"],
+        "footer-key-foreground": primary.hex,
+        "footer-description-foreground": text.hex,
+        "block-cursor-background": selected,
+        "block-cursor-foreground": text.hex,
+        "block-cursor-blurred-background": variables["surface"],
+        "block-cursor-blurred-foreground": text.hex,
+    }
+
+
+def _clear(colour: Color, towards: Color, background: Color, least: float) -> Color:
+    """A colour, moved as little as needed towards another one, so that it has a contrast with the background."""
+    moved = (colour.blend(towards, share / 10) for share in range(11))
+    return next((each for each in moved if contrast(each, background) >= least), towards)
+
+
+def contrast(first: Color, second: Color) -> float:
+    """The ratio of two luminances, from 1 to 21 (WCAG 2.1)."""
+    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: Color) -> float:
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 class Recolour(LineFilter):

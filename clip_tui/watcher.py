@@ -128,6 +128,8 @@ def _condition(reader: RunReader, trainer: Trainer | None) -> tuple[State, Statu
     state = reader.state(status)
     if status is not None:
         return state, status, status.error
+    if reader.paths.status.exists() and not state.alive:
+        return State.FAILED, None, f"{reader.paths.status} cannot be read; the log has how the run ended"
     if state.alive or not reader.paths.log.is_file():
         return state, None, None
     said = reader.log_tail(_LOG_OF_A_FAILED_START)
@@ -148,6 +150,7 @@ class RunWatch:
         self._problem: str | None = None
         self._probe: tuple[Path | None, Probe | None] = (None, None)
         self._last: tuple[object, Snapshot] | None = None  # of a run that has ended
+        self._was_there = False  # the directory
 
     def refresh(self, trainer: Trainer | None = None, *, log_lines: int = 200) -> Snapshot:
         """The run as it stands; the same object while nothing changes in the directory of a run that has ended.
@@ -181,6 +184,10 @@ class RunWatch:
         reader, history = self.reader, self._history
         history.refresh(READ_SECONDS)
         state, status, error = _condition(reader, trainer)
+        gone = _is_gone(reader.path, state) or (self._was_there and not reader.path.exists())
+        if gone and state is State.STARTING:  # its trainer lives, until it writes the next file
+            state = State.KILLED
+        self._was_there = not gone and reader.path.exists()
         probes = reader.probes()
         return Snapshot(
             path=reader.path,
@@ -206,7 +213,7 @@ class RunWatch:
             export=reader.export_status(),
             pace=history.steps_per_second(),
             exit_code=trainer.exit_code if trainer else None,
-            gone=_is_gone(reader.path, state),
+            gone=gone,
             called=Label.called(reader.path),
         )
 

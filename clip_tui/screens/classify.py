@@ -16,14 +16,15 @@ from clip_core.text import normalise_caption, printable
 from clip_tui.actions import bindings
 from clip_tui.commands import near
 from clip_tui.encoder import Model
+from clip_tui.found import column_widths
 from clip_tui.numbers import percent
-from clip_tui.outcomes import ORDERS, Order, Outcome, Outcomes, labels_of, outcomes_of
+from clip_tui.outcomes import ORDERS, ClassRow, Order, Outcome, Outcomes, labels_of, outcomes_of
 from clip_tui.screens.query_page import QueryPage
 from clip_tui.theme import GREEN, RED
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.confusion import ConfusionMap
 from clip_tui.widgets.image_view import ImageView
-from clip_tui.widgets.keys import Rows
+from clip_tui.widgets.keys import Options, Rows
 
 CLASSES_OFFERED = 24  # captions that are offered where the run has no classes
 TEMPLATE = "a photo of a {}"
@@ -48,6 +49,7 @@ class ClassifyScreen(QueryPage):
         self.outcomes = Outcomes()
         self._listed: Sequence[Outcome] = ()
         self._view = 0
+        self._of_a_part = False  # the images that are listed are those of a class or of a cell
         self._waiting: Timer | None = None
 
     def body(self) -> ComposeResult:
@@ -72,20 +74,19 @@ class ClassifyScreen(QueryPage):
                 with Vertical(id="set-right"):
                     yield ConfusionMap(id="confusion")
                     with Horizontal(id="set-images"):
-                        yield OptionList(id="wrong", markup=False, compact=True)
+                        yield Options(id="wrong", markup=False, compact=True)
                         yield ImageView(id="wrong-image")
 
     def on_mount(self) -> None:
         super().on_mount()
         table = self.query_one("#per-class", DataTable)
-        for name in COLUMNS:
-            table.add_column(name, key=name)
         table.border_title, self.query_one("#confusion").border_title = "Per class", "Confusion"
         self._show_mode()
 
     def on_resize(self) -> None:
         super().on_resize()
         self.call_after_refresh(self._show_mode)
+        self.call_after_refresh(self._fill_classes)
 
     def _show_mode(self) -> None:
         self.query_one("#classified").display = not self.whole_set
@@ -120,7 +121,11 @@ class ClassifyScreen(QueryPage):
             self.query_one("#set-summary", Static).update(Text(self.reading, "dim"))
 
     def _show_image(self, *, ask: bool) -> None:
-        if not self.gallery.images:
+        if not self.gallery.images:  # what is shown may be of another gallery
+            with self.prevent(Input.Changed):
+                self.query_one("#image", Input).value = ""
+            self.query_one("#shown-image", ImageView).show(None)
+            self.query_one("#probabilities", Bars).show(())
             return
         image = self.gallery.images[self._index % len(self.gallery.images)]
         with self.prevent(Input.Changed):
@@ -233,7 +238,7 @@ class ClassifyScreen(QueryPage):
         self.query_one("#set-summary", Static).update(summary)
         self._fill_classes()
         self.query_one("#confusion", ConfusionMap).show(outcomes)
-        self._list(list(outcomes.every), "wrong ones first")
+        self._list_all()
         if not isinstance(self.focused, Input):
             self.set_focus(self.query_one("#per-class"))
 
@@ -250,18 +255,24 @@ class ClassifyScreen(QueryPage):
 
     def _fill_classes(self) -> None:
         table = self.query_one("#per-class", DataTable)
-        table.clear()
+        table.clear(columns=True)
         table.border_subtitle = f"by {self.order} · o sorts"
-        for row in self.outcomes.rows(self.order):
-            confused = self._confused(row.index)
-            table.add_row(
-                Text(printable(self.outcomes.names[row.index], 28), "bold"),
-                Text(f"{row.count:,}", justify="right"),
-                Text(percent(row.recall), RED if (row.recall or 0) < 0.5 and row.count else "", justify="right"),
-                Text(percent(row.precision), justify="right"),
-                Text(confused, "dim"),
-                key=str(row.index),
-            )
+        rows = {str(row.index): self._row(row) for row in self.outcomes.rows(self.order)}
+        room = (self.size.width - 2) // (2 if "-wide" in self.classes else 1) - 2
+        widths = column_widths(COLUMNS, list(rows.values()), room, cut=("class", "taken for"))
+        for name, width in zip(COLUMNS, widths, strict=True):
+            table.add_column(name, key=name, width=width)
+        for key, cells in rows.items():
+            table.add_row(*cells, key=key)
+
+    def _row(self, row: ClassRow) -> list[Text]:
+        return [
+            Text(printable(self.outcomes.names[row.index], 40), "bold", no_wrap=True, overflow="ellipsis"),
+            Text(f"{row.count:,}", justify="right"),
+            Text(percent(row.recall), RED if (row.recall or 0) < 0.5 and row.count else "", justify="right"),
+            Text(percent(row.precision), justify="right"),
+            Text(self._confused(row.index), "dim", no_wrap=True, overflow="ellipsis"),
+        ]
 
     def _confused(self, index: int) -> str:
         """The class that this one is most often taken for."""
@@ -269,16 +280,21 @@ class ClassifyScreen(QueryPage):
         if not wrong:
             return ""
         count, guess = max(wrong)
-        return f"{printable(self.outcomes.names[guess], 24)} {count}"
+        return f"{count} {printable(self.outcomes.names[guess], 40)}"
 
-    def _list(self, outcomes: Sequence[Outcome], title: str) -> None:
-        """List images, wrong ones first."""
+    def _list_all(self) -> None:
+        self._list(list(self.outcomes.every), "wrong ones first", part=False)
+
+    def _list(self, outcomes: Sequence[Outcome], title: str, *, part: bool = True) -> None:
+        """List images, wrong ones first; `part`: Escape lists all again."""
+        self._of_a_part = part
         self._listed = outcomes[:IMAGES_SHOWN]
         listed = self.query_one("#wrong", OptionList)
         listed.clear_options()
         listed.add_options(Option(self._line(outcome)) for outcome in self._listed)
         of = f"first {len(self._listed):,} of {len(outcomes):,}" if len(outcomes) > IMAGES_SHOWN else f"{len(outcomes)}"
-        listed.border_title = f"{printable(title)}: {of}"
+        listed.border_title = Text(f"{printable(title)}: {of}")  # as text, which is never markup
+        listed.border_subtitle = "esc: all" if part else ""
         if self._listed:
             listed.highlighted = 0
         else:
@@ -325,6 +341,12 @@ class ClassifyScreen(QueryPage):
         self._view = 2
         self._show_mode()
         self.set_focus(self.query_one("#wrong"))
+
+    def key_escape(self) -> None:
+        if self.whole_set and self._of_a_part and not isinstance(self.focused, Input):
+            self._list_all()
+        else:
+            super().key_escape()
 
     def copied(self) -> str | None:
         if self.whole_set:

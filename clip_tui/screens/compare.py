@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
@@ -13,11 +14,13 @@ from clip_core.run.records import Label
 from clip_core.text import printable
 from clip_tui.actions import bindings
 from clip_tui.differences import Row, comparison
+from clip_tui.run_list import shortened
 from clip_tui.screens.page import Page
 from clip_tui.theme import BLUE, YELLOW
 from clip_tui.widgets.keys import Rows
 
 NAME_WIDTH, VALUE_WIDTH = 26, 44
+_SHORTEST = 22  # of a column of values, where not all fit
 
 
 class CompareScreen(Page):
@@ -41,8 +44,8 @@ class CompareScreen(Page):
         super().on_mount()
         table = self.query_one("#comparison", DataTable)
         table.add_column("", key="name")
-        for number, name in enumerate(self._names):
-            table.add_column(Text(printable(name, VALUE_WIDTH)), key=str(number))  # as text, which is never markup
+        for number, name in enumerate(self._names):  # as text, which is never markup
+            table.add_column(Text(shortened(printable(name), _SHORTEST)), key=str(number))
         table.fixed_columns = 1
         table.focus()
         self._fill()
@@ -53,11 +56,14 @@ class CompareScreen(Page):
         if self.closing:
             return
         table = self.query_one("#comparison", DataTable)
+        names = max((cell_len(name) for _, rows in self._groups for name, *_ in rows), default=0)
+        room = self.size.width - min(NAME_WIDTH, names) - 8  # of the frame, the scrollbar and the padding of a cell
+        width = max(_SHORTEST, min(VALUE_WIDTH, room // len(self.runs) - 2))
         for title, rows in self._groups:
             table.add_row(Text(title, f"bold {BLUE}"), *("" for _ in self.runs))
             for name, *values in rows:
                 style = YELLOW if title.startswith("Different") else ""
-                cells = (Text(printable(value, VALUE_WIDTH), style) for value in values)
+                cells = (Text(shortened(printable(value), width), style) for value in values)
                 table.add_row(Text("  " + printable(name, NAME_WIDTH), "dim"), *cells)
 
     def copied(self) -> str | None:

@@ -20,6 +20,7 @@ from clip_tui.screens.findings import FindingsPage, FoundPair
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.facts import Fact, Facts
 from clip_tui.widgets.image_view import ImageView
+from clip_tui.widgets.keys import Options
 
 ROWS_SHOWN = 2000
 
@@ -44,7 +45,7 @@ class DataScreen(FindingsPage):
         yield Static("", markup=False, id="data-note")
         yield Static("", markup=False, id="check-line")
         with Horizontal(id="pairs"):
-            yield OptionList(id="captions", markup=False, compact=True)
+            yield Options(id="captions", markup=False, compact=True)
             with Vertical(id="pair"):
                 yield ImageView(id="image")
                 yield Static("", markup=False, id="pair-caption")
@@ -97,8 +98,8 @@ class DataScreen(FindingsPage):
             self.query_one("#pair-caption", Static).update("")
 
     def _show_note(self) -> None:
-        """Why there are no training pairs to show."""
-        note = self._parts.note if self._part == "training" else None
+        """Why there are no pairs to show."""
+        note = self._parts.note if not self._parts.of(self._part) else None
         line = self.query_one("#data-note", Static)
         line.update(printable(note or ""))
         line.display = bool(note)

@@ -34,12 +34,16 @@ class Choice(Generic[Value]):
 
 
 def fuzzy(query: str, candidates: Sequence[str]) -> list[int]:
-    """Indices of the candidates that have the query's characters in order, best match first; all of them if empty."""
-    if not query.strip():
+    """Indices of the candidates that have the query's characters in order, best match first; all of them if empty.
+
+    Those that have the query as it is come before all others.
+    """
+    typed = query.strip()
+    if not typed:
         return list(range(len(candidates)))
-    matcher = Matcher(query.strip())
-    scores = [(matcher.match(candidate), index) for index, candidate in enumerate(candidates)]
-    return [index for score, index in sorted(scores, key=lambda pair: (-pair[0], pair[1])) if score > 0]
+    matcher, whole = Matcher(typed), typed.casefold()
+    scores = [(whole in text.casefold(), matcher.match(text), -index) for index, text in enumerate(candidates)]
+    return [-place for is_in, score, place in sorted(scores, reverse=True) if is_in or score > 0]
 
 
 def type_into(field: Input, event: events.Key) -> None:
@@ -68,7 +72,7 @@ class Chooser(ModalScreen[Choice[Value] | None], Generic[Value]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Text(self._title)  # as text, which is never markup
             dialog.border_subtitle = "enter chooses · esc cancels"
             yield Input(placeholder="type to filter", compact=True, id="dialog-filter")
             yield OptionList(id="dialog-list", markup=False, compact=True)
@@ -124,7 +128,7 @@ class Confirm(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Text(self._title)  # as text, which is never markup
             yield Static("\n".join(printable(line) for line in self._text.splitlines()), markup=False)
             line = Text("\n")
             for key, label in (*self._answers.items(), ("esc", "cancel")):
@@ -154,7 +158,7 @@ class Prompt(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Text(self._title)  # as text, which is never markup
             dialog.border_subtitle = "enter accepts · esc cancels"
             yield Input(self._value, placeholder=self._placeholder, compact=True)
 

@@ -29,6 +29,7 @@ from clip_tui.theme import BLUE, GREEN, RED, YELLOW
 from clip_tui.watcher import Snapshot
 
 POLL_SECONDS = 0.3
+_AT_WORK = "clip-export is working on this run already; wait for it to end."
 _REMARKS = {
     "fp32": "as trained",
     "fp16": "half the size, for GPUs",
@@ -83,7 +84,7 @@ class ExportScreen(Page):
         super().__init__()
         self._run: Path | None = None
         self._state: ExportState | None = None
-        self._precisions: tuple[str, ...] = ()  # none: as clip-export chooses
+        self._chosen: tuple[str, ...] = ()  # precisions; none were yet
         self._was_running = False
 
     def body(self) -> ComposeResult:
@@ -97,7 +98,7 @@ class ExportScreen(Page):
 
     def run_came(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and snapshot.path != self._run:
-            self._run = snapshot.path
+            self._run, self._chosen = snapshot.path, ()
             self._follow(snapshot.path)
 
     @work(name="export", group="export", exclusive=True)
@@ -109,6 +110,9 @@ class ExportScreen(Page):
         while not self.closing:
             process = self.clip.exports.get(run)
             code = process.poll() if process else None
+            if not (self.is_current or self._was_running or (process and code is None)):
+                await asyncio.sleep(POLL_SECONDS)  # nobody sees it, and there will be no new bundle to open
+                continue
             state = await asyncio.to_thread(read_export, run, code)
             lines = await asyncio.to_thread(tail.new_lines, ended=not state.running and not (process and code is None))
             if self.closing:
@@ -118,6 +122,7 @@ class ExportScreen(Page):
                     continue  # the panel above has it
                 log.write(Text(printable(line)))
             self._show(state)
+            self._show_precisions()
             self._open_new_bundle(state)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -126,6 +131,15 @@ class ExportScreen(Page):
             self._state = state
             self.query_one("#bundle-about", Static).update(export_text(state, time.time()))
             self.query_one("#parity", Static).update(_table(state.manifest) if state.manifest else "")
+
+    @property
+    def _precisions(self) -> tuple[str, ...]:
+        """What the next export writes: what was chosen, else what the bundle has that it replaces."""
+        manifest = self._state.manifest if self._state else None
+        return self._chosen or (tuple(each.precision for each in manifest.variants) if manifest else ("fp32",))
+
+    def _show_precisions(self) -> None:
+        self.query_one("#bundle").border_subtitle = f"e exports {' + '.join(self._precisions)} · f chooses"
 
     def _open_new_bundle(self, state: ExportState) -> None:
         """A bundle that was just written answers the next query, and its encoder starts now."""
@@ -155,13 +169,20 @@ class ExportScreen(Page):
 
     def _precision_chosen(self, choice: Choice[tuple[str, ...]] | None) -> None:
         if choice is not None:
-            self._precisions = choice.value
-            self.clip.say(f"e exports {choice.name}.")
+            self._chosen = choice.value
+            self._show_precisions()
+
+    def _at_work(self) -> bool:
+        """An export or a measurement of this run is running."""
+        process = self.clip.exports.get(self._run) if self._run else None
+        return (self._state is not None and self._state.running) or (process is not None and process.poll() is None)
 
     def action_bench(self) -> None:
         """Measure the bundle; the table comes into the log."""
         if self._run is None or self._state is None or self._state.manifest is None:
             self.clip.say("There is no bundle to measure yet; e exports one.", severity="warning")
+        elif self._at_work():
+            self.clip.say(_AT_WORK, severity="warning")
         elif not starter.can_bench():
             self.clip.say("This clip-export has no bench yet.", severity="warning")
         else:
@@ -171,9 +192,8 @@ class ExportScreen(Page):
         """Start an export, unless one runs already, here or anywhere else."""
         if self._run is None:
             return
-        process = self.clip.exports.get(self._run)
-        if (self._state is not None and self._state.running) or (process is not None and process.poll() is None):
-            self.clip.say("An export of this run is running already.", severity="warning")
+        if self._at_work():
+            self.clip.say(_AT_WORK, severity="warning")
         elif self.clip.start_export(self._run, self._precisions) is not None:
             self.clip.say("Export started; it continues while you use other screens.")
             self._follow(self._run)

@@ -28,6 +28,7 @@ from clip_tui.theme import GREEN, RED
 from clip_tui.watcher import Snapshot
 from clip_tui.widgets.group_list import GroupList
 from clip_tui.widgets.image_view import ImageView
+from clip_tui.widgets.keys import Options
 
 POLL_SECONDS = 0.5
 THUMBNAILS = 4
@@ -55,7 +56,7 @@ class FindingsPage(Page):
     def findings_body(self) -> ComposeResult:
         with Horizontal(id="findings"):
             with Vertical(id="found"):
-                yield OptionList(id="kinds", markup=False, compact=True)
+                yield Options(id="kinds", markup=False, compact=True)
                 yield Static("", markup=False, id="kind-text")
                 yield GroupList(id="groups")
             with Vertical(id="group"):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +31,6 @@ from clip_tui.widgets.sparks import Sparks
 
 ROOMY = 150  # columns from which there is room for the names of the probe's images
 STATUS_SECONDS = 10.0
-_INTERVALS = 30  # columns of the scores from which there is room for confidence intervals
 SLIM = 78  # columns below which there is no room for the scores
 
 
@@ -90,7 +90,10 @@ class LiveScreen(ChartsPage, ProbePage):
     def _show_scores(self, snapshot: Snapshot) -> None:
         panel = self.query_one("#scores", Static)
         height = max(1, panel.content_size.height)
-        rows = validation_rows(snapshot, intervals=panel.content_size.width >= _INTERVALS)[: height - 1]
+        rows = validation_rows(snapshot, intervals=True)
+        if scores_width(rows) > panel.content_size.width:  # a name that is cut may be that of another score
+            rows = validation_rows(snapshot)
+        rows = rows[: height - 1]
         about = _about(snapshot)[: max(0, height - 1 - len(rows))]
         if getattr(panel, "shown", None) != (rows, about):
             panel.shown = rows, about  # type: ignore[attr-defined]
@@ -182,6 +185,12 @@ def typed_learning_rate(text: str, now: float | None) -> float | str:
 def can_resume(snapshot: Snapshot) -> bool:
     """Whether the run ended early and has a checkpoint to go on from."""
     return snapshot.resumable and snapshot.state in (State.STOPPED, State.KILLED, State.FAILED)
+
+
+def scores_width(rows: Sequence[tuple[str, str, str, bool]]) -> int:
+    """Columns that the table of scores needs."""
+    columns = zip(*(row[:3] for row in rows), strict=True)
+    return sum(max(map(cell_len, column)) + 1 for column in columns)
 
 
 def scores_table(rows: Sequence[tuple[str, str, str, bool]], about: Sequence[tuple[str, str]]) -> Group:

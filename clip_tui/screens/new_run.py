@@ -55,7 +55,7 @@ class NewRunScreen(Page):
             yield Static("find", markup=False, classes="query-label")
             yield Input(id="find-setting", placeholder="a part of a setting's name or description", compact=True)
         with VerticalScroll(id="form", can_focus=False) as form:
-            form.border_title = f"New run, from {printable(self._of, 40)}" if self._of else "New run"
+            form.border_title = Text(f"New run, from {printable(self._of, 40)}" if self._of else "New run")
             first = [BY_NAME[name] for name in FIRST]
             rest = [field for field in FIELDS if field.name not in FIRST]
             for title, fields in (
@@ -155,7 +155,14 @@ class NewRunScreen(Page):
         """The whole description of the field that has the focus; beside the field there may be too little room."""
         field = BY_ID.get(event.widget.id or "")
         if field is not None:
-            self.query_one("#hint", Static).update(f"{field.flag}: {field.help}")
+            self._hint(field)
+
+    def _hint(self, field: Field) -> None:
+        """The description of a field, and what would be chosen for it: beside it both are cut."""
+        text = Text(f"{field.flag}: {field.help}")
+        if (chosen := self._chosen(field)).plain:
+            text.append(". ").append_text(chosen)
+        self.query_one("#hint", Static).update(text)
 
     # ------------------------------------------------------------ values
 
@@ -195,16 +202,20 @@ class NewRunScreen(Page):
     def _describe(self, field: Field) -> None:
         """Beside a field: what is wrong with it, else what would be chosen and why, else its description."""
         text = Text(no_wrap=True, overflow="ellipsis")
-        value = self._previewed.get("values", {}).get(field.name)
         if field.id in self._wrong:
             text.append(printable(self._wrong[field.id]), f"bold {RED}")
-        elif value is not None and not self._is_changed(field):
-            reason = self._previewed.get("reasons", {}).get(field.name)
-            text.append(printable(number(value) if isinstance(value, float) else str(value), 40), GREEN)
-            text.append(printable(f" chosen: {reason}" if reason else " automatically"), "dim")
         else:
-            text.append(field.help)
+            text.append_text(self._chosen(field) or Text(field.help))
         self.query_one(f"#row-{field.id} .description", Static).update(text)
+
+    def _chosen(self, field: Field) -> Text:
+        """What the preview would choose for a field that was left as it was; nothing before a preview."""
+        value = self._previewed.get("values", {}).get(field.name)
+        if value is None or self._is_changed(field):
+            return Text()
+        reason = self._previewed.get("reasons", {}).get(field.name)
+        text = Text(printable(number(value) if isinstance(value, float) else str(value), 40), GREEN)
+        return text.append(printable(f" chosen: {reason}" if reason else " automatically"), "dim")
 
     # ------------------------------------------------------------ preview, start, leave
 

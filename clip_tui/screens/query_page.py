@@ -224,10 +224,17 @@ class QueryPage(Page):
         if answer is None:
             return source_line(model.name, "", chosen=slot == 0)
         text = source_line(model.name, _milliseconds(answer.milliseconds), chosen=slot == 0)
-        first, *rest = self.answers.values()
-        if rest and slot == min(1, len(self.models()) - 1) and "predicted" not in answer.result:
-            text.append("  " + agreement(first.result, rest[-1].result), f"bold {GREEN}")
+        if slot == len(self.models()) - 1 and (agrees := self._agreement()):
+            text.append("  " + agrees, f"bold {GREEN}")
         return text.append(f"  {printable(answer.source)}", "dim")  # last: a narrow terminal cuts it
+
+    def _agreement(self) -> str:
+        """Of the two models; of one alone with the other backend, where that has answered the same query."""
+        models = self.models()
+        if len(models) == 1:
+            models.insert(0, model_of(models[0].path, other(self.clip.backend)))
+        results = [self.answers[model].result for model in models if model in self.answers]
+        return agreement(*results) if len(results) == 2 and "predicted" not in results[0] else ""
 
     def _other_backend(self) -> Text:
         return source_line(other(self.clip.backend), "b switches to it, c compares two models", chosen=False)

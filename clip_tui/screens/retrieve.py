@@ -26,6 +26,7 @@ from clip_tui.found import (
     table_row,
     write_results,
 )
+from clip_tui.gallery import Place
 from clip_tui.numbers import number
 from clip_tui.query import parse_query
 from clip_tui.screens.detail import Detail, DetailScreen
@@ -60,6 +61,7 @@ class RetrieveScreen(QueryPage):
         self.as_table = False
         self._fetched = FETCHED
         self._queried = ("", True)  # what was asked last, and whether for images
+        self._queried_run: Path | None = None
         self._to_write: Path | None = None  # once all results are there
         self._random = random.Random(0)
 
@@ -88,8 +90,13 @@ class RetrieveScreen(QueryPage):
             self.call_after_refresh(self._fill_table)
 
     def gallery_came(self) -> None:
+        """Ask it what the one before it was asked, unless something else is being typed."""
         self.found = []
         self._show()
+        now = (self.query_one("#query", Input).value, self.from_text)
+        asked = bool(now[0]) and now == self._queried and self._queried_run == self._run
+        if asked and self.query_sent is None and not isinstance(self.focused, Input) and self.gallery.images:
+            self._search()
 
     def still_reading(self) -> None:
         self._show_placeholder()
@@ -192,6 +199,7 @@ class RetrieveScreen(QueryPage):
             self.clip.undo.forget_typing(field)  # the query is one change, however it was typed
             self.did("the query", partial(self._query_again, *self._queried))
         self._queried = now
+        self._queried_run = self._run
         self._fetched, self._to_write = FETCHED, None
         self._search()
 
@@ -212,7 +220,8 @@ class RetrieveScreen(QueryPage):
             return
         if not (self.gallery.images if self.from_text else self.gallery.captions):
             what = "images" if self.from_text else "captions"
-            self.clip.say(self.missing(f"The gallery has no {what} yet; g chooses another."), severity="warning")
+            yet = " yet" if self.place == Place() else ""
+            self.clip.say(self.missing(f"The gallery has no {what}{yet}; g chooses another."), severity="warning")
             return
         self.set_focus(self.query_one("#images" if self.from_text and not self.as_table else "#table"))
         image = next((term.image for term in terms if term.image), None)

@@ -31,12 +31,13 @@ from clip_tui.run_list import (
     contents,
     left_aside,
     set_aside,
+    shortened,
     sparkline,
 )
 from clip_tui.screens.dialogs import Confirm, Prompt
 from clip_tui.screens.page import Page
 from clip_tui.theme import BLUE, DIM_BLUE, RED, YELLOW
-from clip_tui.watcher import best_text
+from clip_tui.watcher import Snapshot, best_text
 from clip_tui.widgets.keys import Rows
 from clip_tui.widgets.run_bar import state_text
 
@@ -61,6 +62,7 @@ class RunsScreen(Page):
         self._columns: dict[str, int] = {}
         self._aside: dict[Path, float] = {}  # deleted, not erased yet, and until when
         self._read = False
+        self._opened: Path | None = None  # the run that was open when the list was shown last
 
     def body(self) -> ComposeResult:
         with Horizontal(classes="query-line", id="filter-line"):
@@ -105,10 +107,16 @@ class RunsScreen(Page):
 
     # ------------------------------------------------------------ the table
 
-    def run_came(self, snapshot: object) -> None:
-        """The screen is in front again, or has another size."""
+    def run_came(self, snapshot: Snapshot | None) -> None:
+        """The screen is in front again, or has another size; another run may have been opened meanwhile."""
         if self._read:
             self._show()
+        opened = snapshot.path if snapshot else None
+        if opened != self._opened:
+            paths = [item.path for item in self._shown]
+            if opened in paths:
+                self._opened = opened
+                self.query_one("#runs", DataTable).move_cursor(row=paths.index(opened))
 
     def _show(self) -> None:
         table = self.query_one("#runs", DataTable)
@@ -154,7 +162,7 @@ class RunsScreen(Page):
         return {
             "": marks,
             "state": state_text(snapshot.state, gone=snapshot.gone),
-            "run": Text(printable(self._called(item), NAME_WIDTH), "bold"),
+            "run": Text(shortened(printable(self._called(item)), NAME_WIDTH), "bold"),
             "step": Text(step, justify="right"),
             "loss": Text(sparkline(item.trend), DIM_BLUE),
             "best": Text(printable(best_text(snapshot.best) or "–", BEST_WIDTH)),

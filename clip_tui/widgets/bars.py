@@ -11,17 +11,22 @@ from textual.widget import Widget
 from clip_core.text import printable
 from clip_tui.theme import BLUE, DIM_BLUE, GREEN, TRACK
 
+_SHORTEST = 4  # columns of a bar
 FULL, HALF, EMPTY = "━", "╸", "─"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One line: a name, the filled share of the bar in [0, 1], the value as text, and whether it is a true match."""
+    """One line: a name, the filled share of the bar in [0, 1], the value as text, and whether it is a true match.
+
+    `short` is the name where there is no room for all of the names.
+    """
 
     name: str
     share: float
     value: str
     right: bool = False
+    short: str = ""
 
 
 class Bars(Widget):
@@ -51,22 +56,33 @@ class Bars(Widget):
             text = Text(printable(self._empty), "dim")
             text.truncate(width, overflow="ellipsis")
             return text
-        names = [printable(bar.name) for bar in self._bars]
         values = max(len(bar.value) for bar in self._bars)
-        longest = max(cell_len(name) for name in names)
-        space = max(8, min(longest, (width - values) * 3 // 5 if width >= 40 else width - values - 10))
-        length = max(0, width - space - values - 6)
+        names = [printable(bar.name) for bar in self._bars]
+        space, length = _columns(names, values, width)
+        if max(map(cell_len, names)) > space:
+            names = [printable(bar.short or bar.name) for bar in self._bars]
+            space, length = _columns(names, values, width)
         text = Text(no_wrap=True)
         for rank, (bar, name) in enumerate(zip(self._bars, names, strict=True), start=self._first):
             style = "bold" if rank == 1 else ""
             text.append(f"{rank:>2} ", "dim")
             text.append(_fitted(name, space), style + (f" {GREEN}" if bar.right else ""))
-            text.append(" ")
+            text.append(" " if length else "")
             _append_bar(text, bar.share, length, first=rank == 1)
             text.append(f" {bar.value:>{values}}", style)
             text.append("✓\n" if bar.right else "\n", GREEN)
         text.right_crop(1)
         return text
+
+
+def _columns(names: Sequence[str], values: int, width: int) -> tuple[int, int]:
+    """Columns of the names and of the bars; `values` is that of the values."""
+    longest = max(map(cell_len, names))
+    space = max(8, min(longest, (width - values) * 3 // 5 if width >= 40 else width - values - 10))
+    length = max(0, width - space - values - 6)
+    if length < _SHORTEST:  # it would say nothing, and a name needs the room
+        return max(8, min(longest, width - values - 5)), 0
+    return space, length
 
 
 def _fitted(name: str, width: int) -> str:

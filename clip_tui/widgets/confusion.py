@@ -15,7 +15,7 @@ from clip_tui.theme import GREEN, RED
 
 SHADES = " ░▒▓█"
 CELL = 3  # columns
-_NAMES = 16  # columns of the names of rows, at most
+_NAMES = 16  # columns of the names of rows, at most, where not all cells fit beside longer ones
 
 
 class ConfusionMap(Widget):
@@ -54,7 +54,8 @@ class ConfusionMap(Widget):
     def _frame(self) -> tuple[int, int, int, int, int]:
         """Width of the names, first row and column, and how many of each are shown; the cursor is among them."""
         size = len(self.outcomes.classes)
-        names = min(_NAMES, max((cell_len(printable(name)) for name in self.outcomes.names), default=0))
+        room = max(_NAMES, self.content_size.width - 1 - CELL * size)
+        names = min(room, max((cell_len(printable(name)) for name in self.outcomes.names), default=0))
         rows = max(1, min(size, self.content_size.height - 2))
         columns = max(1, min(size, (self.content_size.width - names - 1) // CELL))
         first_row = max(0, min(self.cursor[0] - rows // 2, size - rows))

@@ -27,7 +27,7 @@ class Facts(Static):
 def facts_table(facts: Sequence[Fact]) -> Table:
     """Names in a column as wide as the longest, values beside it."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="dim")
+    table.add_column(style="dim")  # wraps too: in a narrow panel the values would have no column left
     table.add_column()
     for fact in facts:
         name, value = fact or ("", "")

@@ -96,12 +96,13 @@ class HeatMap(Widget, can_focus=True):
         rows, columns = self.matrix.shape
         if offset is None or not rows or not columns:
             return
+        if offset.y >= len(self.lines):
+            return
+        row = self.lines[offset.y].start
         if self.pooled:
-            height = min(2 * self.content_size.height, rows)
-            row = 2 * offset.y * rows // max(1, height)
             column = offset.x * columns // max(1, min(self.content_size.width, columns))
         else:
-            row, column = offset.y, offset.x // self.cell_width
+            column = offset.x // self.cell_width
         if row < rows and column < columns:
             self.choose(row, column, opened=(row, column) == self.cursor)
 

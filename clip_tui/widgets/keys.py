@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Footer, Label
+from textual.widgets import DataTable, Footer, Label, OptionList
 from textual.widgets._footer import FooterKey
 
 Cell = TypeVar("Cell")
@@ -45,9 +45,26 @@ def fitting(widths: list[int], room: int) -> int:
 
 
 class Rows(DataTable[Cell]):
-    """A table of rows: Home and End go to the first and to the last one, not along the columns."""
+    """A table of rows: Home and End go to the first and to the last one, not along the columns. A click selects a row,
+    a second one anywhere on it opens it.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("home", "scroll_top", show=False),
         Binding("end", "scroll_bottom", show=False),
     ]
+
+    def on_click(self, event: events.Click) -> None:
+        """The cursor goes along its row first: DataTable opens the cell that it is on, here every cell of the row."""
+        if event.style.meta.get("row") == self.cursor_row:
+            self.move_cursor(column=event.style.meta["column"])
+
+
+class Options(OptionList):
+    """A list in which a click selects a line as an arrow key does, and a second one opens it."""
+
+    def on_click(self, event: events.Click) -> None:
+        option = event.style.meta.get("option")
+        if option is not None and option != self.highlighted:
+            self.highlighted = option
+            event.prevent_default()  # else OptionList opens it at once

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from clip_core.run.records import Probe
 from clip_core.text import printable
+from clip_tui.outcomes import without_shared_words
 from clip_tui.theme import BLUE, GREEN, RED, YELLOW
 from clip_tui.widgets.bars import Bar, Bars
 from clip_tui.widgets.heat_map import HeatMap, Matrix
@@ -32,6 +33,8 @@ class ProbePanel(Vertical):
             super().__init__()
             self.by = by
 
+    _places = (0, 0)  # of the evaluation that is shown, among how many
+
     def compose(self) -> ComposeResult:
         yield Static("no evaluation yet", markup=False, id="scrubber")
         with Horizontal(id="heat"):
@@ -46,8 +49,10 @@ class ProbePanel(Vertical):
             steps: of all evaluations.
             flagged: images and captions of the pairs that are flagged as bad.
         """
-        rows = rows_of(probe)
-        self.query_one("#heat").display = bool(rows)
+        rows, heat = rows_of(probe), self.query_one("#heat")
+        appears = bool(rows) and not heat.display
+        heat.display = bool(rows)
+        self._places = (steps.index(probe.step) if probe and probe.step in steps else len(steps) - 1, len(steps))
         self.query_one("#scrubber", Static).update(slider(probe.step if probe else None, steps), layout=False)
         if probe is None or not rows:
             return
@@ -58,14 +63,23 @@ class ProbePanel(Vertical):
         lines = self.query_one(HeatMap).lines  # one beside each line of the map, which may be several rows
         names.update(_lines([_names(probe, line) for line in lines]), layout=False)
         ranks.update(_lines([rank_text(probe, worst(probe, line, flagged), flagged) for line in lines]), layout=False)
+        if appears:  # only once it is laid out is it known which rows its lines show
+            self.call_after_refresh(self.show, probe, steps, flagged)
 
     @on(HeatMap.Chosen)
     def _let_pass(self) -> None:
         """The screen shows the pair."""
 
-    def on_click(self, event: object) -> None:
-        if getattr(event, "widget", None) is self.query_one("#scrubber"):
-            self.post_message(self.Scrubbed(-1 if getattr(event, "x", 0) < SLIDER // 2 else 1))
+    def on_click(self, event: events.Click) -> None:
+        """The arrows lead to the neighbours, the bar to the evaluation that it shows there."""
+        if event.widget is not self.query_one("#scrubber"):
+            return
+        place, count = self._places
+        along = event.x - 2  # of the bar, behind the left arrow
+        if 0 <= along < SLIDER:
+            self.post_message(self.Scrubbed(-(-(along + 1) * count // SLIDER) - 1 - place))
+        else:
+            self.post_message(self.Scrubbed(-1 if along < 0 else 1))
 
 
 class PairPanel(Horizontal, can_focus=True):
@@ -137,8 +151,10 @@ def _names(probe: Probe, rows: range) -> Text:
 
 def slider(step: int | None, steps: Sequence[int]) -> Text:
     """`◀ ━━━━╸───── ▶ step 714, 5 of 12`."""
-    if step is None or not steps:
+    if not steps:
         return Text("no evaluation yet", "dim")
+    if step is None:
+        return Text(f"the probe of step {steps[-1]:,} cannot be read", "dim")
     place = steps.index(step) if step in steps else len(steps) - 1
     halves = round(2 * SLIDER * (place + 1) / len(steps))
     filled = "━" * (halves // 2) + "╸" * (halves % 2)
@@ -157,8 +173,9 @@ def cell_text(probe: Probe, row: int, column: int) -> Text:
 
 def probe_bars(captions: Sequence[str], ranked: Sequence[int], scores: Sequence[float], right: int) -> list[Bar]:
     """The captions of one image, best first; the cosine (-1 to 1) fills the bar from 0 to 1."""
+    short = without_shared_words(captions)
     return [
-        Bar(captions[column], max(0.0, scores[column]), f"{scores[column]:.2f}", right=column == right)
+        Bar(captions[column], max(0.0, scores[column]), f"{scores[column]:.2f}", column == right, short[column])
         for column in ranked
         if 0 <= column < min(len(captions), len(scores))
     ]

@@ -47,7 +47,7 @@ def bar_text(snapshot: Snapshot | None, root: str, width: int) -> Text:
         text.append("   ").append_text(progress_bar(snapshot.share, _BAR, STATE_STYLES[snapshot.state.value]))
     for part in parts:
         if text.cell_len + len(part) + 3 <= width:
-            text.append("   " + part, "dim")
+            text.append("   " + part)
     return text
 
 

@@ -103,6 +103,7 @@ def test_text_is_readable_in_every_theme_and_right_differs_from_wrong_without_re
 def test_a_fuzzy_filter_finds_letters_in_order() -> None:
     assert fuzzy("vst", ["validation set", "training set", "vast"])[0] in (0, 2)
     assert fuzzy("xyz", ["validation set"]) == []
+    assert fuzzy("red", ["runs/early decay", "a [red] fox"]) == [1, 0], "what has it whole comes first"
     assert fuzzy(" ", ["a", "b"]) == [0, 1]
 
 

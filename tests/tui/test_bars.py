@@ -55,3 +55,8 @@ async def test_the_true_match_is_marked_and_green() -> None:
 
 async def test_without_bars_the_hint_is_shown() -> None:
     assert await _lines([], empty="Enter classifies") == ["Enter classifies"]
+
+
+async def test_where_a_bar_would_say_nothing_its_room_is_that_of_the_name() -> None:
+    (line,) = await _lines([Bar("a yellow triangle", 0.5, "0.50")], 20)
+    assert line == " 1 a yellow t… 0.50"[:20]

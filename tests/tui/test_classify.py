@@ -6,12 +6,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
+from clip_core.run.paths import RunPaths
 from clip_tui.app import ClipApp
 from clip_tui.gallery import gallery_of
 from clip_tui.outcomes import Outcomes, labels_of, outcomes_of
 from clip_tui.screens.classify import ClassifyScreen, split
 from clip_tui.widgets.bars import Bars
 from clip_tui.widgets.confusion import ConfusionMap
+from tests.tui.conftest import COLOURS
 from tests.tui.pilot import opened, says, screen_text, until
 from tests.tui.samples import FixedEncoders
 
@@ -96,7 +98,7 @@ async def test_a_whole_set_is_counted_by_class_and_its_confusions_open_their_ima
         table = screen.query_one("#per-class", DataTable)
         shown = {str(table.get_row_at(row)[0]): [str(cell) for cell in table.get_row_at(row)] for row in range(6)}
         assert shown["red"] == ["red", "1", "100.0%", "50.0%", ""], "without the words that all classes share"
-        assert shown["blue"] == ["blue", "1", "0.0%", "0.0%", "red 1"]
+        assert shown["blue"] == ["blue", "1", "0.0%", "0.0%", "1 red"]
         assert str(table.get_row_at(5)[0]) == "red", "the lowest recall first"
         assert [outcome.wrong for outcome in screen._listed] == [True] * 5 + [False]
         screen.query_one(ConfusionMap).focus()
@@ -104,8 +106,33 @@ async def test_a_whole_set_is_counted_by_class_and_its_confusions_open_their_ima
         true, predicted = screen.query_one(ConfusionMap).cursor
         assert [(each.true, each.predicted) for each in screen._listed] == [(true, predicted)]
         await until(pilot, lambda: screen.query_one("#wrong").has_focus)
+        await pilot.press("escape")
+        assert len(screen._listed) == 6, "all again"
         await pilot.press("o")
         await says(pilot, "by precision")
+
+
+async def test_classes_are_cut_before_the_number_of_those_that_they_are_taken_for(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await _classify(pilot, runs / "live")
+        screen.query_one("#classes", Input).value = ", ".join(f"a {colour} square" for colour in COLOURS) + ", a cat"
+        screen.query_one("#templates", Input).value = "{} | a very long template of a photo of {}"
+        await pilot.press("s")
+        await says(pilot, "1 red square")
+        table = screen.query_one("#per-class", DataTable)
+        await until(pilot, lambda: 0 < table.virtual_size.width <= table.content_size.width)
+
+
+async def test_a_run_without_images_does_not_show_those_of_another(runs: Path) -> None:
+    RunPaths(runs / "older").validation.write_text('{"pairs": [{"ima')
+    app = ClipApp(runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await _classify(pilot, runs / "live")
+        assert screen.query_one("#image", Input).value
+        app.open_run(runs / "older", "classify")
+        await says(pilot, "validation.json is not a JSON file")
+        assert not screen.query_one("#image", Input).value
 
 
 async def test_an_edited_class_is_classified_again_without_a_key(runs: Path) -> None:

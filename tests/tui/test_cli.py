@@ -36,3 +36,9 @@ def test_a_file_is_no_directory_of_runs(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("clip-tui: pairs.json is a file;")
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.json"]
+
+
+def test_without_a_terminal_it_says_so_instead_of_drawing_where_nobody_sees_it(tmp_path: Path) -> None:
+    done = clip_tui(".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "clip-tui: input or error output is no terminal; run it in one, without < and 2>.\n"

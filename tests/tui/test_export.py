@@ -36,9 +36,32 @@ async def test_an_export_that_runs_is_recognised_by_an_app_that_did_not_start_it
         await says(pilot, f"pid {os.getpid()}")
         await says(pilot, "converting the image encoder")
         await pilot.press("e")
-        await says(pilot, "An export of this run")
+        await says(pilot, "clip-export is working")
+        write_bundle(run, step=20)
+        await until(pilot, lambda: bool(getattr(app.screen, "_state", None) and app.screen._state.manifest))
+        await pilot.press("b")  # nor is the bundle measured that is being replaced
         assert app.exports == {}, "no second export was started"
-        assert log.read_text() == "converting the image encoder\n"
+        assert log.read_text().startswith("converting")
+
+
+async def test_a_new_export_has_the_precisions_of_the_bundle_that_it_replaces(runs: Path) -> None:
+    write_bundle(runs / "live", step=20)
+    known = manifest("live", 20)
+    int8 = known.variants[0].model_copy(
+        update={
+            "precision": "int8",
+            "vision": "onnx/vision_model_quantized.onnx",
+            "text": "onnx/text_model_quantized.onnx",
+        }
+    )
+    both = known.model_copy(update={"variants": (*known.variants, int8)})
+    RunPaths(runs / "live").bundle_manifest.write_text(both.model_dump_json())
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, runs / "live", "export")
+        await says(pilot, "e exports fp32 + int8")
+        await opened(pilot, runs / "older", "export")
+        await says(pilot, "e exports fp32 ·")
 
 
 @pytest.mark.parametrize("size", SIZES)

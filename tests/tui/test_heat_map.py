@@ -75,3 +75,14 @@ async def test_before_it_has_a_size_it_shows_no_rows() -> None:
         await pilot.pause()
         heat.show(np.eye(8), diagonal=True)
         assert heat.lines == []
+
+
+async def test_without_colours_a_click_chooses_the_row_that_its_line_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = OneMap()
+    async with app.run_test(size=(40, 8)) as pilot:
+        heat = app.query_one(HeatMap)
+        heat.show(np.eye(12))  # one row of cells a line, not two
+        await pilot.pause()
+        await pilot.click(HeatMap, offset=(0, 7))
+        assert app.chosen == [(heat.lines[7].start, 0, False)]

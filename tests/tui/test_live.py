@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from clip_core.run.history import Event
 from clip_core.run.paths import RunPaths
@@ -368,3 +368,25 @@ async def test_jump_mode_reaches_every_panel_and_what_has_the_focus_is_enlarged_
         assert app.screen.query_one("#plot-0", Plot).chart.title == title
         await pilot.press("tab", "tab", "tab")
         assert "mean recall" in str(app.screen.copied())  # type: ignore[attr-defined]
+
+
+async def test_an_evaluation_that_comes_while_the_screen_is_open_has_its_ranks_and_is_reached_by_a_click(
+    runs: Path,
+) -> None:
+    paths = RunPaths(runs / "live")
+    probe = RunReader(runs / "live").probe(paths.probe(40))
+    assert probe is not None
+    paths.probe(40).unlink()
+    app = ClipApp(runs)
+    async with app.run_test(size=(160, 50)) as pilot:
+        await opened(pilot, runs / "live", "live")
+        await says(pilot, "no evaluation yet")
+        writer = RunWriter(runs / "live")
+        for step in (40, 50, 60, 70):
+            writer.probe(probe.model_copy(update={"step": step}))
+        await says(pilot, "Probe 6x6, step 70")
+        writer.close()
+        ranks = app.screen.query_one("#heat-ranks", Static)
+        await until(pilot, lambda: str(ranks.render()).count("✓") == 6)
+        await pilot.click("#scrubber", offset=(2 + 4, 0))  # in the middle of the bar
+        await says(pilot, "Probe 6x6, step 50")

@@ -115,6 +115,8 @@ async def test_automatic_values_are_previewed_as_training_would_choose_them(trai
         await says(pilot, "about 162 training pairs", SLOW)
         shown = str(app.screen.query_one("#row-optim-lr .description", Static).render())
         assert shown.startswith(f"{decisions['lr']:.5f}".rstrip("0")), shown
+        app.screen.query_one("#optim-batch_size").focus()
+        await says(pilot, "chosen: about 16 steps per epoch")  # whole, below the form
 
 
 async def test_a_clone_begins_with_the_settings_of_the_run(runs: Path) -> None:

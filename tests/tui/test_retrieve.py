@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Input
 
 from clip_tui.app import ClipApp
 from clip_tui.encoder import Model
-from clip_tui.found import column_widths
+from clip_tui.found import COMPARED, column_widths
 from clip_tui.gallery import Place
 from clip_tui.screens.detail import DetailScreen
 from clip_tui.screens.retrieve import RetrieveScreen
@@ -168,6 +168,7 @@ async def test_two_models_stand_side_by_side_with_rank_changes_and_drift(runs: P
         assert row[:7] == ["2", "0.800", "✓", "blue.png", "5", " ▼3", "-3.0e-01"]
         await pilot.press("b")
         await says(pilot, "● onnx")
+        await says(pilot, "different order, max |Δ|")  # with the second model, not with the other backend
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -227,7 +228,9 @@ def test_captions_and_then_names_are_cut_where_a_table_has_no_room() -> None:
     row = [Text("x" * size) for size in (4, 40, 60)]
     assert column_widths(["rank", "result", "captions"], [row], 120) == [4, 40, 60]
     assert column_widths(["rank", "result", "captions"], [row], 80) == [4, 40, 29]
-    assert column_widths(["rank", "result", "captions"], [row], 60) == [4, 33, 16]
+    assert column_widths(["rank", "result", "captions"], [row], 60) == [4, 37, 12]
+    compared = [Text("x" * size) for size in (3, 5, 1, 40, 3, 3, 8, 60)]
+    assert sum(size + 2 for size in column_widths(COMPARED, [compared], 72)) < 72, "beside the panel, at 120 columns"
 
 
 @pytest.mark.parametrize("name", ["found.csv", "found.json"])
@@ -273,8 +276,9 @@ async def test_a_folder_is_a_gallery_and_a_wrong_one_says_why(runs: Path, tmp_pa
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await _retrieve(pilot, runs / "live")
+        await _ask(pilot, screen, "a red square")
         screen._use(Place("folder", runs / "images"))
-        await until(pilot, lambda: len(screen.gallery.images) == len(COLOURS))
+        await until(pilot, lambda: len(screen.gallery.images) == len(COLOURS) and bool(screen.found))  # asked again
         await says(pilot, "folder")
         screen._use(Place("folder", tmp_path / "nowhere"))
         await until(pilot, lambda: "correct the path" in screen_text(app))

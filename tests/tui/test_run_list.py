@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from rich.cells import cell_len
+
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import Label, State
 from clip_tui.differences import comparison
@@ -14,6 +16,7 @@ from clip_tui.run_list import (
     contents,
     left_aside,
     set_aside,
+    shortened,
     sparkline,
     trend_of,
 )
@@ -86,3 +89,10 @@ def test_a_comparison_names_only_the_settings_that_differ(tmp_path: Path) -> Non
     assert not any(title.startswith("Different") for title in groups), "those of one run alone are no differences"
     groups = dict(comparison([*runs, tmp_path / "vanished"]))
     assert groups["Different settings"] == [("--lr", "automatic", "0.0005", "–")]
+
+
+def test_a_long_name_is_cut_in_its_middle_by_the_columns_that_it_takes() -> None:
+    assert shortened("run", 10) == "run"
+    assert shortened("sweep/learning-rate/run-0042", 16) == "sweep…e/run-0042"
+    for width in (8, 9, 21):
+        assert cell_len(shortened("日本語の名前がとても長い実行", width)) <= width

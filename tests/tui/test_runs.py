@@ -13,7 +13,7 @@ from clip_tui.app import ClipApp
 from clip_tui.screens.compare import CompareScreen
 from clip_tui.screens.runs import fitting
 from tests.tui.conftest import BEST_STEP, SIZES, make_run
-from tests.tui.pilot import says, screen_text, until
+from tests.tui.pilot import opened, says, screen_text, until
 
 ERROR = "340 of 5,000 images not found, first photos/0041.jpg (searched in /data/cats); correct --image-root. END"
 
@@ -133,3 +133,25 @@ async def test_a_run_that_trains_is_not_deleted(runs: Path) -> None:
         await pilot.press("slash", *"live", "enter", "d")
         await says(pilot, "stop it first")
         assert (runs / "live").exists()
+
+
+async def test_the_cursor_is_on_the_run_that_was_open(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await says(pilot, "40 / 100")
+        await opened(pilot, runs / "older", "live")
+        await pilot.press("1")
+        table = app.screen.query_one("#runs", DataTable)
+        await until(pilot, lambda: "older" in str(table.get_row_at(table.cursor_row)))
+        await pilot.press("home")
+        await pilot.pause(0.1)
+        assert table.cursor_row == 0, "it is put there once"
+
+
+async def test_three_runs_with_long_paths_are_compared_without_scrolling(runs: Path) -> None:
+    app = ClipApp(runs)
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.compare([runs / "live", runs / "older", runs / "hostile"])
+        await says(pilot, "Best checkpoint")
+        table = app.screen.query_one("#comparison", DataTable)
+        await until(pilot, lambda: 0 < table.virtual_size.width <= table.content_size.width)

@@ -10,7 +10,7 @@ from clip_core.run.lock import Lock
 from clip_core.run.paths import RunPaths
 from clip_core.run.records import State, Status
 from clip_tui.form import read_form
-from clip_tui.starter import _start, is_exporting, start_export, to_flags
+from clip_tui.starter import _start, is_exporting, start_bench, start_export, start_trainer, to_flags
 
 
 def test_flags_say_only_what_differs_from_the_default() -> None:
@@ -65,3 +65,11 @@ def test_an_export_that_was_killed_does_not_block_the_next_one(tmp_path: Path) -
     status = Status(state=State.RUNNING, pid=dead, host=os.uname().nodename, heartbeat=2e9)
     status.write(RunPaths(tmp_path).export_status)
     assert not is_exporting(tmp_path)
+
+
+def test_nothing_is_started_on_a_run_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for start in (start_export, start_bench, lambda run: start_trainer(run, [], resume=True)):
+        with pytest.raises(RunError, match="was deleted or moved"):
+            start(gone)
+    assert not gone.exists(), "it would be listed again, empty"

@@ -5,7 +5,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.color import Color
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 from clip_core.run.records import State
 from clip_tui.status_line import _DOT
@@ -20,6 +20,8 @@ from clip_tui.theme import (
     STATE_STYLES,
     THEMES,
     YELLOW,
+    contrast,
+    readable,
     recolour,
 )
 from clip_tui.widgets.heat_map import cell_style
@@ -39,7 +41,7 @@ def test_what_widgets_draw_is_readable_on_the_background_of_each_theme(theme: Th
         drawn = (replaced.apply([segment], background) if replaced else [segment])[0].style
         assert drawn is not None
         assert drawn.color is not None
-        ratio = _contrast(Color.from_rich_color(drawn.color), background)
+        ratio = contrast(Color.from_rich_color(drawn.color), background)
         assert ratio >= (3.0 if colour == DIM_BLUE else 4.5), f"{colour} in {theme.name}: {ratio:.2f}"
     cell = cell_style(0)
     assert replaced is None or replaced.apply([Segment("x", cell)], background)[0].style == cell, "no colour of a theme"
@@ -49,11 +51,16 @@ def test_a_line_that_is_joined_by_dots_is_not_dim() -> None:
     assert not _DOT.join([Text("a"), Text("b")]).style
 
 
-def _contrast(first: Color, second: Color) -> float:
-    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: Color) -> float:
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+@pytest.mark.parametrize(
+    "theme", [each for each in BUILTIN_THEMES.values() if not each.ansi], ids=lambda each: each.name
+)
+def test_keys_and_selected_rows_are_readable_in_the_themes_of_textual_too(theme: Theme) -> None:
+    variables = readable({**theme.to_color_system().generate(), **theme.variables})
+    for text, behind, least in (
+        ("footer-key-foreground", "footer-background", 3.0),
+        ("footer-description-foreground", "footer-background", 7.0),
+        ("block-cursor-foreground", "block-cursor-background", 5.0),
+        ("primary", "background", 4.5),
+    ):
+        ratio = contrast(Color.parse(variables[text]), Color.parse(variables[behind]))
+        assert ratio >= least, f"{text} on {behind}: {ratio:.2f}"

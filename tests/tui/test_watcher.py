@@ -173,3 +173,18 @@ def test_a_run_has_the_name_that_the_list_shows(tmp_path: Path) -> None:
     assert watch.refresh().name == "run"
     Label(name="larger batch").write(RunPaths(run).label)
     assert watch.refresh().name == "larger batch"
+
+
+def test_a_status_that_cannot_be_read_is_said_and_not_the_last_line_of_the_log(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", state=State.FINISHED)
+    RunPaths(run).status.write_text('{"state": "fini')
+    assert "status.json cannot be read" in (overview(run).error or "")
+
+
+def test_a_directory_that_vanishes_while_its_trainer_lives_is_gone_and_not_starting(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch, trainer = RunWatch(run), Trainer(os.getpid(), None)
+    assert watch.refresh(trainer).state is State.RUNNING
+    shutil.rmtree(run)
+    snapshot = watch.refresh(trainer)
+    assert (snapshot.gone, snapshot.state) == (True, State.KILLED)
