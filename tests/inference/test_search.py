@@ -89,7 +89,8 @@ def test_a_stored_gallery_is_listed_and_read_without_its_embeddings(
     images = images_of(tiny_run)[:5]
     model.gallery(images)
     ((place, line),) = stored_galleries()
-    assert line.startswith("5 images, first ")
+    assert line == f"5 images of {place.about}"
+    assert {str(Path(image).parent.resolve()) for image in images} == {str(Path(place.about).resolve())}
     assert sorted(read_gallery(tiny_run, place).images) == sorted(str(image) for image in images)
     assert place.path is not None
     (place.path / INDEX).write_bytes(b"damaged")
