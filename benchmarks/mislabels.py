@@ -101,17 +101,20 @@ class Remembered:
 
 
 class Found(NamedTuple):
-    """Pairs that a way named, those of them that are wrong, all wrong ones; average precision of its ranking."""
+    """Pairs that a way named, those of them that are wrong, all wrong ones; average precision of its ranking; how many
+    of the named ones it expects to be wrong."""
 
     named: int
     right: int
     planted: int
     ranking: float
+    expected: float = float("nan")
 
     @classmethod
-    def of(cls, rows: IntArray, ranking: IntArray, wrong: NDArray[np.bool_]) -> "Found":
+    def of(cls, rows: IntArray, ranking: IntArray, wrong: NDArray[np.bool_], expected: float = float("nan")) -> "Found":
         places = np.arange(len(ranking), 0, -1)  # a score that falls along the ranking
-        return cls(len(rows), int(wrong[rows].sum()), int(wrong.sum()), average_precision_score(wrong[ranking], places))
+        ranked = average_precision_score(wrong[ranking], places)
+        return cls(len(rows), int(wrong[rows].sum()), int(wrong.sum()), ranked, expected)
 
 
 def found_by(model: Path, file: Path, root: Path, cleanlab: str | None) -> dict[str, Found]:
@@ -125,10 +128,10 @@ def found_by(model: Path, file: Path, root: Path, cleanlab: str | None) -> dict[
     found = find_mislabels(check, towers, trained_on(model, check.pairs))
     assert found is not None
     ways = {
-        "clip-data check": Found.of(found.rows, found.ranking, wrong),
+        "clip-data check": Found.of(found.rows, found.ranking, wrong, found.likelihood.sum()),
         "CLIP score": Found.of(by_cosine[: int(wrong.sum())], by_cosine, wrong),
     }
-    if cleanlab and found.classes:
+    if cleanlab and found.agreement is not None:
         ways["cleanlab"] = by_cleanlab(images, np.unique(check.table.caption, return_inverse=True)[1], cleanlab, wrong)
     return ways
 
@@ -150,7 +153,11 @@ def main() -> None:
     parser.add_argument("sets", type=Path, nargs="+")
     parser.add_argument("--cleanlab")
     options = parser.parse_args()
-    print("| set | planted | model | way | named | precision | recall | average precision |\n" + "|---" * 8 + "|")
+    print(
+        "| set | planted | model | way | named | expected | precision | recall | average precision |\n"
+        + "|---" * 9
+        + "|"
+    )
     for folder in options.sets:
         for rate in RATES:
             out = options.out / folder.name / f"{rate:g}"
@@ -166,10 +173,12 @@ def main() -> None:
                 for way in parts[0]:
                     named, right, planted = (sum(part[way][n] for part in parts) for n in range(3))
                     precision = f"{right / named:.0%}" if named else "-"
+                    wrong = sum(part[way].expected for part in parts)
+                    expected = f"{wrong / named:.0%}" if named and wrong == wrong else "-"
                     ranking = np.mean([part[way].ranking for part in parts])
                     print(
-                        f"| {folder.name} | {rate:.0%}: {planted} | {name} | {way} | {named} | {precision} | "
-                        f"{right / planted:.0%} | {ranking:.2f} |",
+                        f"| {folder.name} | {rate:.0%}: {planted} | {name} | {way} | {named} | {expected} | "
+                        f"{precision} | {right / planted:.0%} | {ranking:.2f} |",
                         flush=True,
                     )  # fmt: skip
 

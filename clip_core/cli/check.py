@@ -3,14 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clip_core.config import DataConfig, spelt
-from clip_core.errors import DataError
 from clip_core.text import plural, printable
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ _EXAMPLES = 3
 EVERY = 2.0  # seconds between lines of progress, where no terminal shows a bar
 _CAPTION = 60  # characters
 _SCRIPTS = 6
-_SIDE = 256  # of images of remote shards that are written beside the findings, pixels
 
 
 class Model(NamedTuple):
@@ -130,12 +128,8 @@ def run_check(
         print(json.dumps(numbers, indent=2))
     else:
         print("\n".join([title, *reading_text(facts), *_text(check, numbers), *_finding_lines(findings)]))
-
-    def remote(image: str) -> bytes | None:
-        contents = (part.remote_content(image) for part in parts)
-        return next((content for content in contents if content is not None), None)
-
-    for line in _write(check, findings, numbers, title, files, remote):
+    small = _fetched(parts, findings.found) if files.keys() & {"html", "findings"} else {}
+    for line in _write(check, findings, numbers, title, files, small):
         print(line, file=sys.stderr if as_json else sys.stdout)
     return int(check.bad_share > DataConfig().max_bad_share or bool(check.damaged))
 
@@ -273,9 +267,9 @@ def _write(
     numbers: Mapping[str, Any],
     title: str,
     files: Mapping[str, Path],
-    remote: Callable[[str], bytes | None],
+    small: Mapping[str, bytes],
 ) -> Iterator[str]:
-    """Write the files that were asked for; a line for each. `remote` reads an image of a remote shard."""
+    """Write the files that were asked for; a line for each. `small` has images of remote shards."""
     from clip_core.data.check_page import html_page
     from clip_core.data.findings import left_out_pairs
     from clip_core.data.findings_file import write_findings
@@ -286,13 +280,13 @@ def _write(
         write_json(files["json"], numbers)
         yield f"written to {printable(str(files['json']))}"
     if "findings" in files:
-        _write_images(files["findings"], findings.found, remote)  # first, as who shows them waits for the other
+        _write_images(files["findings"], small)  # first, as who shows them waits for the other
         write_findings(files["findings"], title, check.pairs, numbers["images"], findings.found)
         yield f"every pair with a finding written to {printable(str(files['findings']))}"
     if "html" in files:
         lines = [line.partition(" ") for line in _text(check, numbers) if not line.startswith(" ")]
         summary = {label: text.strip() for label, _, text in lines}
-        write_text(files["html"], html_page(title, summary, findings.found, remote))
+        write_text(files["html"], html_page(title, summary, findings.found, small.get))
         yield f"contact sheets written to {printable(str(files['html']))}"
     if "flags" in files:
         pairs = left_out_pairs(check, findings.leave_out)
@@ -304,9 +298,19 @@ def _write(
         )
 
 
-def _write_images(file: Path, found: Sequence["Finding"], remote: Callable[[str], bytes | None]) -> None:
-    """The images of the examples that are in remote shards, small, beside the findings."""
-    from clip_core.data.check_page import thumbnail
+def _fetched(parts: Sequence["StreamReading"], found: Sequence["Finding"]) -> dict[str, bytes]:
+    """Small images of the examples that are in remote shards, by their paths."""
+    from clip_core.data.check_stream import fetch_small
+    from clip_core.data.progress import DecodeProgress
+
+    urls = {shard: url for part in parts for shard, url in part.remote.items()}
+    images = [image for finding in found for example in finding.examples for image in example.images]
+    with DecodeProgress(lambda line: print(line, file=sys.stderr), "fetched", "image", EVERY) as progress:
+        return fetch_small(urls, images, progress)
+
+
+def _write_images(file: Path, small: Mapping[str, bytes]) -> None:
+    """Small images in a folder beside the findings; those that an earlier check wrote are removed."""
     from clip_core.data.findings_file import image_name, is_image_name
     from clip_core.run.paths import images_of
 
@@ -314,11 +318,9 @@ def _write_images(file: Path, found: Sequence["Finding"], remote: Callable[[str]
     for old in folder.glob("*.jpg"):
         if is_image_name(old.name):  # nothing else that may lie there
             old.unlink(missing_ok=True)
-    for image in dict.fromkeys(image for one in found for example in one.examples for image in example.images):
-        with suppress(DataError):  # a server that cannot begin at an offset
-            if (content := remote(image)) is not None:
-                folder.mkdir(exist_ok=True)
-                (folder / image_name(image)).write_bytes(thumbnail(image, _SIDE, content))
+    for image, content in small.items():
+        folder.mkdir(exist_ok=True)
+        (folder / image_name(image)).write_bytes(content)
 
 
 def _kinds(found: Sequence["Finding"]) -> str:

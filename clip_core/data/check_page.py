@@ -41,7 +41,7 @@ def html_page(title: str, summary: Mapping[str, str], findings: Sequence[Finding
         title: the data set.
         summary: rows of the table at the top, label -> text.
         findings: as in the report.
-        read: gives the bytes of an image that is not on this disk by its path, else None.
+        read: gives the bytes of an image that is not on this disk by its path; None for any other.
     """
     sections = [_section(finding, read) for finding in findings]
     return page(title, summary, "".join(sections) or "<p>Nothing was found.</p>")

@@ -1,11 +1,15 @@
 """A stream of shards read once for `clip-data check`: its pairs, and what is measured of their images."""
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clip_core.data.check import DamagedShard
 from clip_core.data.check_images import Measured
+from clip_core.data.check_page import thumbnail
 from clip_core.data.describe import spread
 from clip_core.data.embedding_file import EmbeddingModel
 from clip_core.data.formats.detect import Reading
@@ -18,6 +22,9 @@ from clip_core.data.stream.source import ShardError, is_remote, read_range
 from clip_core.errors import DataError
 from clip_core.run.records import Flags
 from clip_core.text import plural, printable
+
+_SIDE = 256  # of a small image, pixels
+_AT_ONCE = 8  # of them
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,10 @@ class StreamReading(Reading):
     damaged: list[DamagedShard]
     left_out: int
 
-    def remote_content(self, image: str) -> bytes | None:
-        """The image of a pair again, where it is in one of these shards and that is remote.
-
-        Raises:
-            ShardError: if it cannot be asked for alone.
-        """
-        shard, _, member = image.rpartition("!/")
-        url = next((url for url in self.shards.urls if shown_url(url) == shard), None) if is_remote(image) else None
-        if url is None:
-            return None
-        offset, size = map(int, member.partition("/")[0].split("+"))
-        return read_range(url, offset, size)
+    @cached_property
+    def remote(self) -> dict[str, str]:
+        """The URL of each remote shard by its name in paths."""
+        return {shown_url(url): url for url in self.shards.urls if is_remote(url)}
 
 
 def read_stream(
@@ -101,6 +100,53 @@ def read_stream(
         found.table.pairs(), list(_notes(found, others)), dict(found.ignored.most_common()), listed, len(numbers),
         found.table.measured(), found.damaged, found.left_out,
     )  # fmt: skip
+
+
+def fetch_small(urls: Mapping[str, str], images: Iterable[str], progress: Progress = no_progress) -> dict[str, bytes]:
+    """Small JPEGs of images of remote shards by their paths; each is asked for by its bytes alone, a few at a time.
+
+    Those that cannot be are left out: a server may only begin at the beginning of a file.
+
+    Args:
+        urls: of the shards, by their names in paths.
+        images: paths; those of other shards are left out.
+    """
+    wanted = [image for image in dict.fromkeys(images) if image.rpartition("!/")[0] in urls]
+    left, found = iter(wanted), queue.SimpleQueue[tuple[str, bytes | None] | Exception]()
+    lock = threading.Lock()
+
+    def fetch() -> None:
+        while True:
+            with lock:
+                image = next(left, None)
+            if image is None:
+                return
+            try:
+                found.put((image, _small(urls, image)))
+            except Exception as error:  # raised again below
+                found.put(error)
+
+    for _ in range(_AT_ONCE):  # as daemons: an interrupt does not wait for a silent server
+        threading.Thread(target=fetch, name="images", daemon=True).start()
+    small: dict[str, bytes] = {}
+    for done in range(len(wanted)):
+        result = found.get()
+        if isinstance(result, Exception):
+            raise result
+        image, content = result
+        if content is not None:
+            small[image] = content
+        progress(done + 1, len(wanted))
+    return small
+
+
+def _small(urls: Mapping[str, str], image: str) -> bytes | None:
+    shard, _, member = image.rpartition("!/")
+    offset, size = map(int, member.partition("/")[0].split("+"))
+    try:
+        return thumbnail(image, _SIDE, read_range(urls[shard], offset, size))
+    except DataError:
+        return None
 
 
 def _notes(found: ShardPass, others: int) -> Iterator[str]:

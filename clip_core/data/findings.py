@@ -169,8 +169,13 @@ class Findings:
 
     def _mislabelled(self, found: Mislabels) -> Finding:
         self.leave_out[found.rows] = True
-        what = "image and class" if found.classes else "image and caption"
+        what = "image and caption" if found.agreement is None else "image and class"
         expected = f"; {found.expected:.0%} of them are expected to be wrong" if len(found.rows) else ""
+        if len(found.rows) and found.agreement is not None:
+            self.notes.append(
+                f"a classifier on the model's embeddings gives {found.agreement:.0%} of the images their own class; "
+                "the weaker it is, the more correct pairs are named"
+            )
         if found.separation < WEAK:
             self.notes.append(
                 f"the model hardly tells the pairs from random ones (AUC {found.separation:.2f}; 0.5 is chance): "

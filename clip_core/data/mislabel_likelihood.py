@@ -26,16 +26,17 @@ class Calibration:
     separation: float
 
 
-def calibrate(scores: Values, random: Values) -> Calibration:
+def calibrate(scores: Values, random: Values, odd: float) -> Calibration:
     """How likely each pair is wrong, from what certainly wrong pairs score.
 
     The set is a mixture of right pairs, whose scores are taken to be normal with a spread of its own on either side,
-    and of wrong ones, which score as the random ones do. The share of the wrong ones and the mode and spreads of the
-    right ones are found by EM, with a weak prior for the share. Below an AUC of `WEAK` the two kinds overlap too
-    much, and no pair is likely wrong.
+    of right pairs that the model is as wrong about as about random ones, and of wrong ones, which score as the random
+    ones do. The share of the wrong ones and the mode and spreads of the right ones are found by EM, with a weak prior
+    for the share. Below an AUC of `WEAK` the kinds overlap too much, and no pair is likely wrong.
 
     Args:
         scores: of the set's pairs, (P,). random: of pairs that are wrong for certain, (R,).
+        odd: the share of the right pairs that score as random ones, which the scores cannot tell.
     """
     null = np.sort(random)
     # ties are counted as not below, on both sides
@@ -52,10 +53,11 @@ def calibrate(scores: Values, random: Values) -> Calibration:
     above = max(float(np.quantile(scores, 0.84)) - mode, width)
     below, share, wrong = above, PRIOR_SHARE, np.zeros(_BINS)
     for _ in range(2000):
-        of_right = _normal((at - mode) / np.where(at < mode, below, above)) * 2 / (below + above)
-        wrong = share * of_wrong / np.maximum(share * of_wrong + (1 - share) * of_right, 1e-300)
+        of_right = (1 - odd) * _normal((at - mode) / np.where(at < mode, below, above)) * 2 / (below + above)
+        density = np.maximum(share * of_wrong + (1 - share) * (of_right + odd * of_wrong), 1e-300)
+        wrong, right = share * of_wrong / density, (1 - share) * of_right / density
         before, share = share, (counts @ wrong + PRIOR_SHARE * PRIOR_PAIRS) / (len(scores) + PRIOR_PAIRS)
-        mode, below, above = _two_piece(at, counts * (1 - wrong), width)
+        mode, below, above = _two_piece(at, counts * right, width)
         if abs(share - before) < 1e-7:
             break
     wrong = np.maximum.accumulate(wrong[::-1])[::-1]  # falls with the score

@@ -21,6 +21,8 @@ _BLOCK = 512  # pairs scored at once: 80 MB of similarities
 _STEP = 64  # pairs embedded between two reports
 _NEIGHBOURS = 10
 _FOLDS = 5
+_ODD = 0.005  # share of the right pairs that score as random ones do
+_ODD_ERRORS = 0.05  # of the pairs that a classifier errs about
 _SHRINKAGE = 0.2  # of the covariance towards a multiple of the identity
 
 
@@ -148,7 +150,12 @@ class ByCaption:
     Attributes:
         own: scores of the sample. null: of its images with captions of others; null_trained: whether the model was
             trained on the pair that was replaced.
+        odd: the share of the right pairs that is taken to score as random ones do, see `calibrate`.
+        agreement: None.
     """
+
+    odd = _ODD
+    agreement: float | None = None
 
     def __init__(self, embedder: Embedder, rows: IntArray, trained: Mask, random: np.random.Generator) -> None:
         self.embedder = embedder
@@ -218,7 +225,12 @@ def _logistic(values: Values, of_set: Mask) -> Values:
 
 
 class ByClass:
-    """Scores by the margin of the pair's class over the likeliest other; the attributes are those of `ByCaption`."""
+    """Scores by the margin of the pair's class over the likeliest other.
+
+    Attributes:
+        own, null, null_trained, odd: as of `ByCaption`; the weaker the classifier, the more right pairs are odd.
+        agreement: the share of the sample that a classifier gives its own class, which has not seen it.
+    """
 
     def __init__(self, embedder: Embedder, rows: IntArray, trained: Mask, random: np.random.Generator) -> None:
         self.embedder, check = embedder, embedder.check
@@ -229,6 +241,8 @@ class ByClass:
         _, groups = np.unique(content, axis=0, return_inverse=True)
         scores = class_agreement(images, labels, groups.ravel(), len(self.known), random)
         self.own = _margin(scores, labels)
+        self.agreement: float | None = float((self.own > 0).mean())
+        self.odd = _ODD_ERRORS * (1 - self.agreement)
         others = (labels + random.integers(1, len(self.known), size=len(rows))) % len(self.known)
         self.null, self.null_trained = _margin(scores, others), trained
         self.classifier = _discriminant(images, labels, len(self.known))

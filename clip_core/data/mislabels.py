@@ -31,7 +31,8 @@ class Mislabels:
         ranking: all scored pairs, the most suspicious first.
         separation: AUC of the set's pairs against random ones: 0.5 is a model that knows nothing of them.
         left_over: pairs not scored: fewer than `LEAST` of those that the model was trained on, or was not.
-        classes: whether the captions were taken for classes, and only the images were embedded.
+        agreement: where the captions are classes, and only images were embedded: the share of the pairs that a
+            classifier gives their own class, which has not seen them; else None.
     """
 
     rows: IntArray
@@ -39,7 +40,7 @@ class Mislabels:
     ranking: IntArray
     separation: float
     left_over: int
-    classes: bool
+    agreement: float | None
 
     @property
     def expected(self) -> float:
@@ -92,7 +93,9 @@ def find_mislabels(
     order = np.flatnonzero(~np.isnan(likelihood))
     order = order[np.lexsort((scores[order], -likelihood[order]))]
     flagged = order[likelihood[order] >= LIKELY]
-    return Mislabels(rows[flagged], likelihood[flagged], rows[order], separation, len(rows) - len(order), classes)
+    return Mislabels(
+        rows[flagged], likelihood[flagged], rows[order], separation, len(rows) - len(order), scorer.agreement
+    )
 
 
 def _sample(images: IntArray, random: np.random.Generator) -> Mask:
@@ -110,7 +113,7 @@ def _likelihood(scores: Values, trained: Mask, scorer: ByCaption | ByClass) -> t
         of_group = trained == group
         null = scorer.null[scorer.null_trained == group]
         if of_group.sum() >= LEAST and len(null) >= LEAST // 2:
-            found = calibrate(scores[of_group], null)
+            found = calibrate(scores[of_group], null, scorer.odd)
             likelihood[of_group] = found.likelihood
             separation += found.separation * of_group.sum()
     return likelihood, separation / max(int((~np.isnan(likelihood)).sum()), 1)

@@ -101,7 +101,7 @@ def test_planted_captions_are_found_and_the_flags_have_them(images: list[str]) -
     check = check_data(listed(images, with_wrong([f"the number {n}" for n in range(IMAGES)])))
     found = find_mislabels(check, NoisyTowers(0.6))
     assert found is not None
-    assert not found.classes
+    assert found.agreement is None
     wrong = found.rows < PLANTED
     assert wrong.sum() >= 0.9 * PLANTED
     assert wrong.mean() >= 0.8
@@ -118,7 +118,7 @@ def test_wrong_classes_are_found_without_their_captions(images: list[str]) -> No
     check = check_data(listed(images, with_wrong(captions)))
     found = find_mislabels(check, ClassTowers())
     assert found is not None
-    assert found.classes
+    assert found.agreement is not None
     assert set(range(PLANTED)) <= set(found.rows.tolist())
     assert PLANTED / len(found.rows) >= 0.7
 
@@ -175,15 +175,27 @@ def test_of_few_pairs_nothing_is_estimated(images: list[str]) -> None:
     assert find_mislabels(check_data(listed(few, [f"a {n}" for n in range(len(few))])), NoisyTowers(0.1)) is None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1])
-def test_likelihood_is_the_share_of_wrong_pairs(share: float) -> None:
+@pytest.mark.parametrize(("share", "odd"), [(0.0, 0.0), (0.02, 0.0), (0.1, 0.0), (0.03, 0.01), (0.1, 0.02)])
+def test_likelihood_is_the_share_of_wrong_pairs(share: float, odd: float) -> None:
+    """Odd right pairs, which score as wrong ones, make each named pair less likely wrong."""
     random = np.random.default_rng(0)
-    count = round(share * 10_000)
-    scores = np.concatenate([random.normal(0, 1, count), random.normal(4, 1.2, 10_000 - count)])
-    found = calibrate(scores, random.normal(0, 1, 5000))
-    assert abs(found.share - share) < 0.005
+    wrong, unusual = round(share * 10_000), round(odd * 10_000)
+    scores = np.concatenate([random.normal(0, 1, wrong + unusual), random.normal(4, 1.2, 10_000 - wrong - unusual)])
+    found = calibrate(scores, random.normal(0, 1, 5000), odd)
+    assert abs(found.share - share) < 0.006
     named = found.likelihood >= 0.5
-    if count:
-        assert abs(named[:count].sum() / named.sum() - found.likelihood[named].mean()) < 0.1
+    if wrong:
+        assert abs(named[:wrong].sum() / named.sum() - found.likelihood[named].mean()) < 0.1
     else:
         assert named.sum() <= 10
+
+
+def test_the_named_pairs_come_with_how_far_the_classifier_can_be_trusted(images: list[str]) -> None:
+    check = check_data(listed(images, with_wrong([f"class {'abcd'[number % 4]}" for number in range(IMAGES)])))
+    found = find_mislabels(check, ClassTowers())
+    assert found is not None
+    assert found.agreement is not None
+    assert 0.8 < found.agreement < 1
+    assert any(
+        f"gives {found.agreement:.0%} of the images their own class" in note for note in Findings(check, found).notes
+    )

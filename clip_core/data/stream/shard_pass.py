@@ -175,9 +175,13 @@ class ShardPass:
     # ------------------------------------------------------------ threads that decode
 
     def _measure(self, batch: _Batch) -> int:
-        """Measure the images of a batch; returns how many."""
+        """Measure the images of a batch; returns how many, 0 where it is asked to end."""
         shard = shown_url(self.shards.urls[self.numbers[batch.place]])
-        seen = [_seen(shard, sample) for sample in batch.samples]
+        seen = []
+        for sample in batch.samples:
+            if self._closing.is_set():
+                return 0
+            seen.append(_seen(shard, sample))
         if self._model is not None:
             seen = self._embedded(self._model, seen, batch.samples)
         self._open[batch.place].waiting[batch.number] = seen
@@ -187,7 +191,7 @@ class ShardPass:
         """The same with embeddings of the images that can be used; one thread at a time embeds."""
         pixels: dict[int, Pixels] = {}
         for place, (one, sample) in enumerate(zip(seen, samples, strict=True)):
-            if one.facts is not None:
+            if one.facts is not None and not self._closing.is_set():
                 try:
                     image = load_bytes(sample.pairs[0].image, sample.name)
                     pixels[place] = resize_and_crop(image, model.embedder.preprocessing)
