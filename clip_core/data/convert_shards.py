@@ -118,7 +118,9 @@ def write_shards(
         raise KeyboardInterrupt(f"{done:,} of {len(samples):,} images were written, and nothing is kept") from None
     except OSError as error:
         why = error.strerror or error
-        raise DataError(f"{out} cannot be written ({why}), and nothing of it is kept; give another folder.") from None
+        raise DataError(
+            f"{out} cannot be written ({why}), and nothing of it is kept; make room, or give another folder."
+        ) from None
     return written
 
 
