@@ -181,8 +181,10 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     found = [part * 10.0**power for power in range(first, last + 1) for part in (1, 2, 5)]
     found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
     powers = [value for value in found if abs(math.log10(value) - round(math.log10(value))) < 1e-9]
-    if len(found) <= max(most, 2) or len(powers) < 2:
+    if len(found) <= max(most, 2):
         return found
+    if len(powers) < 2:
+        return found[:: math.ceil(len(found) / max(most, 4))]
     return powers[:: max(1, math.ceil(len(powers) / most))]
 
 

@@ -21,7 +21,7 @@ def test_hostile_names_notes_captions_and_logs_never_reach_the_terminal_as_seque
         terminal.wait_for("Name in the list")
         terminal.press("enter")  # the name as it is offered, printable
         _wait_until_gone(terminal, "Name in the list")
-        terminal.wait_for("bell clear[2J title]0;owned")
+        terminal.wait_for("bell clear…J title]0;owned")
         terminal.press("/")
         terminal.wait_for("letters of the name")
         terminal.press("z", "z", "z", "enter")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clip_core.run.curve import Bucket, Points
@@ -12,6 +12,7 @@ VALUES = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(VALUES, VALUES, st.integers(2, 40), st.booleans(), st.booleans())
+@example(0.5, 0.03125, 2, True, False)
 def test_a_range_holds_its_values_and_its_labels_are_inside(a: float, b: float, rows: int, log: bool, share: bool):
     low, high = min(a, b), max(a, b)
     found = y_range(low, high, rows, log=log, share=share and not log)
