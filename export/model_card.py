@@ -121,10 +121,11 @@ def _training(manifest: Manifest, record: RunRecord | None) -> str:
         return "The checkpoint was exported without its run: its training data is unknown."
     data = record.data
     name = str(record.config.data.data_file or "synthetic shapes").replace("\\", "/").rpartition("/")[2]
+    images = "" if data.train_images is None else f" with {data.train_images:,} images"
     lines = [
         (
-            f"{data.train_pairs:,} image-text pairs with {data.train_images:,} images from `{_plain(name)}`; validated "
-            f"on {data.val_pairs:,} pairs with {data.val_images:,} other images."
+            f"{data.train_pairs:,} image-text pairs{images} from `{_plain(name)}`; validated on {data.val_pairs:,} "
+            f"pairs with {data.val_images:,} other images."
         )
     ]
     if manifest.classes:

@@ -156,7 +156,7 @@ class DataFacts(Record):
     """The data of a run."""
 
     train_pairs: int
-    train_images: int
+    train_images: int | None = None  # unknown of a stream
     val_pairs: int
     val_images: int
     classes: list[str] | None = None  # where the captions are classes

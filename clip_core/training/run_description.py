@@ -119,7 +119,7 @@ def write_record(
         init=init,
         data=DataFacts(
             train_pairs=data.train_pairs,
-            train_images=data.train_pairs if data.streamed_pairs else len(data.train.images),
+            train_images=None if data.streamed_pairs else len(data.train.images),
             val_pairs=len(data.val),
             val_images=len(data.val.images),
             classes=data.classes,

@@ -170,7 +170,8 @@ def counts(data: DataFacts | None, validation: Sequence[Pair]) -> list[Fact]:
     """How many pairs, images, classes and distinct captions there are."""
     facts: list[Fact] = []
     if data is not None:
-        facts.append(("training", f"{number(data.train_pairs)} pairs, {number(data.train_images)} images"))
+        images = "" if data.train_images is None else f", {number(data.train_images)} images"
+        facts.append(("training", f"{number(data.train_pairs)} pairs{images}"))
         facts.append(("validation", f"{number(data.val_pairs)} pairs, {number(data.val_images)} images"))
         if data.classes is not None:
             facts.append(("classes", number(len(data.classes))))

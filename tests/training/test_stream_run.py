@@ -16,6 +16,7 @@ from clip_core.data.formats.detect import read_data
 from clip_core.data.stream import source as sources
 from clip_core.data.stream.samples import hash64
 from clip_core.errors import RunError
+from clip_core.inference.evaluation.leaks import trained_on
 from clip_core.model.clip import Embeddings
 from clip_core.run.reader import RunReader
 from clip_core.run.records import FlaggedPair, Flags, State, StreamRecord
@@ -60,6 +61,23 @@ def whole(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "about 186 pairs in an epoch (counted); 2 shards read at the same time" in done.stdout
     assert len(RunReader(run).validation_pairs().pairs) == 20
     return run
+
+
+def test_which_pairs_it_was_trained_on_is_known_by_their_shards(pattern: Path, whole: Path, tmp_path: Path) -> None:
+    held = {pair.caption for pair in RunReader(whole).validation_pairs().pairs}
+    moved = Path(shutil.copytree(pattern.parent, tmp_path / "moved")) / pattern.name
+    for place in (pattern, moved):
+        pairs = read_data(place).pairs
+        assert len(pairs) == sum(SIZES)
+        trained = trained_on(whole, pairs)
+        assert trained is not None
+        assert {pair.caption for pair, was in zip(pairs, trained, strict=True) if not was} == held
+        assert trained.sum() == sum(SIZES) - 20
+    others = [pairs[-1]._replace(path=path) for path in (pairs[-1].path.replace(".tar!", "x.tar!"), "cat.png")]
+    trained = trained_on(whole, others)
+    assert trained is not None
+    assert not trained.any()
+    assert RunReader(whole).record().data.train_images is None  # which nobody counted
 
 
 def as_stopped_at(run: Path, copy: Path, step: int) -> Path:

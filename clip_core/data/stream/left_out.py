@@ -49,7 +49,7 @@ class LeftOut:
         images: set[tuple[int, str]] = set()
         others = 0
         for pair in flags.pairs:
-            place = _place(pair.image)
+            place = place_of(pair.image)
             if place is not None:
                 shard, offset, size = place
                 by_shard.setdefault(shard, set()).add((offset, size, pair.caption))
@@ -84,7 +84,7 @@ class LeftOut:
         return f"{plural(self.named, 'pair')} named by {printable(str(file))} {are} left out of the stream{others}"
 
 
-def _place(image: str) -> tuple[str, int, int] | None:
+def place_of(image: str) -> tuple[str, int, int] | None:
     """Shard, offset and size of a member's path, also of a remote shard; None for another path.
 
     A caption without an image has the path of its shard, and neither.
