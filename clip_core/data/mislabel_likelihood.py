@@ -12,7 +12,7 @@ from clip_core.scoring import IntArray
 
 Values = NDArray[np.float64]
 
-WEAK = 0.75  # AUC of pairs against random ones below which the model is too weak to name any
+WEAK = 0.8  # AUC of pairs against random ones below which the model is too weak to name any
 PRIOR_SHARE, PRIOR_PAIRS = 0.05, 100  # wrong pairs expected before any was seen, and how many pairs this counts for
 _BINS = 2048  # of the histograms of scores
 
