@@ -20,7 +20,8 @@ _SHORTEST_ALARM = 20  # columns
 def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
     """`⚠ step 75: val loss rising · best mean recall 18.4% @1020 · ✓ checkpoint 720 saved · pause: pending`.
 
-    The alarm is cut where there is no room for all of it; the Logs screen has it whole.
+    The alarm is cut where there is no room for all of it; the Logs screen has it whole. It is dim once the run has
+    become better after it.
     """
     parts = []
     best = best_text(snapshot.best)
@@ -31,7 +32,8 @@ def status_line(snapshot: Snapshot, now: float, width: int) -> Text:
         parts.append(requests)
     alarm = next((event for event in reversed(snapshot.events) if event.health), None)
     if alarm is not None:
-        text = Text(f"⚠ step {alarm.step:,}: {printable(alarm.message)}", YELLOW)
+        past = snapshot.best is not None and snapshot.best.step > alarm.step
+        text = Text(f"⚠ step {alarm.step:,}: {printable(alarm.message)}", "dim" if past else YELLOW)
         rest = sum(part.cell_len + len(_BETWEEN) for part in parts)
         text.truncate(max(_SHORTEST_ALARM, width - rest), overflow="ellipsis")
         parts.insert(0, text)

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from textual.widgets import Input, Static
 
 from clip_core.run.history import Event
@@ -318,8 +320,12 @@ def test_the_status_line_cuts_the_alarm_and_keeps_requests() -> None:
     waiting = [Request("c", "pause", 0.0)]
     best = Pointer(checkpoint="step_0000030", step=30, metric="mean_recall", scores={"mean_recall": 0.184})
     snapshot = Snapshot(Path("run"), State.RUNNING, events=events, pending=waiting, best=best)
-    line = status_line(snapshot, 910.0, 110).plain
+    shown = status_line(snapshot, 910.0, 110)
+    line = shown.plain
     assert line.startswith("⚠ step 3: the validation loss [2J")
+    assert shown.get_style_at_offset(Console(), 0).dim  # the run became better after it
+    before = replace(snapshot, best=best.model_copy(update={"step": 2}))
+    assert not status_line(before, 910.0, 110).get_style_at_offset(Console(), 0).dim
     assert line.endswith("… · best mean recall 18.4% @30 · pause: pending · ✓ checkpoint 720 saved")
     assert len(line) == 110
 
