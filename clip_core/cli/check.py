@@ -131,7 +131,8 @@ def run_check(
     small = _fetched(parts, findings.found) if files.keys() & {"html", "findings"} else {}
     for line in _write(check, findings, numbers, title, files, small):
         print(line, file=sys.stderr if as_json else sys.stdout)
-    return int(check.bad_share > DataConfig().max_bad_share or bool(check.damaged))
+    unlooked = model is not None and model.embedding.file.problem is not None
+    return int(check.bad_share > DataConfig().max_bad_share or bool(check.damaged) or unlooked)
 
 
 def _measured(train: "Reading", val: "Reading | None") -> "Measured":
@@ -160,6 +161,9 @@ def _mislabels(check: "Check", model: Model, progress: "Progress") -> "Mislabels
     from clip_core.data.mislabels import find_mislabels
     from clip_core.inference.evaluation.leaks import trained_note, trained_on
 
+    if model.embedding.file.problem is not None:
+        check.notes.append(f"mislabelled pairs were not looked for: {model.embedding.file.problem}")
+        return None
     trained = trained_on(model.path, check.pairs)
     found = find_mislabels(check, model.encoder, trained, progress)
     note = trained_note(model.path, trained) if found else f"below {LEAST} pairs no mislabelled ones are looked for"

@@ -126,7 +126,8 @@ def check(
 ) -> int:
     """Decode every image of a data set once, and report what training would use and what is wrong with it.
 
-    Exits 1 if training would refuse it: too many of its pairs are unusable, or a shard of a stream is damaged.
+    Exits 1 if training would refuse it: too many of its pairs are unusable, or a shard of a stream is damaged. So it
+    does where mislabelled pairs could not be looked for.
     """
     from clip_core.cli.check import open_model, read_streamed, run_check
     from clip_core.data.check_stream import StreamOptions
@@ -236,7 +237,8 @@ def convert(
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    to = to or {".json": "json", "": "webdataset"}.get(out.suffix.lower())  # type: ignore[assignment]
+    by_suffix: dict[str, Literal["json", "webdataset"]] = {".json": "json", "": "webdataset"}
+    to = to or by_suffix.get(out.suffix.lower())
     if to is None:
         raise UsageError(f"{out} is neither a .json nor a folder by its name; say --to json or --to webdataset.")
     given = {"--shard-size": shard_size is not None, "--seed": seed is not None, "--no-shuffle": keep_order}

@@ -3,6 +3,8 @@
 Shapes: N images of a call, D embedding size, S image side.
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,22 +26,38 @@ class ImageEmbedder(NamedTuple):
 
 
 class EmbeddingFile:
-    """Rows that are added one after the other, and read in any order afterwards; the file goes with the object."""
+    """Rows that are added one after the other, and read in any order afterwards; the file goes with the object.
+
+    Attributes:
+        problem: why there was no room for all rows; None where there was.
+    """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with the object)
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (it goes with the object)
         self._size = self._count = 0
+        self.problem: str | None = None
 
     def add(self, embedding: FloatArray) -> int:
-        """Write a row, (D,); returns its number."""
+        """Write a row, (D,); returns its number, or -1 from the first one on for which there was no room."""
+        if self.problem is not None:
+            return -1
+        row = embedding.astype(np.float16).tobytes()
+        try:
+            if self._file.write(row) != len(row):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self.problem = (
+                f"after {self._count:,} images there was no room for embeddings in {tempfile.gettempdir()} "
+                f"({error.strerror}); set TMPDIR to a folder with {len(row):,} bytes for each image"
+            )
+            self._file.close()
+            return -1
         self._size = len(embedding)
-        self._file.write(embedding.astype(np.float16).tobytes())
         self._count += 1
         return self._count - 1
 
     def rows(self, numbers: NDArray[np.int64]) -> FloatArray:
         """(N,) -> (N, D), L2-normalised."""
-        self._file.flush()
         stored = np.memmap(self._file, np.float16, "r", shape=(self._count, self._size))
         found = stored[numbers].astype(np.float32)
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))

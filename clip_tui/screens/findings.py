@@ -31,6 +31,7 @@ from clip_tui.widgets.image_view import ImageView
 from clip_tui.widgets.keys import Options
 
 POLL_SECONDS = 0.5
+_REFUSED = "clip-data: "  # the sentence of a check that ended without a report
 THUMBNAILS = 4
 _KEPT_LINES = 2000  # groups that stay in memory
 
@@ -113,8 +114,10 @@ class FindingsPage(Page):
     def _show_check(self, code: int | None, last: str, paths: RunPaths) -> None:
         if code is None:
             text = Text(f"Checking: {printable(last, 120) or 'starting'}  (c cancels)", GREEN)
-        elif code in (0, 1):  # 1: training would refuse the data
-            text = Text("Training would refuse this data: too many pairs are unusable.", RED) if code else Text()
+        elif code == 0:
+            text = Text()
+        elif code == 1 and not last.startswith(_REFUSED):
+            text = Text("Training would refuse this data: too many pairs are unusable, or a shard is damaged.", RED)
         elif code < 0:
             text = Text("The check was cancelled; nothing was written.", "dim")
         else:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_core.cli.check import Model, run_check
 from clip_core.cli.data import main
 from clip_core.data.check import check_data
 from clip_core.data.check_stream import StreamOptions, read_stream
@@ -290,3 +291,23 @@ def test_mislabelled_pairs_are_found_though_each_image_is_read_once(tmp_path: Pa
     assert sorted(streamed.rows) == sorted(indexed.rows)
     planted = {row for row, name in enumerate(names) if row != name}
     assert len(planted & set(streamed.rows.tolist())) > 30
+
+
+def test_without_room_for_embeddings_the_rest_is_checked_and_this_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    members = [part for n in range(6) for part in ((f"{n}.png", png(n)), (f"{n}.txt", f"thing {n}".encode()))]
+    tar(tmp_path / "000.tar", members)
+    towers: Any = ByColour()
+    embedding = EmbeddingModel(ImageEmbedder(Preprocessing(image_size=16), towers.encode_pixels), EmbeddingFile())
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        embedding.file._file = full
+        reading = read_stream(tmp_path / "000.tar", "train", StreamOptions(), model=embedding)
+    assert len(reading.pairs) == 6
+    model = Model(tmp_path, towers, embedding)
+    code = run_check(reading, None, batch_size=4, context_length=None, workers=1, as_json=False, files={}, model=model)
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "6 usable pairs with 6 images" in out
+    assert "mislabelled pairs were not looked for: after 0 images there was no room for embeddings in" in out
+    assert "(No space left on device); set TMPDIR to a folder with 48 bytes for each image" in out

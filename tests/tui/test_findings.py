@@ -106,6 +106,11 @@ async def test_a_check_is_started_shown_and_can_be_cancelled(runs: Path) -> None
         await pilot.press("c")
         await says(pilot, "The check found nothing", seconds=60)
         assert "6 usable pairs" in RunPaths(run).check_log.read_text()
+        data_file = RunRecord.read(RunPaths(run).config).config.data.data_file
+        assert data_file is not None
+        data_file.unlink()
+        await pilot.press("c")
+        await says(pilot, "The check failed: clip-data: ", seconds=60)
 
 
 async def test_the_data_of_a_run_on_a_remote_stream_are_checked_and_shown(runs: Path, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ class ShardPass:
             if self._closing.is_set():
                 return 0
             seen.append(_seen(shard, sample))
-        if self._model is not None:
+        if self._model is not None and self._model.file.problem is None:
             seen = self._embedded(self._model, seen, batch.samples)
         self._open[batch.place].waiting[batch.number] = seen
         return sum(bool(one.captions) for one in seen)
