@@ -7,15 +7,12 @@ streamed from the disk, and streamed over HTTP from a server in another process,
 The ratios are those of the medians.
 """
 
-import multiprocessing
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 
 from benchmarks.data_check_size import CHECK
-from benchmarks.streams import serve, write_shards
+from benchmarks.streams import served_shards
 from benchmarks.train_run import header, row
 
 
@@ -27,23 +24,17 @@ def measure(*arguments: str) -> tuple[float, float, float]:
 
 
 def main(images: int, rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        pattern = write_shards(folder, images)
-        ours, theirs = multiprocessing.Pipe()
-        server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, theirs), daemon=True)
-        server.start()
-        report, local = str(folder / "report.json"), str(folder / pattern)
+    with served_shards(images) as (local, url):
+        report = str(local.with_name("report.json"))
         ways = {
-            "indexed": [local, report],
-            "streamed": [local, report, "--stream"],
-            "over HTTP": [f"http://127.0.0.1:{ours.recv()}/{pattern}", report],
+            "indexed": [str(local), report],
+            "streamed": [str(local), report, "--stream"],
+            "over HTTP": [url, report],
         }
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, arguments in ways.items():
                 found[name].append(measure(*arguments))
-        server.terminate()
     print(f"{images:,} images of 32 px in 20 shards, median of {rounds} rounds")
     print(header("shards", "s", "of indexed", "CPU s", "of indexed", "peak RSS, MB"))
     middles = {name: [median(values) for values in zip(*measured, strict=True)] for name, measured in found.items()}

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
@@ -89,17 +90,10 @@ print(json.dumps(memory))
 
 
 def main(images: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        pattern = write_shards(folder, images)
-        ours, theirs = multiprocessing.Pipe()
-        server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, theirs), daemon=True)
-        server.start()
-        url = f"http://127.0.0.1:{ours.recv()}/{pattern}"
-        arguments = [str(folder / pattern), url, *map(str, (images, _BATCH, _SIDE, _TURN))]
+    with served_shards(images) as (local, url):
+        arguments = [str(local), url, *map(str, (images, _BATCH, _SIDE, _TURN))]
         rates, by_cpu, first = run(_COMMON + _IN_TURNS, arguments)
         begin, end = run(_COMMON + _ALONE, arguments)
-        server.terminate()
     print(f"{images:,} images of {_SIDE} px in {_SHARDS} shards")
     names = ("source", "images/s", "of indexed", "images/s of CPU time", "of indexed", "seconds to the first batch")
     print(header(*names))
@@ -112,6 +106,19 @@ def main(images: int) -> None:
 def run(program: str, arguments: list[str]) -> Any:
     command = [sys.executable, "-c", program, *arguments]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+@contextmanager
+def served_shards(images: int) -> Iterator[tuple[Path, str]]:
+    """The pattern of new shards in a folder of their own, and their address on a server in another process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        pattern = write_shards(folder, images)
+        ours, theirs = multiprocessing.Pipe()
+        server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, theirs), daemon=True)
+        server.start()
+        yield folder / pattern, f"http://127.0.0.1:{ours.recv()}/{pattern}"
+        server.terminate()
 
 
 def serve(folder: Path, port: Connection) -> None:

@@ -117,15 +117,21 @@ class ManyResults(FixedEncoders):
         return answer
 
 
+async def _many_results(pilot: Pilot[None], app: ClipApp, run: Path) -> RetrieveScreen:
+    """The first eight of 30 results, where `FETCHED` is 8."""
+    screen = await _retrieve(pilot, run)
+    app.encoders = ManyResults()
+    screen._fetched = 8
+    await _ask(pilot, screen, "anything")
+    await says(pilot, "1–6 of 30")
+    return screen
+
+
 async def test_all_results_can_be_reached_page_by_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip_tui.screens.retrieve.FETCHED", 8)
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await _retrieve(pilot, runs / "live")
-        app.encoders = ManyResults()
-        screen._fetched = 8
-        await _ask(pilot, screen, "anything")
-        await says(pilot, "1–6 of 30")
+        screen = await _many_results(pilot, app, runs / "live")
         await pilot.press("pagedown")
         await says(pilot, "7–8 of 30")
         await pilot.press("pagedown")  # the end of what was fetched: more is asked for
@@ -260,11 +266,7 @@ async def test_results_that_were_not_paged_through_are_written_too(
     monkeypatch.setattr("clip_tui.screens.retrieve.FETCHED", 8)
     app = ClipApp(runs)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await _retrieve(pilot, runs / "live")
-        app.encoders = ManyResults()
-        screen._fetched = 8
-        await _ask(pilot, screen, "anything")
-        await says(pilot, "1–6 of 30")
+        screen = await _many_results(pilot, app, runs / "live")
         screen._write(str(tmp_path / "found.txt"))
         assert len(screen.found) == 8, "a wrong name is refused before more is asked for"
         screen._write(str(tmp_path / "found.csv"))
