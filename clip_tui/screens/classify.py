@@ -259,7 +259,7 @@ class ClassifyScreen(QueryPage):
         table.border_subtitle = f"by {self.order} · o sorts"
         rows = {str(row.index): self._row(row) for row in self.outcomes.rows(self.order)}
         room = (self.size.width - 2) // (2 if "-wide" in self.classes else 1) - 2
-        widths = column_widths(COLUMNS, list(rows.values()), room, cut=("class", "taken for"))
+        widths = column_widths(COLUMNS, list(rows.values()), room, cut=("taken for", "class"))
         for name, width in zip(COLUMNS, widths, strict=True):
             table.add_column(name, key=name, width=width)
         for key, cells in rows.items():
